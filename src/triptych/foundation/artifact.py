@@ -1,0 +1,277 @@
+"""Artefacts: what a stage leaves behind, and all that is needed to use it.
+
+A folder ``<stage>/<id>/`` with an ``artifact.json``: kind, schema version, id, package version, git commit, config,
+inputs, summary, and every file with its size and sha256. The id is a hash over what decides the content (kind,
+schema version, config, input ids), so the same work has the same id and a finished stage is found, not redone.
+
+A stage builds in ``<id>.partial/``, writes ``artifact.json`` last, and renames the folder: an artefact that exists is
+complete. A partial folder survives a kill, so a long stage can keep its resume state in ``<id>.partial/resume/``,
+which is removed before the rename: what is shipped and what is resumed from stay apart.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from triptych.foundation.config import Config
+from triptych.foundation.errors import ArtifactError
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "artifact.json"
+RESUME = "resume"
+PARTIAL = ".partial"
+SCHEMA_VERSION = 1
+"""Raised when the layout of any artefact changes; part of every id."""
+
+Build = Callable[[Path], Mapping[str, Any]]
+
+
+class Artifact:
+    """A finished artefact on disk, opened for reading."""
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        """Wrap a folder and its manifest; use `Artifact.open`."""
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, kind: str | None = None) -> Artifact:
+        """Open an artefact folder.
+
+        Args:
+            path: the folder that holds ``artifact.json``.
+            kind: the kind it must be; None accepts any.
+
+        Raises:
+            ArtifactError: there is none, it is incomplete, of another kind, or from a newer version.
+        """
+        path = Path(path)
+        manifest_file = path / MANIFEST
+        if not manifest_file.is_file():
+            unfinished = path.with_name(path.name + PARTIAL).is_dir()
+            what = "was interrupted before it was complete" if unfinished else "does not exist"
+            raise ArtifactError(f"Artefact {str(path)!r} {what}. Run the stage that makes it again: triptych run.")
+        try:
+            manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+        except json.JSONDecodeError:
+            raise ArtifactError(
+                f"{str(manifest_file)!r} is damaged (not JSON). Delete the folder and run again."
+            ) from None
+        if manifest["schema_version"] > SCHEMA_VERSION:
+            raise ArtifactError(
+                f"Artefact {str(path)!r} has layout {manifest['schema_version']}, this version of triptych reads up "
+                f"to {SCHEMA_VERSION}. Upgrade triptych, or run the stage again."
+            )
+        if kind is not None and manifest["kind"] != kind:
+            raise ArtifactError(f"Artefact {str(path)!r} is a '{manifest['kind']}', not a '{kind}'.")
+        return cls(path, manifest)
+
+    @property
+    def kind(self) -> str:
+        """What it is: catalogue, split, encoder, …"""
+        return str(self.manifest["kind"])
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits: the hash of what decides the content."""
+        return str(self.manifest["id"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved config it was made with."""
+        return dict(self.manifest["config"])
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Name of each input → its artefact id or fingerprint."""
+        return dict(self.manifest["inputs"])
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Figures the stage wants remembered: counts, seconds, best metric."""
+        return dict(self.manifest["summary"])
+
+    def file(self, name: str) -> Path:
+        """Return the path of one of its files.
+
+        Raises:
+            ArtifactError: the manifest lists no such file, or it has gone.
+        """
+        path = self.path / name
+        if name not in self.manifest["files"] or not path.is_file():
+            raise ArtifactError(f"Artefact {str(self.path)!r} has no file '{name}'. Delete the folder and run again.")
+        return path
+
+    def verify(self) -> None:
+        """Read every file and compare its checksum.
+
+        Raises:
+            ArtifactError: the first file that is absent or differs.
+        """
+        for name, expected in self.manifest["files"].items():
+            if sha256(self.file(name)) != expected["sha256"]:
+                raise ArtifactError(
+                    f"File '{name}' of artefact {str(self.path)!r} has changed since it was written. "
+                    "Delete the folder and run again."
+                )
+
+    def require_input(self, name: str, expected: Artifact) -> None:
+        """Check lineage: that this artefact was made from `expected`.
+
+        Raises:
+            ArtifactError: it was made from another one; both ids are named.
+        """
+        made_from = self.inputs.get(name)
+        if made_from != expected.id:
+            raise ArtifactError(
+                f"The {self.kind} {self.id} was made from {name} {made_from}, but is used with {name} {expected.id}. "
+                f"Rebuild the {self.kind}: triptych run."
+            )
+
+
+def produce(
+    parent: Path,
+    *,
+    kind: str,
+    config: Config | Mapping[str, Any],
+    inputs: Mapping[str, Artifact | str],
+    build: Build,
+) -> Artifact:
+    """Return the artefact of this work, building it only if it is not there yet.
+
+    Args:
+        parent: the stage's folder, ``runs/<name>/<stage>``.
+        kind: what is made.
+        config: all settings that decide the content.
+        inputs: name → artefact or fingerprint; their ids enter the id.
+        build: writes the files into the folder it is given and returns the summary. The folder may hold leftovers of
+            an interrupted attempt at the *same* work: they are to be resumed from or overwritten.
+
+    Raises:
+        ArtifactError: another process is building the same artefact.
+    """
+    tree = config.dump() if isinstance(config, Config) else dict(config)
+    input_ids = {name: value.id if isinstance(value, Artifact) else value for name, value in inputs.items()}
+    artifact_id = work_id(kind=kind, config=tree, inputs=input_ids)
+    final = parent / artifact_id
+    if (final / MANIFEST).is_file():
+        log.info("%s %s is finished, skipped", kind, artifact_id)
+        return Artifact.open(final, kind=kind)
+    partial = parent / (artifact_id + PARTIAL)
+    partial.mkdir(parents=True, exist_ok=True)
+    with _alone(parent / f".{artifact_id}.lock", what=f"{kind} {artifact_id}"):
+        if (final / MANIFEST).is_file():  # somebody finished it while we waited for the lock
+            return Artifact.open(final, kind=kind)
+        started = time.perf_counter()
+        summary = dict(build(partial))
+        shutil.rmtree(partial / RESUME, ignore_errors=True)
+        manifest = {
+            "kind": kind,
+            "id": artifact_id,
+            "schema_version": SCHEMA_VERSION,
+            "triptych": package_version(),
+            "git": git_commit(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - started, 3),
+            "config": tree,
+            "inputs": input_ids,
+            "summary": summary,
+            "files": {
+                file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+                for file in sorted(partial.rglob("*"))
+                if file.is_file()
+            },
+        }
+        write_json(partial / MANIFEST, manifest)
+        os.rename(partial, final)
+        _sync_folder(parent)
+    return Artifact.open(final, kind=kind)
+
+
+def work_id(*, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Hash what decides an artefact's content into sixteen hexadecimal digits."""
+    work = {"kind": kind, "schema_version": SCHEMA_VERSION, "config": config, "inputs": dict(inputs)}
+    text = json.dumps(work, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def sha256(path: Path) -> str:
+    """Return a file's sha256 in hexadecimal digits, reading it in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_artifacts(run: Path) -> Iterator[Artifact]:
+    """Yield every complete artefact below a run folder, sorted by stage and id."""
+    for manifest in sorted(run.glob(f"*/*/{MANIFEST}")):
+        if not manifest.parent.name.endswith(PARTIAL):
+            yield Artifact.open(manifest.parent)
+
+
+@cache
+def package_version() -> str:
+    """Return the installed version of triptych."""
+    return metadata.version("triptych")
+
+
+@cache
+def git_commit() -> str | None:
+    """Return the commit of the source tree triptych runs from, ``+dirty`` if it has changes; None outside git."""
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "--short=12", "HEAD")
+        dirty = "+dirty" if _git(here, "status", "--porcelain", "--", ".") else ""
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + dirty
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+@contextmanager
+def _alone(lock: Path, *, what: str) -> Iterator[None]:
+    """Hold an advisory lock; the kernel releases it however the process ends."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtifactError(f"Another process is building {what}. Wait for it, or stop it.") from None
+        yield
+        lock.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

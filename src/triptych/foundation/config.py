@@ -1,0 +1,237 @@
+"""Typed, frozen configuration: one tree per run, checked before anything starts.
+
+Each component declares its own ``Config``: a field's type, range, default, unit and meaning stand in the
+component's file and nowhere else. Parents nest the configs of their children. A config never acts: it opens no
+file and probes no device.
+
+Precedence: recipe function, then config file (TOML, or any saved JSON), then ``--set a.b=value``.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from triptych.foundation.errors import ConfigError, did_you_mean
+
+Tree = dict[str, Any]
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, strict about names, documented field by field."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        hide_input_in_errors=False,
+        allow_inf_nan=False,
+    )
+
+    def dump(self) -> Tree:
+        """Return the tree as plain JSON types, complete.
+
+        pydantic serialises by the *declared* type and would drop the fields that only the chosen kind has, so
+        every dump goes through here.
+        """
+        return self.model_dump(mode="json", serialize_as_any=True)
+
+    def to_json(self) -> str:
+        """Return `dump` as indented JSON with a final newline."""
+        return json.dumps(self.dump(), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def parse(cls, tree: Mapping[str, Any]) -> Self:
+        """Check a tree of plain values.
+
+        Raises:
+            ConfigError: one line per mistake, each with its dotted path and the nearest valid name.
+        """
+        try:
+            return cls.model_validate(dict(tree))
+        except ValidationError as error:
+            lines = [_explain(cls, tree, detail) for detail in error.errors()]
+            raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a TOML or JSON file and check it.
+
+        Raises:
+            ConfigError: the file is absent, not TOML or JSON, or its settings are wrong.
+        """
+        return cls.parse(read_tree(path))
+
+    def override(self, *settings: str) -> Self:
+        """Return a copy with ``a.b=value`` settings applied.
+
+        Values are read as JSON where they are JSON, else as text. The settings apply to the dumped tree of this
+        config, so that what they do not name keeps its value; a new ``kind`` drops the fields of the old one.
+
+        Raises:
+            ConfigError: a setting has no ``=``, names something unknown, or has a value out of range.
+        """
+        tree = self.dump()
+        for setting in settings:
+            path, separator, text = setting.partition("=")
+            if not separator or not path.strip():
+                raise ConfigError(f"--set {setting!r}: expected path=value, for example training.steps=500.")
+            _assign(tree, path.strip().split("."), _value(text), setting=setting)
+        return type(self).parse(tree)
+
+    def merged(self, tree: Mapping[str, Any]) -> Self:
+        """Return a copy with the values of a partial tree laid over this config.
+
+        Tables merge key by key, all else replaces; a new ``kind`` drops the fields of the old one.
+        """
+        return type(self).parse(_merge(self.dump(), tree))
+
+
+def read_tree(path: str | Path) -> Tree:
+    """Read a TOML or JSON file as a plain tree.
+
+    Raises:
+        ConfigError: the file is absent, or is not valid TOML or JSON.
+    """
+    path = Path(path)
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path()
+        near = did_you_mean(path.name, (p.name for p in folder.iterdir()))
+        raise ConfigError(f"Config file {str(path)!r} does not exist.{near}")
+    text = path.read_text(encoding="utf-8")
+    try:
+        tree = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        form = "JSON" if path.suffix == ".json" else "TOML"
+        raise ConfigError(f"Config file {str(path)!r} is not valid {form}: {error}.") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"Config file {str(path)!r} must hold a table at the top, not a {type(tree).__name__}.")
+    return tree
+
+
+class FieldRow(BaseModel):
+    """One line of `describe`: what a user can set, and what it means."""
+
+    path: str
+    type: str
+    default: str
+    limits: str
+    meaning: str
+
+
+def describe(config: Config, *, prefix: str = "") -> Iterator[FieldRow]:
+    """Walk every field of a config tree in order, with its default, range and meaning."""
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        path = f"{prefix}{name}"
+        if isinstance(value, Config):
+            yield from describe(value, prefix=f"{path}.")
+            continue
+        yield FieldRow(
+            path=path,
+            type=_type_name(info),
+            default=json.dumps(config.dump()[name], ensure_ascii=False),
+            limits=_limits(info),
+            meaning=" ".join((info.description or "").split()),
+        )
+
+
+def _type_name(info: FieldInfo) -> str:
+    annotation = info.annotation
+    literal = [str(a) for a in get_args(annotation) if isinstance(a, str)]
+    if literal:
+        return " | ".join(literal)
+    if isinstance(annotation, type) and hasattr(annotation, "__members__"):
+        return " | ".join(str(member.value) for member in annotation)
+    return getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
+
+
+def _limits(info: FieldInfo) -> str:
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    return ", ".join(
+        f"{sign} {getattr(constraint, key)}"
+        for constraint in info.metadata
+        for key, sign in signs.items()
+        if getattr(constraint, key, None) is not None
+    )
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _assign(tree: Tree, path: list[str], value: Any, *, setting: str) -> None:
+    node = tree
+    for depth, key in enumerate(path[:-1]):
+        if node.get(key) is None:
+            node[key] = {}
+        child = node[key]
+        if not isinstance(child, dict):
+            raise ConfigError(
+                f"--set {setting!r}: {'.'.join(path[: depth + 1])!r} is a value ({child!r}), not a section."
+            )
+        node = child
+    if path[-1] == "kind" and node.get("kind") != value:
+        node.clear()  # another kind has other fields
+    node[path[-1]] = value
+
+
+def _merge(base: Tree, over: Mapping[str, Any]) -> Tree:
+    if "kind" in over and "kind" in base and over["kind"] != base["kind"]:
+        return dict(over)
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _explain(cls: type[Config], tree: Mapping[str, Any], detail: Any) -> str:
+    """Turn one pydantic error into a sentence with path, reason and nearest name."""
+    location = [str(part) for part in detail["loc"]]
+    # A kind resolved by the registry reports its own, already explained, mistakes.
+    inner = detail.get("ctx", {}).get("error")
+    if isinstance(inner, ConfigError):
+        return "\n".join(_join(location, line) for line in str(inner).splitlines())
+    path = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        owner = _owner(cls, tree, location[:-1])
+        options = list(owner.model_fields) if owner is not None else []
+        hint = did_you_mean(location[-1], options) or (f" Valid names: {', '.join(options)}." if options else "")
+        return f"{path}: there is no such setting.{hint}"
+    if detail["type"] == "missing":
+        return f"{path}: this setting is required."
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    return f"{path}: {message} (got {detail['input']!r})."
+
+
+def _join(location: list[str], line: str) -> str:
+    """Prefix the path of a nested mistake: ``data`` + ``items: wrong`` → ``data.items: wrong``."""
+    prefix = ".".join(location)
+    head, separator, rest = line.partition(": ")
+    is_path = bool(separator) and head.replace(".", "").replace("_", "").isalnum()
+    return f"{prefix}.{head}: {rest}" if is_path else f"{prefix}: {line}"
+
+
+def _owner(cls: type[Config], tree: Mapping[str, Any], location: list[str]) -> type[Config] | None:
+    """Find the config class whose field names are valid at `location`."""
+    owner: type[Config] | None = cls
+    for part in location:
+        info = owner.model_fields.get(part) if owner is not None else None
+        if info is None:
+            return None
+        candidates = [info.annotation, *get_args(info.annotation)]
+        owner = next((c for c in candidates if isinstance(c, type) and issubclass(c, Config)), None)
+    return owner

@@ -1,0 +1,54 @@
+"""Fixtures and options shared by every test: real data, the device's threads, the line that counts real-data tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def real_data_root() -> Path | None:
+    """Folder of the real data sets: TRIPTYCH_DATA, else ``shared/data`` beside the checkout."""
+    named = os.environ.get("TRIPTYCH_DATA")
+    root = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    return root if root.is_dir() else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    root = real_data_root()
+    if root is not None:  # commands that the tests start find it as well
+        os.environ["TRIPTYCH_DATA"] = str(root)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if real_data_root() is None:
+        reason = "real data absent: set TRIPTYCH_DATA to the folder that holds fashion_products, grocery_store, ..."
+        for item in items:
+            if item.get_closest_marker("real_data"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    """Say how many tests met real data; under xdist only the controller prints."""
+    if hasattr(config, "workerinput"):
+        return
+    counts = {"ran": 0, "skipped": 0}
+    for outcome, reports in terminalreporter.stats.items():
+        for report in reports:
+            if "real_data" in getattr(report, "keywords", {}) and getattr(report, "when", None) in ("call", "setup"):
+                if outcome == "skipped":
+                    counts["skipped"] += 1
+                elif outcome in ("passed", "failed") and report.when == "call":
+                    counts["ran"] += 1
+    terminalreporter.write_line(f"real-data tests: {counts['ran']} ran, {counts['skipped']} skipped")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real data sets; tests that use it carry ``@pytest.mark.real_data``."""
+    root = real_data_root()
+    assert root is not None, "mark the test with real_data"
+    return root

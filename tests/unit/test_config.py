@@ -1,0 +1,158 @@
+"""Config and registry: precedence, messages, and the three traps of trees with a `kind`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from triptych.foundation.config import Config, describe
+from triptych.foundation.errors import ConfigError, did_you_mean
+from triptych.foundation.registry import config_class, kinds, one_of
+
+PACKAGE = "toy_losses"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toy_registry(tmp_path_factory: pytest.TempPathFactory):
+    """A registry folder with two kinds, and one whose library is not installed."""
+    root = tmp_path_factory.mktemp("registry")
+    folder = root / PACKAGE
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "base.py").write_text(
+        "from triptych.foundation.config import Config\nclass LossConfig(Config):\n    kind: str\n"
+    )
+    head = "from typing import Literal\nfrom pydantic import Field\nfrom toy_losses.base import LossConfig\n"
+    (folder / "softmax.py").write_text(
+        head + "class C(LossConfig):\n    kind: Literal['softmax'] = 'softmax'\n"
+        "    temperature: float = Field(0.05, gt=0)\n    '''Dimensionless.'''\nCONFIG = C\n"
+    )
+    (folder / "sigmoid.py").write_text(
+        head + "class C(LossConfig):\n    kind: Literal['sigmoid'] = 'sigmoid'\n    bias: float = -10.0\nCONFIG = C\n"
+    )
+    (folder / "exotic.py").write_text("import a_library_nobody_has\n")
+    sys.path.insert(0, str(root))
+    yield
+    sys.path.remove(str(root))
+    for name in [n for n in sys.modules if n.split(".")[0] == PACKAGE]:
+        del sys.modules[name]
+
+
+def recipe() -> Config:
+    loss_config = config_class(PACKAGE, "softmax")
+
+    class Training(Config):
+        steps: int = Field(100, gt=0)
+        """Optimiser steps."""
+        loss: Annotated[Config, one_of(PACKAGE)] = loss_config()
+        """What is minimised."""
+
+    class Run(Config):
+        name: str = "run"
+        training: Training = Training()
+
+    return Run()
+
+
+def test_dump_keeps_the_fields_that_only_the_chosen_kind_has():
+    assert recipe().dump()["training"]["loss"] == {"kind": "softmax", "temperature": 0.05}
+
+
+def test_round_trip_through_a_file_is_exact(tmp_path: Path):
+    config = recipe().override("training.loss.kind=sigmoid", "training.loss.bias=-3", "training.steps=7")
+    path = tmp_path / "saved.json"
+    path.write_text(config.to_json())
+    assert type(config).load(path) == config
+    assert json.loads(config.to_json())["training"]["loss"] == {"kind": "sigmoid", "bias": -3.0}
+
+
+def test_an_override_keeps_what_it_does_not_name():
+    config = recipe().override("training.loss.temperature=0.1")
+    assert config.dump()["training"] == {"steps": 100, "loss": {"kind": "softmax", "temperature": 0.1}}
+
+
+def test_a_new_kind_drops_the_fields_of_the_old_one():
+    config = recipe().override("training.loss.temperature=0.1", "training.loss.kind=sigmoid")
+    assert config.dump()["training"]["loss"] == {"kind": "sigmoid", "bias": -10.0}
+    merged = recipe().merged({"training": {"loss": {"kind": "sigmoid"}}})
+    assert merged.dump()["training"]["loss"] == {"kind": "sigmoid", "bias": -10.0}
+
+
+def test_a_file_is_laid_over_the_recipe_key_by_key():
+    merged = recipe().merged({"training": {"loss": {"temperature": 0.2}}})
+    assert merged.dump() == {"name": "run", "training": {"steps": 100, "loss": {"kind": "softmax", "temperature": 0.2}}}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.stepz=5", r"^training\.stepz: there is no such setting\. Did you mean 'steps'\?$"),
+        ("training.zzz=5", r"^training\.zzz: there is no such setting\. Valid names: steps, loss\.$"),
+        ("training.steps=0", r"^training\.steps: Input should be greater than 0 \(got 0\)\.$"),
+        ("training.steps=many", r"^training\.steps: Input should be a valid integer.*\(got 'many'\)\.$"),
+        ("training.loss.kind=sigmod", r"^training\.loss\.kind: unknown kind 'sigmod'\. Did you mean 'sigmoid'\?"),
+        ("training.loss.temprature=1", r"^training\.loss\.temprature: there is no such setting.*'temperature'"),
+        ("training.loss.temperature=-1", r"^training\.loss\.temperature: Input should be greater than 0 \(got -1\)\.$"),
+        ("training.steps.x=1", r"'training\.steps' is a value \(100\), not a section"),
+        ("training.steps", r"expected path=value"),
+    ],
+)
+def test_a_mistake_gets_its_path_and_the_nearest_name(setting: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        recipe().override(setting)
+
+
+def test_every_mistake_of_a_file_is_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        recipe().merged({"nam": "x", "training": {"steps": -1}})
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_missing_kind_and_a_missing_file_are_sentences(tmp_path: Path):
+    class Run(Config):
+        loss: Annotated[Config, one_of(PACKAGE)]
+
+    with pytest.raises(ConfigError, match="'kind' is missing. Available: exotic, sigmoid, softmax"):
+        Run.parse({"loss": {"temperature": 1}})
+    (tmp_path / "shop.toml").write_text("a = ")
+    with pytest.raises(ConfigError, match=r"shop\.toml' is not valid TOML"):
+        Run.load(tmp_path / "shop.toml")
+    with pytest.raises(ConfigError, match=r"does not exist\. Did you mean 'shop.toml'"):
+        Run.load(tmp_path / "shp.toml")
+
+
+def test_kinds_are_listed_without_importing_them():
+    assert kinds(PACKAGE) == ["exotic", "sigmoid", "softmax"]
+    assert f"{PACKAGE}.exotic" not in sys.modules
+
+
+def test_a_third_party_kind_is_a_dotted_path():
+    assert config_class("triptych.data.datasets", f"{PACKAGE}.sigmoid").model_fields["bias"].default == -10.0
+    with pytest.raises(ConfigError, match="cannot import 'no_such.module'"):
+        config_class(PACKAGE, "no_such.module")
+
+
+def test_describe_names_every_leaf_with_default_range_and_meaning():
+    rows = {row.path: row for row in describe(recipe())}
+    assert list(rows) == ["name", "training.steps", "training.loss.kind", "training.loss.temperature"]
+    assert rows["training.steps"].default == "100"
+    assert rows["training.steps"].limits == "> 0"
+    assert rows["training.steps"].meaning == "Optimiser steps."
+
+
+def test_configs_are_frozen_and_literal_kinds_hold():
+    class One(Config):
+        kind: Literal["one"] = "one"
+
+    with pytest.raises(Exception, match="frozen"):
+        One().kind = "two"
+
+
+def test_did_you_mean_ignores_case_and_stays_silent_when_nothing_is_near():
+    assert did_you_mean("sku", ["SKU", "title"]) == " Did you mean 'SKU'?"
+    assert did_you_mean("xyz", ["title"]) == ""
