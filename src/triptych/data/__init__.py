@@ -1,0 +1,1 @@
+"""Tables, photos and text: from what the user keeps to the catalogue every stage reads."""

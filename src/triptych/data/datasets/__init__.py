@@ -1,0 +1,1 @@
+"""Datasets by name: one file per dataset, each giving the three tables and the photos. See `base`."""

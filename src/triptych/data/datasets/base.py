@@ -1,0 +1,77 @@
+"""What a dataset is: a config that writes tables and says where they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
+from triptych.foundation.config import Config
+from triptych.foundation.errors import DataError
+
+DATA_VARIABLE = "TRIPTYCH_DATA"
+"""Environment variable that names the folder of the real data sets."""
+
+
+class Tables(NamedTuple):
+    """Where a dataset's tables are and what their columns mean; paths are relative to the folder prepared."""
+
+    items: ItemsConfig
+    events: EventsConfig | None
+    judgements: JudgementsConfig | None
+
+
+class Card(NamedTuple):
+    """Where a dataset comes from."""
+
+    name: str
+    source: str
+    licence: str
+    note: str
+    """What a reader of any number made from it has to know."""
+
+
+class DatasetConfig(Config):
+    """Base of every dataset."""
+
+    kind: str
+    """Name of the dataset's file."""
+
+    def prepare(self, out: Path) -> Tables:
+        """Write ``items.parquet``, and what there is of ``events.parquet``, ``judgements.parquet`` and photos.
+
+        What an interrupted attempt left in `out` is overwritten. The same config gives the same bytes.
+
+        Args:
+            out: a folder that exists.
+
+        Raises:
+            DataError: the data it reads is absent or damaged.
+        """
+        raise NotImplementedError
+
+    def card(self) -> Card:
+        """Return the dataset's origin and licence."""
+        raise NotImplementedError
+
+
+def dataset_folder(name: str, *, data_root: str | None) -> Path:
+    """Find the folder of a real data set.
+
+    Looked up in this order: `data_root` of the config, the environment variable TRIPTYCH_DATA, and
+    ``../shared/data`` beside the current directory.
+
+    Raises:
+        DataError: none of them has the folder.
+    """
+    named = data_root or os.environ.get(DATA_VARIABLE)
+    root = Path(named) if named else Path("..") / "shared" / "data"
+    folder = (root / name).resolve()
+    if not folder.is_dir():
+        origin = "data_root" if data_root else DATA_VARIABLE if named else "the default folder"
+        raise DataError(
+            f"{origin} ({root}) has no folder '{name}'. Set data_root or the environment variable {DATA_VARIABLE} to "
+            f"the folder that holds '{name}'."
+        )
+    return folder

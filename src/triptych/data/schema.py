@@ -1,0 +1,207 @@
+"""The three tables: canonical columns, feature roles, event kinds, and the configs that map a user's own tables.
+
+Everything after `data/check.py` sees only the names and types written here.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import polars as pl
+from pydantic import Field
+
+from triptych.foundation.config import Config
+
+
+class Table(StrEnum):
+    """The three tables a user brings."""
+
+    ITEMS = "items"
+    EVENTS = "events"
+    JUDGEMENTS = "judgements"
+
+
+class Role(StrEnum):
+    """What a feature column means, and with it the type it is kept in."""
+
+    CATEGORICAL = "categorical"
+    NUMERIC = "numeric"
+    TEXT = "text"
+    MULTI = "multi"
+
+
+class EventKind(StrEnum):
+    """What happened to an item, from weak to strong; the place in this list is the code the catalogue stores."""
+
+    IMPRESSION = "impression"
+    CLICK = "click"
+    CART = "cart"
+    ORDER = "order"
+
+
+CLICK_KINDS = (EventKind.CLICK, EventKind.CART, EventKind.ORDER)
+"""The positives: kinds in which the user chose the item."""
+
+TIME = pl.Datetime("us", "UTC")
+"""Type of every canonical time column."""
+
+ITEMS_SCHEMA: dict[str, pl.DataType] = {
+    "item_id": pl.String(),
+    "title": pl.String(),
+    "photo": pl.String(),  # a path below the photo root; Binary instead where the table holds the bytes
+    "category": pl.String(),
+    "brand": pl.String(),
+    "merchant": pl.String(),
+    "price": pl.Float64(),
+    "cells": pl.List(pl.String()),
+    "first_seen": TIME,
+}
+"""Columns of the items table in order; features follow under their own names. All but `item_id` may be null."""
+
+EVENTS_SCHEMA: dict[str, pl.DataType] = {
+    "time": TIME,
+    "user": pl.String(),
+    "query": pl.String(),
+    "item_id": pl.String(),
+    "kind": pl.String(),
+    "page": pl.String(),
+    "position": pl.Int32(),  # from 0
+    "cell": pl.String(),
+}
+"""Columns of the events table in order. `time`, `item_id`, `kind` are never null, nor `user` and `query` both."""
+
+JUDGEMENTS_SCHEMA: dict[str, pl.DataType] = {
+    "query": pl.String(),
+    "item_id": pl.String(),
+    "grade": pl.Float64(),  # 0 is irrelevant
+}
+"""Columns of the judgements table, in order; `photo_only` (Boolean) follows where the table has it."""
+
+PHOTO_ONLY = "photo_only"
+"""Optional judgements column: the query names a visual attribute that the item's title lacks."""
+
+SCHEMAS = {Table.ITEMS: ITEMS_SCHEMA, Table.EVENTS: EVENTS_SCHEMA, Table.JUDGEMENTS: JUDGEMENTS_SCHEMA}
+"""Canonical columns and types by table."""
+
+FEATURE_TYPES: dict[Role, pl.DataType] = {
+    Role.CATEGORICAL: pl.String(),
+    Role.NUMERIC: pl.Float64(),
+    Role.TEXT: pl.String(),
+    Role.MULTI: pl.List(pl.String()),
+}
+"""The type a feature column is kept in, by role."""
+
+KIND_WORDS: dict[str, EventKind] = {
+    "impression": EventKind.IMPRESSION,
+    "impressions": EventKind.IMPRESSION,
+    "imp": EventKind.IMPRESSION,
+    "view": EventKind.IMPRESSION,
+    "viewed": EventKind.IMPRESSION,
+    "show": EventKind.IMPRESSION,
+    "shown": EventKind.IMPRESSION,
+    "display": EventKind.IMPRESSION,
+    "expose": EventKind.IMPRESSION,
+    "exposure": EventKind.IMPRESSION,
+    "click": EventKind.CLICK,
+    "clicked": EventKind.CLICK,
+    "clicks": EventKind.CLICK,
+    "tap": EventKind.CLICK,
+    "open": EventKind.CLICK,
+    "cart": EventKind.CART,
+    "add": EventKind.CART,
+    "addtocart": EventKind.CART,
+    "add_to_cart": EventKind.CART,
+    "add_to_basket": EventKind.CART,
+    "basket": EventKind.CART,
+    "order": EventKind.ORDER,
+    "ordered": EventKind.ORDER,
+    "orders": EventKind.ORDER,
+    "purchase": EventKind.ORDER,
+    "purchased": EventKind.ORDER,
+    "buy": EventKind.ORDER,
+    "bought": EventKind.ORDER,
+    "transaction": EventKind.ORDER,
+    "conversion": EventKind.ORDER,
+}
+"""Words known in a kind column, lower-case, `_` for spaces and hyphens. `EventsConfig.kinds` overrides them."""
+
+
+class ItemsConfig(Config):
+    """The items table: where it is, and which of its columns mean what.
+
+    A column name left out is guessed from names and types, and the guess is printed; an empty string says that the
+    table has no such column. Columns that map to nothing are kept as features.
+    """
+
+    path: str
+    """File, glob or folder (Parquet, CSV, TSV, JSONL; text also as .gz), relative to the config file."""
+    id: str | None = None
+    """Column of the item's id; unique."""
+    title: str | None = None
+    """Column of the title."""
+    photo: str | None = None
+    """Column of the photo's path or bytes, or a folder of photos named by item id."""
+    photo_root: str | None = None
+    """Folder that photo paths start from, relative to the config file; without a photo column, the folder whose
+    files are named by item id. Left out: the folder of the items file, else that of the config file."""
+    category: str | None = None
+    """Column of the category."""
+    brand: str | None = None
+    """Column of the brand."""
+    merchant: str | None = None
+    """Column of the merchant, shop or restaurant."""
+    price: str | None = None
+    """Column of the price, in the currency of the shop."""
+    cells: str | None = None
+    """Column of the delivery cells that the item can be had in: a list, or words separated by `|`."""
+    first_seen: str | None = None
+    """Column of the time at which the item entered the catalogue."""
+    features: dict[str, Role] = Field({})
+    """What further columns hold: categorical, numeric, text or multi (a list, or words separated by `|`)."""
+
+
+class EventsConfig(Config):
+    """The events table: where it is, and which of its columns mean what.
+
+    A column name left out is guessed from names and types, and the guess is printed; an empty string says that the
+    table has no such column.
+    """
+
+    path: str
+    """File, glob or folder (Parquet, CSV, TSV, JSONL; text also as .gz), relative to the config file."""
+    user: str | None = None
+    """Column of the user's id; may be empty where there is a query."""
+    query: str | None = None
+    """Column of the query text; empty for events outside search."""
+    item: str | None = None
+    """Column of the item's id."""
+    time: str | None = None
+    """Column of the time: ISO text (UTC where it has no zone), a date, or epoch seconds to nanoseconds."""
+    kind: str | None = None
+    """Column of what happened. Without one, every event is a click."""
+    page: str | None = None
+    """Column of the page (one list of results as it was shown)."""
+    position: str | None = None
+    """Column of the item's position on the page, from 0."""
+    cell: str | None = None
+    """Column of the delivery cell the user was in."""
+    kinds: dict[str, EventKind] = Field({})
+    """The table's own words for what happened, each with impression, click, cart or order."""
+
+
+class JudgementsConfig(Config):
+    """The judgements table (optional): how relevant an item is to a query.
+
+    A column name left out is guessed from names and types, and the guess is printed.
+    """
+
+    path: str
+    """File, glob or folder (Parquet, CSV, TSV, JSONL; text also as .gz), relative to the config file."""
+    query: str | None = None
+    """Column of the query text."""
+    item: str | None = None
+    """Column of the item's id."""
+    grade: str | None = None
+    """Column of the grade: 0 is irrelevant, more is better."""
+    photo_only: str | None = None
+    """Column that is true where the query names a visual attribute that the item's title lacks."""

@@ -1,0 +1,391 @@
+"""Reading items, events and judgements: the user's columns under our names, and nothing judged yet.
+
+What is unclear is guessed, and every guess is kept for printing; what cannot be told is one sentence. Values that may
+be faulty (times, numbers, lists, kinds) stay as they were found: `check` reads them, and counts what it cannot read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from triptych.data.fields import ITEM_FIELDS, JUDGEMENT_FIELDS, PHOTO_SUFFIXES, bare_word, event_fields
+from triptych.data.files import FILE, TableFiles, open_table
+from triptych.data.guess import SAMPLE_ROWS, Field, listed, map_columns, named_like
+from triptych.data.parse import as_text, plain, trim_whole_floats
+from triptych.data.roles import recognise_role
+from triptych.data.schema import (
+    ITEMS_SCHEMA,
+    KIND_WORDS,
+    SCHEMAS,
+    EventKind,
+    EventsConfig,
+    ItemsConfig,
+    JudgementsConfig,
+    Role,
+    Table,
+)
+from triptych.foundation.errors import DataError, did_you_mean
+
+ROW = "row"
+"""Column of `MappedTable.rows` with the row's number, from 0."""
+
+_TEXT = {
+    Table.ITEMS: {"item_id", "title", "category", "brand", "merchant"},
+    Table.EVENTS: {"user", "query", "item_id", "kind", "page", "cell"},
+    Table.JUDGEMENTS: {"query", "item_id"},
+}
+_FREE_TEXT = {"title", "query"}
+_LISTS = (pl.List, pl.Array)
+_NESTED = (*_LISTS, pl.Struct, pl.Binary)
+
+
+class PhotoSource(StrEnum):
+    """Where the photos of an items table are."""
+
+    NONE = "none"
+    PATHS = "paths"
+    FOLDER = "folder"
+    BYTES = "bytes"
+
+
+@dataclass(frozen=True, eq=False)
+class MappedTable:
+    """A user's table under canonical column names, before any check."""
+
+    table: Table
+    """Which of the three it is."""
+    name: str
+    """How messages call it: its file's name, or the path as the user wrote it."""
+    frame: pl.DataFrame
+    """Canonical columns that the table has, then features, blanks as nulls. Ids, words and titles are text; what is
+    read by `check` (times, numbers, lists, flags) is as it was found."""
+    mapping: dict[str, str]
+    """Canonical column or feature → the user's column (for photos in a folder keyed by id: the folder)."""
+    guessed: dict[str, str]
+    """The part of `mapping` that the config did not give."""
+    files: list[Path]
+    """The files read, in row order."""
+    source: TableFiles
+    """The files themselves, for going back to rows as the user wrote them."""
+    roles: dict[str, Role] = field(default_factory=dict)
+    """Feature → what it is (items)."""
+    guessed_roles: set[str] = field(default_factory=set)
+    """Features whose role was recognised, not declared."""
+    unused: dict[str, str] = field(default_factory=dict)
+    """The user's columns that are not read → why."""
+    photo_source: PhotoSource = PhotoSource.NONE
+    """Where the photos are (items)."""
+    photo_root: Path | None = None
+    """Folder that `frame["photo"]` starts from, unless it holds bytes (items)."""
+    kinds: dict[str, EventKind] = field(default_factory=dict)
+    """Every event word that is known (events)."""
+
+    def rows(self, numbers: pl.Series) -> pl.DataFrame:
+        """Return rows as the user wrote them.
+
+        Args:
+            numbers: distinct row numbers from 0, ascending.
+
+        Returns:
+            `ROW` (UInt32), the file's name where there are several, then all of the user's columns.
+        """
+        numbers = numbers.cast(pl.UInt32)
+        wanted = self.source.frame.with_row_index("(row)").filter(pl.col("(row)").is_in(numbers.implode()))
+        raw = self.source.collect(wanted)
+        taken = {ROW, "file"} & set(self.source.columns)
+        raw = raw.rename({name: f"original_{name}" for name in taken})
+        return raw.rename({"(row)": ROW, FILE: "file"}, strict=False)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return one row per column: what it was taken for, and whether that was given or guessed."""
+        used = [
+            {
+                "table": self.table.value,
+                "field": "feature" if name in self.roles else name,
+                "column": column,
+                "role": self.roles[name].value if name in self.roles else None,
+                "how": "guessed" if name in self.guessed or name in self.guessed_roles else "given",
+            }
+            for name, column in self.mapping.items()
+        ]
+        if self.table is Table.EVENTS and "kind" not in self.mapping:
+            how = "every event is a click"
+            used.append({"table": self.table.value, "field": "kind", "column": None, "role": None, "how": how})
+        unused = [
+            {"table": self.table.value, "field": None, "column": column, "role": None, "how": f"not used: {why}"}
+            for column, why in self.unused.items()
+        ]
+        return used + unused
+
+
+def read_items(config: ItemsConfig, *, base: Path) -> MappedTable:
+    """Read the items table and recognise its features.
+
+    Args:
+        config: where it is and what is known of its columns.
+        base: folder that relative paths start from (the config file's).
+
+    Raises:
+        DataError: no such file or column, no rows, a column of the wrong type, or a guess that could go two ways.
+    """
+    source = open_table(config.path, base=base, table=Table.ITEMS)
+    sample = source.collect(source.frame.head(SAMPLE_ROWS))
+    folder = _photo_folder(config, source=source, base=base)
+    given = config.model_copy(update={"photo": ""}) if folder else config
+    mapping, guessed = map_columns(given, ITEM_FIELDS, source=source, sample=sample, kept=config.features)
+    features = _feature_columns(config, source=source, mapping=mapping)
+    frame = _read(source, {**mapping, **features}, table=Table.ITEMS)
+
+    roles: dict[str, Role] = {}
+    unused = {column: "it has no name" for column in source.columns if not column.strip()}
+    for name, column in features.items():
+        role = config.features.get(column) or recognise_role(frame[name], name=column)
+        if role is None:
+            unused[column] = "empty" if frame[name].null_count() == len(frame) else "neither text, number nor list"
+        else:
+            _check_role(role, frame[name].dtype, column=column, source=source)
+            roles[name] = role
+    frame = frame.drop(name for name in features if name not in roles)
+    mapping |= {name: features[name] for name in roles}
+
+    photo_source, root = PhotoSource.NONE, None
+    if "photo" in mapping:
+        is_bytes = frame["photo"].dtype == pl.Binary
+        photo_source = PhotoSource.BYTES if is_bytes else PhotoSource.PATHS
+        root = None if is_bytes else _photo_root(config, frame["photo"], source=source, base=base)
+        if not is_bytes:
+            frame = frame.with_columns(pl.col("photo").cast(pl.String).str.replace_all("\\", "/", literal=True))
+    elif folder is not None or config.photo_root is not None:
+        photo_source, root = PhotoSource.FOLDER, folder or _existing_root(config, base=base)
+        frame = frame.join(photos_by_id(root), on="item_id", how="left", maintain_order="left")
+        mapping["photo"] = config.photo or config.photo_root or ""
+    return MappedTable(
+        table=Table.ITEMS,
+        name=source.name,
+        frame=frame.select([name for name in (*ITEMS_SCHEMA, *roles) if name in frame.columns]),
+        mapping=mapping,
+        guessed=guessed,
+        files=source.files,
+        source=source,
+        roles=roles,
+        guessed_roles={name for name in roles if features[name] not in config.features},
+        unused=unused,
+        photo_source=photo_source,
+        photo_root=root,
+    )
+
+
+def read_events(config: EventsConfig, *, base: Path) -> MappedTable:
+    """Read the events table; only the columns that are used are loaded.
+
+    Args:
+        config: where it is and what is known of its columns.
+        base: folder that relative paths start from (the config file's).
+
+    Raises:
+        DataError: as `read_items`; also where neither user nor query has a column.
+    """
+    source = open_table(config.path, base=base, table=Table.EVENTS)
+    words = KIND_WORDS | {bare_word(word): kind for word, kind in config.kinds.items()}
+    fields = event_fields(words)
+    sample = source.collect(source.frame.head(SAMPLE_ROWS))
+    mapping, guessed = map_columns(config, fields, source=source, sample=sample, kept=())
+    if "user" not in mapping and "query" not in mapping:
+        raise DataError(
+            f"{source.name} has no column for the user and none for the query; "
+            f"name at least one under [events]. {listed(source)}"
+        )
+    if "kind" not in mapping and config.kind is None:
+        _refuse_unknown_kinds(fields, source=source, sample=sample, taken=mapping.values())
+    frame = _read(source, mapping, table=Table.EVENTS)
+    return _mapped(Table.EVENTS, source=source, frame=frame, mapping=mapping, guessed=guessed, kinds=words)
+
+
+def read_judgements(config: JudgementsConfig, *, base: Path) -> MappedTable:
+    """Read the judgements table.
+
+    Args:
+        config: where it is and what is known of its columns.
+        base: folder that relative paths start from (the config file's).
+
+    Raises:
+        DataError: as `read_items`.
+    """
+    source = open_table(config.path, base=base, table=Table.JUDGEMENTS)
+    sample = source.collect(source.frame.head(SAMPLE_ROWS))
+    mapping, guessed = map_columns(config, JUDGEMENT_FIELDS, source=source, sample=sample, kept=())
+    frame = _read(source, mapping, table=Table.JUDGEMENTS)
+    return _mapped(Table.JUDGEMENTS, source=source, frame=frame, mapping=mapping, guessed=guessed)
+
+
+def read_frame(path: Path) -> pl.DataFrame:
+    """Read a table that is none of the three, under its own names; what CSV and JSONL hold is text.
+
+    Raises:
+        DataError: there is no such file, or it cannot be read.
+    """
+    source = open_table(str(path), base=Path(), table="table")
+    return source.collect(source.frame.drop(FILE, strict=False))
+
+
+def write_frame(frame: pl.DataFrame, path: Path) -> None:
+    """Write a table in the format that the file's name asks for: .parquet, .csv or .jsonl.
+
+    Raises:
+        DataError: the name asks for another format.
+    """
+    if path.suffix == ".parquet":
+        frame.write_parquet(path)
+    elif path.suffix == ".csv":
+        frame.write_csv(path)
+    elif path.suffix == ".jsonl":
+        frame.write_ndjson(path)
+    else:
+        raise DataError(f"'{path.name}' names no format that is written: let it end in .parquet, .csv or .jsonl.")
+
+
+def photos_by_id(folder: Path) -> pl.DataFrame:
+    """List the photos of a folder (and of the folders in it) by the item id that names them.
+
+    Returns:
+        `item_id` and `photo` (path below the folder), one row per id; of several the first by path.
+    """
+    paths = sorted(
+        os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")  # noqa: PTH118
+        for parent, _, names in os.walk(folder)
+        for name in names
+    )
+    pattern = rf"^(?:.*/)?([^/]+)\.(?i:{'|'.join(PHOTO_SUFFIXES)})$"
+    listed = pl.DataFrame({"photo": pl.Series(paths, dtype=pl.String)}).select(
+        item_id=pl.col("photo").str.extract(pattern, 1), photo="photo"
+    )
+    return listed.drop_nulls("item_id").unique("item_id", keep="first", maintain_order=True)
+
+
+def _mapped(
+    table: Table,
+    *,
+    source: TableFiles,
+    frame: pl.DataFrame,
+    mapping: dict[str, str],
+    guessed: dict[str, str],
+    kinds: dict[str, EventKind] | None = None,
+) -> MappedTable:
+    used = set(mapping.values())
+    unused = {column: "no field of this table" for column in source.columns if column not in used}
+    return MappedTable(
+        table=table,
+        name=source.name,
+        frame=frame,
+        mapping=mapping,
+        guessed=guessed,
+        files=source.files,
+        source=source,
+        unused=unused,
+        kinds=kinds or {},
+    )
+
+
+def _refuse_unknown_kinds(
+    fields: tuple[Field, ...], *, source: TableFiles, sample: pl.DataFrame, taken: Collection[str]
+) -> None:
+    """Stop where a column is called like the kind but holds other words: they need not all be clicks."""
+    kind = next(one for one in fields if one.name == "kind")
+    column = named_like(kind, source.columns, taken=taken)
+    if column is None or isinstance(source.columns[column], _NESTED):
+        return
+    words = sample[column].cast(pl.String).drop_nulls().unique(maintain_order=True).head(3).to_list()
+    raise DataError(
+        f"{source.name}: column '{column}' may be what happened, but its words are not known "
+        f'({", ".join(repr(word) for word in words)}); give kind = "{column}" and their meaning in kinds, '
+        f'or kind = "" where every event is a click.'
+    )
+
+
+def _read(source: TableFiles, mapping: Mapping[str, str], *, table: Table) -> pl.DataFrame:
+    """Load the mapped columns under their canonical names, blanks as nulls."""
+    columns = []
+    for name, column in mapping.items():
+        dtype = source.columns[column]
+        is_ours = name in SCHEMAS[table]
+        may_be = {"cells": _LISTS, "photo": (pl.Binary,)}.get(name, () if is_ours else _NESTED)
+        if isinstance(dtype, _NESTED) and not isinstance(dtype, may_be):
+            raise DataError(f"{source.name}: column '{column}' ({name}) holds {_shape(dtype)}, not one value per row.")
+        is_text = name in _TEXT[table]
+        read = plain(pl.col(column), dtype, free_text=is_text and name in _FREE_TEXT)
+        columns.append((as_text(read, dtype) if is_text else read).alias(name))
+    frame = source.collect(source.frame.select(columns))
+    if frame.is_empty():
+        raise DataError(f"{source.name} has no rows; the {table} table needs at least one.")
+    return frame.with_columns(
+        trim_whole_floats(frame[name]) for name in _TEXT[table] - _FREE_TEXT if name in frame.columns
+    )
+
+
+def _shape(dtype: pl.DataType) -> str:
+    if isinstance(dtype, pl.Binary):
+        return "bytes"
+    return "records" if isinstance(dtype, pl.Struct) else "lists"
+
+
+def _feature_columns(config: ItemsConfig, *, source: TableFiles, mapping: Mapping[str, str]) -> dict[str, str]:
+    """Return feature → the user's column, for all columns without another meaning; our own names are left to us."""
+    used = set(mapping.values()) - set(config.features)
+    names: dict[str, str] = {}
+    for column in source.columns:
+        if column in used or not column.strip():
+            continue
+        name = column
+        while name in ITEMS_SCHEMA or name in names or (name != column and name in source.columns):
+            name = f"extra_{name}"
+        names[name] = column
+    return names
+
+
+def _check_role(role: Role, dtype: pl.DataType, *, column: str, source: TableFiles) -> None:
+    is_list = isinstance(dtype, _LISTS)
+    if isinstance(dtype, _NESTED) and not (is_list and role is Role.MULTI):
+        hint = '; declare it "multi"' if is_list else ""
+        shape = _shape(dtype)
+        raise DataError(
+            f"{source.name}: column '{column}' is declared {role} (items.features) but holds {shape}{hint}."
+        )
+
+
+def _photo_folder(config: ItemsConfig, *, source: TableFiles, base: Path) -> Path | None:
+    """Return the folder that `photo` names, where it names no column."""
+    if not config.photo or config.photo in source.columns:
+        return None
+    for folder in (base / config.photo, base / (config.photo_root or "") / config.photo):
+        if folder.is_dir():
+            return folder.absolute()
+    near = did_you_mean(config.photo, source.columns)
+    raise DataError(
+        f'photo = "{config.photo}" under [items] is neither a column of {source.name} nor a folder.{near} '
+        f"{listed(source)}"
+    )
+
+
+def _existing_root(config: ItemsConfig, *, base: Path) -> Path:
+    root = base / (config.photo_root or "")
+    if not root.is_dir():
+        near = did_you_mean(root.name, (p.name for p in root.parent.iterdir())) if root.parent.is_dir() else ""
+        raise DataError(f'photo_root = "{config.photo_root}" under [items] is no folder (in {base}).{near}')
+    return root.absolute()
+
+
+def _photo_root(config: ItemsConfig, photos: pl.Series, *, source: TableFiles, base: Path) -> Path:
+    """Return the folder that photo paths start from: as given, else beside the items, else beside the config."""
+    if config.photo_root is not None:
+        return _existing_root(config, base=base)
+    beside = source.files[0].parent.absolute()
+    some = photos.drop_nulls().cast(pl.String).head(20).to_list()
+    found = (root for root in (beside, base.absolute()) if any((root / path).is_file() for path in some))
+    return next(found, beside)

@@ -1,0 +1,101 @@
+"""Batches of items and queries: drawn from the pairs, reproducibly, with the right weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from triptych.data.sampling import ItemQuerySampler
+from triptych.foundation.errors import DataError
+
+
+def random_pairs(*, seed: int = 0, num_queries: int = 60, num_items: int = 90, num_pairs: int = 700):
+    rng = np.random.default_rng(seed)
+    keys = np.sort(rng.choice(num_queries * num_items, size=num_pairs, replace=False))
+    return {
+        "query_row": (keys // num_items).astype(np.int32),
+        "item_row": (keys % num_items * 3).astype(np.int32),  # gaps: not every item has a pair
+        "clicks": rng.integers(1, 9, size=num_pairs).astype(np.int32),
+    }
+
+
+def test_a_batch_holds_pairs_of_training():
+    pairs = random_pairs()
+    clicked = set(zip(pairs["query_row"].tolist(), pairs["item_row"].tolist(), strict=True))
+    sampler = ItemQuerySampler(**pairs, batch_items=32, queries_per_item=3, seed=5)
+    for index in range(20):
+        batch = sampler.batch(index)
+        assert len(set(batch.item_rows.tolist())) == 32
+        assert (np.diff(batch.item_rows) > 0).all()
+        assert batch.positive.tolist() == [place for place in range(32) for _ in range(3)]
+        for query, place in zip(batch.query_rows.tolist(), batch.positive.tolist(), strict=True):
+            assert (query, int(batch.item_rows[place])) in clicked
+
+
+def test_known_equals_brute_force():
+    pairs = random_pairs()
+    clicked = set(zip(pairs["query_row"].tolist(), pairs["item_row"].tolist(), strict=True))
+    sampler = ItemQuerySampler(**pairs, batch_items=40, seed=1)
+    batch = sampler.batch(0)
+    expected = [[(q, i) in clicked for i in batch.item_rows.tolist()] for q in batch.query_rows.tolist()]
+    assert batch.known.tolist() == expected
+    assert batch.known.sum() > len(batch.query_rows), "the case must have accidental positives"
+
+
+def test_known_of_a_query_without_clicks_is_empty():
+    sampler = ItemQuerySampler(**random_pairs(), seed=1)
+    known = sampler.known(np.array([0, 59, 60, 10_000]), item_rows=np.array([0, 3, 6, 267]))
+    assert not known[2:].any()
+
+
+def test_a_batch_depends_on_seed_and_index_only():
+    pairs = random_pairs()
+    first = ItemQuerySampler(**pairs, batch_items=16, seed=7)
+    second = ItemQuerySampler(**pairs, batch_items=16, seed=7)
+    for index in (9, 0, 4):
+        second.batch(index)
+    for index in (0, 1, 9):
+        for ours, theirs in zip(first.batch(index), second.batch(index), strict=True):
+            assert (ours == theirs).all()
+    other_index, other_seed = first.batch(2), ItemQuerySampler(**pairs, batch_items=16, seed=8).batch(1)
+    assert (first.batch(1).item_rows != other_index.item_rows).any()
+    assert (first.batch(1).item_rows != other_seed.item_rows).any()
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_items_are_drawn_by_a_power_of_their_clicks(power):
+    clicks = np.array([1, 4, 16, 64])
+    sampler = ItemQuerySampler(
+        query_row=np.arange(4), item_row=np.arange(4), clicks=clicks, batch_items=1, item_power=power, seed=0
+    )
+    draws = 4000
+    counts = np.bincount([int(sampler.batch(i).item_rows[0]) for i in range(draws)], minlength=4)
+    expected = clicks**power / (clicks**power).sum()
+    deviation = np.sqrt(expected * (1 - expected) / draws)
+    assert (np.abs(counts / draws - expected) < 4 * deviation).all()
+
+
+def test_queries_are_drawn_by_clicks():
+    sampler = ItemQuerySampler(
+        query_row=np.array([3, 5, 8]),
+        item_row=np.zeros(3, dtype=np.int64),
+        clicks=np.array([1, 2, 5]),
+        batch_items=4,
+        queries_per_item=100,
+        seed=0,
+    )
+    drawn = np.concatenate([sampler.batch(i).query_rows for i in range(50)])
+    shares = np.array([(drawn == query).mean() for query in (3, 5, 8)])
+    expected = np.array([1, 2, 5]) / 8
+    assert (np.abs(shares - expected) < 4 * np.sqrt(expected * (1 - expected) / len(drawn))).all()
+
+
+def test_a_batch_takes_all_items_where_there_are_fewer():
+    sampler = ItemQuerySampler(**random_pairs(), batch_items=10_000, seed=0)
+    assert sampler.batch_items == len(sampler.batch(0).item_rows) == len(np.unique(random_pairs()["item_row"]))
+
+
+def test_nothing_to_train_on():
+    empty = np.array([], dtype=np.int32)
+    with pytest.raises(DataError, match="no positive event of the training part has a query"):
+        ItemQuerySampler(query_row=empty, item_row=empty, clicks=empty, seed=0)
