@@ -1,0 +1,297 @@
+"""The report's figures, as inline SVG that follows the page's colours and fonts.
+
+Matplotlib draws with stand-in colours; each is then replaced by a CSS variable, so that the same picture is right on a
+light and on a dark page. Text stays text. Matplotlib is imported when something is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from triptych.evaluate.palette import variables
+from triptych.evaluate.records import Role, distinct, role_of, select, single
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+
+_INK, _MUTED, _LINE = "#b00001", "#b00002", "#b00003"
+_THEME = {_INK: "var(--ink)", _MUTED: "var(--muted)", _LINE: "var(--line)"}
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Liberation Sans", "Arial", "Helvetica", "DejaVu Sans"],
+    "font.size": 9.5,
+    "text.color": _INK,
+    "axes.labelcolor": _MUTED,
+    "axes.edgecolor": _LINE,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+}
+
+
+def recall_by_slice(rows: Rows, *, ks: Sequence[int]) -> str:
+    """Recall of every model on every slice with its interval, one panel for each cut-off.
+
+    Args:
+        rows: Records of one task.
+        ks: The cut-offs to show.
+
+    Returns:
+        An `<svg>` element.
+    """
+    found = [row for row in select(single(rows), metric="recall") if row["k"] in ks]
+    models, slices = distinct(found, "model"), distinct(found, "slice")
+    colours = _colours(models)
+    step = 0.74 / max(1, len(models) - 1)
+    height = 0.9 + len(slices) * (0.24 + 0.115 * len(models))
+    with _figure("slices", width=10.4, height=height, panels=len(ks), colours=colours) as (figure, panels, finish):
+        for axes, k in zip(panels, ks, strict=True):
+            for i, slice_name in enumerate(slices):
+                if i % 2:
+                    axes.axhspan(i - 0.5, i + 0.5, color=_LINE, alpha=0.28, linewidth=0)
+                for j, model in enumerate(models):
+                    _dot(
+                        axes, select(found, slice=slice_name, model=model, k=k), y=i - 0.37 + j * step, colours=colours
+                    )
+            axes.set_ylim(len(slices) - 0.5, -0.5)
+            # Left-aligned: the page's font is not the one that matplotlib measures.
+            axes.set_yticks(
+                range(len(slices)), [_slice_label(found, name) for name in slices], color=_INK, ha="left", ma="left"
+            )
+            axes.tick_params(axis="y", pad=84)
+            axes.grid(visible=False, axis="y")
+            axes.set_xlim(left=0)
+            axes.set_title(f"Recall@{k}, %")
+        _legend(figure, models, colours)
+        return finish(f"Recall of {', '.join(models)} on the slices {', '.join(slices)}")
+
+
+def _slice_label(found: Rows, name: str) -> str:
+    number = select(found, slice=name)[0]["num_queries"]
+    return f"{name.replace('_', ' ')}\n{number:,} {'query' if number == 1 else 'queries'}"
+
+
+def _dot(axes: Axes, found: Rows, *, y: float, colours: Mapping[str, str]) -> None:
+    for row in found:
+        colour, value = colours[row["model"]], 100 * row["value"]
+        if row["low"] is not None and row["high"] is not None:
+            axes.plot(
+                [100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=1.4, alpha=0.75, clip_on=False
+            )
+        hollow = role_of(row["model"]) in (Role.CEILING, Role.CONTROL)
+        axes.plot(
+            [value],
+            [y],
+            "o",
+            markersize=5,
+            color=colour,
+            markeredgewidth=1.3,
+            fillstyle="none" if hollow else "full",
+            clip_on=False,
+        )
+
+
+def recall_by_cutoff(rows: Rows) -> str:
+    """Recall of every model against K, over all queries; returns an `<svg>` element."""
+    found = select(single(rows), metric="recall", slice="all")
+    models, ks = distinct(found, "model"), sorted(distinct(found, "k"))
+    colours = _colours(models)
+    with _figure("cutoffs", width=5.1, height=3.5, panels=1, colours=colours) as (_, (axes,), finish):
+        for model in models:
+            line = sorted(select(found, model=model), key=lambda row: row["k"])
+            dashed = role_of(model) in (Role.CEILING, Role.CONTROL)
+            axes.plot(
+                [row["k"] for row in line],
+                [100 * row["value"] for row in line],
+                "o--" if dashed else "o-",
+                color=colours[model],
+                markersize=3.5,
+                linewidth=1.7,
+            )
+        axes.set_xscale("log")
+        axes.set_xticks(ks, [str(k) for k in ks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlim(ks[0] * 0.9, ks[-1] * (ks[-1] / ks[0]) ** 0.36)
+        axes.set_ylim(bottom=0)
+        ends = [(model, 100 * select(found, model=model, k=ks[-1])[0]["value"]) for model in models]
+        _end_labels(axes, ends, x=ks[-1] * 1.08, colours=colours)
+        axes.set_xlabel("K")
+        axes.set_title("Recall@K, %")
+        return finish("Recall against the number of results shown")
+
+
+def _end_labels(axes: Axes, ends: Sequence[tuple[str, float]], *, x: float, colours: Mapping[str, str]) -> None:
+    """Write each line's name at its end, pushed apart where they would overlap."""
+    gap = axes.get_ylim()[1] * 0.062
+    place = -np.inf
+    for model, value in sorted(ends, key=lambda one: one[1]):
+        place = max(value, place + gap)
+        axes.text(x, place, model, color=colours[model], va="center", fontsize=8.5)
+
+
+def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], *, field: str, title: str) -> str:
+    """One line for each model over its training steps.
+
+    Args:
+        curves: Name (a model, or model and seed as `title/0`) → log lines with `step`.
+        field: Which value of a log line to draw; lines without it are passed over.
+        title: Above the figure.
+
+    Returns:
+        An `<svg>` element, or "" where no log has the field.
+    """
+    drawn = {
+        name: points
+        for name, lines in curves.items()
+        if (points := [(line["step"], line[field]) for line in lines if isinstance(line.get(field), int | float)])
+    }
+    if not drawn:
+        return ""
+    models = list(dict.fromkeys(name.split("/")[0] for name in drawn))
+    colours = _colours(models)
+    with _figure(f"curve-{field}", width=5.1, height=3.1, panels=1, colours=colours) as (figure, (axes,), finish):
+        for name, points in drawn.items():
+            steps, values = [step for step, _ in points], [value for _, value in points]
+            colour = colours[name.split("/")[0]]
+            if len(values) > 60:
+                axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3)
+                steps, values = _smoothed(steps, values)
+            axes.plot(steps, values, "o-" if len(values) < 25 else "-", color=colour, linewidth=1.6, markersize=3)
+        axes.set_xlabel("step")
+        axes.set_title(title)
+        _legend(figure, models, colours)
+        return finish(f"{title} of {', '.join(drawn)} during training")
+
+
+def _smoothed(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Running mean over a fiftieth of the curve."""
+    width = max(2, len(values) // 50)
+    means = np.convolve(values, np.ones(width) / width, mode="valid")
+    return list(steps[width - 1 :]), [float(value) for value in means]
+
+
+def _colours(models: Sequence[str]) -> dict[str, str]:
+    """Stand-in colour of each model."""
+    return {model: f"#a000{position:02x}" for position, model in enumerate(models)}
+
+
+def _legend(figure: Figure, models: Sequence[str], colours: Mapping[str, str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=colours[model],
+            marker="o",
+            markersize=5,
+            linewidth=1.6,
+            fillstyle="none" if role_of(model) in (Role.CEILING, Role.CONTROL) else "full",
+        )
+        for model in models
+    ]
+    figure.legend(handles, models, loc="outside upper left", ncols=min(8, len(models)), frameon=False, handlelength=1.6)
+
+
+@contextmanager
+def _figure(
+    name: str, *, width: float, height: float, panels: int, colours: Mapping[str, str]
+) -> Iterator[tuple[Figure, list[Axes], Callable[[str], str]]]:
+    """Open a figure in the house style; the third value turns it into SVG, given words for those who cannot see it."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = [figure.add_subplot(1, panels, i + 1) for i in range(panels)]
+        for later in axes[1:]:
+            later.tick_params(labelleft=False)
+        named = variables(colours)
+        themed = {**_THEME, **{colour: f"var({named[model]})" for model, colour in colours.items()}}
+        yield figure, axes, lambda words: _svg(figure, themed=themed, words=words)
+
+
+def _svg(figure: Figure, *, themed: Mapping[str, str], words: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
+    # The page's own font, at the size matplotlib laid out.
+    text = re.sub(r"font-family:[^;\"]*;?|(?<=px )'[^;\"]*(?=[;\"])", "", text)
+    for colour, variable in themed.items():
+        text = text.replace(colour, variable)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{_quoted(words)}" ', 1)
+
+
+def _quoted(words: str) -> str:
+    return words.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+Scale = Callable[[float | None], float]
+"""A value of a paired record → its place on a line, from 0 to 1; None lies at the far end."""
+
+
+def forest_scale(rows: Rows, *, kind: str) -> Scale:
+    """Make the scale that the paired intervals of one table share.
+
+    It spans the intervals and the value that means no effect: 0 for a difference, 1 for a ratio. Ratios lie on a
+    logarithmic scale between a sixteenth and sixteen.
+    """
+
+    def bent(value: float) -> float:
+        return value if kind == "difference" else float(np.log2(min(16.0, max(1 / 16, value))))
+
+    neutral = bent(0.0 if kind == "difference" else 1.0)
+    ends = [neutral, *(bent(row[end]) for row in rows for end in ("low", "high") if row[end] is not None)]
+    low, high = min(ends), max(ends)
+    span = (high - low) or 1.0
+    return lambda value: 1.0 if value is None else (bent(value) - low) / span
+
+
+def forest(row: Mapping[str, Any], *, place: Scale) -> str:
+    """Draw a paired interval as a small line, as an `<svg>` element; "" for a record without one.
+
+    Args:
+        row: A paired record.
+        place: From `forest_scale`.
+    """
+    if row["low"] is None or row["value"] is None:
+        return ""
+
+    def x(value: float | None) -> str:
+        return f"{8 + 184 * place(value):.1f}"
+
+    neutral = x(0.0 if row["kind"] == "difference" else 1.0)
+    words = (
+        f"{row['value']:.3f}, from {row['low']:.3f} to {'infinity' if row['high'] is None else round(row['high'], 3)}"
+    )
+    return (
+        f'<svg class="forest" viewBox="0 0 200 18" role="img" aria-label="{words}">'
+        f'<line class="zero" x1="{neutral}" x2="{neutral}" y1="1" y2="17"/>'
+        f'<line class="span" x1="{x(row["low"])}" x2="{x(row["high"])}" y1="9" y2="9"/>'
+        f'<circle cx="{x(row["value"])}" cy="9" r="4"/></svg>'
+    )

@@ -1,0 +1,233 @@
+"""Puts the report together: from rows and results to one HTML text."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from string import Template
+from typing import Any
+
+from triptych.data.events import KIND_CODES
+from triptych.data.splits import Part, Split
+from triptych.evaluate import figures
+from triptych.evaluate.definitions import METRICS, label
+from triptych.evaluate.page import opening, tables
+from triptych.evaluate.page.base import Page
+from triptych.evaluate.page.examples import Gallery
+from triptych.evaluate.page.markup import command, definitions, figure, section, table, text
+from triptych.evaluate.records import distinct, select, single
+from triptych.evaluate.tasks.base import EvaluationConfig, TaskResult
+from triptych.evaluate.text_table import ONE_SEED, headline, table_columns
+from triptych.foundation.artifact import Artifact, git_commit, package_version
+from triptych.training.log import LOG_FILE, read_log
+
+
+def write_page(page: Page) -> str:
+    """Write the whole report as one HTML text that needs nothing else."""
+    body = "".join(_task(page, result, is_first=i == 0) for i, result in enumerate(page.results))
+    body += _photos(page) + _training(page) + _data(page) + _provenance(page)
+    folder = importlib.resources.files("triptych.evaluate.page")
+    template = Template((folder / "report.html").read_text(encoding="utf-8"))
+    links = [("results", "Results"), *((_anchor(one), one.task) for one in page.results[1:])]
+    links += [("pictures", "Photos"), ("training", "Training"), ("data", "Data"), ("provenance", "Origin")]
+    return template.substitute(
+        style=(folder / "report.css").read_text(encoding="utf-8"),
+        title=text(page.about["name"] or page.about["dataset"] or "report"),
+        chips=opening.chips(page),
+        heading=text(page.about["dataset"] or page.about["name"] or "Search quality"),
+        sentence=opening.sentence(page),
+        tiles=opening.tiles(page),
+        nav="".join(
+            f'<a href="#{anchor}">{text(words)}</a>' for anchor, words in links if f'<section id="{anchor}"' in body
+        ),
+        body=body,
+        foot=text(f"triptych {package_version()} · {git_commit() or 'no git'}"),
+    )
+
+
+def _task(page: Page, result: TaskResult, *, is_first: bool) -> str:
+    rows = select(page.rows, task=result.task)
+    k = headline(rows, headline_k=page.config.headline_k)
+    slices = distinct(single(rows), "slice")
+    everything = select(single(rows), slice="all")
+    number = everything[0]["num_queries"] if everything else 0
+    simulated = " <b>Simulated behaviour.</b>" if page.about["simulated"] and is_first else ""
+    lead = (
+        f"{number:,} {'queries' if is_first else 'photos'}; all shares in percent; small print: 95 % bootstrap "
+        f"interval over queries. <b>Bold</b>: the best that can be had (not the ceiling, not a control).{simulated}"
+    )
+    metrics = [column.metric for column in table_columns(rows, headline_k=k)]
+    meanings = {label(one): result.meanings.get(one, METRICS[one].meaning) for one in metrics}
+    one_seed = f'<p class="warning">{text(ONE_SEED)}</p>' if "one seed" in distinct(rows, "evidence") else ""
+    parts = [
+        tables.main_table(rows, headline_k=k, main_model=page.config.model),
+        one_seed,
+        definitions(meanings),
+        command(page.about["report_command"], what="prints this table"),
+    ]
+    if len(slices) > 1:
+        parts.append(_slices(page, rows, result, k=k))
+    claims = tables.claims_table(rows, headline_k=k)
+    if claims and is_first:
+        parts.append(
+            "<h3>Is it more than luck?</h3><p>Both models answer the same queries, so the bootstrap is paired. A claim "
+            "<i>holds</i> when the whole interval agrees with it and <i>fails</i> when all of it contradicts it.</p>"
+        )
+    parts += [claims, tables.all_pairs(rows)]
+    if is_first:
+        parts.append(command(_with(page.about["report_command"], "--json"), what="prints every number as data"))
+    return section("results" if is_first else _anchor(result), result.title, *parts, lead=lead)
+
+
+def _anchor(result: TaskResult) -> str:
+    return "task-" + "-".join(result.task.split())
+
+
+def _with(line: str, flag: str) -> str:
+    return f"{line} {flag}" if line else ""
+
+
+def _slices(page: Page, rows: Sequence[Mapping[str, Any]], result: TaskResult, *, k: int) -> str:
+    ks = sorted({k, max(page.config.ks)})
+    picture = figures.recall_by_slice(rows, ks=ks)
+    curve = figures.recall_by_cutoff(rows)
+    meanings = {name.replace("_", " "): meaning for name, meaning in result.definitions.items()}
+    return (
+        "<h3>Where it is good, and where not</h3>"
+        + figure(
+            picture,
+            caption="Point: recall, macro over the slice's queries. Line: 95 % interval. Hollow: control or ceiling.",
+        )
+        + tables.slice_table(rows, ks=ks)
+        + '<div class="halves">'
+        + definitions(meanings)
+        + figure(curve, caption="Recall over all queries against the number of results shown.", css="half")
+        + "</div>"
+    )
+
+
+def _photos(page: Page) -> str:
+    rankings = page.results[0].rankings
+    if not page.examples or rankings is None:
+        return ""
+    gallery = Gallery(page.catalogue, rankings=rankings, config=page.config)
+    key = (
+        '<span class="key clicked">✓ clicked in the period</span>'
+        '<span class="key relevant">judged relevant, not clicked</span>'
+        '<span class="key brought">◆ brought by the picture</span>'
+    )
+    lead = f'The first eight results of two models for the same query. <span class="keys">{key}</span>'
+    return section("pictures", "What it looks like", gallery.section(page.examples), lead=lead)
+
+
+def _training(page: Page) -> str:
+    """Loss against steps, and every validation metric against steps, from the encoders' logs."""
+    logs = training_logs(page.inputs, models=distinct(single(page.rows), "model"))
+    learned = {name: [line for line in lines if line["event"] == "train"] for name, lines in logs.items()}
+    checked = {name: [line for line in lines if line["event"] == "validation"] for name, lines in logs.items()}
+    metrics = dict.fromkeys(field for lines in checked.values() for line in lines for field in line)
+    pictures = [figures.training_curves(learned, field="loss", title="Training loss")]
+    pictures += [
+        figures.training_curves(checked, field=field, title=f"Validation: {field}")
+        for field in metrics
+        if field not in ("event", "step", "validation_seconds")
+    ]
+    parts = "".join(figure(picture, caption="", css="half") for picture in pictures)
+    return section("training", "Training", f'<div class="halves">{parts}</div>' if parts else "")
+
+
+def training_logs(inputs: Mapping[str, Artifact | str], *, models: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Read the training log of every encoder among the inputs.
+
+    Args:
+        inputs: Name → artefact. An encoder's name ends with its model's, perhaps with a seed: `encoder/title+photo/1`.
+        models: The models' names.
+
+    Returns:
+        `title+photo/1` → its log lines.
+    """
+    logs: dict[str, list[dict[str, Any]]] = {}
+    for name, artifact in inputs.items():
+        if not isinstance(artifact, Artifact) or LOG_FILE not in artifact.manifest["files"]:
+            continue
+        short = name.removeprefix("encoder").lstrip(":/_.- ")
+        model = max((one for one in models if short.startswith(one)), key=len, default=short)
+        rest = short.removeprefix(model).lstrip(":/_.- ")
+        logs[f"{model}/{rest}" if rest else model] = list(read_log(artifact.file(LOG_FILE)))
+    return logs
+
+
+def _data(page: Page) -> str:
+    about = page.about
+    catalogue = page.catalogue
+    with_photo = float(catalogue.photos.has.mean()) if catalogue.num_items else 0.0
+    with_title = sum(1 for title in catalogue.titles if title) / max(1, catalogue.num_items)
+    kinds = dict(catalogue.events["kind"].value_counts().iter_rows())
+    shares = f"{100 * with_photo:.1f} % with a photo, {100 * with_title:.1f} % with a title"
+    facts = {
+        "items": f"{catalogue.num_items:,} ({shares})",
+        "users": f"{catalogue.num_users:,}",
+        "query strings": f"{catalogue.num_queries:,}",
+        **{f"{kind}s": f"{kinds[code]:,}" for kind, code in KIND_CODES.items() if code in kinds},
+    }
+    if catalogue.judgements is not None:
+        facts["judgements"] = f"{len(catalogue.judgements):,}"
+    rejected = {name: rows for name, rows in catalogue.artifact.summary.get("rejected", {}).items() if rows}
+    if rejected:
+        facts["set aside as faulty"] = ", ".join(f"{rows:,} rows of {name}" for name, rows in rejected.items())
+    facts |= {name: about[name] for name in ("source", "licence") if about[name]}
+    if about["simulated"]:
+        facts["behaviour"] = "simulated: queries, impressions, clicks and orders come from simulated shoppers"
+    faults = tables.faults_table(about["faults"])
+    return section(
+        "data",
+        "Data",
+        definitions(facts),
+        "<h3>Split by time</h3>" + _timeline(page.split, page.config),
+        f"<h3>What the check of the tables found</h3>{faults}" if faults else "",
+    )
+
+
+def _timeline(split: Split, config: EvaluationConfig) -> str:
+    """The three periods beside each other; the longer the one, the more events it has."""
+    summary = split.artifact.summary
+    parts = []
+    for part in Part:
+        own = summary[part.value]
+        parts.append(
+            f'<div class="period {part.value}" style="flex-grow:{max(own["events"], 1)}"><b>{part.value}</b>'
+            f"<span>{_day(own['from'])} – {_day(own['to'])}</span>"
+            f"<small>{own['events']:,} events<br>{own['queries']:,} queries, {own['pairs']:,} pairs</small></div>"
+        )
+    return (
+        f'<div class="timeline">{"".join(parts)}</div><p class="rule">Models learn from train; '
+        f"settings are chosen on validation; the numbers above are of the {config.part} period.</p>"
+    )
+
+
+def _day(instant: str) -> str:
+    time = datetime.fromisoformat(instant)
+    return f"{time.day} {time:%b %Y, %H:%M}"
+
+
+def _provenance(page: Page) -> str:
+    rows = [
+        [text(name), text(one.kind if isinstance(one, Artifact) else "fingerprint"), f"<code>{text(_id(one))}</code>"]
+        for name, one in page.inputs.items()
+    ]
+    settings = json.dumps(page.config.dump(), indent=2, ensure_ascii=False)
+    return section(
+        "provenance",
+        "Origin",
+        command(page.about["run_command"], what="makes everything again"),
+        command(page.about["report_command"], what="prints the tables"),
+        table(["Input", "Kind", "Id"], rows, css="plain") if rows else "",
+        f"<details><summary>Settings of the evaluation</summary><pre>{text(settings)}</pre></details>",
+        lead="Every number follows from these artefacts and settings.",
+    )
+
+
+def _id(one: Artifact | str) -> str:
+    return one.id if isinstance(one, Artifact) else one

@@ -1,0 +1,1 @@
+"""Evaluation tasks: each takes retrievers by name and returns a `TaskResult`."""

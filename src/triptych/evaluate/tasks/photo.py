@@ -1,0 +1,184 @@
+"""Photo → item: does a photo alone find the item it shows?
+
+Two uses: shelf photos against the studio photos of their products, and a shop's own photos cropped and re-lit. Items
+whose catalogue photos are identical count as one. Chance and a colour histogram stand in the same table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from PIL import Image
+
+from triptych.data.catalogue import Catalogue
+from triptych.evaluate.compare import Column, Comparison
+from triptych.evaluate.histogram import ColourHistogram
+from triptych.evaluate.records import AnyRecord, Role, role_of
+from triptych.evaluate.tasks.base import EvaluationConfig, Models, TaskResult, retrieve_all, seeds_of
+from triptych.foundation.errors import DataError
+from triptych.metrics.ranking import FloatArray, IntArray, TargetSets, hit_rate_at_k, match
+from triptych.recall.base import Request
+
+KS = (1, 5, 10)
+CHANCE = "chance"
+_BLOCK = 1024
+
+
+def evaluate(
+    models: Models,
+    *,
+    catalogue: Catalogue,
+    photos: npt.NDArray[np.uint8],
+    item_rows: npt.NDArray[Any],
+    config: EvaluationConfig,
+    task: str = "photo",
+    title: str = "Photo → item",
+) -> TaskResult:
+    """Search with each photo alone and look for its item.
+
+    Args:
+        models: Name → retriever that answers requests with a photo, or one for each seed.
+        catalogue: The items to search in.
+        photos: uint8 `[photos, px, px, 3]` at the side the encoders expect.
+        item_rows: Integers `[photos]`: the item each photo shows.
+        config: Resamples and their seed.
+        task: Name for the records.
+        title: The task in a few words.
+
+    Returns:
+        Recall@1, 5 and 10 of the models, the colour histogram and chance; every model against the two.
+
+    Raises:
+        DataError: There are no photos, or not one item for each.
+    """
+    if not len(photos) or len(photos) != len(item_rows):
+        raise DataError(
+            f"evaluate {task}: there are {len(photos)} photos and {len(item_rows)} items they show; "
+            "give one item row for each photo, and at least one."
+        )
+    targets = same_photo_targets(catalogue, item_rows=np.asarray(item_rows, dtype=np.int64))
+    listed = seeds_of({**models, ColourHistogram.name: ColourHistogram.fit(catalogue)})
+    values: dict[str, dict[Column, FloatArray]] = {}
+    for model, retrievers in listed.items():
+        found = [
+            retrieve_all(
+                retriever,
+                num_requests=len(photos),
+                make=lambda position: Request(photo=photos[position]),
+                k=max(KS),
+                label=f"{task} with {model}",
+            )
+            for retriever in retrievers
+        ]
+        matches = [match(rows, targets=targets) for rows in found]
+        values[model] = {Column("recall", k): np.stack([hit_rate_at_k(one, k=k) for one in matches]) for k in KS}
+    values[CHANCE] = {Column("recall", k): chance(targets, num_items=catalogue.num_items, k=k)[None] for k in KS}
+    comparison = Comparison(values, task=task, slice_name="all", split="all", config=config)
+    return TaskResult(
+        task=task,
+        title=title,
+        records=_records(comparison),
+        per_query=_frame(values, catalogue=catalogue, item_rows=item_rows),
+        meanings={"recall": "Share of photos whose item stands among the first K of the whole catalogue."},
+        definitions={"all": "Every photo; items with identical catalogue photos count as one."},
+    )
+
+
+def _records(comparison: Comparison) -> list[AnyRecord]:
+    """Every model's recall, and every trained model against the baselines."""
+    found: list[AnyRecord | None] = []
+    for model, columns in comparison.values.items():
+        for column, by_seed in columns.items():
+            if model == CHANCE:
+                found.append(
+                    comparison.constant(model, column, seed_values=by_seed.mean(axis=1), num_queries=by_seed.shape[1])
+                )
+            else:
+                found.append(comparison.record(model, column))
+    for model, columns in comparison.values.items():
+        if role_of(model) is Role.BASELINE:
+            continue
+        for baseline in (ColourHistogram.name, CHANCE):
+            found += [comparison.difference(model, baseline=baseline, column=column) for column in columns]
+    return [record for record in found if record is not None]
+
+
+def same_photo_targets(catalogue: Catalogue, *, item_rows: IntArray) -> TargetSets:
+    """For each photo, the items whose catalogue photo is the same, pixel for pixel, as that of the item it shows."""
+    group = _photo_groups(catalogue)
+    order = np.argsort(group, kind="stable")
+    starts = np.searchsorted(group[order], np.arange(group.max() + 2))
+    first, last = starts[group[item_rows]], starts[group[item_rows] + 1]
+    offsets = np.concatenate([[0], np.cumsum(last - first)])
+    inside = np.arange(offsets[-1]) - np.repeat(offsets[:-1], last - first)
+    return TargetSets(offsets, order[np.repeat(first, last - first) + inside])
+
+
+def _photo_groups(catalogue: Catalogue) -> IntArray:
+    """Number the distinct photos: int64 `[num_items]`. An item without a photo is alone."""
+    numbers: dict[bytes, int] = {}
+    groups = np.empty(catalogue.num_items, dtype=np.int64)
+    for start in range(0, catalogue.num_items, _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, catalogue.num_items))
+        for row, pixels, has in zip(rows, catalogue.photos.pixels(rows), catalogue.photos.has[rows], strict=True):
+            key = hashlib.sha256(pixels.tobytes()).digest() if has else int(row).to_bytes(8, "little")
+            groups[row] = numbers.setdefault(key, len(numbers))
+    return groups
+
+
+def chance(targets: TargetSets, *, num_items: int, k: int) -> FloatArray:
+    """Probability that `k` different items drawn blindly hold at least one target, per query."""
+    wanted = np.diff(targets.offsets)[:, None]
+    draws = np.arange(min(k, num_items))
+    missed = np.clip(num_items - wanted - draws, 0, None) / (num_items - draws)
+    return np.asarray(1.0 - missed.prod(axis=1), dtype=np.float64)
+
+
+def crop_and_relight(pixels: npt.NDArray[np.uint8], *, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Make photos look as if taken again: 50–85 % of the area, other light, another white balance.
+
+    Args:
+        pixels: uint8 `[photos, px, px, 3]`, or one photo `[px, px, 3]`.
+        rng: Source of the crops and lights.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    if pixels.ndim == 3:
+        return crop_and_relight(pixels[None], rng=rng).reshape(pixels.shape)
+    side = pixels.shape[1]
+    length = side * np.sqrt(rng.uniform(0.5, 0.85, size=len(pixels)))
+    corner = rng.uniform(0.0, 1.0, size=(len(pixels), 2)) * (side - length)[:, None]
+    light = rng.uniform(0.7, 1.2, size=(len(pixels), 1)) * rng.uniform(0.9, 1.1, size=(len(pixels), 3))
+    gamma = rng.uniform(0.8, 1.25, size=len(pixels))
+    made = np.empty_like(pixels)
+    for i, (left, top) in enumerate(corner):
+        box = (left, top, left + length[i], top + length[i])
+        cropped = Image.fromarray(pixels[i]).resize((side, side), Image.Resampling.BILINEAR, box=box)
+        lit = light[i] * (np.asarray(cropped, dtype=np.float64) / 255.0) ** gamma[i]
+        made[i] = np.clip(np.rint(lit * 255.0), 0, 255)
+    return made
+
+
+def _frame(
+    values: dict[str, dict[Column, FloatArray]], *, catalogue: Catalogue, item_rows: npt.NDArray[Any]
+) -> pl.DataFrame:
+    frames = [
+        pl.DataFrame(
+            {
+                "slice": pl.Series(["all"]).new_from_index(0, len(item_rows)),
+                "model": pl.Series([model]).new_from_index(0, len(item_rows)),
+                "seed": np.full(len(item_rows), seed, dtype=np.int32),
+                "photo": np.arange(len(item_rows), dtype=np.int32),
+                "item_id": [catalogue.item_ids[row] for row in item_rows],
+                **{str(column): by_seed[seed] for column, by_seed in columns.items()},
+            }
+        )
+        for model, columns in values.items()
+        for seed in range(len(next(iter(columns.values()))))
+    ]
+    return pl.concat(frames)

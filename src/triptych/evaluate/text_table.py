@@ -1,0 +1,165 @@
+"""Records as tables of text: what `triptych report` prints, and the words the HTML report shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from triptych.evaluate.compare import Column
+from triptych.evaluate.definitions import METRICS
+from triptych.evaluate.records import Role, distinct, paired, role_of, select, single
+
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+
+HEADLINE_K = 20
+_SHORT = {"recall": "R", "ndcg": "NDCG", "mrr": "MRR"}
+"""What a terminal has room for."""
+_ORDER = (Role.BASELINE, Role.MODEL, Role.CONTROL, Role.CEILING)
+ONE_SEED = "Trained with one seed: the intervals speak of queries, not of training luck. One seed is never evidence."
+
+
+class TextTable(NamedTuple):
+    """A table to print."""
+
+    title: str
+    rows: list[dict[str, str]]
+    """The same columns in every row."""
+    note: str
+    """A sentence below the table, or ""."""
+
+
+def text_tables(rows: Rows, *, headline_k: int = HEADLINE_K) -> list[TextTable]:
+    """Turn records into the tables a terminal shows: for each task the models, the slices, the verdicts.
+
+    Args:
+        rows: Records as read from `records.json`.
+        headline_k: The cut-off shown with its interval; where a task does not have it, its largest stands in.
+    """
+    tables: list[TextTable] = []
+    for task in distinct(rows, "task"):
+        own = select(rows, task=task)
+        for split in distinct(own, "split"):
+            tables += _tables_of(select(own, split=split), name=f"{task}, {split}", headline_k=headline_k)
+    return [table for table in tables if table.rows]
+
+
+def _tables_of(rows: Rows, *, name: str, headline_k: int) -> list[TextTable]:
+    k = headline(rows, headline_k=headline_k)
+    models = ordered_models(rows)
+    everything = select(single(rows), slice="all")
+    number = everything[0]["num_queries"] if everything else 0
+    columns = [column for column in table_columns(rows, headline_k=k) if column.metric in _SHORT]
+    main = [
+        {"model": model, **{_short(column): _cell(everything, model, column, k) for column in columns}}
+        for model in models
+    ]
+    slices = distinct(single(rows), "slice")
+    one_seed = "one seed" in distinct(rows, "evidence")
+    return [
+        TextTable(
+            f"{name}: {number:,} queries, in %, [95 % interval over queries]", main, ONE_SEED if one_seed else ""
+        ),
+        TextTable(
+            f"{name}: R@{k} by slice, in %",
+            [_slice_row(rows, one, models=models, k=k) for one in slices] if len(slices) > 1 else [],
+            "",
+        ),
+        TextTable(f"{name}: paired comparisons", [_verdict_row(row) for row in shown_pairs(rows, headline_k=k)], ""),
+    ]
+
+
+def _short(column: Column) -> str:
+    return f"{_SHORT[column.metric]}@{column.k}"
+
+
+def _cell(rows: Rows, model: str, column: Column, k: int) -> str:
+    found = select(rows, model=model, metric=column.metric, k=column.k)
+    if not found:
+        return "–"
+    is_headline = column.k == k and column.metric == "recall"
+    return with_interval(found[0]) if is_headline else value_text(found[0])
+
+
+def _slice_row(rows: Rows, name: str, *, models: Sequence[str], k: int) -> dict[str, str]:
+    found = select(single(rows), slice=name, metric="recall", k=k)
+    values = {row["model"]: value_text(row) for row in found}
+    return {
+        "slice": name,
+        "queries": f"{found[0]['num_queries']:,}",
+        **{model: values.get(model, "–") for model in models},
+    }
+
+
+def _verdict_row(row: Row) -> dict[str, str]:
+    sign = "−" if row["kind"] == "difference" else "/"
+    return {
+        "slice": row["slice"],
+        "model": f"{row['model']} {sign} {row['baseline']}",
+        "metric": _short(Column(row["metric"], row["k"])),
+        "effect": with_interval(row),
+        "claim": row["claim"] or "",
+        "verdict": row["verdict"] or "",
+    }
+
+
+def headline(rows: Rows, *, headline_k: int) -> int:
+    """Return the cut-off to show first: the wanted one where the task has it, else its largest."""
+    ks = [k for k in distinct(single(rows), "k") if k is not None]
+    return headline_k if headline_k in ks or not ks else max(ks)
+
+
+def table_columns(rows: Rows, *, headline_k: int) -> list[Column]:
+    """List the columns of the main table: recall at every cut-off, then the other metrics at one each."""
+    present = dict.fromkeys(Column(row["metric"], row["k"]) for row in select(single(rows), slice="all"))
+    recalls = [column for column in present if column.metric == "recall"]
+    recalls.sort(key=lambda column: column.k or 0)
+    others = [
+        column
+        for metric in METRICS
+        if metric not in ("recall", "recall_micro")
+        for column in present
+        if column.metric == metric and (column.k == headline_k or metric == "ndcg_graded")
+    ]
+    return recalls + others
+
+
+def ordered_models(rows: Rows) -> list[str]:
+    """List the models: baselines, then trained ones in the order given, then controls, then ceilings."""
+    return sorted(distinct(single(rows), "model"), key=lambda model: _ORDER.index(role_of(model)))
+
+
+def shown_pairs(rows: Rows, *, headline_k: int) -> list[Row]:
+    """Choose the comparisons worth a line: recall at the headline over all queries, and the ratios with a claim."""
+    found = paired(rows)
+    largest = max((row["k"] for row in found if row["k"] is not None), default=headline_k)
+    differences = select(found, slice="all", metric="recall", k=headline_k, kind="difference")
+    ratios = [row for row in select(found, kind="ratio") if row["claim"] and row["k"] in (headline_k, largest)]
+    return [row for row in differences if row["claim"] is not None] + ratios
+
+
+def value_text(row: Row) -> str:
+    """Write the value of a record: a share in percent, a difference in points with its sign, a ratio with ×."""
+    return _number(row, row["value"])
+
+
+def with_interval(row: Row) -> str:
+    """Write value and interval: `36.9 [35.2, 38.4]`."""
+    interval = interval_text(row, between=", ")
+    return f"{value_text(row)} [{interval}]" if interval else value_text(row)
+
+
+def interval_text(row: Row, *, between: str = " to ") -> str:
+    """Write the interval alone; "" where there is none. A ratio to almost nothing may have no upper end."""
+    if row["low"] is None:
+        return ""
+    return f"{_number(row, row['low'])}{between}{_number(row, row['high'])}"
+
+
+def _number(row: Row, value: float | None) -> str:
+    if value is None:
+        return "∞" if row.get("kind") == "ratio" else "–"
+    kind = row.get("kind")
+    if kind == "ratio":
+        return f"{value:.2f}×"
+    return (f"{100 * value:+.1f}" if kind == "difference" else f"{100 * value:.1f}").replace("-", "−")

@@ -1,0 +1,1 @@
+"""Every number the project prints: ranking metrics, bootstrap intervals and verdicts. NumPy only."""
