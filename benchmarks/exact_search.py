@@ -1,0 +1,221 @@
+"""Exact search: ours against faiss's flat index and against the machine's bare float32 matrix product, in one run.
+
+    python benchmarks/exact_search.py [--items 1000000] [--dim 128] [--k 100] [--batches 1,16,64,256,1000] [--out FILE]
+
+For every batch size, in turn and several times over, the best round of each being kept (other work on the machine only
+ever takes time):
+
+- ours: `ExactIndex.search` on memory-mapped float16 vectors, in the arithmetic it chooses, and in float32. The vectors
+  are turned into what is multiplied inside the timed part.
+- faiss: `IndexFlatIP` on float32 vectors in memory, with its own settings, and with the threshold above which it
+  multiplies matrices lowered to 20 (its default reaches that path only from about 1000 queries on).
+- matmul: the products alone, float32, no top-k: torch 'highest', torch 'medium', numpy, in several block shapes each,
+  and faiss with k = 1 (its matrix product with next to nothing after it).
+
+`ours_over_best_matmul` is the share of the fastest of these products that the whole search reaches; above 1 it is
+because ours multiplies in bfloat16 where the processor can, and computes true scores for what is left. Vectors: a
+mixture of 5000 clusters, half of the items in few of them; queries: items with noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from machine import machine
+
+from triptych.index.backends.exact import ExactConfig, ExactIndex
+from triptych.index.top_k import Arithmetic, has_fast_bfloat16
+
+FAISS_THRESHOLD = 20
+BLOCK_ROWS = (8192, 32_768)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Exact search against faiss flat and the bare matrix product.")
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--k", type=int, default=100)
+    parser.add_argument("--batches", default="1,16,64,256,1000", help="queries per search, separated by commas")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; the best of each is kept")
+    parser.add_argument("--threads", type=int, default=None, help="threads of every library; default: theirs")
+    parser.add_argument("--out", type=Path, help="also write the result here")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+        faiss.omp_set_num_threads(arguments.threads)
+    about = machine()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(
+            items=arguments.items,
+            dim=arguments.dim,
+            k=arguments.k,
+            batches=[int(batch) for batch in arguments.batches.split(",")],
+            rounds=arguments.rounds,
+            folder=Path(folder),
+        )
+    text = json.dumps({"benchmark": "exact_search", **result, "machine": about}, indent=2)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
+
+
+def measure(*, items: int, dim: int, k: int, batches: list[int], rounds: int, folder: Path) -> dict[str, Any]:
+    """Time every way at every batch size."""
+    rng = np.random.default_rng(0)
+    vectors = draw_vectors(items, dim, rng=rng)
+    queries = vectors[rng.integers(0, items, max(batches))].astype(np.float32)
+    queries = unit(queries + 0.05 * rng.standard_normal(queries.shape, dtype=np.float32))
+    ExactIndex.build(vectors).save(folder)
+    del vectors
+    ours = ExactIndex.load(folder)
+    before = peak_mib()
+    ours.search(queries, k=k)
+    working_mib = peak_mib() - before - ours.memory_bytes / 2**20  # the mapped file counts once it has been read
+    float32 = np.array(np.load(folder / "vectors.npy", mmap_mode="r"), dtype=np.float32)
+    flat = faiss.IndexFlatIP(dim)
+    flat.add(float32)
+    return {
+        "settings": {
+            "items": items,
+            "dim": dim,
+            "k": k,
+            "rounds": rounds,
+            "threads": torch.get_num_threads(),
+            "bfloat16_in_hardware": has_fast_bfloat16(),
+            "index_bytes_per_item": round(ours.memory_bytes / items, 1),
+            "peak_growth_beside_the_vectors_mib": round(working_mib, 1),
+        },
+        "batches": [measure_batch(ours, flat, float32, queries[:batch], k=k, rounds=rounds) for batch in batches],
+    }
+
+
+def measure_batch(
+    ours: ExactIndex, flat: Any, vectors: np.ndarray, queries: np.ndarray, *, k: int, rounds: int
+) -> dict[str, Any]:
+    """Time every way for one batch, in turn, and compare the answers."""
+    in_float32 = ours.copy()
+    in_float32._config = ExactConfig(arithmetic=Arithmetic.FLOAT32)  # the stored index is the same
+    search: dict[str, Callable[[], Any]] = {
+        "ours": lambda: ours.search(queries, k=k),
+        "ours_float32": lambda: in_float32.search(queries, k=k),
+        "faiss_default": lambda: flat.search(queries, k),
+        f"faiss_threshold_{FAISS_THRESHOLD}": lambda: faiss_with_threshold(flat, queries, k),
+    }
+    matmul: dict[str, Callable[[], Any]] = {"faiss_k1": lambda: faiss_with_threshold(flat, queries, 1)}
+    for rows in BLOCK_ROWS:
+        matmul[f"numpy_{rows}"] = numpy_products(vectors, queries, rows)
+        for precision in ("highest", "medium"):
+            matmul[f"torch_{precision}_{rows}"] = torch_products(vectors, queries, rows, precision)
+            matmul[f"torch_{precision}_items_first_{rows}"] = torch_products(vectors, queries, rows, precision, True)
+    seconds = dict.fromkeys([*search, *matmul], float("inf"))
+    for _ in range(rounds):
+        for name, function in {**search, **matmul}.items():
+            started = time.perf_counter()
+            function()
+            seconds[name] = min(seconds[name], time.perf_counter() - started)
+    products = {name: seconds[name] for name in matmul}
+    best = min(products, key=lambda name: products[name])
+    hits, (theirs, their_rows) = ours.search(queries, k=k), faiss_with_threshold(flat, queries, k)
+    return {
+        "queries": len(queries),
+        "ms": {name: round(value * 1e3, 2) for name, value in seconds.items()},
+        "queries_per_s": {name: round(len(queries) / seconds[name], 1) for name in search},
+        "best_matmul": best,
+        "best_matmul_gflops": round(2 * len(queries) * vectors.size / products[best] / 1e9, 1),
+        "ours_over_best_matmul": round(products[best] / seconds["ours"], 3),
+        "ours_float32_over_best_matmul": round(products[best] / seconds["ours_float32"], 3),
+        "ours_over_best_faiss": round(
+            min(seconds["faiss_default"], seconds[f"faiss_threshold_{FAISS_THRESHOLD}"]) / seconds["ours"], 3
+        ),
+        "same_rows_as_faiss": round(float((hits.item_rows == their_rows).mean()), 5),
+        "largest_score_difference": float(np.abs(hits.scores - theirs).max()),
+    }
+
+
+def faiss_with_threshold(flat: Any, queries: np.ndarray, k: int) -> Any:
+    """Search with faiss's matrix product from a few queries on; its global setting is put back."""
+    before = faiss.cvar.distance_compute_blas_threshold
+    faiss.cvar.distance_compute_blas_threshold = FAISS_THRESHOLD
+    try:
+        return flat.search(queries, k)
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = before
+
+
+def torch_products(
+    vectors: np.ndarray, queries: np.ndarray, rows: int, precision: str, items_first: bool = False
+) -> Callable[[], None]:
+    """Make a function that multiplies all items with the queries in blocks, into memory that is used again."""
+    items, asked = torch.from_numpy(vectors), torch.from_numpy(queries)
+    shape = (rows, len(queries)) if items_first else (len(queries), rows)
+    out = torch.empty(shape)
+
+    def run() -> None:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(precision)
+        try:
+            for start in range(0, len(items), rows):
+                block = items[start : start + rows]
+                if items_first:
+                    torch.mm(block, asked.T, out=out[: len(block)])
+                elif len(block) == rows:
+                    torch.mm(asked, block.T, out=out)
+                else:
+                    torch.mm(asked, block.T)
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return run
+
+
+def numpy_products(vectors: np.ndarray, queries: np.ndarray, rows: int) -> Callable[[], None]:
+    """Make a function that does the same in numpy."""
+    out = np.empty((len(queries), rows), np.float32)
+
+    def run() -> None:
+        for start in range(0, len(vectors), rows):
+            block = vectors[start : start + rows]
+            if len(block) == rows:
+                np.matmul(queries, block.T, out=out)
+            else:
+                np.matmul(queries, block.T)
+
+    return run
+
+
+def draw_vectors(items: int, dim: int, *, rng: np.random.Generator) -> np.ndarray:
+    """Draw float16 unit vectors around cluster centres, half of them around centres drawn by Zipf's law."""
+    centres = rng.standard_normal((5000, dim), dtype=np.float32)
+    zipf = 1 / np.arange(1, 5001)
+    chosen = np.where(
+        rng.random(items) < 0.5, rng.choice(5000, items, p=zipf / zipf.sum()), rng.integers(0, 5000, items)
+    )
+    out = np.empty((items, dim), np.float16)
+    for start in range(0, items, 65_536):
+        part = chosen[start : start + 65_536]
+        out[start : start + len(part)] = unit(centres[part] + 0.5 * rng.standard_normal((len(part), dim), np.float32))
+    return out
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Scale rows to length 1."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()

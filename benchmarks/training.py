@@ -1,0 +1,297 @@
+"""How fast the training loop is, against the fastest matrix product of the same minute.
+
+    python benchmarks/training.py [--out benchmarks/results/training.json] [--rounds 5]
+
+Two shapes. *reference*: 6 layers, width 256, 4 heads, 32 text tokens against 49 patches (112 px), 64 pairs a step,
+in-batch softmax, 12.8 M parameters. *default*: the model that ships (3 layers, width 128, 256 items x 2 queries).
+
+For each: samples/s of the whole loop on real batches (drawn, gathered from a memory-mapped store, augmented) and on
+batches already in memory; executed GFLOP/s as a share of the best bf16 product (2048 and 4096) measured between the
+rounds; and the operators that take the time. Everything runs once as it is and once with tcmalloc, where that is found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from machine import machine
+from torch.utils.flop_counter import FlopCounterMode
+
+from triptych.cli.launch import find_tcmalloc
+from triptych.data.images import PhotoStore
+from triptych.data.splits import Part, Targets, TrainPairs
+from triptych.data.text import CLS, PAD, SEP
+from triptych.nn.precision import Precision, autocast, uses_bf16
+from triptych.pretrain.contrastive import ContrastiveBatch, ContrastiveConfig, ContrastiveTask
+from triptych.training.log import read_log
+from triptych.training.loop import fit
+
+WARM_STEPS = 3
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One model and its data."""
+
+    name: str
+    config: ContrastiveConfig
+    vocab_size: int
+    title_tokens: tuple[int, int]
+    """Shortest and longest title, [CLS] and [SEP] included."""
+    query_tokens: tuple[int, int]
+    steps: int
+    num_items: int = 2_048
+
+
+SHAPES = (
+    Shape(
+        name="reference",
+        config=ContrastiveConfig.parse(
+            {
+                "encoder": {
+                    "modalities": "photo",
+                    "dim": 256,
+                    "layers": 6,
+                    "heads": 4,
+                    "vector_dim": 256,
+                    "stem": "linear",
+                    "photo_px": 112,
+                    "max_query_tokens": 32,
+                    "max_title_tokens": 32,
+                },
+                "batch_items": 64,
+                "queries_per_item": 1,
+            }
+        ),
+        vocab_size=30_000,
+        title_tokens=(32, 32),
+        query_tokens=(32, 32),
+        steps=15,
+    ),
+    Shape(
+        name="default",
+        config=ContrastiveConfig(),
+        vocab_size=4_000,
+        title_tokens=(6, 14),  # as on fashion: mean 8, a few long
+        query_tokens=(4, 9),
+        steps=25,
+    ),
+)
+
+
+class Words:
+    """A tokenizer whose texts are numbers: each gives the same random ids, lengths leaning to the short."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.vocab_size = shape.vocab_size
+        self._bounds = {"t": shape.title_tokens, "q": shape.query_tokens}
+
+    def encode(self, texts: list[str], *, max_tokens: int) -> np.ndarray:
+        """Return token ids as `TextTokenizer.encode` does."""
+        out = np.full((len(texts), max_tokens), PAD, dtype=np.int32)
+        for row, text in zip(out, texts, strict=True):
+            rng = np.random.default_rng(int(text[1:]))
+            low, high = self._bounds[text[0]]
+            length = low + int((high - low + 1) * rng.uniform() ** 3)
+            row[:length] = rng.integers(SEP + 1, self.vocab_size, size=length)
+            row[0], row[length - 1] = CLS, SEP
+        return out
+
+
+class Shop:
+    """What the task asks of a catalogue and a split, without tables: random photos on disk, random clicks."""
+
+    def __init__(self, shape: Shape, folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        px = shape.config.encoder.photo_px
+        self.num_items = shape.num_items
+        self.titles = [f"t{i}" for i in range(self.num_items)]
+        self.queries = [f"q{i}" for i in range(self.num_items)]
+        folder.mkdir()
+        np.save(folder / "pixels.npy", rng.integers(0, 256, size=(self.num_items, px, px, 3), dtype=np.uint8))
+        np.save(folder / "photo_rows.npy", np.arange(self.num_items, dtype=np.int32))
+        self.photos = PhotoStore(folder)
+        keys = np.unique(rng.integers(0, self.num_items**2, size=8 * self.num_items))
+        self._pairs = TrainPairs(
+            keys // self.num_items, keys % self.num_items, rng.integers(1, 9, size=len(keys)).astype(np.int32)
+        )
+
+    def train_pairs(self, _catalogue: Any) -> TrainPairs:
+        """Return the random clicks."""
+        return self._pairs
+
+    def targets(self, _part: Part) -> Targets:
+        """Return a target for ten queries: validation is not what is measured."""
+        return Targets(np.arange(10, dtype=np.int32), np.arange(11), np.arange(10, dtype=np.int32))
+
+
+class InMemory:
+    """A task whose batches have all been made before."""
+
+    def __init__(self, task: ContrastiveTask, *, count: int) -> None:
+        self._task = task
+        self._batches = [task.batch(index) for index in range(count)]
+        self.name, self.module = task.name, task.module
+        self.num_samples, self.losses, self.validate = task.num_samples, task.losses, task.validate
+
+    def batch(self, index: int) -> ContrastiveBatch:
+        """Return one of the batches."""
+        return self._batches[index % len(self._batches)]
+
+
+def samples_per_s(task: Any, *, shape: Shape, out: Path) -> float:
+    """Train for a few steps and read the rate off the log, the first steps left out."""
+    loop = shape.config.loop.override(
+        f"steps={shape.steps}", "log_every=1", f"validate_every={shape.steps}", "device=cpu", "checkpoint_every_s=1e6"
+    )
+    fit(task, config=loop, out=out, seed=0)
+    records = [r for r in read_log(out / "train.jsonl") if r["event"] == "train"]
+    seconds = records[-1]["seconds"] - records[WARM_STEPS - 1]["seconds"]
+    return (len(records) - WARM_STEPS) * shape.config.batch_items / seconds
+
+
+def matmul_peak() -> float:
+    """Return the best GFLOP/s of a bf16 product of 2048 or 4096 squared (float32 where bf16 is not used)."""
+    dtype = torch.bfloat16 if uses_bf16(Precision.AUTO, device=CPU) else torch.float32
+    best = 0.0
+    for size, repeats in ((2048, 8), (4096, 2)):
+        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+        for _ in range(repeats):
+            started = time.perf_counter()
+            a @ b
+            best = max(best, 2 * size**3 / (time.perf_counter() - started) / 1e9)
+    return best
+
+
+def one_step(task: ContrastiveTask, batch: ContrastiveBatch) -> None:
+    """Forward and backward, without the optimiser."""
+    with autocast(Precision.AUTO, device=CPU):
+        total = task.losses(batch).total
+    total.backward()
+    task.module.zero_grad(set_to_none=True)
+
+
+def gflop_per_sample(task: ContrastiveTask, *, batches: int = 4) -> float:
+    """Count the products that a step executes, forward and backward."""
+    made = [task.batch(index) for index in range(batches)]
+    with FlopCounterMode(display=False) as counter:
+        for batch in made:
+            one_step(task, batch)
+    return counter.get_total_flops() / sum(task.num_samples(batch) for batch in made) / 1e9
+
+
+def top_operators(task: ContrastiveTask, *, steps: int = 5, rows: int = 14) -> list[dict[str, Any]]:
+    """Profile a few steps: share of the processor time by operator."""
+    batches = [task.batch(index) for index in range(steps)]
+    one_step(task, batches[0])
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for batch in batches:
+            one_step(task, batch)
+    events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    return [
+        {
+            "operator": event.key,
+            "share": round(event.self_cpu_time_total / total, 4),
+            "ms_per_step": round(event.self_cpu_time_total / steps / 1000, 2),
+            "calls_per_step": event.count // steps,
+        }
+        for event in events[:rows]
+    ]
+
+
+def milliseconds(work: Callable[[], Any], *, repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return median(times) * 1000
+
+
+def measure(shape: Shape, *, rounds: int, folder: Path) -> dict[str, Any]:
+    """Alternate real batches, batches in memory and the bare product; the ratios come from neighbours in time."""
+    shop = Shop(shape, folder / "photos")
+    task = ContrastiveTask(shape.config, catalogue=shop, split=shop, tokenizer=Words(shape), seed=0)  # type: ignore[arg-type]
+    in_memory = InMemory(task, count=8)
+    gflop = gflop_per_sample(task)
+    rates: dict[str, list[float]] = {"real": [], "memory": [], "peak": []}
+    for number in range(rounds):
+        rates["peak"].append(matmul_peak())
+        rates["real"].append(samples_per_s(task, shape=shape, out=folder / f"real{number}"))
+        rates["memory"].append(samples_per_s(in_memory, shape=shape, out=folder / f"memory{number}"))
+    peak = max(rates["peak"])
+    return {
+        "parameters": sum(p.numel() for p in task.module.parameters()),
+        "samples_per_s": round(median(rates["real"]), 1),
+        "samples_per_s_in_memory": round(median(rates["memory"]), 1),
+        "real_to_memory_rate": round(median(r / m for r, m in zip(rates["real"], rates["memory"], strict=True)), 3),
+        "executed_gflop_per_sample": round(gflop, 4),
+        "gflop_per_s": round(median(rates["real"]) * gflop, 1),
+        "matmul_peak_gflop_per_s": round(peak, 1),
+        "share_of_peak": round(median(rates["real"]) * gflop / peak, 3),
+        "make_batch_ms": round(milliseconds(lambda: task.batch(1), repeats=10), 2),
+        "all_rounds": {name: [round(value, 1) for value in values] for name, values in rates.items()},
+        "top_operators": top_operators(task),
+    }
+
+
+def with_allocator(library: Path | None, arguments: list[str]) -> dict[str, Any]:
+    """Run this script in a child whose allocator is chosen before it starts."""
+    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+    if library is not None:
+        environment["LD_PRELOAD"] = str(library)
+    command = [sys.executable, __file__, "--child", *arguments]
+    return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "training.json")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        with tempfile.TemporaryDirectory() as folder:
+            found = {}
+            for shape in SHAPES:
+                (Path(folder) / shape.name).mkdir()
+                found[shape.name] = measure(shape, rounds=options.rounds, folder=Path(folder) / shape.name)
+        print(json.dumps(found))
+        return
+    result = {
+        "benchmark": "training",
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "rounds": options.rounds,
+    }
+    library = find_tcmalloc()
+    result["default_allocator"] = with_allocator(None, ["--rounds", str(options.rounds)])
+    result["tcmalloc"] = None if library is None else with_allocator(library, ["--rounds", str(options.rounds)])
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    for allocator in ("default_allocator", "tcmalloc"):
+        for name, figures in (result[allocator] or {}).items():
+            print(
+                f"{allocator:18s} {name:10s} {figures['samples_per_s']:8.1f} samples/s  "
+                f"{figures['share_of_peak']:.0%} of {figures['matmul_peak_gflop_per_s']:.0f} GFLOP/s  "
+                f"real/memory {figures['real_to_memory_rate']:.1%}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Encoders: queries, titles and photos to vectors. No file here imports `triptych.training`."""

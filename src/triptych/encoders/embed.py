@@ -1,0 +1,221 @@
+"""A trained encoder in use: texts and photos in, numpy vectors out, one request or a whole catalogue.
+
+Queries and small requests are encoded in float32: they take milliseconds, and a query has the same vector online and
+in an evaluation. Only bulk encoding of items drops to bf16 (where the hardware gains by it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from triptych.data.catalogue import Catalogue
+from triptych.data.text import PAD, TextTokenizer
+from triptych.encoders.text import text_tensor
+from triptych.encoders.two_tower import ItemInputs, Modalities, TwoTowerEncoder
+from triptych.foundation.artifact import Artifact
+from triptych.foundation.errors import DataError
+from triptych.foundation.progress import Progress
+from triptych.nn.precision import Precision, autocast, find_device
+
+KIND = "encoder"
+TOKENIZER_FILE = "tokenizer.json"
+BLOCK_TOKENS = 16_384
+"""Tokens (padding included) encoded at once: bounds memory, large enough for full speed."""
+SMALL_REQUEST = 64
+"""Up to this many items are encoded in float32."""
+
+Pixels = NDArray[np.uint8]
+PixelSource = Callable[[NDArray[np.int64]], Pixels]
+
+
+class Embedder:
+    """Turn texts and photos into vectors whose dot product is their cosine."""
+
+    def __init__(
+        self,
+        encoder: TwoTowerEncoder,
+        *,
+        tokenizer: TextTokenizer,
+        precision: Precision = Precision.AUTO,
+        device: str = "auto",
+    ) -> None:
+        """Put an encoder to use; most callers want `open`.
+
+        Args:
+            encoder: the model; it is moved to the device and set to evaluation mode.
+            tokenizer: the one it was trained with.
+            precision: of bulk encoding.
+            device: ``auto``, ``cpu`` or ``cuda``.
+        """
+        self._device = find_device(device)
+        self._encoder = encoder.to(self._device).eval()
+        self._tokenizer = tokenizer
+        self._precision = precision
+
+    @classmethod
+    def open(
+        cls, source: Artifact | str | Path, *, precision: Precision = Precision.AUTO, device: str = "auto"
+    ) -> Self:
+        """Open an encoder artefact.
+
+        Raises:
+            ArtifactError: there is none, it is incomplete, or something else.
+        """
+        artifact = Artifact.open(source.path if isinstance(source, Artifact) else source, kind=KIND)
+        encoder = TwoTowerEncoder.load(artifact.path)
+        tokenizer = TextTokenizer.load(artifact.file(TOKENIZER_FILE))
+        return cls(encoder, tokenizer=tokenizer, precision=precision, device=device)
+
+    @property
+    def vector_dim(self) -> int:
+        """Length of a vector."""
+        return self._encoder.config.vector_dim
+
+    @property
+    def px(self) -> int:
+        """Side of the square photos it takes, in pixels."""
+        return self._encoder.config.photo_px
+
+    @property
+    def modalities(self) -> Modalities:
+        """What it reads of an item."""
+        return self._encoder.config.modalities
+
+    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode query texts.
+
+        Returns:
+            ``[len(texts), vector_dim]``, L2-normalised, in the order given, the same for any batch size.
+        """
+        tokens = self._tokenizer.encode(texts, max_tokens=self._encoder.config.max_query_tokens)
+        out = np.empty((len(tokens), self.vector_dim), dtype=np.float32)
+        lengths = (tokens != PAD).sum(axis=1)
+        with torch.inference_mode():
+            for rows in _blocks(lengths):
+                encoded = self._encoder.encode_queries(text_tensor(tokens[rows]).to(self._device))
+                out[rows] = encoded.cpu().numpy()
+        return out
+
+    def items(
+        self, titles: Sequence[str | None], *, pixels: Pixels | None = None, has_photo: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        """Encode items, or photos as queries: ``items([None], pixels=photo)``.
+
+        What the encoder does not read (see `modalities`) has no influence.
+
+        Args:
+            titles: None or an empty text where there is no title.
+            pixels: uint8 RGB ``[len(titles), px, px, 3]``; None where nobody has a photo.
+            has_photo: bool ``[len(titles)]``; None means all if there are pixels.
+
+        Returns:
+            ``[len(titles), vector_dim]``, L2-normalised.
+
+        Raises:
+            DataError: the pixels have another shape or type.
+        """
+        present = np.full(len(titles), pixels is not None) if has_photo is None else np.asarray(has_photo, dtype=bool)
+        if pixels is None:
+            present = np.zeros(len(titles), dtype=bool)
+        else:
+            self._check(pixels, num_items=len(titles))
+        bulk = len(titles) > SMALL_REQUEST
+        return self._items(titles, source=None if pixels is None else pixels.__getitem__, present=present, bulk=bulk)
+
+    def embed_catalogue(
+        self,
+        catalogue: Catalogue,
+        *,
+        photo_rows: NDArray[np.integer] | None = None,
+        label: str | None = "embedding items",
+    ) -> NDArray[np.float16]:
+        """Encode every item of a catalogue.
+
+        Args:
+            catalogue: items and photos.
+            photo_rows: ``[num_items]``; item i is shown the photo of item ``photo_rows[i]`` (the permuted-photo
+                control). None shows its own.
+            label: of the progress bar; None shows none.
+
+        Returns:
+            ``[num_items, vector_dim]`` in item row order.
+
+        Raises:
+            DataError: the catalogue's photos have another size than the encoder takes.
+        """
+        shown = np.arange(catalogue.num_items) if photo_rows is None else np.asarray(photo_rows, dtype=np.int64)
+        photos = catalogue.photos
+        if self.modalities.reads_photo and photos.px != self.px:
+            raise DataError(f"The catalogue's photos are {photos.px} px wide, the encoder takes {self.px} px.")
+        bar = None if label is None else Progress(label, total=catalogue.num_items, unit="item")
+        with nullcontext() if bar is None else bar:
+            vectors = self._items(
+                catalogue.titles,
+                source=lambda rows: photos.pixels(shown[rows]),
+                present=np.asarray(photos.has)[shown],
+                bulk=True,
+                bar=bar,
+            )
+        return vectors.astype(np.float16)
+
+    def _items(
+        self,
+        titles: Sequence[str | None],
+        *,
+        source: PixelSource | None,
+        present: NDArray[np.bool_],
+        bulk: bool,
+        bar: Progress | None = None,
+    ) -> NDArray[np.float32]:
+        """Encode items in blocks of like length, photos fetched block by block from `source`."""
+        config = self._encoder.config
+        has_title = np.array([bool(title) for title in titles], dtype=bool)
+        tokens = self._tokenizer.encode([title or "" for title in titles], max_tokens=config.max_title_tokens)
+        num_patches = self._encoder.patches.num_patches if self._encoder.patches is not None else 0
+        lengths = (tokens != PAD).sum(axis=1) + np.where(present, num_patches, 0)
+        out = np.empty((len(titles), self.vector_dim), dtype=np.float32)
+        precision = self._precision if bulk else Precision.FP32
+        with torch.inference_mode():
+            for rows in _blocks(lengths, group=present):
+                with_photo = source if config.modalities.reads_photo and present[rows[0]] else None
+                batch = ItemInputs(
+                    title_tokens=text_tensor(tokens[rows]).to(self._device) if config.modalities.reads_title else None,
+                    pixels=None if with_photo is None else torch.from_numpy(with_photo(rows)).to(self._device),
+                    has_title=torch.from_numpy(has_title[rows]).to(self._device),
+                    has_photo=torch.from_numpy(present[rows]).to(self._device),
+                )
+                with autocast(precision, device=self._device):
+                    encoded = self._encoder.encode_items(batch)
+                out[rows] = encoded.cpu().numpy()
+                if bar is not None:
+                    bar.advance(len(rows))
+        return out
+
+    def _check(self, pixels: Pixels, *, num_items: int) -> None:
+        expected = (num_items, self.px, self.px, 3)
+        if pixels.shape != expected or pixels.dtype != np.uint8:
+            raise DataError(
+                f"Photos must be uint8 {expected}, these are {pixels.dtype} {pixels.shape}. "
+                f"Decode them with triptych.data.images.decode_photo(…, px={self.px})."
+            )
+
+
+def _blocks(lengths: NDArray[np.integer], *, group: NDArray[np.bool_] | None = None) -> Iterator[NDArray[np.int64]]:
+    """Cut rows, shortest first, into blocks of at most `BLOCK_TOKENS` tokens after padding; `group` is not mixed."""
+    order = np.argsort(lengths, kind="stable")
+    parts = [order] if group is None else [order[~group[order]], order[group[order]]]
+    for part in parts:
+        start = 0
+        while start < len(part):
+            most = max(1, BLOCK_TOKENS // int(lengths[part[start]]))
+            padded = lengths[part[start : start + most]] * np.arange(1, min(most, len(part) - start) + 1)
+            end = start + max(1, int(np.searchsorted(padded, BLOCK_TOKENS, side="right")))
+            yield part[start:end]
+            start = end

@@ -1,0 +1,73 @@
+"""Tokens to states: word and position vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from triptych.data.text import CLS, PAD
+
+WORD_INIT_STD = 0.02
+"""Standard deviation of new word, position and type vectors, as BERT's."""
+
+
+class TextEmbedding(nn.Module):
+    """Learned word vectors plus learned positions, shared by queries and titles."""
+
+    def __init__(self, dim: int, *, vocab_size: int, max_tokens: int) -> None:
+        """Make the tables.
+
+        Args:
+            dim: width of a token state.
+            vocab_size: number of token ids.
+            max_tokens: the longest text, ``[CLS]`` and ``[SEP]`` included.
+        """
+        super().__init__()
+        self.words = nn.Embedding(vocab_size, dim)
+        self.positions = nn.Embedding(max_tokens, dim)
+        for table in (self.words, self.positions):
+            nn.init.normal_(table.weight, std=WORD_INIT_STD)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embed token ids, int ``[batch, tokens]`` → ``[batch, tokens, dim]``."""
+        return self.words(tokens) + self.positions.weight[: tokens.shape[1]]
+
+    def cls(self) -> Tensor:
+        """Return the state of ``[CLS]`` at position 0, ``[dim]``."""
+        return self.words.weight[CLS] + self.positions.weight[0]
+
+
+def trim(tokens: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Cut columns that are padding in every row; at least ``[CLS]`` stays."""
+    used = (tokens != PAD).any(axis=0)
+    longest = int(used.nonzero()[0].max(initial=0)) + 1
+    return tokens[:, :longest]
+
+
+def text_tensor(tokens: NDArray[np.int32]) -> Tensor:
+    """Trim token ids ``[batch, tokens]`` and hand them to torch."""
+    return torch.from_numpy(np.ascontiguousarray(trim(tokens)))
+
+
+def cut_by_length(lengths: NDArray[np.integer], *, parts: int) -> list[NDArray[np.int64]]:
+    """Sort rows by length and cut them where padding each part to its own longest row costs least.
+
+    A few long texts would otherwise stretch all: in a log of shop queries every second token of a batch was padding.
+
+    Args:
+        lengths: ``[rows]``, tokens of each row.
+        parts: how many parts at most, 1 or 2; more save little and each costs a pass of its own.
+
+    Returns:
+        The rows of each part, shortest first.
+    """
+    order = np.argsort(lengths, kind="stable")
+    if parts == 1 or len(order) < 2:
+        return [order]
+    sorted_lengths = lengths[order]
+    before = np.arange(1, len(order))
+    padded = before * sorted_lengths[:-1] + (len(order) - before) * sorted_lengths[-1]
+    cut = int(padded.argmin()) + 1
+    return [order[:cut], order[cut:]]

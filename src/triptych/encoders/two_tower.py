@@ -1,0 +1,233 @@
+"""Two towers with shared weights: query text on one side, title and photo in one stream on the other.
+
+::
+
+    query   [CLS] q1 q2 … [SEP]                          ──► transformer ─► state of [CLS] ─► W_query ─► L2 ─► vector
+    item    [CLS] t1 t2 … [SEP] | patch 1 … patch 16     ──► (the same)  ─► state of [CLS] ─► W_item  ─► L2 ─► vector
+
+Title and patches attend to each other from the first layer. A type vector tells query, title and patch apart. Where an
+item has no title or no photo, one learned token stands in that modality's place, so a photo alone is a query and a
+title alone is an item. Source: the Taobao pre-training model (query tower, single-stream item tower, shared encoder).
+"""
+
+from __future__ import annotations
+
+import json
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+from pydantic import Field, model_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from triptych.data.text import PAD
+from triptych.encoders.image import PATCH_PX, PatchEmbedding, Stem
+from triptych.encoders.text import WORD_INIT_STD, TextEmbedding
+from triptych.foundation.artifact import write_json
+from triptych.foundation.config import Config
+from triptych.foundation.errors import ArtifactError
+from triptych.nn.transformer import Transformer
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+
+class Modalities(StrEnum):
+    """What the item tower reads."""
+
+    TITLE = "title"
+    PHOTO = "photo"
+    TITLE_PHOTO = "title+photo"
+
+    @property
+    def reads_title(self) -> bool:
+        """Whether titles are read."""
+        return self is not Modalities.PHOTO
+
+    @property
+    def reads_photo(self) -> bool:
+        """Whether photos are read."""
+        return self is not Modalities.TITLE
+
+
+class EncoderConfig(Config):
+    """Size and inputs of the two-tower encoder."""
+
+    modalities: Modalities = Modalities.TITLE_PHOTO
+    """What the item tower reads: title, photo, or title+photo."""
+    dim: int = Field(128, ge=8, le=4096)
+    """Width of a token state; a multiple of 4 and of `heads`."""
+    layers: int = Field(3, ge=1, le=48)
+    """Transformer blocks, shared by both towers."""
+    heads: int = Field(4, ge=1, le=64)
+    """Attention heads per block."""
+    vector_dim: int = Field(128, ge=2, le=4096)
+    """Length of the vectors that are stored and compared."""
+    stem: Stem = Stem.CONV
+    """How pixels become patch tokens: conv (three small convolutions) or linear (one, as in ViT)."""
+    photo_px: int = Field(64, ge=16, le=1024)
+    """Side of the square photo in pixels; a multiple of 16, and that of the catalogue."""
+    max_query_tokens: int = Field(16, ge=3, le=512)
+    """Longest query in tokens, [CLS] and [SEP] included; longer ones lose their end."""
+    max_title_tokens: int = Field(32, ge=3, le=512)
+    """Longest title in tokens, [CLS] and [SEP] included; longer ones lose their end."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.dim % self.heads or self.dim % 4:
+            raise ValueError(f"dim {self.dim} must be a multiple of 4 and of heads ({self.heads}).")
+        if self.photo_px % PATCH_PX:
+            raise ValueError(f"photo_px {self.photo_px} must be a multiple of {PATCH_PX}.")
+        return self
+
+
+class _Type(IntEnum):
+    QUERY = 0
+    TITLE = 1
+    PATCH = 2
+
+
+class ItemInputs(NamedTuple):
+    """A batch of items. What an item lacks may hold anything: it is never looked at."""
+
+    title_tokens: Tensor | None
+    """int ``[batch, tokens]``, `PAD` after the end; None where no item of the batch has a title."""
+    pixels: Tensor | None
+    """uint8 RGB ``[batch, px, px, 3]``; None where no item of the batch has a photo."""
+    has_title: Tensor
+    """bool ``[batch]``."""
+    has_photo: Tensor
+    """bool ``[batch]``."""
+
+
+class TwoTowerEncoder(nn.Module):
+    """Encode queries and items into one space; the dot product of two vectors is their cosine."""
+
+    def __init__(self, config: EncoderConfig, *, vocab_size: int) -> None:
+        """Make the layers, drawing weights from torch's global generator.
+
+        Args:
+            config: size and inputs.
+            vocab_size: number of token ids of the tokenizer it is trained with.
+        """
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        dim = config.dim
+        longest = max(config.max_query_tokens, config.max_title_tokens)
+        self.text = TextEmbedding(dim, vocab_size=vocab_size, max_tokens=longest)
+        self.types = nn.Parameter(torch.empty(len(_Type), dim))
+        self.missing_title = nn.Parameter(torch.empty(dim)) if config.modalities.reads_title else None
+        self.missing_photo = nn.Parameter(torch.empty(dim)) if config.modalities.reads_photo else None
+        self.patches: PatchEmbedding | None = None
+        if config.modalities.reads_photo:
+            self.patches = PatchEmbedding(dim, stem=config.stem, px=config.photo_px)
+        for vectors in (self.types, self.missing_title, self.missing_photo):
+            if vectors is not None:
+                nn.init.normal_(vectors, std=WORD_INIT_STD)
+        self.input_norm = nn.LayerNorm(dim)
+        self.transformer = Transformer(dim, layers=config.layers, heads=config.heads)
+        self.query_projection = nn.Linear(dim, config.vector_dim, bias=False)
+        self.item_projection = nn.Linear(dim, config.vector_dim, bias=False)
+
+    def encode_queries(self, tokens: Tensor) -> Tensor:
+        """Encode query texts.
+
+        Args:
+            tokens: int ``[batch, tokens]``, `PAD` after the end.
+
+        Returns:
+            float32 ``[batch, vector_dim]``, L2-normalised.
+        """
+        states = self.input_norm(self.text(tokens) + self.types[_Type.QUERY])
+        cls = self.transformer(states, keep=tokens != PAD, read=1)[:, 0]
+        return _unit(self.query_projection(cls))
+
+    def encode_items(self, items: ItemInputs) -> Tensor:
+        """Encode items from their titles and photos, as far as the config reads them and the items have them.
+
+        Returns:
+            float32 ``[batch, vector_dim]``, L2-normalised.
+        """
+        states, keep = self._item_sequence(items)
+        cls = self.transformer(self.input_norm(states), keep=keep, read=1)[:, 0]
+        return _unit(self.item_projection(cls))
+
+    def _item_sequence(self, items: ItemInputs) -> tuple[Tensor, Tensor]:
+        """Lay out ``[CLS] title | patches``: states ``[batch, tokens, dim]`` and what may be attended to."""
+        batch = items.has_title.shape[0]
+        cls = (self.text.cls() + self.types[_Type.TITLE]).expand(batch, 1, -1)
+        states, keeps = [cls], [items.has_title.new_ones(batch, 1)]
+        if self.missing_title is not None:
+            title = in_title = None
+            if items.title_tokens is not None and items.title_tokens.shape[1] > 1:
+                title = (self.text(items.title_tokens) + self.types[_Type.TITLE])[:, 1:]
+                in_title = items.title_tokens[:, 1:] != PAD
+            _append(states, keeps, present=items.has_title, tokens=title, inside=in_title, missing=self.missing_title)
+        if self.missing_photo is not None and self.patches is not None:
+            patch = in_photo = None
+            if items.pixels is not None:
+                patch = self.patches(items.pixels) + self.types[_Type.PATCH]
+                in_photo = items.has_photo.new_ones(batch, self.patches.num_patches)
+            _append(states, keeps, present=items.has_photo, tokens=patch, inside=in_photo, missing=self.missing_photo)
+        return torch.cat(states, dim=1), torch.cat(keeps, dim=1)
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.safetensors`` and ``config.json``."""
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
+        write_json(folder / CONFIG_FILE, {"vocab_size": self.vocab_size, "encoder": self.config.dump()})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; the encoder is in evaluation mode.
+
+        Raises:
+            ArtifactError: a file is absent, damaged, or they do not belong together.
+        """
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            if not (folder / name).is_file():
+                raise ArtifactError(f"{str(folder)!r} holds no encoder: '{name}' is absent.")
+        saved = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        with torch.device("meta"):  # no weights are drawn only to be overwritten
+            encoder = cls(EncoderConfig.parse(saved["encoder"]), vocab_size=saved["vocab_size"])
+        try:
+            encoder.load_state_dict(load_file(folder / WEIGHTS_FILE), assign=True)
+        except Exception as error:  # safetensors and torch raise several kinds
+            reason = str(error).splitlines()[0]
+            raise ArtifactError(f"The weights in {str(folder)!r} do not fit its config ({reason}).") from None
+        return encoder.eval()
+
+
+def _append(
+    states: list[Tensor],
+    keeps: list[Tensor],
+    *,
+    present: Tensor,
+    tokens: Tensor | None,
+    inside: Tensor | None,
+    missing: Tensor,
+) -> None:
+    """Append one modality's tokens; where an item lacks it, the `missing` token in the first place and nothing else.
+
+    Args:
+        states: list of ``[batch, tokens, dim]`` to append to.
+        keeps: list of bool ``[batch, tokens]`` to append to.
+        present: bool ``[batch]``, which items have the modality.
+        tokens: ``[batch, tokens, dim]``; None where no item has it.
+        inside: bool ``[batch, tokens]``, False at padding; None with `tokens`.
+        missing: ``[dim]``, the learned token.
+    """
+    if tokens is None or inside is None:
+        states.append(missing.expand(present.shape[0], 1, -1))
+        keeps.append(torch.ones_like(present)[:, None])
+        return
+    first = torch.arange(tokens.shape[1], device=tokens.device) == 0
+    states.append(torch.where(present[:, None, None], tokens, missing))
+    keeps.append(torch.where(present[:, None], inside, first))
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return functional.normalize(vectors.float(), dim=-1)

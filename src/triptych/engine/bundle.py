@@ -1,0 +1,167 @@
+"""Bundles: the parts an engine is opened from, checked to belong together.
+
+A bundle artefact holds ``bundle.json``, part → path relative to the bundle's own folder, and nothing else: the parts
+stay where their stages wrote them. So a run folder can be copied, but a bundle cannot be moved out of it alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from triptych.foundation.artifact import MANIFEST, Artifact, produce, write_json
+from triptych.foundation.config import Config
+from triptych.foundation.errors import ArtifactError, did_you_mean
+from triptych.index.backends.exact import ExactConfig, ExactIndex
+from triptych.recall.models.lexical import Lexical
+from triptych.recall.models.popularity import Popularity
+
+KIND, INDEX_KIND = "bundle", "index"
+BUNDLE, RUN = "bundle.json", "run.json"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The artefacts behind an engine. Each field's name is also the artefact's kind, and its name in the bundle."""
+
+    catalogue: Artifact
+    encoder: Artifact
+    index: Artifact
+    """Item vectors of `encoder` over `catalogue`."""
+    popularity: Artifact
+    bm25: Artifact
+
+    def named(self) -> dict[str, Artifact]:
+        """Return part → artefact."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def write_index(
+    parent: Path,
+    *,
+    vectors: Callable[[], NDArray[Any]],
+    catalogue: Artifact,
+    encoder: Artifact,
+    config: ExactConfig | None = None,
+) -> Artifact:
+    """Write the index of a catalogue's item vectors.
+
+    Args:
+        parent: the stage's folder, ``runs/<name>/index``.
+        vectors: gives ``[items, dim]``; called only if the index is not there yet.
+        catalogue: whose items.
+        encoder: what encoded them; the engine refuses the index beside another one.
+        config: of the index.
+    """
+    config = config or ExactConfig()
+
+    def build(folder: Path) -> dict[str, Any]:
+        index = ExactIndex.build(vectors(), config=config)
+        index.save(folder)
+        return {"items": index.num_rows, "dim": index.dim, "bytes": index.memory_bytes}
+
+    inputs = {"catalogue": catalogue, "encoder": encoder}
+    return produce(parent, kind=INDEX_KIND, config=config, inputs=inputs, build=build)
+
+
+def write_retriever(
+    parent: Path,
+    *,
+    fit: Callable[[], Popularity | Lexical],
+    kind: str,
+    config: Config,
+    inputs: Mapping[str, Artifact],
+) -> Artifact:
+    """Write a retriever that is fitted in closed form.
+
+    Args:
+        parent: the stage's folder, ``runs/<name>/<kind>``.
+        fit: makes it; called only if it is not there yet.
+        kind: ``popularity`` or ``bm25``.
+        config: the one that `fit` uses.
+        inputs: what it is made from: ``catalogue``, and for popularity ``split``.
+    """
+
+    def build(folder: Path) -> dict[str, Any]:
+        fit().save(folder)
+        return {}
+
+    return produce(parent, kind=kind, config=config, inputs=inputs, build=build)
+
+
+def write_bundle(
+    parent: Path, *, catalogue: Artifact, encoder: Artifact, index: Artifact, popularity: Artifact, bm25: Artifact
+) -> Artifact:
+    """Write the bundle of a run.
+
+    Args:
+        parent: the stage's folder, ``runs/<name>/bundle``, beside the folders of the parts.
+        catalogue: the items.
+        encoder: of queries and items.
+        index: from `write_index`.
+        popularity: from `write_retriever`.
+        bm25: from `write_retriever`.
+
+    Raises:
+        ArtifactError: the parts do not belong together.
+    """
+    parts = Parts(catalogue, encoder, index, popularity, bm25)
+    check_lineage(parts)
+    places = {name: os.path.relpath(part.path, parent / "id") for name, part in parts.named().items()}
+
+    def build(folder: Path) -> dict[str, Any]:
+        write_json(folder / BUNDLE, places)
+        return {}
+
+    return produce(parent, kind=KIND, config={"parts": places}, inputs=parts.named(), build=build)
+
+
+def open_bundle(path: str | Path) -> tuple[Artifact, Parts]:
+    """Open the bundle of a run folder, or a bundle artefact, and check that its parts belong together.
+
+    Raises:
+        ArtifactError: there is no finished run, a part is absent, or one was made from something else.
+    """
+    bundle = _find(Path(path))
+    places = json.loads(bundle.file(BUNDLE).read_text(encoding="utf-8"))
+    parts = Parts(**{name: Artifact.open(bundle.path / place, kind=name) for name, place in places.items()})
+    for name, part in parts.named().items():
+        bundle.require_input(name, part)
+    check_lineage(parts)
+    return bundle, parts
+
+
+def check_lineage(parts: Parts) -> None:
+    """Check that the index holds this encoder's vectors, and that all parts number the same items.
+
+    Raises:
+        ArtifactError: they do not; both ids are named.
+    """
+    parts.index.require_input("encoder", parts.encoder)
+    for part in (parts.index, parts.popularity, parts.bm25):
+        part.require_input("catalogue", parts.catalogue)
+
+
+def _find(path: Path) -> Artifact:
+    """Open a bundle given itself or its run folder."""
+    if (path / MANIFEST).is_file():
+        return Artifact.open(path, kind=KIND)
+    if not (path / RUN).is_file():
+        runs = [found.parent.name for found in path.parent.glob(f"*/{RUN}")] if path.parent.is_dir() else []
+        raise ArtifactError(
+            f"There is no run in {str(path)!r}.{did_you_mean(path.name, runs)} "
+            f"Make one with: triptych run RECIPE --out {path}"
+        )
+    stages = json.loads((path / RUN).read_text(encoding="utf-8")).get("stages", {})
+    if KIND not in stages:
+        raise ArtifactError(
+            f"The run in {str(path)!r} has not finished its '{KIND}' stage (finished: {', '.join(stages) or 'none'}). "
+            "Run the same `triptych run` again: it resumes."
+        )
+    return Artifact.open(path / stages[KIND], kind=KIND)

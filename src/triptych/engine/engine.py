@@ -1,0 +1,393 @@
+"""The engine: one shop, opened from a finished run, that answers requests and takes new items while it does.
+
+Every answer is made from one snapshot (items, vectors, words, counts) that is replaced as a whole when items are
+added. So requests from several threads need no lock, and none ever sees half an item.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import operator
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.data.catalogue import Catalogue
+from triptych.data.events import is_positive
+from triptych.data.images import decode_photo
+from triptych.encoders.embed import Embedder
+from triptych.engine.answers import Channel, Facets, Hit, Why
+from triptych.engine.bundle import Parts, open_bundle
+from triptych.engine.explain import explain_dense, explain_plain
+from triptych.engine.filters import Filters
+from triptych.engine.new_items import check_rows
+from triptych.engine.shelf import Shelf
+from triptych.foundation.errors import ArtifactError, DataError, EngineError, did_you_mean
+from triptych.index.backends.exact import ExactIndex
+from triptych.recall.base import Request, Retriever
+from triptych.recall.models.dense import Dense
+from triptych.recall.models.lexical import Lexical
+from triptych.recall.models.popularity import Popularity
+
+log = logging.getLogger(__name__)
+
+Photo = bytes | str | Path | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """All that answers depend on."""
+
+    shelf: Shelf
+    index: ExactIndex
+    dense: Dense
+    bm25: Lexical
+    popularity: Popularity
+
+    def retriever(self, channel: Channel) -> Retriever:
+        retrievers: dict[Channel, Retriever] = {
+            Channel.DENSE: self.dense,
+            Channel.BM25: self.bm25,
+            Channel.POPULARITY: self.popularity,
+        }
+        return retrievers[channel]
+
+
+class Engine:
+    """Search, similar items, recommendation, scoring and new items over one shop. Safe to share between threads."""
+
+    def __init__(self, parts: Parts, *, bundle_id: str) -> None:
+        """Load checked parts; use `open`."""
+        self._parts = parts
+        self._bundle_id = bundle_id
+        self._catalogue = Catalogue.open(parts.catalogue)
+        self._embedder = Embedder.open(parts.encoder)
+        photo_px = self._catalogue.photos.px
+        if self._embedder.modalities.reads_photo and self._embedder.px != photo_px:
+            raise ArtifactError(
+                f"The encoder {parts.encoder.id} takes photos of {self._embedder.px} px, the catalogue "
+                f"{parts.catalogue.id} has them at {photo_px} px. Make the catalogue with photo_px = "
+                f"{self._embedder.px}."
+            )
+        index = ExactIndex.load(parts.index.path)
+        self._changing = threading.Lock()
+        self._snapshot = _Snapshot(
+            shelf=Shelf.of(self._catalogue),
+            index=index,
+            dense=Dense(self._embedder, index),
+            bm25=Lexical.load(parts.bm25.path),
+            popularity=Popularity.load(parts.popularity.path),
+        )
+
+    @classmethod
+    def open(cls, path: str | Path) -> Engine:
+        """Open a run folder (``runs/shop``) or a bundle artefact in it.
+
+        Raises:
+            ArtifactError: there is no finished run, a part is absent or damaged, or parts do not belong together.
+        """
+        bundle, parts = open_bundle(path)
+        return cls(parts, bundle_id=bundle.id)
+
+    def search(
+        self,
+        query: str | None = None,
+        *,
+        photo: Photo | None = None,
+        k: int = 10,
+        user: str | None = None,
+        filters: Filters | None = None,
+        channel: Channel | str = Channel.DENSE,
+        explain: bool = False,
+    ) -> list[Hit]:
+        """Search by words, by photo, or by both.
+
+        Args:
+            query: what to look for.
+            photo: a path, the bytes of a file, or RGB pixels uint8 ``[height, width, 3]``; channel dense only.
+            k: most hits wanted; there are fewer where fewer items pass the filters, or share a word (bm25).
+            user: who asks. Carried to the retrievers; the present ones answer everybody alike.
+            filters: which items may be in the answer.
+            channel: how items are found: dense, bm25, or popularity (which looks at neither words nor photo).
+            explain: give each hit its `Why`; costs two more passes through the encoder per hit.
+
+        Returns:
+            Hits, best first; equal scores by item row.
+
+        Raises:
+            EngineError: nothing to search by, or an argument that cannot be used.
+        """
+        chosen = _channel(channel)
+        text = _text(query)
+        if photo is not None and chosen is not Channel.DENSE:
+            raise EngineError(f"Channel '{chosen}' reads no photos. Use channel 'dense', or leave the photo out.")
+        if text is None and photo is None and chosen is not Channel.POPULARITY:
+            raise EngineError("A search needs words or a photo; the query is empty. To browse: channel='popularity'.")
+        now = self._snapshot
+        keep = now.shelf.columns.mask(filters)
+        request = Request(query=text, photo=self._pixels(photo), user=user, keep=keep)
+        hits = _hits(now, request, k=k, channel=chosen)
+        return self._explained(now, hits, request, chosen) if explain else hits
+
+    def similar(self, item: str, *, k: int = 10, filters: Filters | None = None) -> list[Hit]:
+        """Return the items nearest to an item, itself left out.
+
+        Raises:
+            EngineError: there is no such item, or an argument that cannot be used.
+        """
+        now = self._snapshot
+        request = Request(item_row=now.shelf.row(item), keep=now.shelf.columns.mask(filters))
+        return _hits(now, request, k=k, channel=Channel.DENSE)
+
+    def recommend(self, *, user: str, k: int = 20, filters: Filters | None = None) -> list[Hit]:
+        """Return items near what a user chose before, those left out.
+
+        For a user without history the answer is what is popular, and every hit says so: its `channel` is popularity.
+
+        Raises:
+            EngineError: an argument that cannot be used.
+        """
+        now = self._snapshot
+        keep = now.shelf.columns.mask(filters)
+        history = self._history(user)
+        if len(history):
+            return _hits(now, Request(user=user, history=history, keep=keep), k=k, channel=Channel.DENSE)
+        log.info("no history for user %r: recommending by popularity", user)
+        return _hits(now, Request(user=user, keep=keep), k=k, channel=Channel.POPULARITY)
+
+    def score(self, query: str, items: Sequence[str]) -> list[float]:
+        """Return how well each item answers a query: the cosine of their vectors.
+
+        Raises:
+            EngineError: the query is empty, or there is no such item.
+        """
+        text = _text(query)
+        if text is None:
+            raise EngineError("Scoring needs a query that is not empty.")
+        if isinstance(items, str):
+            raise EngineError(f"score takes a list of items; put this one into a list: ['{items}'].")
+        now = self._snapshot
+        rows = [now.shelf.row(item) for item in items]
+        vector = now.dense.request_vectors([Request(query=text)])[0]
+        return _scores(now.index, rows, vector)
+
+    def why(self, item: str, *, query: str | None = None, photo: Photo | None = None) -> Why:
+        """Explain one item for a search: as `search` with ``explain`` and channel dense, for an item of your choice.
+
+        Raises:
+            EngineError: nothing was searched by, or there is no such item.
+        """
+        text = _text(query)
+        if text is None and photo is None:
+            raise EngineError("An explanation needs the words or the photo of the search.")
+        now = self._snapshot
+        row = now.shelf.row(item)
+        request = Request(query=text, photo=self._pixels(photo))
+        vector = now.dense.request_vectors([request])[0]
+        hit = Hit(row, item, _scores(now.index, [row], vector)[0])
+        return self._whys(now, [hit], request, Channel.DENSE)[0]
+
+    def add_items(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Add items; they are found at once, by words, by photo and through filters, without training.
+
+        All or none are added. They live in memory: closing the engine forgets them, so put them into the items table
+        for the next run. Every call indexes all titles anew (see `Lexical.with_items`), so add many at a time.
+
+        Args:
+            rows: per item ``item_id`` and at least one of ``title`` and ``photo`` (a path, or the bytes of a file);
+                also ``category``, ``brand``, ``merchant``, ``price``, ``cells`` (a list) and the catalogue's further
+                columns.
+
+        Returns:
+            Their ids, in order.
+
+        Raises:
+            EngineError: a row is wrong or its id is taken; the row's place is named.
+        """
+        with self._changing:
+            now = self._snapshot
+            new = check_rows(
+                rows,
+                features=self._catalogue.feature_roles,
+                is_known=now.shelf.has,
+                px=self._catalogue.photos.px,
+                display_px=int(self._catalogue.artifact.config["display_px"]),
+            )
+            if not new:
+                return []
+            shelf = now.shelf.extended(new)
+            places = range(now.shelf.num_items, shelf.num_items)
+            index = now.index.copy()
+            index.add(shelf.encode(places, titles=[item.title for item in new], embedder=self._embedder))
+            self._snapshot = _Snapshot(
+                shelf=shelf,
+                index=index,
+                dense=Dense(self._embedder, index),
+                bm25=now.bm25.with_items([item.title or "" for item in new]),
+                popularity=now.popularity.with_items(len(new)),
+            )
+        log.info("added %d items", len(new))
+        return [item.item_id for item in new]
+
+    @property
+    def num_items(self) -> int:
+        """Number of items, those added at run time included."""
+        return self._snapshot.shelf.num_items
+
+    def item(self, item_id: str) -> dict[str, Any]:
+        """Return what is shown of an item: the catalogue's columns, ``has_photo``, ``added`` (at run time).
+
+        Raises:
+            EngineError: there is no such item.
+        """
+        shelf = self._snapshot.shelf
+        return shelf.shown(shelf.row(item_id))
+
+    def photo_jpeg(self, item_id: str) -> bytes | None:
+        """Return an item's photo as the page shows it, or None.
+
+        Raises:
+            EngineError: there is no such item.
+        """
+        shelf = self._snapshot.shelf
+        return shelf.jpeg(shelf.row(item_id))
+
+    def facets(self) -> Facets:
+        """Return what can be filtered by, with counts."""
+        return self._snapshot.shelf.columns.facets()
+
+    def categories(self) -> list[str]:
+        """Return the categories, those with most items first."""
+        return list(self.facets().categories)
+
+    def cells(self) -> list[str]:
+        """Return the delivery cells, those with most items first."""
+        return list(self.facets().cells)
+
+    def knows_user(self, user: str) -> bool:
+        """Say whether a user has chosen anything, so that `recommend` is personal."""
+        return len(self._history(user)) > 0
+
+    def example_queries(self, num: int = 8) -> list[str]:
+        """Return the queries under which most was chosen, to try."""
+        return [self._catalogue.queries[row] for row in self._frequent_queries[:num]]
+
+    def info(self) -> dict[str, Any]:
+        """Return what answers: ids of the artefacts, what the encoder reads, counts."""
+        now = self._snapshot
+        return {
+            "bundle": self._bundle_id,
+            "parts": {name: part.id for name, part in self._parts.named().items()},
+            "encoder": {
+                "modalities": self._embedder.modalities.value,
+                "vector_dim": self._embedder.vector_dim,
+                "photo_px": self._embedder.px,
+            },
+            "items": now.shelf.num_items,
+            "added_items": now.shelf.num_added,
+            "users": self._catalogue.num_users,
+            "queries": self._catalogue.num_queries,
+            "index_bytes": now.index.memory_bytes,
+        }
+
+    @cached_property
+    def _frequent_queries(self) -> list[int]:
+        query_row = self._catalogue.event_array("query_row")
+        chosen = is_positive(self._catalogue.event_array("kind")) & (query_row >= 0)
+        counts = np.bincount(query_row[chosen], minlength=self._catalogue.num_queries)
+        order = np.argsort(-counts, kind="stable")
+        return [int(row) for row in order[: int(np.count_nonzero(counts))][:1000]]
+
+    def _history(self, user: str) -> NDArray[np.int64]:
+        if not isinstance(user, str):
+            raise EngineError(f"A user is named by a text, not by {user!r}.")
+        row = self._catalogue.user_row(user)
+        return np.empty(0, np.int64) if row is None else self._catalogue.history(row).astype(np.int64)
+
+    def _pixels(self, photo: Photo | None) -> NDArray[np.uint8] | None:
+        if photo is None:
+            return None
+        source = _photo_source(photo)
+        try:
+            return decode_photo(source, px=self._embedder.px)
+        except DataError as error:
+            raise EngineError(f"The photo to search with cannot be used: {error}.") from None
+
+    def _explained(self, now: _Snapshot, hits: list[Hit], request: Request, channel: Channel) -> list[Hit]:
+        whys = self._whys(now, hits, request, channel)
+        return [hit._replace(why=why) for hit, why in zip(hits, whys, strict=True)]
+
+    def _whys(self, now: _Snapshot, hits: Sequence[Hit], request: Request, channel: Channel) -> list[Why]:
+        rows, scores = [hit.item_row for hit in hits], [hit.score for hit in hits]
+        if channel is not Channel.DENSE:
+            return explain_plain(request.query, rows=rows, scores=scores, shelf=now.shelf, channel=channel)
+        vector = now.dense.request_vectors([request])[0]
+        return explain_dense(request.query, vector, rows=rows, scores=scores, shelf=now.shelf, embedder=self._embedder)
+
+
+def _hits(now: _Snapshot, request: Request, *, k: int, channel: Channel) -> list[Hit]:
+    """Ask a retriever and name what it found."""
+    try:
+        wanted = operator.index(k)
+    except TypeError:
+        raise EngineError(f"k is {k!r}, it must be a whole number from 1 up.") from None
+    if wanted < 1:
+        raise EngineError(f"k is {wanted}, it must be at least 1.")
+    found = now.retriever(channel).retrieve([request], min(wanted, now.shelf.num_items))
+    return [
+        Hit(int(row), now.shelf.item_id(int(row)), float(score), channel=channel)
+        for row, score in zip(found.item_rows[0], found.scores[0], strict=True)
+        if row >= 0
+    ]
+
+
+def _scores(index: ExactIndex, rows: Sequence[int], vector: NDArray[np.float32]) -> list[float]:
+    """Return the scores a search would give, to the last bit."""
+    keep = np.zeros(index.num_rows, np.bool_)
+    keep[list(rows)] = True
+    if not keep.any():
+        return []
+    found = index.search(vector[None], k=int(keep.sum()), keep=keep)
+    score_of = dict(zip(found.item_rows[0].tolist(), found.scores[0].tolist(), strict=True))
+    return [score_of[row] for row in rows]
+
+
+def _channel(channel: Channel | str) -> Channel:
+    try:
+        return Channel(channel)
+    except ValueError:
+        names = [one.value for one in Channel]
+        hint = did_you_mean(str(channel), names) or f" Valid: {', '.join(names)}."
+        raise EngineError(f"There is no channel '{channel}'.{hint}") from None
+
+
+def _text(query: str | None) -> str | None:
+    """Return the query, None where there is nothing in it."""
+    if query is not None and not isinstance(query, str):
+        raise EngineError(f"The query is {query!r}, it must be a text.")
+    return query if query and query.strip() else None
+
+
+def _photo_source(photo: Photo) -> Path | bytes:
+    """Return what the decoder takes; pixels become a lossless file first, so that they are scaled like any photo."""
+    if isinstance(photo, str):
+        return Path(photo)
+    if isinstance(photo, bytes | Path):
+        return photo
+    if not isinstance(photo, np.ndarray) or photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+        what = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else f"a {type(photo).__name__}"
+        raise EngineError(
+            f"The photo to search with is {what}; give a path, the bytes of a file, or uint8 pixels [height, width, 3]."
+        )
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, "PNG")
+    return buffer.getvalue()

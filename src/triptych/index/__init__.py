@@ -1,0 +1,1 @@
+"""Vector indexes: from vectors to their nearest items. `base` has the protocol, `backends` the kinds."""

@@ -1,0 +1,1 @@
+"""One index per file; the file name is its registered kind."""

@@ -1,0 +1,75 @@
+"""The index protocol: item vectors in, nearest items out; rows come and go while it serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.foundation.config import Config
+from triptych.foundation.types import Hits
+
+
+class IndexConfig(Config):
+    """Base of every index config."""
+
+    kind: str
+    """Which index: a file of `triptych.index.backends`."""
+
+
+class Index(Protocol):
+    """Item vectors by item row, searched by inner product.
+
+    A reader never sees half a change: `add` and `remove` replace the state in one step, and a search works on the
+    state it started with. Two writers at a time must be kept apart by the caller.
+    """
+
+    @property
+    def num_rows(self) -> int:
+        """Item rows, those of removed items included: the row that `add` gives next."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes the vectors take, on disk and mapped or in memory."""
+        ...
+
+    def search(self, vectors: NDArray[np.float32], *, k: int, keep: NDArray[np.bool_] | None = None) -> Hits:
+        """Return the items of largest inner product.
+
+        Args:
+            vectors: ``[n, dim]``, finite.
+            k: places per vector; may exceed the number of items.
+            keep: ``[num_rows]``, which items may be returned; None for all.
+
+        Returns:
+            ``[n, k]``, equal scores by item row, padded with -1 and -inf.
+        """
+        ...
+
+    def vectors(self, item_rows: NDArray[Any]) -> NDArray[np.float32]:
+        """Return stored vectors ``[n, dim]``."""
+        ...
+
+    def add(self, vectors: NDArray[Any]) -> NDArray[np.int64]:
+        """Append vectors ``[n, dim]`` and return their item rows."""
+        ...
+
+    def remove(self, item_rows: NDArray[Any]) -> None:
+        """Never return these items again; the other rows keep their numbers."""
+        ...
+
+    def copy(self) -> Self:
+        """Return an index that shares the stored vectors and can be changed on its own."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the index into a folder."""
+        ...

@@ -1,0 +1,1 @@
+"""Losses, one per file. A loss takes tensors, never a model."""

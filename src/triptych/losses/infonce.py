@@ -1,0 +1,43 @@
+"""In-batch softmax (InfoNCE) between queries and items."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from triptych.losses.base import LossOutput
+
+
+def infonce(queries: Tensor, *, items: Tensor, positive: Tensor, known: Tensor, temperature: float) -> LossOutput:
+    r"""Contrast each query's item with the other items of the batch.
+
+    .. math:: L = -\frac{1}{Q} \sum_q \log \frac{e^{q \cdot i_{p(q)} / t}}
+                  {e^{q \cdot i_{p(q)} / t} + \sum_{j \ne p(q),\; \lnot known_{qj}} e^{q \cdot i_j / t}}
+
+    The other items are negatives except those known to be good answers ("accidental positives"): an item that some
+    user clicked under this query, or the same item drawn twice. They leave the denominator. Without that, popular
+    items become false negatives of each other. AM-softmax with scale 1/t and margin 0 is this loss.
+
+    Source: van den Oord et al., "Representation learning with contrastive predictive coding", 2018, eq. 4; the
+    masking is ours (proposed in the Taobao reconstruction).
+
+    Args:
+        queries: ``[queries, dim]``, L2-normalised for a cosine.
+        items: ``[items, dim]``, likewise.
+        positive: int64 ``[queries]``, the column of each query's own item.
+        known: bool ``[queries, items]``, True where a pair is a known positive; the own item may be True too.
+        temperature: divides the scores; > 0.
+
+    Returns:
+        The mean over queries in float32 (float64 for float64 input), whatever autocast says. Parts: ``infonce``, and
+        ``accuracy``, the share of queries whose own item scores highest among the unmasked.
+    """
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    with torch.autocast(queries.device.type, enabled=False):
+        scores = queries.to(dtype) @ items.to(dtype).T / temperature
+        own = functional.one_hot(positive, num_classes=items.shape[0]).bool()
+        scores = scores.masked_fill(known & ~own, float("-inf"))
+        total = functional.cross_entropy(scores, positive)
+    accuracy = (scores.detach().argmax(dim=1) == positive).to(dtype).mean()
+    return LossOutput(total, {"infonce": total, "accuracy": accuracy})

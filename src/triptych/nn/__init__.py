@@ -1,0 +1,1 @@
+"""Blocks that know no stage: attention, feed-forward layer, transformer, numeric precision."""

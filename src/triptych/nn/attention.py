@@ -1,0 +1,98 @@
+"""Multi-head self-attention with a key padding mask."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LONGEST_EXPLICIT_TOKENS = 512
+"""Up to this many keys the CPU path writes the score matrix out; beyond, its memory would grow too fast."""
+
+
+def key_bias(keep: Tensor) -> Tensor:
+    """Turn a padding mask into the term that is added to attention scores.
+
+    Args:
+        keep: bool ``[batch, tokens]``, True where a token may be attended to. Each row needs one True.
+
+    Returns:
+        float32 ``[batch, 1, 1, tokens]``: 0 where kept, minus infinity elsewhere, so that a hidden token has weight
+        exactly 0 and its content changes nothing.
+    """
+    return torch.zeros(keep.shape, device=keep.device).masked_fill(~keep, float("-inf"))[:, None, None, :]
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product self-attention.
+
+    Source: Vaswani et al., "Attention is all you need", 2017, section 3.2.
+    """
+
+    def __init__(self, dim: int, *, heads: int) -> None:
+        """Make the projections.
+
+        Args:
+            dim: width of a token state; a multiple of `heads`.
+            heads: number of heads.
+        """
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.query_key_value = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, states: Tensor, *, bias: Tensor | None = None, read: int | None = None) -> Tensor:
+        """Let the first `read` tokens attend to all tokens.
+
+        Args:
+            states: ``[batch, tokens, dim]``.
+            bias: ``[batch, 1, 1, tokens]`` from `key_bias`; None attends to everything.
+            read: how many leading tokens are wanted; None means all.
+
+        Returns:
+            ``[batch, read, dim]``.
+        """
+        batch, tokens, dim = states.shape
+        read = tokens if read is None else read
+        query, key, value = self._project(states, read=read)
+        if states.device.type == "cpu" and tokens <= LONGEST_EXPLICIT_TOKENS:
+            mixed = _explicit_attention(query, key, value, bias=bias)
+        else:
+            mask = None if bias is None else bias.to(query.dtype)
+            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out(mixed.transpose(1, 2).reshape(batch, read, dim))
+
+    def _project(self, states: Tensor, *, read: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query ``[batch, heads, read, head_dim]``, and key and value over all tokens."""
+        batch, tokens, dim = states.shape
+        if read == tokens:
+            joined = self.query_key_value(states).view(batch, tokens, 3, self.heads, -1)
+            query, key, value = joined.permute(2, 0, 3, 1, 4).unbind(0)
+            return query, key, value
+        weight, offset = self.query_key_value.weight, self.query_key_value.bias
+        query = functional.linear(states[:, :read], weight[:dim], offset[:dim]).view(batch, read, self.heads, -1)
+        joined = functional.linear(states, weight[dim:], offset[dim:]).view(batch, tokens, 2, self.heads, -1)
+        key, value = joined.permute(2, 0, 3, 1, 4).unbind(0)
+        return query.transpose(1, 2), key, value
+
+
+def _explicit_attention(query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None) -> Tensor:
+    """Attention with the score matrix written out.
+
+    For the short sequences of titles, queries and patches this takes a third of the CPU time of torch's fused kernel,
+    forward and backward together (28 tokens, head_dim 32, bf16: 16 ms against 43 ms for 256 sequences on one core).
+    """
+    batch, heads, read, head_dim = query.shape
+    tokens = key.shape[2]
+    query, key, value = (part.reshape(batch * heads, -1, head_dim) for part in (query, key, value))
+    if bias is None:
+        start = query.new_zeros(1, 1, 1)
+    else:
+        start = bias.to(query.dtype).expand(batch, heads, 1, tokens).reshape(batch * heads, 1, tokens)
+    scores = torch.baddbmm(start.expand(batch * heads, read, tokens), query, key.transpose(1, 2), alpha=head_dim**-0.5)
+    # In float32: more exact, and where the number of tokens is odd many times faster than the bf16 kernel.
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    weights = torch.softmax(scores, dim=-1, dtype=precise).to(value.dtype)
+    return torch.bmm(weights, value).view(batch, heads, read, head_dim)

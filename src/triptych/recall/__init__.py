@@ -1,0 +1,1 @@
+"""Panel 2, recall: from a request to candidates over the whole catalogue: `base` (protocols), `models` (kinds)."""

@@ -1,0 +1,1 @@
+"""One retriever per file; the file name is its registered kind."""

@@ -1,0 +1,1 @@
+"""The one training loop: task, loop, schedule, checkpoint, log."""

@@ -1,0 +1,220 @@
+"""One suite for every registered retriever: what `triptych.recall.base.Retriever` promises, on a real catalogue."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+
+from triptych.data import catalogue as catalogues
+from triptych.data.catalogue import Catalogue, CatalogueConfig
+from triptych.data.check import check_tables
+from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
+from triptych.data.tables import read_events, read_items, read_judgements
+from triptych.data.text import TextTokenizer, TokenizerConfig
+from triptych.encoders.embed import Embedder
+from triptych.encoders.two_tower import EncoderConfig, TwoTowerEncoder
+from triptych.foundation.registry import config_class, kinds
+from triptych.index.backends.exact import ExactIndex
+from triptych.recall.base import Request, RetrieverConfig
+from triptych.recall.models.dense import Dense
+from triptych.recall.models.lexical import Lexical
+from triptych.recall.models.oracle import Oracle
+from triptych.recall.models.popularity import Popularity
+
+MODELS = "triptych.recall.models"
+NUM_ITEMS = 30
+COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
+THINGS = ("shirt", "shoe", "bag", "hat", "cup")
+QUERIES = ("red shirt", "blue shoe", "a green hat for her", "cup", "asked by nobody")
+
+
+def png(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """Thirty items, each twice (same title, same photo), so that every retriever meets equal scores."""
+    folder = tmp_path_factory.mktemp("shop")
+    looks = [(colour, thing) for thing in THINGS for colour in COLOURS]
+    pl.DataFrame(
+        {
+            "item_id": [f"i{row}" for row in range(NUM_ITEMS)],
+            "title": [f"{colour} {thing}" for colour, thing in looks + looks],
+            "photo": [png(COLOURS[colour]) for colour, _ in looks + looks],
+        }
+    ).write_parquet(folder / "items.parquet")
+    rng = np.random.default_rng(0)
+    pl.DataFrame(
+        {
+            "time": [datetime(2024, 5, 1, tzinfo=UTC) + timedelta(minutes=place) for place in range(120)],
+            "user": [f"u{place % 9}" for place in range(120)],
+            "query": [QUERIES[place % 4] for place in range(120)],
+            "item_id": [f"i{row}" for row in rng.integers(0, 12, 120)],
+            "kind": rng.choice(["impression", "click", "order"], 120).tolist(),
+        }
+    ).write_parquet(folder / "events.parquet")
+    judged = [
+        (query, row, float(rng.integers(0, 4))) for query in QUERIES[:4] for row in rng.permutation(NUM_ITEMS)[:9]
+    ]
+    pl.DataFrame(
+        {
+            "query": [query for query, _, _ in judged],
+            "item_id": [f"i{row}" for _, row, _ in judged],
+            "grade": [grade for _, _, grade in judged],
+        }
+    ).write_parquet(folder / "judgements.parquet")
+    checked = check_tables(
+        read_items(ItemsConfig(path="items.parquet"), base=folder),
+        read_events(EventsConfig(path="events.parquet"), base=folder),
+        read_judgements(JudgementsConfig(path="judgements.parquet"), base=folder),
+    )
+    config = CatalogueConfig(photo_px=16, display_px=32)
+    catalogue = Catalogue.open(
+        catalogues.build(config, tables=checked, inputs={"tables": "t"}, out=folder / "catalogue")
+    )
+    torch.manual_seed(0)
+    encoder = TwoTowerEncoder(EncoderConfig(dim=16, layers=1, heads=2, vector_dim=12, photo_px=16), vocab_size=200)
+    tokenizer = TextTokenizer.fit(catalogue.titles + list(QUERIES), config=TokenizerConfig(vocab_size=200))
+    embedder = Embedder(encoder, tokenizer=tokenizer, device="cpu")
+    vectors = embedder.embed_catalogue(catalogue, label=None)
+    vectors[NUM_ITEMS // 2 :] = vectors[: NUM_ITEMS // 2]  # equal to the last bit
+    return SimpleNamespace(catalogue=catalogue, embedder=embedder, index=ExactIndex.build(vectors))
+
+
+def popularity(shop):
+    return Popularity.fit(shop.catalogue, train=slice(0, 100))
+
+
+# One line per kind: how it is made, and how it is read back.
+SUITE = {
+    "popularity": (popularity, lambda shop, folder: Popularity.load(folder)),
+    "lexical": (lambda shop: Lexical.fit(shop.catalogue.titles), lambda shop, folder: Lexical.load(folder)),
+    "dense": (
+        lambda shop: Dense(shop.embedder, shop.index),
+        lambda shop, folder: Dense.load(folder, embedder=shop.embedder, index=shop.index),
+    ),
+    "oracle": (
+        lambda shop: Oracle.fit(shop.catalogue, counts=popularity(shop).counts),
+        lambda shop, folder: Oracle.load(folder),
+    ),
+}
+
+
+def test_every_registered_kind_is_in_the_suite():
+    assert sorted(SUITE) == kinds(MODELS)
+    for kind in SUITE:
+        config = config_class(MODELS, kind)()
+        assert isinstance(config, RetrieverConfig)
+        assert config.kind == kind
+
+
+@pytest.fixture(params=sorted(SUITE))
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def retriever(kind, shop):
+    return SUITE[kind][0](shop)
+
+
+def requests(*, keep=None):
+    return [Request(query=query, keep=keep) for query in QUERIES]
+
+
+def assert_same(first, second):
+    np.testing.assert_array_equal(first.item_rows, second.item_rows)
+    np.testing.assert_array_equal(first.scores, second.scores)
+
+
+def test_shapes_types_and_name(retriever):
+    hits = retriever.retrieve(requests(), 7)
+    assert hits.item_rows.shape == hits.scores.shape == (5, 7)
+    assert hits.item_rows.dtype == np.int64
+    assert hits.scores.dtype == np.float32
+    assert retriever.name
+
+
+def test_deterministic(retriever, shop, kind):
+    hits = retriever.retrieve(requests(), 10)
+    assert_same(hits, retriever.retrieve(requests(), 10))
+    assert_same(hits, SUITE[kind][0](shop).retrieve(requests(), 10))
+
+
+def test_no_number_depends_on_the_batch(retriever):
+    together = retriever.retrieve(requests(), 10)
+    for place, request in enumerate(requests()):
+        alone = retriever.retrieve([request], 10)
+        np.testing.assert_array_equal(alone.item_rows[0], together.item_rows[place])
+        np.testing.assert_allclose(alone.scores[0], together.scores[place], rtol=1e-6)
+
+
+def test_no_requests(retriever):
+    hits = retriever.retrieve([], 4)
+    assert hits.item_rows.shape == hits.scores.shape == (0, 4)
+
+
+def test_descending_ties_by_item_row_nothing_twice(retriever):
+    hits = retriever.retrieve(requests(), NUM_ITEMS)
+    ties = 0
+    for rows, scores in zip(*hits, strict=True):
+        rows, scores = rows[rows >= 0], scores[rows >= 0]
+        assert len(set(rows.tolist())) == len(rows)
+        order = np.lexsort((rows, -scores))
+        np.testing.assert_array_equal(order, np.arange(len(rows)))
+        ties += int((np.diff(scores) == 0).sum())
+    assert ties > 10
+
+
+def test_shorter_answers_are_the_head_of_longer_ones(retriever):
+    """Ties are cut at the k-th place by item row as well."""
+    full = retriever.retrieve(requests(), NUM_ITEMS)
+    for k in range(1, NUM_ITEMS):
+        hits = retriever.retrieve(requests(), k)
+        np.testing.assert_array_equal(hits.item_rows, full.item_rows[:, :k])
+
+
+def test_more_places_than_items_are_padding(retriever):
+    full = retriever.retrieve(requests(), NUM_ITEMS)
+    hits = retriever.retrieve(requests(), NUM_ITEMS + 12)
+    np.testing.assert_array_equal(hits.item_rows[:, :NUM_ITEMS], full.item_rows)
+    assert (hits.item_rows[:, NUM_ITEMS:] == -1).all()
+    np.testing.assert_array_equal(np.isneginf(hits.scores), hits.item_rows == -1)
+
+
+def test_keep_gives_the_full_ranking_without_what_is_not_kept(retriever):
+    full = retriever.retrieve(requests(), NUM_ITEMS)
+    rng = np.random.default_rng(1)
+    masks = [rng.random(NUM_ITEMS) < share for share in (0.0, 0.2, 0.7)]
+    # in one batch: two requests share a mask, others have their own, one has none
+    keeps = [masks[0], masks[1], masks[1], masks[2], None]
+    mixed = [Request(query=query, keep=keep) for query, keep in zip(QUERIES, keeps, strict=True)]
+    hits = retriever.retrieve(mixed, 8)
+    for place, keep in enumerate(keeps):
+        rows = full.item_rows[place]
+        expected = rows[rows >= 0] if keep is None else [row for row in rows if row >= 0 and keep[row]]
+        padded = np.full(8, -1)
+        padded[: len(expected[:8])] = expected[:8]
+        np.testing.assert_array_equal(hits.item_rows[place], padded)
+
+
+def test_save_and_load(kind, retriever, shop, tmp_path):
+    hits = retriever.retrieve(requests(), 12)
+    retriever.save(tmp_path / "retriever")
+    loaded = SUITE[kind][1](shop, tmp_path / "retriever")
+    assert_same(loaded.retrieve(requests(), 12), hits)
+    files = [file for file in (tmp_path / "retriever").rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} <= {".npy", ".json", ".parquet"}
+    for file in files:
+        if file.suffix == ".npy":
+            np.load(file, allow_pickle=False)

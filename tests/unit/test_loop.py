@@ -1,0 +1,242 @@
+"""The training loop on a small regression with dropout: arithmetic, best weights, errors, exact resume."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from triptych.foundation.errors import TriptychError
+from triptych.losses.base import LossOutput
+from triptych.training.log import read_log
+from triptych.training.loop import LoopConfig, fit
+from triptych.training.task import Validation
+
+
+class Points(NamedTuple):
+    inputs: torch.Tensor
+    targets: torch.Tensor
+
+
+class Regression:
+    """y = x·w with noise; the net has dropout, so that torch's generator matters."""
+
+    name = "regression"
+
+    def __init__(self, *, size: int = 8, dropout: float = 0.2, die_at: int | None = None) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.module = nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Dropout(dropout), nn.Linear(16, 1))
+        self.size = size
+        self.die_at = die_at
+        self.spoil_at: int | None = None
+        self.scores: list[float] | None = None
+        self.seen: list[int] = []
+
+    def batch(self, index: int) -> Points:
+        rng = np.random.default_rng([17, index])
+        inputs = rng.normal(size=(self.size, 4)).astype(np.float32)
+        targets = inputs @ np.array([1, -2, 3, 0.5], dtype=np.float32)
+        if index == self.spoil_at:
+            targets[0] = np.inf
+        return Points(torch.from_numpy(inputs), torch.from_numpy(targets))
+
+    def num_samples(self, batch: Points) -> int:
+        return len(batch.inputs)
+
+    def losses(self, batch: Points) -> LossOutput:
+        self.seen.append(len(self.seen))
+        if self.die_at == len(self.seen):
+            raise KeyboardInterrupt
+        error = (self.module(batch.inputs)[:, 0] - batch.targets).square().mean()
+        return LossOutput(error, {"error": error})
+
+    def validate(self) -> Validation:
+        if self.scores is not None:
+            return Validation({"score": self.scores.pop(0), "other": 1.0}, headline="score")
+        held_out = self.batch(10**6)
+        error = (self.module(held_out.inputs)[:, 0] - held_out.targets).square().mean()
+        return Validation({"negative_error": -float(error)}, headline="negative_error")
+
+
+def config(**settings) -> LoopConfig:
+    base = {"steps": 30, "warmup_steps": 5, "learning_rate": 0.02, "precision": "fp32", "device": "cpu"}
+    return LoopConfig.parse({**base, "validate_every": 7, "log_every": 3, "checkpoint_every_s": 0, **settings})
+
+
+def weights(task: Regression) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in task.module.parameters()])
+
+
+def test_it_learns(tmp_path):
+    task = Regression(size=64, dropout=0.0)
+    with torch.no_grad():
+        before = -task.validate().metrics["negative_error"]
+    result = fit(task, config=config(steps=300, validate_every=100), out=tmp_path, seed=0)
+    assert -result.metrics["negative_error"] < 0.05 * before
+    assert result.steps == 300
+    assert not task.module.training
+
+
+def test_the_log(tmp_path):
+    result = fit(Regression(), config=config(), out=tmp_path, seed=0)
+    records = list(read_log(tmp_path / "train.jsonl"))
+    train = [record for record in records if record["event"] == "train"]
+    assert [record["step"] for record in train] == list(range(3, 31, 3))
+    assert all(record["loss"] == record["error"] for record in train)
+    assert all(record["samples_per_s"] > 0 and record["peak_memory_bytes"] > 10**7 for record in train)
+    assert [record["learning_rate"] for record in train] == [config().learning_rate_at(s - 1) for s in range(3, 31, 3)]
+    validation = [record for record in records if record["event"] == "validation"]
+    assert [record["step"] for record in validation] == [7, 14, 21, 28, 30]
+    best = max(validation, key=lambda record: record["negative_error"])
+    assert (result.best_step, result.metrics["negative_error"]) == (best["step"], best["negative_error"])
+
+
+def test_one_step_by_hand(tmp_path):
+    """Clipping, AdamW and its decay of matrices only, against a plain formula."""
+    task, reference = Regression(dropout=0.0), Regression(dropout=0.0)
+    settings = config(steps=1, warmup_steps=0, clip_norm=0.5, weight_decay=0.1, learning_rate=0.01)
+    fit(task, config=settings, out=tmp_path, seed=0)
+    reference.losses(reference.batch(0)).total.backward()
+    gradients = [p.grad for p in reference.module.parameters()]
+    norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+    assert norm > 0.5
+    for name, p in reference.module.named_parameters():
+        clipped = p.grad * 0.5 / (norm + 1e-6)
+        kept = 1 - 0.01 * 0.1 if name.endswith("weight") else 1.0
+        # after one step Adam's bias-corrected moments are the gradient and its square
+        expected = p.detach() * kept - 0.01 * clipped / (clipped.abs() + 1e-8)
+        assert torch.allclose(task.module.get_parameter(name), expected, atol=1e-6), name
+
+
+def test_accumulation_averages_batches(tmp_path):
+    class Joined(Regression):
+        def batch(self, index: int) -> Points:
+            halves = [super(Joined, self).batch(2 * index + half) for half in (0, 1)]
+            return Points(*(torch.cat(parts) for parts in zip(*halves, strict=True)))
+
+    accumulated, joined = Regression(dropout=0.0), Joined(dropout=0.0)
+    settings = config(steps=6, validate_every=100)
+    fit(accumulated, config=settings.override("accumulate=2"), out=tmp_path / "a", seed=0)
+    fit(joined, config=settings, out=tmp_path / "b", seed=0)
+    assert len(accumulated.seen) == 12
+    assert torch.allclose(weights(accumulated), weights(joined), atol=1e-5)
+
+
+def test_the_seed_decides_what_the_model_draws_and_the_callers_generator_is_left_alone(tmp_path):
+    ends = []
+    for run, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(run)
+        before = torch.get_rng_state()
+        task = Regression(dropout=0.5)
+        fit(task, config=config(steps=4), out=tmp_path / str(run), seed=seed)
+        assert torch.equal(torch.get_rng_state(), before)
+        ends.append(weights(task))
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+def test_frozen_weights_stay(tmp_path):
+    task = Regression()
+    task.module[0].requires_grad_(False)
+    before = task.module[0].weight.clone(), task.module[3].weight.clone()
+    fit(task, config=config(steps=3), out=tmp_path, seed=0)
+    assert torch.equal(task.module[0].weight, before[0])
+    assert not torch.equal(task.module[3].weight, before[1])
+
+
+def test_early_stop_keeps_the_best_weights(tmp_path):
+    task, shorter = Regression(), Regression()
+    task.scores = [0.1, 0.5, 0.5, 0.2, 0.9]
+    settings = config(steps=100, validate_every=5, patience=2)
+    result = fit(task, config=settings, out=tmp_path / "a", seed=0)
+    assert (result.steps, result.best_step, result.metrics["score"]) == (20, 10, 0.5)  # equal is no new best
+    shorter.scores = [0.1, 0.5, 0.5]
+    shorter.die_at = 12  # has just trained 10 steps and validated
+    with pytest.raises(KeyboardInterrupt):
+        fit(shorter, config=settings, out=tmp_path / "b", seed=0)
+    shorter.die_at, shorter.scores = None, [0.0, 0.0]
+    fit(shorter, config=settings, out=tmp_path / "b", seed=0)
+    assert torch.equal(weights(task), weights(shorter))
+
+
+@pytest.mark.parametrize("checkpoint_every_s", [0, 1000])
+def test_resumed_runs_end_the_same_bit_for_bit(tmp_path, checkpoint_every_s):
+    settings = config(checkpoint_every_s=checkpoint_every_s, accumulate=2)
+    unbroken = Regression()
+    expected = fit(unbroken, config=settings, out=tmp_path / "unbroken", seed=0)
+    for die_at in (1, 2, 13, 14, 15, 30, 59, 60):
+        out = tmp_path / str(die_at)
+        with pytest.raises(KeyboardInterrupt):
+            fit(Regression(die_at=die_at), config=settings, out=out, seed=0)
+        resumed = Regression()
+        result = fit(resumed, config=settings, out=out, seed=0)
+        assert torch.equal(weights(resumed), weights(unbroken)), die_at
+        assert (result.best_step, result.metrics) == (expected.best_step, expected.metrics)
+        steps_done = len(resumed.seen) // 2
+        assert steps_done == (30 if checkpoint_every_s else 30 - (die_at - 1) // 2)
+        assert without_times(out) == without_times(tmp_path / "unbroken")
+
+
+def without_times(out) -> list[dict[str, object]]:
+    timing = {"samples_per_s", "seconds", "validation_seconds", "peak_memory_bytes"}
+    records = read_log(out / "train.jsonl")
+    return [{key: value for key, value in record.items() if key not in timing} for record in records]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first, again = Regression(), Regression()
+    expected = fit(first, config=config(), out=tmp_path, seed=0)
+    result = fit(again, config=config(), out=tmp_path, seed=0)
+    assert again.seen == []
+    assert torch.equal(weights(first), weights(again))
+    assert result._replace(peak_memory_bytes=0) == expected._replace(peak_memory_bytes=0)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp_path):
+    task = Regression()
+    task.spoil_at = 11
+    with pytest.raises(TriptychError, match=r"regression: the loss became inf at step 12, .* Lower learning_rate"):
+        fit(task, config=config(), out=tmp_path, seed=0)
+    assert torch.isfinite(weights(task)).all()
+    healthy = Regression()
+    fit(healthy, config=config(), out=tmp_path, seed=0)
+    assert torch.isfinite(weights(healthy)).all()
+    assert len(healthy.seen) == 30 - 11
+
+
+def test_an_error_while_making_a_batch_is_raised(tmp_path):
+    class Broken(Regression):
+        def batch(self, index: int) -> Points:
+            if index == 5:
+                raise ValueError("no such batch")
+            return super().batch(index)
+
+    task = Broken()
+    with pytest.raises(ValueError, match="no such batch"):
+        fit(task, config=config(), out=tmp_path, seed=0)
+    assert len(task.seen) in (4, 5)
+
+
+def test_a_torn_line_of_the_log_is_dropped(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(Regression(die_at=20), config=config(), out=tmp_path, seed=0)
+    log = tmp_path / "train.jsonl"
+    log.write_text(log.read_text() + json.dumps({"event": "train", "step": 25}) + '\n{"event": "tra')
+    fit(Regression(), config=config(), out=tmp_path, seed=0)
+    steps = [record["step"] for record in read_log(log) if record["event"] == "train"]
+    assert steps == list(range(3, 31, 3))
+
+
+def test_bf16_trains_float32_weights(tmp_path):
+    task = Regression(size=64, dropout=0.0)
+    dtypes = set()
+    task.module[3].register_forward_hook(lambda _module, _inputs, output: dtypes.add(output.dtype))
+    fit(task, config=config(steps=2, precision="bf16", validate_every=2), out=tmp_path, seed=0)
+    assert dtypes == {torch.bfloat16, torch.float32}  # training steps, and validation without autocast
+    assert all(p.dtype == torch.float32 for p in task.module.parameters())
