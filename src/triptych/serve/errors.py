@@ -1,0 +1,108 @@
+"""What a mistake looks like over HTTP: problem JSON (RFC 9457) whose ``detail`` is one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from triptych.foundation.errors import DataError, EngineError, did_you_mean
+from triptych.serve.runtime import NotReady
+
+RETRY_AFTER_S = 1
+
+
+class Problem(BaseModel):
+    """A refused or failed request."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+
+
+class ProblemResponse(JSONResponse):
+    """A response with the media type of problem JSON."""
+
+    media_type = "application/problem+json"
+
+
+def problem(status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> ProblemResponse:
+    """Make the response for a refused or failed request.
+
+    Args:
+        status: HTTP status, 4xx or 5xx.
+        detail: one sentence: what is wrong, where, and what to do.
+        headers: further headers.
+    """
+    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
+    return ProblemResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every mistake with problem JSON.
+
+    An EngineError or a DataError (a photo that cannot be read) is the request's fault: 422. `NotReady` is 503. Anything
+    else is a defect of ours: 500, with the cause in the log only.
+    """
+    app.add_exception_handler(EngineError, _unprocessable)
+    app.add_exception_handler(DataError, _unprocessable)
+    app.add_exception_handler(NotReady, _not_ready)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _defect)
+
+
+async def _unprocessable(request: Request, error: Exception) -> ProblemResponse:
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+
+
+async def _not_ready(request: Request, error: Exception) -> ProblemResponse:
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers={"retry-after": str(RETRY_AFTER_S)})
+
+
+async def _invalid(request: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, RequestValidationError)
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, _sentence(error.errors()[0], allowed=_parameters(request)))
+
+
+async def _http(request: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
+        return problem(error.status_code, f"There is nothing at {request.url.path}; see /docs for what there is.")
+    return problem(error.status_code, error.detail, headers=error.headers)
+
+
+async def _defect(request: Request, error: Exception) -> ProblemResponse:
+    # Starlette raises the error again after this response, so the server logs it once, with its traceback.
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed on this request; its log has the cause.")
+
+
+def _parameters(request: Request) -> Sequence[str]:
+    """The names that the request's route takes, for the hint after a misspelt one."""
+    paths: dict[str, Any] = request.app.openapi()["paths"]
+    route = request.scope.get("route")
+    operation = paths.get(getattr(route, "path_format", ""), {}).get(request.method.lower(), {})
+    return [parameter["name"] for parameter in operation.get("parameters", [])]
+
+
+def _sentence(fault: Mapping[str, Any], *, allowed: Sequence[str]) -> str:
+    """One sentence from one fault that pydantic found."""
+    place = ".".join(str(part) for part in fault["loc"][1:])
+    if fault["type"] == "extra_forbidden":
+        hint = did_you_mean(place, allowed) or (f" Known are: {', '.join(allowed)}." if allowed else "")
+        return f"'{place}' is not a parameter of this request.{hint}"
+    if fault["type"] == "missing":
+        return f"'{place}' is missing; it is required here."
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if not place:
+        return f"{message[:1].upper()}{message[1:]}."
+    got = fault.get("input")
+    shown = f", got {got!r}" if isinstance(got, str | int | float) and len(repr(got)) < 60 else ""
+    return f"{place}: {message[:1].lower()}{message[1:]}{shown}."

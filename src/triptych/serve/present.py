@@ -1,0 +1,106 @@
+"""From the engine's answers to what travels: hits, items, reasons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from triptych.serve import schemas
+
+if TYPE_CHECKING:
+    from triptych.engine import Engine, Facets, Hit, Why
+
+# Columns that have a field of their own in `schemas.Item`, or serve the engine only.
+OWN_COLUMNS = frozenset({*schemas.Item.model_fields, "has_photo", "photo", "added"})
+
+
+def hits(engine: Engine, found: Sequence[Hit], *, version: str) -> list[schemas.Hit]:
+    """The hits in order, each with its item.
+
+    Args:
+        engine: gives what is shown of each item.
+        found: best first.
+        version: as for `item`.
+    """
+    return [
+        schemas.Hit(
+            rank=rank,
+            item=item(engine.item(hit.item_id), version=version),
+            score=hit.score,
+            why=why(hit.why) if hit.why is not None else None,
+        )
+        for rank, hit in enumerate(found, start=1)
+    ]
+
+
+def item(shown: Mapping[str, Any], *, version: str) -> schemas.Item:
+    """One item from what the engine shows of it.
+
+    Args:
+        shown: the engine's columns of the item.
+        version: becomes part of the photo's address, so that the photo may be cached for long.
+    """
+    item_id = str(shown["item_id"])
+    photo_url = f"/api/items/{quote(item_id, safe='')}/photo?v={version}" if shown.get("has_photo") else None
+    return schemas.Item(
+        item_id=item_id,
+        title=shown.get("title"),
+        category=shown.get("category"),
+        brand=shown.get("brand"),
+        merchant=shown.get("merchant"),
+        price=finite(shown.get("price")),
+        cells=list(shown.get("cells") or []),
+        photo_url=photo_url,
+        features={name: plain(value) for name, value in shown.items() if name not in OWN_COLUMNS and _is_given(value)},
+    )
+
+
+def why(reason: Why) -> schemas.Why:
+    """One reason; a side that the model lacks becomes none."""
+    return schemas.Why(
+        score=reason.score,
+        without_title=finite(reason.without_title),
+        without_photo=finite(reason.without_photo),
+        shared_words=list(reason.shared_words),
+    )
+
+
+def facets(found: Facets) -> schemas.Facets:
+    """The filters' values, most items first."""
+    return schemas.Facets(
+        categories=_counts(found.categories),
+        cells=_counts(found.cells),
+        price=schemas.PriceRange(low=found.price[0], high=found.price[1]) if found.price is not None else None,
+    )
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or none where there is none (JSON has no NaN)."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def plain(value: object) -> schemas.Feature:
+    """A feature's value as JSON has it; what JSON has no form for as text."""
+    if isinstance(value, datetime):
+        return value.date().isoformat()
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [str(part) for part in value]
+    return str(value)
+
+
+def _is_given(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is not None and value != "" and value != []
+
+
+def _counts(counts: Mapping[str, int]) -> list[schemas.Count]:
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return [schemas.Count(name=name, count=count) for name, count in ordered]

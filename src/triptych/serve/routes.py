@@ -1,0 +1,261 @@
+"""The JSON API: one router per noun. Handlers translate; the engine answers, in a worker thread."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from importlib.metadata import version as package_version
+from typing import Annotated, Any, Protocol, TypeVar
+
+from fastapi import APIRouter, Depends, Form, Query, Request, Response, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.status import HTTP_201_CREATED, HTTP_304_NOT_MODIFIED, HTTP_404_NOT_FOUND
+
+from triptych.engine import Engine
+from triptych.foundation.errors import EngineError
+from triptych.serve import present, schemas
+from triptych.serve.body import limited, too_large
+from triptych.serve.errors import Problem
+from triptych.serve.runtime import Runtime
+
+Answer = TypeVar("Answer")
+
+MAX_ITEMS_BODY_BYTES = 64 * 2**20
+NUM_EXAMPLE_QUERIES = 8
+PHOTO_MAX_AGE_S = 86_400
+
+
+class Ask(Protocol):
+    """Runs engine work for one request, off the event loop."""
+
+    async def __call__(self, work: Callable[[Engine], Answer]) -> Answer:
+        """Run `work` with the engine and give its answer."""
+        ...
+
+
+def get_runtime(request: Request) -> Runtime:
+    """The runtime of the service that got the request."""
+    runtime = request.app.state.runtime
+    assert isinstance(runtime, Runtime)
+    return runtime
+
+
+def get_ask(request: Request, runtime: Annotated[Runtime, Depends(get_runtime)]) -> Ask:
+    """The way to the engine for one request."""
+
+    async def ask(work: Callable[[Engine], Answer]) -> Answer:
+        return await runtime.call(work, request=request)
+
+    return ask
+
+
+def get_version(runtime: Annotated[Runtime, Depends(get_runtime)]) -> str:
+    """The fingerprint that photo addresses carry."""
+    return runtime.version
+
+
+Asking = Annotated[Ask, Depends(get_ask)]
+Version = Annotated[str, Depends(get_version)]
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    422: {"model": Problem, "description": "The request cannot be answered; `detail` says why."},
+    503: {"model": Problem, "description": "The engine is still loading."},
+}
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "No such item."}}
+TOO_LARGE: dict[int | str, dict[str, Any]] = {413: {"model": Problem, "description": "The upload is too large."}}
+
+searches = APIRouter(
+    prefix="/api",
+    tags=["search"],
+    route_class=limited(schemas.MAX_PHOTO_BYTES, what="The photo"),
+    responses={**REFUSALS},
+)
+items = APIRouter(
+    prefix="/api/items",
+    tags=["items"],
+    route_class=limited(MAX_ITEMS_BODY_BYTES, what="The body"),
+    responses={**REFUSALS},
+)
+catalogue = APIRouter(prefix="/api", tags=["catalogue"], responses={**REFUSALS})
+states = APIRouter(tags=["state"])
+
+
+@searches.get("/search", summary="Search by words, or browse")
+async def search(
+    parameters: Annotated[schemas.SearchParameters, Query()], ask: Asking, version: Version
+) -> schemas.SearchAnswer:
+    """Search the catalogue; with ``channel=popularity`` and no query, browse it."""
+    return await ask(lambda engine: _search(engine, parameters, photo=None, version=version))
+
+
+@searches.post("/search", summary="Search by photo, words, or both", responses={**TOO_LARGE})
+async def search_by_photo(
+    form: Annotated[schemas.PhotoSearchForm, Form(media_type="multipart/form-data")],
+    ask: Asking,
+    version: Version,
+) -> schemas.SearchAnswer:
+    """Search with a photo of at most 8 MiB, with or without words."""
+    photo = await _read(form.photo)
+    return await ask(lambda engine: _search(engine, form, photo=photo, version=version))
+
+
+@searches.get("/why", summary="Explain one item for a query", responses={**UNKNOWN})
+async def why(parameters: Annotated[schemas.WhyParameters, Query()], ask: Asking) -> schemas.Why:
+    """Say how much an item's title and photo add to its score for a query."""
+    return await ask(lambda engine: _why(engine, parameters, photo=None))
+
+
+@searches.post("/why", summary="Explain one item for a photo", responses={**UNKNOWN, **TOO_LARGE})
+async def why_by_photo(
+    form: Annotated[schemas.PhotoWhyForm, Form(media_type="multipart/form-data")], ask: Asking
+) -> schemas.Why:
+    """Say how much an item's title and photo add to its score for a photo, with or without words."""
+    photo = await _read(form.photo)
+    return await ask(lambda engine: _why(engine, form, photo=photo))
+
+
+@searches.get("/similar/{item_id:path}", summary="Items like one item", responses={**UNKNOWN})
+async def similar(
+    item_id: str, parameters: Annotated[schemas.FilterParameters, Query()], ask: Asking, version: Version
+) -> schemas.SearchAnswer:
+    """Find the items nearest to one item, itself left out."""
+
+    def work(engine: Engine) -> schemas.SearchAnswer:
+        _known(engine, item_id)
+        found = engine.similar(item_id, k=parameters.k, filters=parameters.filters)
+        return schemas.SearchAnswer(hits=present.hits(engine, found, version=version), num_items=engine.num_items)
+
+    return await ask(work)
+
+
+@searches.get("/recommend/{user:path}", summary="Items for one user")
+async def recommend(
+    user: str, parameters: Annotated[schemas.FilterParameters, Query()], ask: Asking, version: Version
+) -> schemas.RecommendAnswer:
+    """Recommend items to a user from their history; an unknown user gets what is popular, and ``personal`` is false."""
+
+    def work(engine: Engine) -> schemas.RecommendAnswer:
+        found = engine.recommend(user=user, k=parameters.k, filters=parameters.filters)
+        return schemas.RecommendAnswer(
+            hits=present.hits(engine, found, version=version),
+            num_items=engine.num_items,
+            personal=engine.knows_user(user),
+        )
+
+    return await ask(work)
+
+
+@items.post("", summary="Add items", status_code=HTTP_201_CREATED, responses={**TOO_LARGE})
+async def add_items(new: schemas.NewItems, ask: Asking) -> schemas.AddedItems:
+    """Add items to the running service; they are found at once, and are gone when it stops."""
+
+    def work(engine: Engine) -> schemas.AddedItems:
+        item_ids = engine.add_items([item.to_row() for item in new.items])
+        return schemas.AddedItems(item_ids=item_ids, num_items=engine.num_items)
+
+    return await ask(work)
+
+
+@items.get(
+    "/{item_id:path}/photo",
+    summary="The photo of an item",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}}, 304: {"description": "Not changed."}, **UNKNOWN},
+)
+def item_photo(
+    item_id: str,
+    request: Request,
+    runtime: Annotated[Runtime, Depends(get_runtime)],
+    v: str | None = None,
+) -> Response:
+    """Give an item's photo as JPEG; an address with the ``v`` of an answer may be kept for a day."""
+    # A plain function: a page asks for dozens of photos, and these short reads should not queue behind searches.
+    engine = runtime.engine
+    _known(engine, item_id)
+    photo = engine.photo_jpeg(item_id)
+    if photo is None:
+        raise HTTPException(HTTP_404_NOT_FOUND, f"Item '{item_id}' has no photo.")
+    etag = f'"{hashlib.blake2b(photo, digest_size=12).hexdigest()}"'
+    headers = {
+        "etag": etag,
+        "cache-control": "no-cache" if v is None else f"public, max-age={PHOTO_MAX_AGE_S}",
+    }
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=HTTP_304_NOT_MODIFIED, headers=headers)
+    return Response(photo, media_type="image/jpeg", headers=headers)
+
+
+@items.get("/{item_id:path}", summary="One item", responses={**UNKNOWN})
+async def item(item_id: str, ask: Asking, version: Version) -> schemas.Item:
+    """Give what is shown of an item."""
+    return await ask(lambda engine: present.item(_known(engine, item_id), version=version))
+
+
+@catalogue.get("/facets", summary="What can be filtered by")
+async def facets(ask: Asking) -> schemas.Facets:
+    """Give the categories and delivery cells with their counts, and the range of prices."""
+    return await ask(lambda engine: present.facets(engine.facets()))
+
+
+@catalogue.get("/info", summary="What is being served")
+async def info(ask: Asking) -> schemas.Info:
+    """Give the catalogue's size, the artefacts behind the answers, and example queries."""
+    return await ask(
+        lambda engine: schemas.Info(
+            version=package_version("triptych"),
+            num_items=engine.num_items,
+            example_queries=engine.example_queries(NUM_EXAMPLE_QUERIES),
+            details=engine.info(),
+        )
+    )
+
+
+@states.get("/health", summary="Is the process alive?")
+async def health() -> schemas.Status:
+    """Answer as soon as the process listens."""
+    return schemas.Status(status="alive")
+
+
+@states.get("/ready", summary="Can it answer?", responses={503: REFUSALS[503]})
+async def ready(runtime: Annotated[Runtime, Depends(get_runtime)]) -> schemas.Status:
+    """Answer 200 once the engine is loaded and has answered a search; 503 with the reason before."""
+    runtime.check_ready()
+    return schemas.Status(status="ready")
+
+
+def _search(
+    engine: Engine, parameters: schemas.SearchParameters, *, photo: bytes | None, version: str
+) -> schemas.SearchAnswer:
+    found = engine.search(
+        parameters.q,
+        photo=photo,
+        k=parameters.k,
+        user=parameters.user,
+        filters=parameters.filters,
+        channel=parameters.channel,
+        explain=parameters.explain,
+    )
+    return schemas.SearchAnswer(hits=present.hits(engine, found, version=version), num_items=engine.num_items)
+
+
+def _why(engine: Engine, parameters: schemas.WhyParameters, *, photo: bytes | None) -> schemas.Why:
+    _known(engine, parameters.item_id)
+    return present.why(engine.why(parameters.item_id, query=parameters.q, photo=photo))
+
+
+def _known(engine: Engine, item_id: str) -> dict[str, Any]:
+    """What is shown of an item; an unknown one is 404 here, because it is what the address names."""
+    try:
+        return engine.item(item_id)
+    except EngineError as error:
+        raise HTTPException(HTTP_404_NOT_FOUND, str(error)) from None
+
+
+async def _read(upload: UploadFile | None) -> bytes | None:
+    """The bytes of an upload; none where there is none or it is empty (an untouched file field of a form)."""
+    if upload is None:
+        return None
+    photo = await upload.read(schemas.MAX_PHOTO_BYTES + 1)
+    if len(photo) > schemas.MAX_PHOTO_BYTES:
+        raise too_large("The photo is larger than 8 MiB; send a smaller one.")
+    return photo or None

@@ -1,0 +1,127 @@
+"""The engine of a running service: opened and warmed up in the background, called off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+from fastapi import Request
+
+from triptych.engine import Engine
+from triptych.foundation.errors import TriptychError
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+WARM_UP_QUERY = "warm up"
+
+
+class NotReady(Exception):
+    """The engine has not finished loading, or could not be loaded; the message says which."""
+
+
+class Runtime:
+    """Holds the engine of one service from start to stop.
+
+    Engine calls are synchronous and busy (a forward pass, a matrix product), so they run in worker threads, never on
+    the event loop, and never more of them at once than there are cores: more would only share the same cores.
+
+    Args:
+        engine: an open engine, or the run folder to open (in a worker thread, by `start`).
+        num_workers: most engine calls that run at the same time; the others wait in line.
+    """
+
+    def __init__(self, engine: Engine | Path, *, num_workers: int | None = None) -> None:
+        self._source = engine
+        self._engine: Engine | None = None
+        self._version = ""
+        self._reason = "The engine is still loading; try again in a moment."
+        self._limiter = anyio.CapacityLimiter(num_workers or os.cpu_count() or 1)
+        self._loading: asyncio.Task[None] | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, once it has answered a search.
+
+        Raises:
+            NotReady: it has not yet, or it could not be opened.
+        """
+        if self._engine is None:
+            raise NotReady(self._reason)
+        return self._engine
+
+    def check_ready(self) -> None:
+        """Pass where the engine can answer.
+
+        Raises:
+            NotReady: it cannot yet, or it could not be opened.
+        """
+        _ = self.engine
+
+    @property
+    def version(self) -> str:
+        """A short fingerprint of what was opened; it makes photo addresses of another run other addresses."""
+        return self._version
+
+    def start(self) -> None:
+        """Begin to open the engine and warm it up; returns at once. Must be called on a running event loop."""
+        self._loading = asyncio.create_task(self._load())
+
+    async def stop(self) -> None:
+        """Stop waiting for an engine that is still loading."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
+
+    async def call(self, work: Callable[[Engine], Answer], *, request: Request) -> Answer:
+        """Run one piece of engine work in a worker thread.
+
+        Args:
+            work: what to do with the engine.
+            request: the HTTP request it is for; its ``state.engine_ms`` grows by the time taken, waiting excluded.
+
+        Raises:
+            NotReady: the engine is not loaded.
+        """
+        engine = self.engine
+
+        def timed() -> Answer:
+            start = time.perf_counter()
+            try:
+                return work(engine)
+            finally:
+                spent_ms = (time.perf_counter() - start) * 1000
+                request.state.engine_ms = getattr(request.state, "engine_ms", 0.0) + spent_ms
+
+        return await anyio.to_thread.run_sync(timed, limiter=self._limiter)
+
+    async def _load(self) -> None:
+        try:
+            engine = await anyio.to_thread.run_sync(self._open_and_search, limiter=self._limiter)
+            self._version = _fingerprint(engine)
+            self._engine = engine
+        except TriptychError as error:
+            self._reason = f"The engine could not be opened: {error}"
+            logger.error("%s", self._reason)
+        except Exception:
+            self._reason = "The engine could not be opened; the service's log has the cause."
+            logger.exception("the engine could not be opened")
+
+    def _open_and_search(self) -> Engine:
+        engine = Engine.open(self._source) if isinstance(self._source, Path) else self._source
+        engine.search(WARM_UP_QUERY, k=1)  # the first search pays for lazy initialisation, so no visitor does
+        return engine
+
+
+def _fingerprint(engine: Engine) -> str:
+    told = json.dumps(engine.info(), sort_keys=True, default=str)
+    return hashlib.blake2b(told.encode(), digest_size=5).hexdigest()

@@ -1,0 +1,244 @@
+"""What travels over HTTP: parameters, bodies and answers, with their limits."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any, Self
+
+from fastapi import UploadFile
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+
+from triptych.engine import Channel, Filters
+
+MAX_K = 200
+MAX_QUERY_CHARS = 400
+MAX_PHOTO_BYTES = 8 * 2**20
+MAX_NEW_ITEMS = 1000
+
+
+def _decode_photo(text: Any) -> bytes:
+    try:
+        photo = base64.b64decode(text, validate=True)
+    except (TypeError, ValueError):
+        raise ValueError("this is not base64; send the bytes of the photo in base64") from None
+    if len(photo) > MAX_PHOTO_BYTES:
+        raise ValueError("the photo is larger than 8 MiB; send a smaller one")
+    return photo
+
+
+Photo = Annotated[
+    bytes, BeforeValidator(_decode_photo), WithJsonSchema({"type": "string", "contentEncoding": "base64"})
+]
+Feature = str | int | float | list[str]
+
+
+class Message(BaseModel):
+    """Base of everything that travels: the line under a field is its description in the OpenAPI document."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Parameters(Message):
+    """What a request may say; an unknown name is refused, because it would have no effect."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class FilterParameters(Parameters):
+    """Which items may be in the answer, and how many."""
+
+    k: int = Field(24, ge=1, le=MAX_K)
+    """Number of items wanted."""
+    category: str | None = Field(None, max_length=200)
+    """Only items of this category."""
+    cell: str | None = Field(None, max_length=200)
+    """Only items delivered to this cell."""
+    min_price: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Lowest price, in the catalogue's currency."""
+    max_price: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Highest price, in the catalogue's currency."""
+
+    @model_validator(mode="after")
+    def _prices_in_order(self) -> Self:
+        if self.min_price is not None and self.max_price is not None and self.min_price > self.max_price:
+            raise ValueError(
+                f"The lowest price ({self.min_price:g}) is above the highest ({self.max_price:g}); exchange the two"
+            )
+        return self
+
+    @property
+    def filters(self) -> Filters:
+        """The engine's form of these filters."""
+        return Filters(category=self.category, cell=self.cell, min_price=self.min_price, max_price=self.max_price)
+
+
+class SearchParameters(FilterParameters):
+    """One search: words, a user, how to rank, and filters."""
+
+    q: str | None = Field(None, max_length=MAX_QUERY_CHARS)
+    """The query. May be left out with a photo, or with ``channel=popularity`` (browsing)."""
+    channel: Channel = Channel.DENSE
+    """``dense``: by meaning, title and photo; ``bm25``: by shared words; ``popularity``: by past clicks."""
+    user: str | None = Field(None, max_length=200)
+    """Who is asking."""
+    explain: bool = False
+    """Give each hit its ``why`` (two more passes through the encoder per hit)."""
+
+
+class PhotoSearchForm(SearchParameters):
+    """The same search as a form, with a photo."""
+
+    photo: UploadFile | None = None
+    """The photo to search with: JPEG, PNG, WebP or GIF, at most 8 MiB."""
+
+
+class WhyParameters(Parameters):
+    """Which item is to be explained, and for which query."""
+
+    q: str | None = Field(None, max_length=MAX_QUERY_CHARS)
+    """The query. May be left out with a photo."""
+    item_id: str = Field(min_length=1, max_length=500)
+    """The item."""
+
+
+class PhotoWhyForm(WhyParameters):
+    """The same question for a search that had a photo."""
+
+    photo: UploadFile | None = None
+    """The photo that was searched with, at most 8 MiB."""
+
+
+class Item(Message):
+    """An item as it is shown."""
+
+    item_id: str
+    title: str | None
+    category: str | None
+    brand: str | None
+    merchant: str | None
+    price: float | None
+    cells: list[str]
+    photo_url: str | None
+    """Address of the photo, relative to the service; none where the item has no photo."""
+    features: dict[str, Feature]
+    """The catalogue's further columns, those with a value."""
+
+
+class Why(Message):
+    """Why an item is where it is: the score, and the score with one of its two sides hidden from the model."""
+
+    score: float
+    without_title: float | None
+    """Score with the title masked; none where the model reads no titles."""
+    without_photo: float | None
+    """Score with the photo masked; none where the model sees no photos or the item has none."""
+    shared_words: list[str]
+    """Words that the query and the title have in common."""
+
+
+class Hit(Message):
+    """One item of an answer."""
+
+    rank: int = Field(ge=1)
+    item: Item
+    score: float
+    """Unbounded; comparable within one answer only."""
+    why: Why | None = None
+
+
+class SearchAnswer(Message):
+    """The hits of a search, best first."""
+
+    hits: list[Hit]
+    num_items: int
+    """Number of items in the catalogue."""
+
+
+class RecommendAnswer(Message):
+    """The hits for a user, best first."""
+
+    hits: list[Hit]
+    num_items: int
+    personal: bool
+    """False where the user is unknown or has no history: the hits are then what is popular."""
+
+
+class NewItem(Message):
+    """An item to be added; further columns of the catalogue may be given by their names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    item_id: str = Field(min_length=1, max_length=500)
+    title: str | None = Field(None, max_length=2000)
+    photo: Photo | None = None
+    """JPEG, PNG, WebP or GIF bytes in base64, at most 8 MiB decoded."""
+    category: str | None = None
+    brand: str | None = None
+    merchant: str | None = None
+    price: float | None = Field(None, allow_inf_nan=False)
+    cells: list[str] | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        """The engine's row, with only what was given."""
+        return self.model_dump(exclude_none=True)
+
+
+class NewItems(Parameters):
+    """Items to be added together."""
+
+    items: list[NewItem] = Field(min_length=1, max_length=MAX_NEW_ITEMS)
+
+
+class AddedItems(Message):
+    """What was added."""
+
+    item_ids: list[str]
+    num_items: int
+    """Number of items in the catalogue now."""
+
+
+class Count(Message):
+    """A value that a filter can take."""
+
+    name: str
+    count: int
+    """Number of items that have it."""
+
+
+class PriceRange(Message):
+    """Lowest and highest price of the catalogue."""
+
+    low: float
+    high: float
+
+
+class Facets(Message):
+    """What can be filtered by."""
+
+    categories: list[Count]
+    cells: list[Count]
+    price: PriceRange | None
+
+
+class Info(Message):
+    """What is being served."""
+
+    version: str
+    num_items: int
+    example_queries: list[str]
+    """Frequent queries of the log, to try."""
+    details: dict[str, Any]
+    """Artefact ids, encoder and counts, as the engine tells them."""
+
+
+class Status(Message):
+    """The state of the service."""
+
+    status: str

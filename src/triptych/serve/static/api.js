@@ -1,0 +1,57 @@
+// Talking to the service. Every failure becomes a Failure with one sentence to show.
+
+import { PAGE_SIZE, FILTERS, isBrowsing } from "./state.js";
+
+export class Failure extends Error {
+  /** @param {number} status HTTP status, 0 where the service could not be reached. */
+  constructor(sentence, status) {
+    super(sentence);
+    this.status = status;
+  }
+}
+
+/** Ask for JSON; gives the body and the time the service took (ms, null if it does not say). */
+export async function ask(path, { signal, body } = {}) {
+  let response;
+  try {
+    response = await fetch(path, { signal, body, method: body ? "POST" : "GET", headers: { accept: "application/json" } });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Failure("The service cannot be reached. Is it still running?", 0);
+  }
+  const answer = await response.json().catch(() => null);
+  if (!response.ok || answer === null) {
+    throw new Failure(answer?.detail ?? `The service answered ${response.status} ${response.statusText}.`, response.status);
+  }
+  const timing = /total;dur=([\d.]+)/.exec(response.headers.get("server-timing") ?? "");
+  return { answer, ms: timing ? Number(timing[1]) : null };
+}
+
+/** The hits of a state. @param {Blob|null} photo the photo it names, if any. */
+export function search(state, { photo, signal }) {
+  const asked = { k: state.k ?? PAGE_SIZE };
+  for (const name of FILTERS) if (state[name] !== null) asked[name] = state[name];
+  if (state.similar) return ask(`/api/similar/${encodeURIComponent(state.similar)}?${new URLSearchParams(asked)}`, { signal });
+  if (state.q) asked.q = state.q;
+  if (isBrowsing(state)) asked.channel = "popularity";
+  else if (state.channel) asked.channel = state.channel;
+  if (!photo) return ask(`/api/search?${new URLSearchParams(asked)}`, { signal });
+  return ask("/api/search", { signal, body: form(asked, photo) });
+}
+
+/** Why an item is among the hits of a state. */
+export function why(state, itemId, { photo, signal }) {
+  const asked = { item_id: itemId };
+  if (state.q) asked.q = state.q;
+  if (!photo) return ask(`/api/why?${new URLSearchParams(asked)}`, { signal });
+  return ask("/api/why", { signal, body: form(asked, photo) });
+}
+
+export const item = (itemId, { signal }) => ask(`/api/items/${encodeURIComponent(itemId)}`, { signal });
+
+function form(asked, photo) {
+  const body = new FormData();
+  for (const [name, value] of Object.entries(asked)) body.set(name, value);
+  body.set("photo", photo, "photo.jpg");
+  return body;
+}

@@ -1,0 +1,133 @@
+// The panel of one item: what it is, and why it is where it is.
+
+import { byId, el, photo, price, score } from "./dom.js";
+import * as api from "./api.js";
+
+// Below this share of the score, hiding a side changes nothing worth telling.
+const SMALL = 0.03;
+
+let pending = null;
+
+/** Open the panel for an item. @param {object|null} hit its hit, null where it is not among the results. */
+export async function open(item, { state, hit, photo: queryPhoto, onsimilar }) {
+  pending?.abort();
+  pending = new AbortController();
+  const { signal } = pending;
+  const reason = el("section", { class: "reason", "aria-live": "polite" });
+  byId("why-title").textContent = hit && hasReason(state) ? "Why this result" : "About this item";
+  byId("why-body").replaceChildren(about(item), reason, ...details(item),
+    el("button", { class: "primary", type: "button", onclick: () => onsimilar(item) }, "Find similar items"));
+  byId("why-body").scrollTop = 0;
+  const dialog = byId("why");
+  if (!dialog.open) dialog.showModal();
+  await explain(reason, item, { state, hit, queryPhoto, signal });
+}
+
+export function close() {
+  pending?.abort();
+  if (byId("why").open) byId("why").close();
+}
+
+const hasReason = (state) => Boolean(state.q || state.photo || state.similar);
+
+async function explain(section, item, { state, hit, queryPhoto, signal }) {
+  const plain = (sentence) => section.replaceChildren(el("p", { class: "verdict" }, sentence));
+  if (!state.q && !state.photo) {
+    if (state.similar && hit) plain(`Its title and photo, read together, are close to those of the item you started from: similarity ${score(hit.score)}.`);
+    else if (hit) plain("It is here because it was clicked often. Search for something to see what its title and its photo add.");
+    return;
+  }
+  if (state.channel === "popularity") return plain("It is here because it was clicked often; what was asked plays no part.");
+  section.setAttribute("aria-busy", "true");
+  section.replaceChildren(el("div", { class: "line" }), el("div", { class: "line half" }), el("div", { class: "bars-wait" }));
+  try {
+    const { answer } = await api.why(state, item.item_id, { photo: queryPhoto, signal });
+    section.replaceChildren(...reasons(answer, { state, hit }));
+    markWords(byId("why-body").querySelector(".title"), answer.shared_words);
+  } catch (failure) {
+    if (failure.name === "AbortError") return;
+    section.replaceChildren(el("p", { class: "verdict" }, failure.message),
+      el("button", { class: "quiet", type: "button", onclick: () => explain(section, item, { state, hit, queryPhoto, signal }) }, "Try again"));
+  } finally {
+    section.removeAttribute("aria-busy");
+  }
+}
+
+function reasons(why, { state, hit }) {
+  const words = why.shared_words.length
+    ? el("p", { class: "words" }, el("span", { class: "label" }, "Shared words"), ...why.shared_words.flatMap((word) => [" ", el("mark", {}, word)]))
+    : state.q ? el("p", { class: "words" }, el("span", { class: "label" }, "Shared words"), " none; it was found by meaning") : null;
+  if (state.channel === "bm25") {
+    return [el("p", { class: "verdict" }, "Its title contains words of the query."), words, el("p", { class: "note" }, `Word score ${score(hit?.score ?? why.score)}. Photos play no part in word search.`)];
+  }
+  const sides = [
+    { name: "Title", kind: "of-title", adds: why.without_title === null ? null : why.score - why.without_title },
+    { name: "Photo", kind: "of-photo", adds: why.without_photo === null ? null : why.score - why.without_photo },
+  ];
+  return [
+    el("p", { class: "verdict" }, verdict(why.score, sides[0].adds, sides[1].adds)),
+    bars(why.score, sides),
+    words,
+    el("p", { class: "note" }, "How much the score falls when the model is shown the item without its title, or without its photo. The two need not add up: each can cover for the other."),
+  ];
+}
+
+function verdict(total, title, image) {
+  if (image === null) return "By its title; the photo plays no part.";
+  if (title === null) return "By its photo; the title plays no part.";
+  const small = Math.abs(total) * SMALL;
+  if (title <= small && image <= small) return "Title and photo say the same: either would be enough alone.";
+  if (image <= small) return "By its title; the photo adds little.";
+  if (title <= small) return "By its photo; the title adds little.";
+  if (title > 1.5 * image) return "Mostly by its title.";
+  if (image > 1.5 * title) return "Mostly by its photo.";
+  return "By its title and its photo, about equally.";
+}
+
+/** Three bars on one scale: the score, and what each side adds (to the left of zero where it takes away). */
+function bars(total, sides) {
+  const known = sides.filter((side) => side.adds !== null).map((side) => side.adds);
+  const low = Math.min(0, total, ...known);
+  const high = Math.max(0, total, ...known);
+  const place = (value) => ((value - low) / (high - low || 1)) * 100;
+  const row = (name, kind, value) => {
+    const bar = el("span", { class: `bar-fill ${kind}${value < 0 ? " negative" : ""}` });
+    bar.style.left = `${place(Math.min(0, value ?? 0))}%`;
+    bar.style.width = `${Math.abs(place(value ?? 0) - place(0))}%`;
+    const shown = value === null ? "–" : kind === "of-score" ? score(value) : `${value < 0 ? "−" : "+"}${score(Math.abs(value))}`;
+    return [el("dt", {}, name), el("dd", {}, el("span", { class: "bar-track", "aria-hidden": "true" }, bar), el("span", { class: "bar-value" }, shown))];
+  };
+  return el("dl", { class: "bars" }, ...row("Score", "of-score", total), ...sides.flatMap((side) => row(side.name, side.kind, side.adds)));
+}
+
+function about(item) {
+  return el("section", { class: "about" },
+    el("div", { class: "tile" }, photo(item, { eager: true })),
+    el("div", {},
+      item.brand ? el("p", { class: "brand" }, item.brand) : null,
+      el("h3", { class: "title", dir: "auto" }, item.title || item.item_id),
+      item.price === null ? null : el("p", { class: "price" }, price(item.price))));
+}
+
+function details(item) {
+  const rows = [["Category", item.category], ["Sold by", item.merchant], ["Delivers to", item.cells.join(", ")],
+    ...Object.entries(item.features).map(([name, value]) => [name.replaceAll("_", " "), Array.isArray(value) ? value.join(", ") : String(value)]),
+    ["Item", item.item_id]].filter(([, value]) => value);
+  return [el("h4", {}, "Details"), el("dl", { class: "details" }, ...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", { dir: "auto" }, value)]))];
+}
+
+/** Mark words in a title, whole words only (in scripts without spaces, wherever they stand). */
+function markWords(node, words) {
+  if (!node || !words.length) return;
+  const text = node.textContent;
+  const escaped = words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).sort((a, b) => b.length - a.length);
+  const spaced = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}]/u;
+  const pattern = escaped.map((word) => (spaced.test(word) ? word : `(?<![\\p{L}\\p{N}])${word}(?![\\p{L}\\p{N}])`)).join("|");
+  const parts = [];
+  let end = 0;
+  for (const match of text.matchAll(new RegExp(pattern, "giu"))) {
+    parts.push(text.slice(end, match.index), el("mark", {}, match[0]));
+    end = match.index + match[0].length;
+  }
+  node.replaceChildren(...parts, text.slice(end));
+}

@@ -1,0 +1,457 @@
+"""The search page in headless Chromium, over a finished run served by uvicorn: what a visitor sees and can do."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+
+from triptych.engine import Engine
+from triptych.serve import create_app
+
+CHROMIUM = shutil.which("chromium")
+playwright_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH: apt install chromium"),
+]
+
+from playwright.sync_api import Browser, Page, Route, expect  # noqa: E402  (after the skip)
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TRAP = """<img src=x onerror="window.trapped=1"><script>window.trapped=1</script>'"&amp; lamp"""
+SENTENCE = "The service failed on this request; its log has the cause."
+
+
+@pytest.fixture(scope="module")
+def engine(demo_run: Path) -> Engine:
+    engine = Engine.open(demo_run)
+    photo = io.BytesIO()
+    Image.new("RGB", (90, 90), (200, 30, 30)).save(photo, "PNG")
+    engine.add_items(
+        [
+            {"item_id": "trap/1", "title": TRAP, "category": TRAP, "photo": photo.getvalue(), "price": 3.5},
+            {"item_id": "bare", "title": "Bare item", "category": "Bare things", "price": 4.0},
+        ]
+    )
+    return engine
+
+
+@pytest.fixture(scope="module")
+def address(engine: Engine) -> Iterator[str]:
+    import uvicorn
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(create_app(engine), host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started:
+        assert thread.is_alive() and time.monotonic() < deadline, "the service did not start"
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the browser's console complained about; a test that expects some empties it."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, address: str, complaints: list[str]) -> Iterator[Page]:
+    context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    yield page
+    context.close()
+    assert complaints == []
+
+
+@pytest.fixture(scope="module")
+def query(engine: Engine) -> str:
+    return engine.example_queries(1)[0]
+
+
+def cards(page: Page):
+    return page.locator("#results .card:not(.skeleton)")
+
+
+def shown_ids(page: Page) -> list[str]:
+    expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
+    return cards(page).evaluate_all("nodes => nodes.map((node) => node.dataset.itemId)")
+
+
+def search(page: Page, words: str) -> None:
+    page.get_by_role("searchbox").fill(words)
+    page.get_by_role("searchbox").press("Enter")
+    expect(page.get_by_role("heading", name=f"“{words}”")).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text(" ms")
+
+
+def test_the_start_page_offers_something_to_do(page: Page, engine: Engine, query: str) -> None:
+    page.goto("/")
+    expect(page.get_by_role("heading", name="Popular now")).to_be_visible()
+    expect(cards(page).first).to_be_visible()
+    assert len(shown_ids(page)) > 8
+    page.get_by_role("list", name="Try").get_by_role("button", name=query, exact=True).click()
+    expect(page).to_have_url(re.compile(r"\?q="))
+    expect(page.get_by_role("heading", name=f"“{query}”")).to_be_visible()
+    expect(page).to_have_title(f"“{query}” · Triptych")
+
+
+def test_typing_a_query_gives_the_engines_results(page: Page, engine: Engine, query: str) -> None:
+    page.goto("/")
+    search(page, query)
+    expected = [hit.item_id for hit in engine.search(query, k=24)]
+    expect(cards(page)).to_have_count(len(expected))
+    assert shown_ids(page) == expected
+    expect(page.get_by_role("status")).to_have_text(re.compile(r"^The 24 best of [\d,]+ items · [\d.]+ ms$"))
+    first = engine.item(expected[0])
+    expect(cards(page).first).to_contain_text(first["title"])
+    photo = cards(page).first.locator("img")
+    expect(photo).to_be_visible()
+    assert photo.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+
+
+def test_show_more_adds_to_the_same_grid(page: Page, engine: Engine, query: str) -> None:
+    page.goto("/")
+    expect(cards(page).first).to_be_visible()
+    before = shown_ids(page)
+    page.get_by_role("button", name="Show more").click()
+    expect(cards(page)).to_have_count(len(before) + 24)
+    assert shown_ids(page)[: len(before)] == before
+    assert len(set(shown_ids(page))) == len(before) + 24
+    page.goto(f"/?q={quote(query)}")
+    expect(cards(page)).to_have_count(24)
+    page.get_by_role("button", name="Show more").click()
+    expect(cards(page)).to_have_count(48)
+    assert shown_ids(page) == [hit.item_id for hit in engine.search(query, k=48)]
+    expect(page).to_have_url(re.compile("k=48"))
+
+
+def test_filters_narrow_and_can_be_taken_back(page: Page, engine: Engine, query: str) -> None:
+    page.goto(f"/?q={quote(query)}")
+    category = max(engine.facets().categories, key=engine.facets().categories.__getitem__)
+    page.get_by_role("radio", name=category).check()
+    expect(page).to_have_url(re.compile("category="))
+    for item_id in shown_ids(page):
+        assert engine.item(item_id)["category"] == category
+    cell = next(iter(engine.facets().cells))
+    page.get_by_label("Delivery cell").select_option(cell)
+    expect(page).to_have_url(re.compile("cell="))
+    prices = sorted(engine.item(item_id)["price"] for item_id in shown_ids(page))
+    middle = prices[len(prices) // 2]
+    page.get_by_label("Highest price").fill(str(middle))
+    page.get_by_label("Highest price").press("Enter")
+    expect(page).to_have_url(re.compile("max_price="))
+    for item_id in shown_ids(page):
+        shown = engine.item(item_id)
+        assert shown["category"] == category and cell in shown["cells"] and shown["price"] <= middle
+    chips = page.get_by_role("list", name="Active filters").get_by_role("button")
+    expect(chips).to_have_count(3)
+    chips.first.click()
+    expect(chips).to_have_count(2)
+    page.get_by_role("button", name="Clear all filters").click()
+    expect(chips).to_have_count(0)
+    assert shown_ids(page) == [hit.item_id for hit in engine.search(query, k=24)]
+
+
+def test_prices_in_the_wrong_order_are_caught_before_asking(page: Page, query: str) -> None:
+    page.goto(f"/?q={quote(query)}&max_price=5")
+    page.get_by_label("Lowest price").fill("9")
+    page.get_by_label("Lowest price").press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("The lowest price is above the highest.")
+    expect(page).not_to_have_url(re.compile("min_price"))
+
+
+def test_a_photo_is_a_query_and_survives_reload_and_words(page: Page, engine: Engine, query: str) -> None:
+    wanted = next(hit.item_id for hit in engine.search(query, k=50) if engine.photo_jpeg(hit.item_id))
+    upload = {"name": "mine.jpg", "mimeType": "image/jpeg", "buffer": engine.photo_jpeg(wanted)}
+    page.goto("/")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Search by photo").click()
+    chooser.value.set_files([upload])
+    expect(page.get_by_role("heading", name="Like your photo")).to_be_visible()
+    expect(cards(page)).to_have_count(24)
+    found = shown_ids(page)  # the page makes the photo a JPEG anew, so the last places may differ from the engine's
+    assert len(set(found) & {hit.item_id for hit in engine.search(photo=upload["buffer"], k=24)}) > 12
+    page.reload()
+    expect(cards(page)).to_have_count(24)
+    assert shown_ids(page) == found
+    search_box = page.get_by_role("searchbox")
+    search_box.fill(query)
+    search_box.press("Enter")
+    expect(page.get_by_role("heading", name=f"“{query}”, like your photo")).to_be_visible()
+    page.get_by_role("button", name="Remove the photo").click()
+    expect(page.get_by_role("heading", name=f"“{query}”", exact=True)).to_be_visible()
+    expect(page).not_to_have_url(re.compile("photo="))
+
+
+@pytest.mark.parametrize("way", ["paste", "drop"])
+def test_a_photo_can_be_pasted_and_dropped(page: Page, way: str) -> None:
+    page.goto("/")
+    expect(cards(page).first).to_be_visible()
+    page.evaluate(
+        """async (way) => {
+            const canvas = new OffscreenCanvas(40, 40);
+            canvas.getContext("2d").fillRect(0, 0, 20, 40);
+            const data = new DataTransfer();
+            data.items.add(new File([await canvas.convertToBlob()], "p.png", { type: "image/png" }));
+            const event = way === "paste"
+                ? new ClipboardEvent("paste", { clipboardData: data, bubbles: true })
+                : new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+            document.body.dispatchEvent(event);
+        }""",
+        way,
+    )
+    expect(page.get_by_role("heading", name="Like your photo")).to_be_visible()
+    expect(cards(page)).to_have_count(24)
+
+
+def test_a_shared_address_of_a_photo_search_says_what_is_missing(page: Page) -> None:
+    page.goto("/?photo=somebody-elses")
+    expect(page.get_by_role("heading", name="The photo stayed behind")).to_be_visible()
+    expect(page.get_by_role("button", name="Choose a photo")).to_be_visible()
+
+
+def test_why_tells_what_title_and_photo_add(page: Page, engine: Engine, query: str) -> None:
+    page.goto(f"/?q={quote(query)}")
+    hit = engine.search(query, k=24)[2]
+    why = engine.why(hit.item_id, query=query)
+    cards(page).nth(2).get_by_role("button", name="Why this result").click()
+    panel = page.get_by_role("dialog", name="Why this result")
+    expect(panel).to_be_visible()
+    values = panel.locator(".bars .bar-value")
+    expect(values).to_have_count(3)
+    adds = [why.score, *(why.score - other for other in (why.without_title, why.without_photo))]
+    for shown, expected in zip(values.all_inner_texts(), adds, strict=True):
+        assert float(shown.replace("−", "-")) == pytest.approx(expected, abs=0.0051)
+    assert sorted(panel.locator(".words mark").all_inner_texts()) == sorted(why.shared_words)
+    if why.shared_words:
+        assert panel.locator(".about .title mark").count() >= 1
+    expect(page).to_have_url(re.compile(f"item={re.escape(quote(hit.item_id, safe=''))}"))
+    page.go_back()
+    expect(panel).to_be_hidden()
+    expect(page).to_have_url(re.compile(r"\?q=[^&]+$"))
+
+
+def test_similar_starts_from_an_item_and_back_returns(page: Page, engine: Engine, query: str) -> None:
+    page.goto(f"/?q={quote(query)}")
+    first = shown_ids(page)
+    cards(page).nth(1).get_by_role("button", name="Similar to").click()
+    expect(page.get_by_role("heading", name="Similar to")).to_be_visible()
+    assert shown_ids(page) == [hit.item_id for hit in engine.similar(first[1], k=24)]
+    page.go_back()
+    expect(page.get_by_role("heading", name=f"“{query}”")).to_be_visible()
+    assert shown_ids(page) == first
+
+
+def test_every_view_can_be_reached_from_its_address(page: Page, engine: Engine, query: str) -> None:
+    target = engine.search(query, k=24)[0].item_id
+    page.goto(f"/?q={quote(query)}&sort=-price&item={quote(target, safe='')}")
+    expect(page.get_by_role("dialog", name="Why this result")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    prices = [engine.item(item_id)["price"] for item_id in shown_ids(page)]
+    assert prices == sorted(prices, reverse=True)
+    assert sorted(shown_ids(page)) == sorted(hit.item_id for hit in engine.search(query, k=24))
+
+
+def test_the_keyboard_alone_is_enough(page: Page, engine: Engine, query: str) -> None:
+    page.goto("/")
+    expect(cards(page).first).to_be_visible()
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    page.keyboard.type(query)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=f"“{query}”")).to_be_visible()
+    found = shown_ids(page)
+
+    def focused() -> str:
+        return page.evaluate("document.activeElement.closest('.card')?.dataset.itemId ?? document.activeElement.id")
+
+    columns = page.evaluate(
+        "getComputedStyle(document.getElementById('results')).gridTemplateColumns.split(' ').length"
+    )
+    assert columns >= 3
+    expected = [("ArrowDown", 0), ("ArrowRight", 1), ("ArrowDown", 1 + columns), ("ArrowLeft", columns), ("End", 23)]
+    for key, index in [*expected, ("Home", 0)]:
+        page.keyboard.press(key)
+        assert focused() == found[index], key
+    outline = page.evaluate("getComputedStyle(document.activeElement, '::after').outlineStyle")
+    assert outline == "solid"  # the focus can be seen
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    panel = page.get_by_role("dialog", name="Why this result")
+    expect(panel).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    assert focused() == found[1]
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Similar"
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowUp")
+    assert focused() == "q"
+
+
+@pytest.mark.parametrize("width", [360, 390, 768])
+def test_a_narrow_window_scrolls_down_only(page: Page, engine: Engine, query: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 740})
+    category = max(engine.facets().categories, key=engine.facets().categories.__getitem__)
+    for view in ("/", f"/?q={quote(query)}&category={quote(category)}&min_price=1", f"/?q={quote('x' * 300)}"):
+        page.goto(view)
+        expect(cards(page).first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+    page.goto(f"/?q={quote(query)}")
+    page.get_by_role("button", name="Filters").click()
+    sheet = page.get_by_role("dialog", name="Filters")
+    expect(sheet).to_be_visible()
+    sheet.get_by_role("radio", name=category).check()
+    sheet.get_by_role("button", name="Show the results").click()
+    expect(sheet).to_be_hidden()
+    expect(page.get_by_role("button", name="Filters, 1 active")).to_be_visible()
+    cards(page).first.get_by_role("button", name="Why this result").click()
+    panel = page.get_by_role("dialog", name="Why this result")
+    expect(panel.locator(".bars")).to_be_visible()
+    box = panel.bounding_box()
+    assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= width
+
+
+def test_a_failure_is_told_and_can_be_retried(page: Page, query: str, complaints: list[str]) -> None:
+    def fail(route: Route) -> None:
+        route.fulfill(status=500, content_type="application/problem+json", body=f'{{"detail": "{SENTENCE}"}}')
+
+    page.route("**/api/search?*", fail)
+    page.goto(f"/?q={quote(query)}")
+    expect(page.get_by_role("alert")).to_contain_text(SENTENCE)
+    expect(cards(page)).to_have_count(0)
+    page.unroute("**/api/search?*")
+    page.get_by_role("button", name="Try again").click()
+    expect(cards(page)).to_have_count(24)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert all("500" in complaint for complaint in complaints)  # the browser's own line about the status
+    complaints.clear()
+
+
+def test_a_lost_connection_is_told(page: Page, query: str, complaints: list[str]) -> None:
+    page.goto("/")
+    expect(cards(page).first).to_be_visible()
+    page.route("**/api/search?*", lambda route: route.abort())
+    page.get_by_role("searchbox").fill(query)
+    page.get_by_role("searchbox").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+    complaints.clear()
+
+
+def test_skeletons_while_waiting_and_patience_while_the_engine_loads(
+    page: Page, query: str, complaints: list[str]
+) -> None:
+    waiting: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if waiting:
+            route.continue_()
+        else:
+            waiting.append(route)
+
+    page.route("**/api/search?*", hold_the_first)
+    page.goto(f"/?q={quote(query)}")
+    expect(page.locator(".skeleton").first).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text("Searching…")
+    body = '{"detail": "The engine is still loading; try again in a moment."}'
+    waiting[0].fulfill(status=503, content_type="application/problem+json", body=body)
+    expect(page.get_by_role("status")).to_contain_text("still loading")
+    expect(cards(page)).to_have_count(24)
+    complaints.clear()
+
+
+def test_no_results_offers_a_way_on(page: Page) -> None:
+    page.goto("/?q=qqqzzzxxx&channel=bm25")
+    expect(page.get_by_role("heading", name="Nothing here")).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("No results")
+    page.get_by_role("button", name="Find by meaning instead").click()
+    expect(cards(page).first).to_be_visible()
+
+
+def test_a_hostile_title_stays_text(page: Page) -> None:
+    for view in (f"/?category={quote(TRAP)}", "/?similar=trap%2F1", "/?item=trap%2F1", f"/?q={quote(TRAP)}"):
+        page.goto(view)
+        expect(cards(page).first).to_be_visible()
+        expect(page.get_by_text(TRAP).first).to_be_attached()
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("window.trapped") is None
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_an_item_without_photo_gets_a_designed_tile(page: Page) -> None:
+    page.goto("/?category=Bare+things")
+    expect(cards(page)).to_have_count(1)
+    expect(cards(page).first.locator(".no-photo")).to_contain_text("No photo")
+
+
+def test_a_photo_that_does_not_load_gets_the_same_tile(page: Page, query: str, complaints: list[str]) -> None:
+    page.route("**/api/items/*/photo*", lambda route: route.fulfill(status=404))
+    page.goto(f"/?q={quote(query)}")
+    expect(cards(page).first.locator(".no-photo")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    complaints.clear()  # the browser's own lines about the missing photos
+
+
+def test_dark_and_light_differ_and_both_can_be_read(page: Page, query: str) -> None:
+    def luminance(colour: str) -> float:
+        channels = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    page.goto(f"/?q={quote(query)}")
+    expect(cards(page).first).to_be_visible()
+    papers = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        paper = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        papers.append(paper)
+        for selector in ("#heading", ".status", ".brand", ".title", ".score", ".actions .open", ".option-count"):
+            ink = luminance(page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).color"))
+            contrast = (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05)
+            assert contrast >= 4.5, f"{selector} in {scheme}"
+    assert papers[0] > 0.8 and papers[1] < 0.1
+
+
+def test_the_api_page_lists_every_operation(page: Page) -> None:
+    page.goto("/docs")
+    for name in ("search", "search_by_photo", "why", "similar", "recommend", "add_items", "facets", "ready"):
+        expect(page.locator(f"section#{name}")).to_be_visible()

@@ -1,0 +1,431 @@
+"""The HTTP service over a finished run, through the ASGI client: every route, every refusal, every header."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import quote
+
+import anyio
+import httpx
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+from starlette.requests import Request
+
+from triptych.engine import Engine, Filters
+from triptych.foundation.errors import EngineError
+from triptych.serve import create_app
+
+pytestmark = pytest.mark.anyio
+
+OPERATIONS = {
+    "search",
+    "search_by_photo",
+    "why",
+    "why_by_photo",
+    "similar",
+    "recommend",
+    "item",
+    "item_photo",
+    "add_items",
+    "facets",
+    "info",
+    "health",
+    "ready",
+}
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def engine(demo_run: Path) -> Engine:
+    return Engine.open(demo_run)
+
+
+@pytest.fixture(scope="module")
+async def app(engine: Engine, anyio_backend: str) -> AsyncIterator[FastAPI]:
+    app = create_app(engine)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture(scope="module")
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        await wait_until_ready(client)
+        yield client
+
+
+async def wait_until_ready(client: httpx.AsyncClient) -> None:
+    with anyio.fail_after(120):
+        while (await client.get("/ready")).status_code != 200:
+            await anyio.sleep(0.02)
+
+
+def refusal(response: httpx.Response, status: int) -> str:
+    """The sentence of a refusal, after checking its shape."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert body["status"] == status and set(body) == {"type", "title", "status", "detail"}
+    return body["detail"]
+
+
+def jpeg(colour: tuple[int, int, int], *, size: tuple[int, int] = (80, 60)) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, colour).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def query(engine: Engine) -> str:
+    """A query of the log of which some titles have a word."""
+    return next(query for query in engine.example_queries(100) if len(engine.search(query, channel="bm25", k=24)) == 24)
+
+
+@pytest.fixture(scope="module")
+def pictured(engine: Engine, query: str) -> str:
+    """The id of an item with a photo."""
+    return next(hit.item_id for hit in engine.search(query, k=50) if engine.photo_jpeg(hit.item_id) is not None)
+
+
+# --- state -----------------------------------------------------------------------------------------------------------
+
+
+async def test_it_listens_before_the_engine_is_open_and_says_so(demo_run: Path) -> None:
+    app = create_app(demo_run)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client,
+    ):
+        assert (await client.get("/health")).json() == {"status": "alive"}
+        for path in ("/ready", "/api/search?q=x", "/api/items/i1/photo"):
+            early = await client.get(path)
+            assert "still loading" in refusal(early, 503)
+            assert early.headers["retry-after"] == "1"
+        await wait_until_ready(client)
+        assert (await client.get("/ready")).json() == {"status": "ready"}
+        assert (await client.get("/api/info")).status_code == 200
+
+
+async def test_a_run_that_is_not_there_never_becomes_ready(tmp_path: Path) -> None:
+    app = create_app(tmp_path / "nothing")
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client,
+    ):
+        with anyio.fail_after(60):
+            while "could not be opened" not in (sentence := refusal(await client.get("/ready"), 503)):
+                await anyio.sleep(0.02)
+        assert "nothing" in sentence
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_the_openapi_document_is_stable_and_complete(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/api/openapi.json")).json()
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert {operation["operationId"] for operation in operations} == OPERATIONS
+    assert all(operation["summary"] and operation["description"] for operation in operations)
+    form = document["paths"]["/api/search"]["post"]["requestBody"]["content"]
+    assert list(form) == ["multipart/form-data"]
+    described = document["paths"]["/api/search"]["get"]["parameters"]
+    assert all(parameter["description"] for parameter in described)
+
+
+# --- search ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channel", ["dense", "bm25", "popularity"])
+async def test_search_gives_what_the_engine_gives(
+    client: httpx.AsyncClient, engine: Engine, query: str, channel: str
+) -> None:
+    response = await client.get("/api/search", params={"q": query, "k": 7, "channel": channel})
+    expected = engine.search(query, k=7, channel=channel)
+    assert response.status_code == 200, response.text
+    hits = response.json()["hits"]
+    assert len(hits) == len(expected) > 0
+    assert [hit["item"]["item_id"] for hit in hits] == [hit.item_id for hit in expected]
+    assert [hit["score"] for hit in hits] == pytest.approx([hit.score for hit in expected])
+    assert [hit["rank"] for hit in hits] == list(range(1, len(expected) + 1))
+    for hit in hits:
+        assert hit["item"]["title"] == engine.item(hit["item"]["item_id"])["title"]
+    assert response.json()["num_items"] == engine.num_items
+
+
+async def test_without_words_it_browses_by_popularity_only(client: httpx.AsyncClient, engine: Engine) -> None:
+    browsed = await client.get("/api/search", params={"channel": "popularity", "k": 5})
+    expected = engine.search(None, channel="popularity", k=5)
+    assert [hit["item"]["item_id"] for hit in browsed.json()["hits"]] == [hit.item_id for hit in expected]
+    for q in (None, "", "   "):
+        sentence = refusal(await client.get("/api/search", params={} if q is None else {"q": q}), 422)
+        assert "needs words or a photo" in sentence
+
+
+async def test_filters_narrow_to_exactly_what_they_say(client: httpx.AsyncClient, engine: Engine, query: str) -> None:
+    shown = [engine.item(hit.item_id) for hit in engine.search(query, k=50)]
+    model = next(item for item in shown if item["cells"])
+    category, cell = model["category"], model["cells"][0]
+    span = {"min_price": model["price"] * 0.8, "max_price": model["price"] * 1.5}
+    asked = {"q": query, "k": 200, "category": category, "cell": cell, **span}
+    hits = (await client.get("/api/search", params=asked)).json()["hits"]
+    assert model["item_id"] in [hit["item"]["item_id"] for hit in hits]
+    for hit in hits:
+        assert hit["item"]["category"] == category
+        assert cell in hit["item"]["cells"]
+        assert span["min_price"] <= hit["item"]["price"] <= span["max_price"]
+    expected = engine.search(query, k=200, filters=Filters(category=category, cell=cell, **span))
+    assert [hit["item"]["item_id"] for hit in hits] == [hit.item_id for hit in expected]
+
+
+async def test_facets_count_every_item(client: httpx.AsyncClient) -> None:
+    facets = (await client.get("/api/facets")).json()
+    counts = [entry["count"] for entry in facets["categories"]]
+    assert counts == sorted(counts, reverse=True)
+    smallest = facets["categories"][-1]
+    asked = {"channel": "popularity", "category": smallest["name"], "k": 200}
+    found = (await client.get("/api/search", params=asked)).json()["hits"]
+    assert len(found) == min(200, smallest["count"])
+    prices = [hit["item"]["price"] for hit in found if hit["item"]["price"] is not None]
+    assert all(facets["price"]["low"] <= price <= facets["price"]["high"] for price in prices)
+
+
+async def test_a_photo_is_a_query(client: httpx.AsyncClient, engine: Engine, query: str, pictured: str) -> None:
+    photo = engine.photo_jpeg(pictured)
+    assert photo is not None
+    upload = {"photo": ("mine.jpg", photo, "image/jpeg")}
+    alone = await client.post("/api/search", data={"k": "6"}, files=upload)
+    both = await client.post("/api/search", data={"k": "6", "q": query}, files=upload)
+    assert alone.status_code == both.status_code == 200, alone.text + both.text
+    for answer, expected in (
+        (alone, engine.search(photo=photo, k=6)),
+        (both, engine.search(query, photo=photo, k=6)),
+    ):
+        assert [hit["item"]["item_id"] for hit in answer.json()["hits"]] == [hit.item_id for hit in expected]
+
+
+async def test_the_form_without_a_photo_is_the_same_search(client: httpx.AsyncClient, query: str) -> None:
+    posted = await client.post("/api/search", data={"q": query, "k": "5"}, files={"photo": ("", b"")})
+    got = await client.get("/api/search", params={"q": query, "k": 5})
+    assert posted.json()["hits"] == got.json()["hits"]
+
+
+async def test_why_agrees_with_the_search_and_the_engine(client: httpx.AsyncClient, engine: Engine, query: str) -> None:
+    hits = (await client.get("/api/search", params={"q": query, "k": 3, "explain": True})).json()["hits"]
+    for hit in hits:
+        item_id = hit["item"]["item_id"]
+        alone = (await client.get("/api/why", params={"q": query, "item_id": item_id})).json()
+        expected = engine.why(item_id, query=query)
+        assert hit["why"]["shared_words"] == alone["shared_words"] == list(expected.shared_words)
+        for side in ("score", "without_title", "without_photo"):
+            assert hit["why"][side] == pytest.approx(alone[side], abs=1e-4)
+            assert alone[side] == pytest.approx(getattr(expected, side), abs=1e-6)
+        assert alone["score"] == pytest.approx(hit["score"], abs=2e-3)  # the index keeps vectors in half precision
+
+
+async def test_why_for_a_photo(client: httpx.AsyncClient, engine: Engine, pictured: str) -> None:
+    photo = engine.photo_jpeg(pictured)
+    assert photo is not None
+    response = await client.post("/api/why", data={"item_id": pictured}, files={"photo": ("p.jpg", photo)})
+    assert response.json()["score"] == pytest.approx(engine.why(pictured, photo=photo).score, abs=1e-6)
+    assert "needs the words or the photo" in refusal(await client.get("/api/why", params={"item_id": pictured}), 422)
+
+
+async def test_similar_and_recommend(client: httpx.AsyncClient, engine: Engine, pictured: str) -> None:
+    similar = (await client.get(f"/api/similar/{pictured}", params={"k": 5})).json()["hits"]
+    assert [hit["item"]["item_id"] for hit in similar] == [hit.item_id for hit in engine.similar(pictured, k=5)]
+    assert pictured not in [hit["item"]["item_id"] for hit in similar]
+    stranger = (await client.get("/api/recommend/nobody-we-know", params={"k": 5})).json()
+    popular = engine.search(None, channel="popularity", k=5)
+    assert stranger["personal"] is False
+    assert [hit["item"]["item_id"] for hit in stranger["hits"]] == [hit.item_id for hit in popular]
+
+
+# --- items -----------------------------------------------------------------------------------------------------------
+
+
+async def test_item_and_photo(client: httpx.AsyncClient, engine: Engine, pictured: str) -> None:
+    item = (await client.get(f"/api/items/{pictured}")).json()
+    assert item["item_id"] == pictured and item["photo_url"]
+    first = await client.get(item["photo_url"])
+    assert first.content == engine.photo_jpeg(pictured)
+    assert first.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(first.content)).format == "JPEG"
+    assert "max-age=86400" in first.headers["cache-control"]
+    again = await client.get(item["photo_url"], headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    unversioned = await client.get(f"/api/items/{pictured}/photo")
+    assert unversioned.headers["cache-control"] == "no-cache"
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/items/no-such", "/api/items/no-such/photo", "/api/similar/no-such", "/api/why?q=a&item_id=no-such"]
+)
+async def test_an_unknown_item_is_not_found(client: httpx.AsyncClient, path: str) -> None:
+    assert "no-such" in refusal(await client.get(path), 404)
+
+
+@pytest.mark.parametrize("item_id", ["new-1", "dept/7 ½?#&", "菜/1"])
+async def test_an_added_item_is_found_at_once(client: httpx.AsyncClient, engine: Engine, item_id: str) -> None:
+    before = engine.num_items
+    photo = jpeg((20, 180, 90))
+    word = f"quokka{before}"
+    row = {
+        "item_id": item_id,
+        "title": f"Zanzibar {word} lamp",
+        "category": word,
+        "photo": base64.b64encode(photo).decode(),
+        "price": 12.5,
+    }
+    added = await client.post("/api/items", json={"items": [row]})
+    assert added.status_code == 201, added.text
+    assert added.json() == {"item_ids": [item_id], "num_items": before + 1}
+    address = f"/api/items/{quote(item_id, safe='')}"
+    item = (await client.get(address)).json()
+    assert (item["item_id"], item["title"], item["price"]) == (item_id, row["title"], 12.5)
+    assert Image.open(io.BytesIO((await client.get(item["photo_url"])).content)).format == "JPEG"
+    upload = {"photo": ("p.jpg", photo)}
+    for found in (
+        await client.get("/api/search", params={"q": word, "channel": "bm25"}),
+        await client.get("/api/search", params={"q": row["title"], "category": word}),
+        await client.post("/api/search", data={"category": word}, files=upload),
+    ):
+        assert [hit["item"]["item_id"] for hit in found.json()["hits"]] == [item_id]
+    assert (await client.get(f"/api/similar/{quote(item_id, safe='')}")).status_code == 200
+    assert item_id in refusal(await client.post("/api/items", json={"items": [row]}), 422)
+
+
+async def test_an_item_without_a_photo_says_so(client: httpx.AsyncClient) -> None:
+    await client.post("/api/items", json={"items": [{"item_id": "bare", "title": "Bare item"}]})
+    assert (await client.get("/api/items/bare")).json()["photo_url"] is None
+    assert "no photo" in refusal(await client.get("/api/items/bare/photo"), 404)
+
+
+async def test_a_photo_that_is_not_base64_is_refused(client: httpx.AsyncClient, engine: Engine) -> None:
+    before = engine.num_items
+    sent = {"items": [{"item_id": "odd", "title": "Odd", "photo": "§§§"}]}
+    assert "not base64" in refusal(await client.post("/api/items", json=sent), 422)
+    assert engine.num_items == before
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"q": "a", "k": 0}, "k: .*greater than or equal to 1"),
+        ({"q": "a", "k": 201}, "k: .*less than or equal to 200"),
+        ({"q": "a" * 401}, "q: .*at most 400 characters"),
+        ({"q": "a", "channel": "magic"}, "channel: .*'dense', 'bm25' or 'popularity'"),
+        ({"q": "a", "categry": "x"}, r"'categry' is not a parameter of this request. Did you mean 'category'\?"),
+        ({"q": "a", "min_price": 3, "max_price": 1}, r"lowest price \(3\) is above the highest \(1\)"),
+        ({"q": "a", "min_price": "nan"}, "min_price: .*finite"),
+        ({"q": "a", "category": "no such category"}, "no such category"),
+        ({"q": "a", "cell": "no such cell"}, "no such cell"),
+    ],
+)
+async def test_a_search_that_makes_no_sense_is_refused(
+    client: httpx.AsyncClient, asked: dict[str, object], sentence: str
+) -> None:
+    assert re.search(sentence, refusal(await client.get("/api/search", params=asked), 422))
+
+
+async def test_a_file_that_is_no_photo_is_refused(client: httpx.AsyncClient) -> None:
+    response = await client.post("/api/search", files={"photo": ("mine.jpg", b"not a photo at all", "image/jpeg")})
+    assert "photo" in refusal(response, 422)
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared length", "chunked"])
+async def test_a_photo_above_8_mib_is_refused(client: httpx.AsyncClient, declared: bool) -> None:
+    request = client.build_request("POST", "/api/search", files={"photo": ("big.jpg", bytes(9 * 2**20))})
+    if not declared:
+        whole = request.read()
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for start in range(0, len(whole), 2**16):
+                yield whole[start : start + 2**16]
+
+        headers = {"content-type": request.headers["content-type"]}
+        request = client.build_request("POST", "/api/search", content=chunks(), headers=headers)
+        assert "content-length" not in request.headers
+    assert "larger than 8 MiB" in refusal(await client.send(request), 413)
+
+
+async def test_a_photo_just_above_the_limit_is_refused_too(client: httpx.AsyncClient) -> None:
+    response = await client.post("/api/search", files={"photo": ("big.jpg", bytes(8 * 2**20 + 1))})
+    assert "larger than 8 MiB" in refusal(response, 413)
+
+
+async def test_unknown_addresses_and_methods_are_problems_too(client: httpx.AsyncClient) -> None:
+    assert "/api/nothing" in refusal(await client.get("/api/nothing"), 404)
+    refusal(await client.delete("/api/info"), 405)
+
+
+async def test_a_defect_is_500_without_its_inside(app: FastAPI, client: httpx.AsyncClient) -> None:
+    async def broken() -> None:
+        raise RuntimeError("secret detail")
+
+    app.add_api_route("/api/broken", broken, include_in_schema=False)
+    sentence = refusal(await client.get("/api/broken"), 500)
+    assert "secret" not in sentence and "log" in sentence
+
+
+async def test_an_engine_error_is_the_callers(app: FastAPI, client: httpx.AsyncClient) -> None:
+    async def refused() -> None:
+        raise EngineError("This cannot be answered.")
+
+    app.add_api_route("/api/refused", refused, include_in_schema=False)
+    assert refusal(await client.get("/api/refused"), 422) == "This cannot be answered."
+
+
+# --- how it runs -----------------------------------------------------------------------------------------------------
+
+
+async def test_engine_work_never_holds_the_event_loop(app: FastAPI, client: httpx.AsyncClient) -> None:
+    """While one call sits in the engine, others are answered: shown with a call that waits for the others."""
+    gate = threading.Event()
+    runtime = app.state.runtime
+    request = Request({"type": "http", "state": {}})
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+
+            async def held() -> None:
+                assert await runtime.call(lambda engine: gate.wait(50), request=request)
+
+            group.start_soon(held)
+            await anyio.sleep(0)
+            assert (await client.get("/health")).status_code == 200
+            assert (await client.get("/")).status_code == 200
+            gate.set()
+
+
+async def test_every_answer_says_its_times_and_guards_the_page(client: httpx.AsyncClient, query: str) -> None:
+    start = time.perf_counter()
+    response = await client.get("/api/search", params={"q": query})
+    waited_ms = (time.perf_counter() - start) * 1000
+    times = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
+    assert 0 <= float(times["engine"]) <= float(times["total"]) + 0.1 <= waited_ms + 0.2
+    page = await client.get("/")
+    assert "script" not in page.headers["content-security-policy"].replace("'self'", "")
+    assert page.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_the_page_and_all_it_names_come_from_here(client: httpx.AsyncClient) -> None:
+    pages = [await client.get(path) for path in ("/", "/docs")]
+    wanted = {name for page in pages for name in re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text)}
+    assert {"/static/app.js", "/static/docs.js", "/static/style.css"} <= wanted
+    while wanted:
+        file = await client.get(path := wanted.pop())
+        assert file.status_code == 200 and file.headers["cache-control"] == "no-cache"
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", file.text), f"{path} names another host"
+        wanted |= {f"/static/{name}" for name in re.findall(r'from "\./([^"]+)"', file.text)} - {path}
