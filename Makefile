@@ -29,14 +29,14 @@ lint: $(VENV)/dev.installed
 	$(BIN)/ruff check --quiet .
 
 contracts: $(VENV)/dev.installed
-	$(BIN)/lint-imports --no-timings > $(VENV)/contracts.log || { cat $(VENV)/contracts.log; exit 1; }
+	$(BIN)/lint-imports > $(VENV)/contracts.log || { cat $(VENV)/contracts.log; exit 1; }
 
 types: $(VENV)/dev.installed
 	$(BIN)/mypy
 
 # One OpenMP thread per worker: on two cores, spinning threads of two workers slow each other down tenfold.
 tests: $(VENV)/dev.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q
 
 test-fast: $(VENV)/dev.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/unit tests/contracts tests/artifacts

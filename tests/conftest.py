@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parents[1]
+from small_demo import DEMO_SETTINGS, REPOSITORY
 
 
 def real_data_root() -> Path | None:
@@ -52,3 +52,19 @@ def real_data() -> Path:
     root = real_data_root()
     assert root is not None, "mark the test with real_data"
     return root
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A finished run of a small demo; made once, by the first worker that asks. Read it, never change it."""
+    from triptych.recipes import resolve
+    from triptych.recipes.pipeline import run_pipeline
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, "workerinput") else base  # beside the workers' own folders
+    out = shared / "demo_run"
+    with (shared / "demo_run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        resolved = resolve("demo", settings=DEMO_SETTINGS)
+        run_pipeline(resolved.config, base=resolved.base, out=out)
+    return out

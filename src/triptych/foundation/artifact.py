@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -29,8 +28,6 @@ from typing import Any
 
 from triptych.foundation.config import Config
 from triptych.foundation.errors import ArtifactError
-
-log = logging.getLogger(__name__)
 
 MANIFEST = "artifact.json"
 RESUME = "resume"
@@ -170,7 +167,6 @@ def produce(
     artifact_id = work_id(kind=kind, config=tree, inputs=input_ids)
     final = parent / artifact_id
     if (final / MANIFEST).is_file():
-        log.info("%s %s is finished, skipped", kind, artifact_id)
         return Artifact.open(final, kind=kind)
     partial = parent / (artifact_id + PARTIAL)
     partial.mkdir(parents=True, exist_ok=True)

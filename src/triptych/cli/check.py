@@ -1,0 +1,106 @@
+"""``triptych check``: what is in the tables, and what is wrong with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from triptych.cli.output import AsJson, print_json, print_table
+
+if TYPE_CHECKING:
+    from triptych.data.check import Checked
+
+
+def check(
+    config: Annotated[Path | None, typer.Argument(help="Config file with [items] and [events].")] = None,
+    *,
+    config_option: Annotated[Path | None, typer.Option("--config", help="The same, as an option.")] = None,
+    items: Annotated[Path | None, typer.Option(help="Items table: file, glob or folder.")] = None,
+    events: Annotated[Path | None, typer.Option(help="Events table: file, glob or folder.")] = None,
+    judgements: Annotated[Path | None, typer.Option(help="Judgements table: file, glob or folder.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything had to be set aside.")] = False,
+    photos: Annotated[bool, typer.Option("--photos/--no-photos", help="Decode every photo as well.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder to write the rejected rows to, with their reasons.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check tables and photos: how columns were understood, each fault by table, column and row, and what is done.
+
+    Exit code 0: clean, or faulty rows are set aside; 1: something was set aside, under --strict; 2: unusable.
+    """
+    from triptych.data.check import exit_code, render, set_aside_photos, write_rejected
+    from triptych.data.images import check_photos
+    from triptych.recipes import resolve
+    from triptych.recipes.tables import read_and_check
+
+    overrides = list(settings or ())
+    for table, path in (("items", items), ("events", events), ("judgements", judgements)):
+        if path is not None:
+            overrides.append(f"{table}.path={path.resolve()}")
+    source = config or config_option
+    resolved = resolve(str(source) if source else "shop", settings=overrides)
+    checked = read_and_check(resolved.config, base=resolved.base)
+    if photos:
+        checked = set_aside_photos(checked, check_photos(checked.photo_sources()))
+    if out is not None:
+        write_rejected(checked, out / "rejected")
+    if as_json:
+        print_json(render(checked))
+    else:
+        _print(checked)
+        if out is not None and checked.rejected:
+            print(f"\nrejected rows, with reasons: {out / 'rejected'}")
+    raise typer.Exit(exit_code(checked, strict=strict))
+
+
+def _print(checked: Checked) -> None:
+    """Print how columns were understood, what the tables hold, and the faults."""
+    columns = [row for mapped in checked.tables.values() for row in mapped.describe()]
+    print_table(
+        [
+            {
+                "table": row["table"],
+                "column": row["column"],
+                "taken for": row["field"] if row["role"] is None else f"{row['role']} feature",
+                "how": row["how"],
+            }
+            for row in columns
+        ],
+        title="Columns",
+    )
+    summary = checked.summary
+    facts = [
+        {"what": f"{table} read / kept", "value": f"{rows:,} / {summary.rows_kept[table]:,}"}
+        for table, rows in summary.rows_read.items()
+    ]
+    facts += [
+        {"what": "items with title / photo", "value": f"{summary.title_rate:.1%} / {summary.photo_rate:.1%}"},
+        {"what": "users", "value": f"{summary.num_users:,}"},
+        {"what": "distinct queries", "value": f"{summary.num_queries:,}"},
+        {"what": "events by kind", "value": ", ".join(f"{n:,} {kind}" for kind, n in summary.events_by_kind.items())},
+    ]
+    if summary.first_time and summary.last_time:
+        span = f"{summary.first_time:%Y-%m-%d %H:%M} to {summary.last_time:%Y-%m-%d %H:%M} UTC"
+        facts.append({"what": "time", "value": span})
+    print_table(facts, title="What is there")
+    if not checked.faults:
+        print("No faults.")
+        return
+    print_table(
+        [
+            {
+                "table": fault.table,
+                "column": fault.column,
+                "fault": fault.meaning,
+                "count": f"{fault.count:,}",
+                "first rows": ", ".join(str(row + 1) for row in fault.first_rows),
+                "example": fault.example,
+                "what is done": fault.action,
+            }
+            for fault in checked.faults
+        ],
+        title="Faults",
+        right=frozenset({"count"}),
+    )

@@ -1,0 +1,61 @@
+"""``triptych config``: every field, its default, range, unit and meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from triptych.cli.output import AsJson, print_json, print_table
+
+app = typer.Typer(help="Show recipes and settings.", no_args_is_help=True)
+
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value. May be repeated.")]
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes."""
+    from triptych.recipes import RECIPES
+
+    print_table(
+        [{"recipe": name, "what": (function.__doc__ or "").splitlines()[0]} for name, function in RECIPES.items()]
+    )
+
+
+@app.command()
+def show(
+    recipe: Annotated[str, typer.Argument(help="A recipe, or a config file.")], *, settings: Settings = None
+) -> None:
+    """Print the resolved config as JSON; the output is itself a valid config file."""
+    from triptych.recipes import resolve
+
+    print(resolve(recipe, settings=settings or ()).config.to_json(), end="")
+
+
+@app.command()
+def fields(
+    recipe: Annotated[str, typer.Argument(help="A recipe, or a config file.")] = "shop",
+    *,
+    match: Annotated[str, typer.Option(help="Only fields whose path contains this text.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List every field with type, default, range and meaning."""
+    from triptych.foundation.config import describe
+    from triptych.recipes import resolve
+
+    rows = [row.model_dump() for row in describe(resolve(recipe, settings=()).config) if match in row.path]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows)
+
+
+@app.command()
+def check(path: Annotated[Path, typer.Argument(help="Config file.")]) -> None:
+    """Check a config file without running it."""
+    from triptych.recipes import resolve
+
+    resolve(str(path), settings=())
+    print(f"{path}: fine")

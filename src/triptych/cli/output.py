@@ -1,0 +1,68 @@
+"""How commands print: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from triptych.engine import Hit
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(
+    rows: Sequence[Mapping[str, Any]], *, title: str | None = None, right: frozenset[str] = frozenset()
+) -> None:
+    """Print rows as a table whose columns are the keys of the first row.
+
+    Args:
+        rows: one mapping per line; no rows print nothing.
+        title: a line above.
+        right: columns to align to the right.
+    """
+    if not rows:
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    Console(soft_wrap=False).print(table)
+
+
+def print_hits(hits: Sequence[Hit], *, describe: Any, as_json: bool) -> None:
+    """Print ranked items.
+
+    Args:
+        hits: what the engine returned.
+        describe: item id → what is shown of an item (``Engine.item``).
+        as_json: JSON instead of a table.
+    """
+    if as_json:
+        print_json([{**hit._asdict(), "why": hit.why and hit.why._asdict(), **describe(hit.item_id)} for hit in hits])
+        return
+    rows: list[dict[str, Any]] = []
+    for place, hit in enumerate(hits, start=1):
+        item = describe(hit.item_id)
+        row = {"#": place, "score": f"{hit.score:.3f}", "item": hit.item_id, "title": item.get("title") or "(no title)"}
+        row["category"] = item.get("category")
+        row["price"] = None if item.get("price") is None else f"{item['price']:,.2f}"
+        if hit.why is not None:
+            row["shared words"] = " ".join(hit.why.shared_words)
+        rows.append(row)
+    print_table(rows, right=frozenset({"#", "score", "price"}))
+    if not rows:
+        print("nothing found")

@@ -1,0 +1,31 @@
+"""``triptych report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from triptych.cli.output import AsJson, print_json, print_table
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder, e.g. runs/shop.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Print the tables of a finished run and where its HTML report is."""
+    from triptych.evaluate.report import read_records, text_tables
+    from triptych.recipes.run_folder import RunFolder
+
+    artifact = RunFolder.existing(run).stage("report")
+    records = read_records(artifact)
+    if as_json:
+        print_json(records)
+        return
+    for table in text_tables(records):
+        print_table(table.rows, title=table.title, right=frozenset(table.rows[0]) - {"model", "slice"})
+        if table.note:
+            print(table.note)
+    print(f"\nreport with pictures: {artifact.file('report.html')}")

@@ -1,0 +1,35 @@
+"""``triptych run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from triptych.cli.launch import with_fast_allocator
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe (demo, shop, fashion) or a config file (TOML or JSON).")],
+    *,
+    out: Annotated[Path, typer.Option(help="Run folder, e.g. runs/shop.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field: a.b=value. May be repeated.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the real data sets (default: TRIPTYCH_DATA).")] = None,
+) -> None:
+    """Run everything from tables to report; finished stages are skipped, interrupted ones resume."""
+    with_fast_allocator()
+    import logging
+    import os
+
+    from triptych.recipes import resolve
+    from triptych.recipes.pipeline import run_pipeline
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if data is not None:
+        os.environ["TRIPTYCH_DATA"] = str(data.resolve())
+    resolved = resolve(recipe, settings=settings or ())
+    run_pipeline(resolved.config, base=resolved.base, out=out)
+    print(f"done: {out}    next: triptych report {out}    triptych serve {out}")

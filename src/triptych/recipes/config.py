@@ -1,0 +1,96 @@
+"""The config of a whole run: one tree from tables to report."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from triptych.data.catalogue import CatalogueConfig
+from triptych.data.datasets.base import DatasetConfig
+from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
+from triptych.data.splits import SplitConfig
+from triptych.data.text import TokenizerConfig
+from triptych.encoders.two_tower import Modalities
+from triptych.evaluate.tasks.base import EvaluationConfig
+from triptych.foundation.config import Config
+from triptych.foundation.registry import one_of
+from triptych.index.backends.exact import ExactConfig
+from triptych.pretrain.contrastive import ContrastiveConfig
+from triptych.recall.models.lexical import LexicalConfig
+from triptych.recall.models.popularity import PopularityConfig
+
+
+class Arm(StrEnum):
+    """An encoder trained for comparison: same data, steps and settings, another view of the items."""
+
+    TITLE_PHOTO = "title+photo"
+    TITLE = "title"
+    PHOTO = "photo"
+    PERMUTED_PHOTO = "permuted-photo"
+
+    @property
+    def modalities(self) -> Modalities:
+        """What the item tower reads; the permuted-photo control reads title and (another item's) photo."""
+        return Modalities.TITLE_PHOTO if self is Arm.PERMUTED_PHOTO else Modalities(self.value)
+
+
+class RunConfig(Config):
+    """Everything that decides a run."""
+
+    recipe: str = "shop"
+    """The recipe this config started from."""
+    dataset: Annotated[DatasetConfig | None, one_of("triptych.data.datasets")] = None
+    """A built-in dataset that brings its own tables; none: the tables below."""
+    items: ItemsConfig | None = None
+    """Your items table."""
+    events: EventsConfig | None = None
+    """Your events table."""
+    judgements: JudgementsConfig | None = None
+    """Your judgements table, if you have one."""
+    catalogue: CatalogueConfig = CatalogueConfig()
+    """How photos are kept."""
+    split: SplitConfig = SplitConfig()
+    """How time is divided into training, validation and test."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """Subwords of titles and queries."""
+    pretrain: ContrastiveConfig = ContrastiveConfig()
+    """The encoder and its training."""
+    compare: tuple[Arm, ...] = (Arm.TITLE,)
+    """Encoders trained beside the one that is served, to show what title and photo are worth."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Training seeds; the first one's encoder is served, and a claim needs three."""
+    popularity: PopularityConfig = PopularityConfig()
+    """The popularity baseline."""
+    bm25: LexicalConfig = LexicalConfig()
+    """Lexical search."""
+    index: ExactConfig = ExactConfig()
+    """How vectors are searched."""
+    photo_queries: int = Field(500, ge=0)
+    """Photos of the catalogue, cropped and re-lit, that must find their own item in the report; 0 leaves that out."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Metrics, intervals and claims of the report."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.dataset is not None and any((self.items, self.events, self.judgements)):
+            raise ValueError(
+                f"dataset '{self.dataset.kind}' brings its own tables, so [items], [events] and [judgements] would "
+                'have no effect. Remove them, or start from recipe = "shop".'
+            )
+        if self.pretrain.encoder.modalities is Modalities.TITLE_PHOTO and Arm.TITLE_PHOTO in self.compare:
+            raise ValueError("compare: title+photo is the model that is served; name only what stands beside it.")
+        if len(set(self.seeds)) != len(self.seeds) or len(set(self.compare)) != len(self.compare):
+            raise ValueError("seeds and compare must not name anything twice.")
+        if self.pretrain.encoder.photo_px != self.catalogue.photo_px:
+            raise ValueError(
+                f"pretrain.encoder.photo_px is {self.pretrain.encoder.photo_px} and catalogue.photo_px is "
+                f"{self.catalogue.photo_px}; set both to the same."
+            )
+        return self
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The served encoder's arm, then those compared with it."""
+        return (Arm(self.pretrain.encoder.modalities.value), *self.compare)

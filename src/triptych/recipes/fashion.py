@@ -1,0 +1,15 @@
+"""The recipe for real photos and titles with simulated shoppers."""
+
+from __future__ import annotations
+
+from triptych.recipes.config import Arm, RunConfig
+
+
+def fashion() -> RunConfig:
+    """Real fashion photos and titles (TRIPTYCH_DATA) with simulated shoppers; every control in the table."""
+    tree = {
+        "recipe": "fashion",
+        "dataset": {"kind": "fashion"},
+        "compare": [Arm.TITLE, Arm.PHOTO, Arm.PERMUTED_PHOTO],
+    }
+    return RunConfig.parse(tree)

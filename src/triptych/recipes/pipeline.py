@@ -1,0 +1,286 @@
+"""The line from tables to report, stage by stage.
+
+Every stage leaves an artefact, and finds it again where its work is unchanged; so a second run skips what is finished,
+and a killed one goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.data import catalogue as catalogues
+from triptych.data import splits, text
+from triptych.data.catalogue import Catalogue
+from triptych.data.splits import Split
+from triptych.data.text import TextTokenizer
+from triptych.encoders import embeddings
+from triptych.encoders.embed import Embedder
+from triptych.engine.bundle import write_bundle, write_index, write_retriever
+from triptych.evaluate import report
+from triptych.evaluate.report import About
+from triptych.evaluate.tasks import photo as photo_task
+from triptych.evaluate.tasks.base import TaskResult
+from triptych.evaluate.tasks.photo import crop_and_relight
+from triptych.foundation.artifact import MANIFEST, Artifact
+from triptych.index.backends.exact import ExactIndex
+from triptych.pretrain import contrastive
+from triptych.recall.base import Retriever
+from triptych.recall.models.dense import Dense
+from triptych.recall.models.lexical import Lexical
+from triptych.recall.models.oracle import Oracle
+from triptych.recall.models.popularity import Popularity
+from triptych.recipes.config import Arm, RunConfig
+from triptych.recipes.run_folder import RunFolder
+from triptych.recipes.tables import find_source
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """One encoder and what it sees."""
+
+    encoder: Artifact
+    index: Artifact
+
+
+def run_pipeline(config: RunConfig, *, base: Path, out: Path) -> Artifact:
+    """Run every stage of a recipe and return the report.
+
+    Args:
+        config: the resolved config.
+        base: folder that relative paths of the user's tables start from.
+        out: the run folder.
+
+    Raises:
+        ConfigError: settings that do not go together.
+        DataError: tables that cannot be used.
+    """
+    return _Pipeline(config, base=base, out=out).run()
+
+
+class _Pipeline:
+    """The stages in order; each method makes one artefact and notes it in the run folder."""
+
+    def __init__(self, config: RunConfig, *, base: Path, out: Path) -> None:
+        self.config = config
+        self.base = base
+        self.out = out
+        self.folder = RunFolder(out)
+
+    def run(self) -> Artifact:
+        self.folder.start(self.config.dump())
+        catalogue = Catalogue.open(self._stage("catalogue", self._catalogue))
+        split = Split.open(
+            self._stage("split", lambda out: splits.build(self.config.split, catalogue=catalogue, out=out))
+        )
+        tokenizer = self._stage(
+            "tokenizer", lambda out: text.build(self.config.tokenizer, catalogue=catalogue, split=split, out=out)
+        )
+        popularity = self._stage("popularity", partial(self._popularity, catalogue, split))
+        bm25 = self._stage("bm25", partial(self._bm25, catalogue))
+        trained = {
+            (arm, seed): self._train(arm, seed, catalogue=catalogue, split=split, tokenizer=tokenizer)
+            for seed in self.config.seeds
+            for arm in self.config.arms
+        }
+        served = trained[self.config.arms[0], self.config.seeds[0]]
+        self._stage(
+            "bundle",
+            lambda out: write_bundle(
+                out,
+                catalogue=catalogue.artifact,
+                encoder=served.encoder,
+                index=served.index,
+                popularity=popularity,
+                bm25=bm25,
+            ),
+        )
+        return self._stage(
+            "report",
+            lambda out: self._report(catalogue, split, popularity=popularity, bm25=bm25, trained=trained, out=out),
+        )
+
+    def _stage(self, name: str, make: Callable[[Path], Artifact], *, record: str | None = None) -> Artifact:
+        """Make a stage's artefact under its folder, note it, and say what happened."""
+        label = record or name
+        found = {path.name for path in (self.out / name).glob("*") if (path / MANIFEST).is_file()}
+        started = perf_counter()
+        artifact = make(self.out / name)
+        self.folder.record(label, artifact)
+        what = "finished before" if artifact.id in found else f"{perf_counter() - started:.1f} s"
+        log.info("%-30s %16s   %s", label, what, _brief(artifact.summary))
+        return artifact
+
+    def _catalogue(self, out: Path) -> Artifact:
+        source = find_source(self.config, base=self.base, out=self.out / "tables")
+        if source.artifact is not None:
+            self.folder.record("tables", source.artifact)
+        return catalogues.build(self.config.catalogue, tables=source.read, inputs=source.inputs, out=out)
+
+    def _popularity(self, catalogue: Catalogue, split: Split, out: Path) -> Artifact:
+        config = self.config.popularity
+        return write_retriever(
+            out,
+            kind="popularity",
+            config=config,
+            fit=lambda: Popularity.fit(catalogue, train=split.train, config=config),
+            inputs={"catalogue": catalogue.artifact, "split": split.artifact},
+        )
+
+    def _bm25(self, catalogue: Catalogue, out: Path) -> Artifact:
+        config = self.config.bm25
+        return write_retriever(
+            out,
+            kind="bm25",
+            config=config,
+            fit=lambda: Lexical.fit(catalogue.titles, config=config),
+            inputs={"catalogue": catalogue.artifact},
+        )
+
+    def _train(self, arm: Arm, seed: int, *, catalogue: Catalogue, split: Split, tokenizer: Artifact) -> _Trained:
+        """Train an arm's encoder, embed the catalogue with it and index the vectors."""
+        pretrain = self.config.pretrain
+        encoder_config = pretrain.encoder.model_copy(update={"modalities": arm.modalities})
+        photo_rows = permuted_photos(catalogue, seed=seed) if arm is Arm.PERMUTED_PHOTO else None
+        name = f"{arm.value} seed {seed}"
+        encoder = self._stage(
+            "encoder",
+            lambda out: contrastive.run(
+                pretrain.model_copy(update={"encoder": encoder_config}),
+                catalogue=catalogue,
+                split=split,
+                tokenizer=TextTokenizer.load(tokenizer.file(text.FILE)),
+                inputs={"catalogue": catalogue.artifact, "split": split.artifact, "tokenizer": tokenizer},
+                out=out,
+                seed=seed,
+                photo_rows=photo_rows,
+            ),
+            record=f"encoder {name}",
+        )
+        vectors = self._stage(
+            "embeddings",
+            lambda out: embeddings.run(encoder=encoder, catalogue=catalogue, photo_rows=photo_rows, out=out),
+            record=f"embeddings {name}",
+        )
+        index = self._stage(
+            "index",
+            lambda out: write_index(
+                out,
+                vectors=partial(embeddings.load_vectors, vectors),
+                catalogue=catalogue.artifact,
+                encoder=encoder,
+                config=self.config.index,
+            ),
+            record=f"index {name}",
+        )
+        return _Trained(encoder, index)
+
+    def _report(
+        self,
+        catalogue: Catalogue,
+        split: Split,
+        *,
+        popularity: Artifact,
+        bm25: Artifact,
+        trained: Mapping[tuple[Arm, int], _Trained],
+        out: Path,
+    ) -> Artifact:
+        def retrievers() -> dict[str, Sequence[Retriever]]:
+            counts = Popularity.load(popularity.path)
+            models: dict[str, Sequence[Retriever]] = {"popularity": [counts], "bm25": [Lexical.load(bm25.path)]}
+            for arm in (Arm.TITLE, Arm.PHOTO, Arm.TITLE_PHOTO, Arm.PERMUTED_PHOTO):
+                if arm in self.config.arms:
+                    models[arm.value] = [_dense(trained[arm, seed], name=arm.value) for seed in self.config.seeds]
+            if catalogue.judgements is not None:
+                models["oracle"] = [Oracle.fit(catalogue, counts=counts.counts)]
+            return models
+
+        inputs: dict[str, Artifact | str] = {
+            "catalogue": catalogue.artifact,
+            "split": split.artifact,
+            "popularity": popularity,
+            "bm25": bm25,
+        }
+        for (arm, seed), one in trained.items():
+            inputs[f"{arm.value} seed {seed}"] = one.encoder
+        return report.run(
+            self.config.evaluation,
+            catalogue=catalogue,
+            split=split,
+            retrievers=retrievers,
+            inputs=inputs,
+            out=out,
+            about=self._about(),
+            more=[partial(self._relit, catalogue, trained)] if self._searches_by_photo(catalogue) else [],
+        )
+
+    def _searches_by_photo(self, catalogue: Catalogue) -> bool:
+        served = self.config.pretrain.encoder.modalities
+        return served.reads_photo and self.config.photo_queries > 0 and bool(np.any(catalogue.photos.has))
+
+    def _relit(self, catalogue: Catalogue, trained: Mapping[tuple[Arm, int], _Trained]) -> TaskResult:
+        """Crop and re-light photos of the catalogue and look for their items."""
+        rng = np.random.default_rng([self.config.evaluation.seed, 11])
+        with_photo = np.flatnonzero(np.asarray(catalogue.photos.has))
+        rows = np.sort(rng.permutation(with_photo)[: self.config.photo_queries])
+        photos = crop_and_relight(catalogue.photos.pixels(rows), rng=rng)
+        models = {
+            arm.value: [_dense(trained[arm, seed], name=arm.value) for seed in self.config.seeds]
+            for arm in self.config.arms
+            if arm in (Arm.TITLE_PHOTO, Arm.PHOTO)
+        }
+        return photo_task.evaluate(
+            models,
+            catalogue=catalogue,
+            photos=photos,
+            item_rows=rows,
+            config=self.config.evaluation,
+            task="photo",
+            title="Cropped and re-lit photo → its own item",
+        )
+
+    def _about(self) -> About:
+        """Gather the words the report needs beside its numbers."""
+        dataset = self.config.dataset
+        card = dataset.card() if dataset is not None else None
+        return About(
+            name=self.out.name,
+            dataset=card.name if card else "your own tables",
+            source=card.source if card else "",
+            licence=card.licence if card else "",
+            simulated=card is not None and "simulated" in card.note.lower(),
+            run_command=f"triptych run {self.config.recipe} --out {self.out}",
+            report_command=f"triptych report {self.out}",
+        )
+
+
+def permuted_photos(catalogue: Catalogue, *, seed: int) -> NDArray[np.int64]:
+    """Draw the permuted-photo control: item i is shown the photo of item ``rows[i]``.
+
+    Photos change places among the items that have one, so that as many items have a photo as before.
+    """
+    rows = np.arange(catalogue.num_items)
+    with_photo = np.flatnonzero(np.asarray(catalogue.photos.has))
+    rows[with_photo] = np.random.default_rng([seed, 7]).permutation(with_photo)
+    return rows
+
+
+def _dense(trained: _Trained, *, name: str) -> Dense:
+    return Dense(Embedder.open(trained.encoder), index=ExactIndex.load(trained.index.path), name=name)
+
+
+def _brief(summary: Mapping[str, Any]) -> str:
+    """Show the figures of a summary that fit on a line."""
+    plain = {key: value for key, value in summary.items() if isinstance(value, int | float | str) and value != ""}
+    shown = [f"{key} {value:,.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain.items()]
+    return ", ".join(shown[:5])

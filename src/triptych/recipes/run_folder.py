@@ -1,0 +1,144 @@
+"""A run folder: stages, their artefacts, and which of them belong to the latest run.
+
+::
+
+    runs/shop/
+    ├── run.json                 stage → artefact of the latest run, its recipe and when it was finished
+    ├── config.json              the resolved config
+    ├── catalogue/<id>/          one artefact per piece of work; older ones stay until pruned
+    ├── encoder/<id>/ ...
+    └── report/<id>/report.html
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from triptych.foundation.artifact import MANIFEST, PARTIAL, Artifact, find_artifacts, write_json
+from triptych.foundation.errors import ArtifactError, did_you_mean
+
+RUN = "run.json"
+CONFIG = "config.json"
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Wrap a folder, which need not exist yet."""
+        self.path = path
+
+    @classmethod
+    def existing(cls, path: Path) -> RunFolder:
+        """Open a folder that holds a run.
+
+        Raises:
+            ArtifactError: there is no run there; the message names runs beside it.
+        """
+        if not (path / RUN).is_file():
+            beside = [p.parent.name for p in path.parent.glob(f"*/{RUN}")] if path.parent.is_dir() else []
+            near = did_you_mean(path.name, beside) or (
+                f" Runs beside it: {', '.join(sorted(beside))}." if beside else ""
+            )
+            raise ArtifactError(
+                f"There is no run in {str(path)!r}.{near} Make one with: triptych run RECIPE --out {path}"
+            )
+        return cls(path)
+
+    def stages(self) -> dict[str, str]:
+        """Return stage → path of its artefact relative to the run folder, for the latest run."""
+        return dict(self._read().get("stages", {}))
+
+    def stage(self, name: str) -> Artifact:
+        """Open the latest run's artefact of a stage.
+
+        Raises:
+            ArtifactError: the run has not finished that stage.
+        """
+        stages = self.stages()
+        if name not in stages:
+            raise ArtifactError(
+                f"The run in {str(self.path)!r} has no finished '{name}' stage yet (finished: "
+                f"{', '.join(stages) or 'none'}). Run the same `triptych run` again: it resumes."
+            )
+        return Artifact.open(self.path / stages[name])
+
+    def record(self, stage: str, artifact: Artifact) -> None:
+        """Note that `stage` of the latest run is `artifact`."""
+        state = self._read()
+        state.setdefault("stages", {})[stage] = artifact.path.relative_to(self.path).as_posix()
+        write_json(self.path / RUN, state)
+
+    def start(self, config: dict[str, Any]) -> None:
+        """Begin a run: keep its config, forget which artefacts the run before it used."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / CONFIG, config)
+        state = self._read()
+        if state.get("config") != config:
+            write_json(self.path / RUN, {"recipe": config.get("recipe"), "config": config, "stages": {}})
+
+    def _read(self) -> dict[str, Any]:
+        path = self.path / RUN
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Yield every complete artefact in the folder."""
+        yield from find_artifacts(self.path)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Describe every artefact in a line."""
+        current = set(self.stages().values())
+        return [
+            {
+                "latest": "*" if (place := artifact.path.relative_to(self.path).as_posix()) in current else "",
+                "artifact": place,
+                "kind": artifact.kind,
+                "size_mib": round(_size(artifact.path) / 2**20, 1),
+                "seconds": artifact.manifest["seconds"],
+                "created": artifact.manifest["created"],
+            }
+            for artifact in self.artifacts()
+        ]
+
+    def tree(self) -> Iterator[str]:
+        """Yield lines that show, for every artefact of the latest run, what it was made from."""
+        by_id = {artifact.id: artifact for artifact in self.artifacts()}
+        for stage, place in self.stages().items():
+            artifact = Artifact.open(self.path / place)
+            yield f"{stage}  {artifact.kind} {artifact.id}"
+            for name, input_id in artifact.inputs.items():
+                made = by_id.get(input_id)
+                yield f"    from {name}: {made.path.relative_to(self.path) if made else input_id}"
+
+    def prune(self, *, delete: bool) -> list[tuple[Path, int]]:
+        """List, and where asked delete, what the latest run does not need.
+
+        Returns:
+            Paths with their sizes in bytes: complete artefacts no stage of the latest run was made from, and partial
+            folders of interrupted work.
+        """
+        by_id = {artifact.id: artifact for artifact in self.artifacts()}
+        needed: set[str] = set()
+        waiting = [Artifact.open(self.path / place).id for place in self.stages().values()]
+        while waiting:
+            current = waiting.pop()
+            if current in by_id and current not in needed:
+                needed.add(current)
+                waiting.extend(by_id[current].inputs.values())
+        gone = [artifact.path for artifact_id, artifact in by_id.items() if artifact_id not in needed]
+        gone += [path for path in self.path.glob(f"*/*{PARTIAL}") if path.is_dir()]
+        sizes = [(path, _size(path)) for path in sorted(gone)]
+        if delete:
+            for path in gone:
+                # The manifest goes first: a half-deleted artefact must not look complete.
+                (path / MANIFEST).unlink(missing_ok=True)
+                shutil.rmtree(path)
+        return sizes
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

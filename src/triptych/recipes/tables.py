@@ -1,0 +1,111 @@
+"""From a config to checked tables: a dataset prepares them, or they are the user's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from triptych.data.catalogue import fingerprint, photo_fingerprint
+from triptych.data.check import Checked, check_tables
+from triptych.data.datasets.base import DatasetConfig
+from triptych.data.files import open_table
+from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig, Table
+from triptych.data.tables import PhotoSource, read_events, read_items, read_judgements
+from triptych.foundation.artifact import Artifact, produce, work_id, write_json
+from triptych.foundation.config import Config
+from triptych.foundation.errors import ConfigError
+from triptych.recipes.config import RunConfig
+
+MAPPING = "tables.json"
+
+
+class Source(NamedTuple):
+    """Tables not yet read, and what identifies them."""
+
+    inputs: dict[str, str]
+    """Name → fingerprint of everything the tables are made from."""
+    read: Callable[[], Checked]
+    """Reads and checks them."""
+    artifact: Artifact | None
+    """Where a dataset has written them."""
+
+
+class _TableConfigs(Config):
+    items: ItemsConfig
+    events: EventsConfig | None = None
+    judgements: JudgementsConfig | None = None
+
+
+def find_source(config: RunConfig, *, base: Path, out: Path) -> Source:
+    """Prepare a dataset's tables, or take the fingerprints of the user's.
+
+    Args:
+        config: of the run.
+        base: folder that the user's relative paths start from.
+        out: folder of the stage ``tables``, for what a dataset writes.
+
+    Raises:
+        ConfigError: the config names no items or no events.
+        DataError: a table or the dataset's data is absent or unusable.
+    """
+    if config.dataset is not None:
+        return _from_dataset(config.dataset, out=out)
+    tables = _own_tables(config)
+    if tables.events is None:
+        raise ConfigError("events: this config names no events table, and there is nothing to learn from without one.")
+    return Source(_fingerprints(tables, base=base), lambda: _check(tables, base=base), None)
+
+
+def read_and_check(config: RunConfig, *, base: Path) -> Checked:
+    """Read the user's tables and check them against each other, without running anything.
+
+    Raises:
+        ConfigError: the config names no items table.
+        DataError: a table is unusable.
+    """
+    return _check(_own_tables(config), base=base)
+
+
+def _own_tables(config: RunConfig) -> _TableConfigs:
+    if config.items is None:
+        raise ConfigError(
+            f"items: recipe '{config.recipe}' names no items table of yours. Give one with --items FILE, or in a "
+            "config file under [items]."
+        )
+    return _TableConfigs(items=config.items, events=config.events, judgements=config.judgements)
+
+
+def _check(tables: _TableConfigs, *, base: Path) -> Checked:
+    return check_tables(
+        read_items(tables.items, base=base),
+        None if tables.events is None else read_events(tables.events, base=base),
+        None if tables.judgements is None else read_judgements(tables.judgements, base=base),
+    )
+
+
+def _from_dataset(dataset: DatasetConfig, *, out: Path) -> Source:
+    def build(folder: Path) -> Mapping[str, Any]:
+        prepared = dataset.prepare(folder)
+        write_json(folder / MAPPING, _TableConfigs(**prepared._asdict()).dump())
+        return dataset.card()._asdict()
+
+    artifact = produce(out, kind="tables", config=dataset, inputs={}, build=build)
+    tables = _TableConfigs.parse(json.loads(artifact.file(MAPPING).read_text(encoding="utf-8")))
+    return Source({"tables": artifact.id}, lambda: _check(tables, base=artifact.path), artifact)
+
+
+def _fingerprints(tables: _TableConfigs, *, base: Path) -> dict[str, str]:
+    """Identify the user's tables by the bytes of their files, their photos by size and time, and the column mapping."""
+    items = read_items(tables.items, base=base)
+    found = {"items": fingerprint(items.files)}
+    for table, config in ((Table.EVENTS, tables.events), (Table.JUDGEMENTS, tables.judgements)):
+        if config is not None:
+            found[table.value] = fingerprint(open_table(config.path, base=base, table=table).files)
+    if items.photo_source in (PhotoSource.PATHS, PhotoSource.FOLDER) and items.photo_root is not None:
+        photos = items.frame["photo"].drop_nulls().to_list()
+        found["photos"] = photo_fingerprint((items.photo_root / photo for photo in photos), root=items.photo_root)
+    mapping = {name: value and {**value, "path": ""} for name, value in tables.dump().items()}
+    found["mapping"] = work_id(kind="mapping", config=mapping, inputs={})
+    return found

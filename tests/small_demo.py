@@ -1,0 +1,18 @@
+"""Settings of the small demo that tests share; see the fixture `demo_run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+DEMO_SETTINGS = (
+    "dataset.num_items=600",
+    "dataset.shoppers.num_pages=6000",
+    "pretrain.loop.steps=60",
+    "pretrain.loop.warmup_steps=10",
+    "pretrain.loop.validate_every=30",
+    "pretrain.batch_items=128",
+    "evaluation.bootstrap_repeats=200",
+)
+"""A demo small enough for tests: everything is there, nothing is learned well."""
