@@ -2,7 +2,11 @@
 
 A batch is a set of distinct items and, for each, queries it was clicked under in training; the other items of the
 batch are negatives unless they too were clicked (`losses.infonce`). Now and then an item's title or photo is hidden, so
-that a photo alone is a query and a title alone is an item, and photos are varied a little (`data.augment`).
+that a title alone is an item and a photo alone is a query.
+
+A second, lighter loss asks some photos of the batch, without their titles and varied as a shopper's photo would be
+(`data.augment`), for the item they show. Without it a photo lands where the *queries* for it are, among all items of
+its kind and colour, and does not find its own (`docs/experiments.md`).
 """
 
 from __future__ import annotations
@@ -58,8 +62,12 @@ class ContrastiveConfig(Config):
     """Share of items with both title and photo whose title is hidden in training; teaches search by photo."""
     photo_dropout_rate: float = Field(0.1, ge=0, lt=1)
     """Share of items with both title and photo whose photo is hidden in training; teaches items without photo."""
+    photo_view_items: int = Field(64, ge=1)
+    """Items of a batch whose photo alone, varied, must also find its item among the batch."""
+    photo_view_weight: float = Field(0.2, ge=0)
+    """Weight of that second loss, the first one's is 1; 0 leaves it out."""
     augment: AugmentConfig = AugmentConfig()
-    """How training photos are varied."""
+    """How the photos of the second loss are varied; items themselves are shown their photos as they are."""
     validation_queries: int = Field(1_000, ge=1)
     """Queries of the validation part that choose the best weights; fewer where it has fewer."""
     validation_k: int = Field(100, ge=1)
@@ -72,6 +80,27 @@ class ContrastiveConfig(Config):
         return self
 
 
+class PhotoViews(NamedTuple):
+    """Photos of some items of a batch, varied anew and without their titles, as a shopper's own photo would be."""
+
+    items: ItemInputs
+    positive: Tensor
+    """int64 ``[views]``, the place in the batch of the item each photo shows."""
+    known: Tensor
+    """bool ``[views, items]``, items with the same photo: no negatives."""
+
+
+class PhotoQueries(NamedTuple):
+    """Photos as queries."""
+
+    inputs: ItemInputs
+    """``[photos]``, without titles."""
+    positive: Tensor
+    """int64 ``[photos]``, the place of each photo's item."""
+    known: Tensor
+    """bool ``[photos, items]``, items that show the same photo."""
+
+
 class ContrastiveBatch(NamedTuple):
     """One batch in host memory, items and queries each sorted by length and cut in parts that are padded apart."""
 
@@ -82,6 +111,10 @@ class ContrastiveBatch(NamedTuple):
     """int64 ``[queries]``, the place of each query's item."""
     known: Tensor
     """bool ``[queries, items]``, pairs that are no negatives."""
+    photos: PhotoQueries | None
+    """Items looked for by their photo; None if there are none."""
+    photo_views: PhotoViews | None
+    """None where the encoder reads no photos, or the second loss is off."""
 
 
 class ContrastiveTask:
@@ -120,6 +153,7 @@ class ContrastiveTask:
                 "wide. Set both to the same."
             )
         self._config = config
+        self._reads = encoder.modalities
         self._catalogue = catalogue
         self._tokenizer = tokenizer
         self._seed = seed
@@ -148,18 +182,21 @@ class ContrastiveTask:
         """Draw batch `index` and gather its tokens and pixels."""
         drawn = self._sampler.batch(index)
         rng = np.random.default_rng([self._seed, index, 1])  # apart from the sampler's stream
-        item_parts = self._item_parts(drawn.item_rows, rng=rng)
+        rows = drawn.item_rows
+        pixels = self._catalogue.photos.pixels(self._photo_rows[rows]) if self._reads.reads_photo else None
+        item_parts = self._item_parts(rows, pixels=pixels, rng=rng)
+        order = np.concatenate([places for places, _ in item_parts])
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
         query_tokens = self._query_tokens[drawn.query_rows]
         query_parts = cut_by_length((query_tokens != PAD).sum(axis=1), parts=2)
-        item_order = np.concatenate([rows for rows, _ in item_parts])
         query_order = np.concatenate(query_parts)
-        place = np.empty_like(item_order)
-        place[item_order] = np.arange(len(item_order))
         return ContrastiveBatch(
             items=tuple(inputs for _, inputs in item_parts),
-            query_tokens=tuple(text_tensor(query_tokens[rows]) for rows in query_parts),
+            query_tokens=tuple(text_tensor(query_tokens[part]) for part in query_parts),
             positive=torch.from_numpy(place[drawn.positive[query_order]]),
-            known=torch.from_numpy(drawn.known[query_order][:, item_order]),
+            known=torch.from_numpy(drawn.known[query_order][:, order]),
+            photos=None if pixels is None else self._photo_queries(rows[order], pixels=pixels[order], rng=rng),
         )
 
     def num_samples(self, batch: ContrastiveBatch) -> int:
@@ -167,14 +204,19 @@ class ContrastiveTask:
         return int(batch.known.shape[1])
 
     def losses(self, batch: ContrastiveBatch) -> LossOutput:
-        """Contrast the batch's queries with its items."""
-        return infonce(
-            torch.cat([self.module.encode_queries(part) for part in batch.query_tokens]),
-            items=torch.cat([self.module.encode_items(part) for part in batch.items]),
-            positive=batch.positive,
-            known=batch.known,
-            temperature=self._config.temperature,
+        """Contrast the batch's queries, and the photos that are queries, with its items; each query weighs the same."""
+        temperature = self._config.temperature
+        items = torch.cat([self.module.encode_items(part) for part in batch.items])
+        queries = torch.cat([self.module.encode_queries(part) for part in batch.query_tokens])
+        text = infonce(queries, items=items, positive=batch.positive, known=batch.known, temperature=temperature)
+        if batch.photos is None:
+            return text
+        photos = self.module.encode_items(batch.photos.inputs)
+        photo = infonce(
+            photos, items=items, positive=batch.photos.positive, known=batch.photos.known, temperature=temperature
         )
+        total = (len(queries) * text.total + len(photos) * photo.total) / (len(queries) + len(photos))
+        return LossOutput(total, {**text.parts, **{f"photo_{name}": part for name, part in photo.parts.items()}})
 
     def validate(self) -> Validation:
         """Rank all items for a fixed sample of validation queries and measure recall."""
@@ -194,29 +236,45 @@ class ContrastiveTask:
         return Validation({name: recall}, headline=name)
 
     def _item_parts(
-        self, item_rows: NDArray[np.int64], *, rng: np.random.Generator
+        self, item_rows: NDArray[np.int64], *, pixels: NDArray[np.uint8] | None, rng: np.random.Generator
     ) -> list[tuple[NDArray[np.int64], ItemInputs]]:
-        """Gather a batch's items in parts of like title length; each comes with its places in `item_rows`."""
+        """Make a batch's items in parts of like title length; each comes with its places in `item_rows`."""
         has_title, has_photo = self._hide(self._has_title[item_rows], self._has_photo[item_rows], rng=rng)
-        reads = self._config.encoder.modalities
-        pixels = None
-        if reads.reads_photo:
-            photos = self._catalogue.photos.pixels(self._photo_rows[item_rows])
-            pixels = augment(photos, config=self._config.augment, rng=rng)
         tokens = np.where(has_title[:, None], self._title_tokens[item_rows], PAD)
-        parts = cut_by_length((tokens != PAD).sum(axis=1), parts=2 if reads.reads_title else 1)
+        parts = cut_by_length((tokens != PAD).sum(axis=1), parts=2 if self._reads.reads_title else 1)
         return [
             (
-                rows,
+                places,
                 ItemInputs(
-                    title_tokens=text_tensor(tokens[rows]) if reads.reads_title else None,
-                    pixels=None if pixels is None else torch.from_numpy(pixels[rows]),
-                    has_title=torch.from_numpy(has_title[rows]),
-                    has_photo=torch.from_numpy(has_photo[rows]),
+                    title_tokens=text_tensor(tokens[places]) if self._reads.reads_title else None,
+                    pixels=None if pixels is None else torch.from_numpy(pixels[places]),
+                    has_title=torch.from_numpy(has_title[places]),
+                    has_photo=torch.from_numpy(has_photo[places]),
                 ),
             )
-            for rows in parts
+            for places in parts
         ]
+
+    def _photo_queries(
+        self, item_rows: NDArray[np.int64], *, pixels: NDArray[np.uint8], rng: np.random.Generator
+    ) -> PhotoQueries | None:
+        """Choose items to be looked for by their photo; `item_rows` and `pixels` are the batch's, in its order."""
+        candidates = np.flatnonzero(self._has_photo[item_rows])
+        count = round(self._config.photo_query_rate * len(candidates))
+        if count == 0:
+            return None
+        chosen = np.sort(rng.choice(candidates, size=count, replace=False))
+        shown = np.asarray(self._catalogue.photos.photo_rows)[self._photo_rows[item_rows]]
+        return PhotoQueries(
+            inputs=ItemInputs(
+                title_tokens=None,
+                pixels=torch.from_numpy(augment(pixels[chosen], config=self._config.augment, rng=rng)),
+                has_title=torch.zeros(count, dtype=torch.bool),
+                has_photo=torch.ones(count, dtype=torch.bool),
+            ),
+            positive=torch.from_numpy(chosen),
+            known=torch.from_numpy(shown[chosen][:, None] == shown),
+        )
 
     def _hide(
         self, has_title: NDArray[np.bool_], has_photo: NDArray[np.bool_], *, rng: np.random.Generator
