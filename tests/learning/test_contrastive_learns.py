@@ -40,6 +40,8 @@ def config(modalities: str, **settings) -> ContrastiveConfig:
             "batch_items": NUM_ITEMS,
             "validation_k": 1,
             "title_dropout_rate": 0.3,
+            "photo_view_items": NUM_ITEMS,
+            "photo_view_weight": 0.5,
             # which half is grey tells things apart, so neither mirror nor crop
             "augment": {"mirror_rate": 0, "min_side_rate": 1, "brightness": 0.1, "tint": 0.05},
             **settings,

@@ -90,17 +90,6 @@ class PhotoViews(NamedTuple):
     """bool ``[views, items]``, items with the same photo: no negatives."""
 
 
-class PhotoQueries(NamedTuple):
-    """Photos as queries."""
-
-    inputs: ItemInputs
-    """``[photos]``, without titles."""
-    positive: Tensor
-    """int64 ``[photos]``, the place of each photo's item."""
-    known: Tensor
-    """bool ``[photos, items]``, items that show the same photo."""
-
-
 class ContrastiveBatch(NamedTuple):
     """One batch in host memory, items and queries each sorted by length and cut in parts that are padded apart."""
 
@@ -111,8 +100,6 @@ class ContrastiveBatch(NamedTuple):
     """int64 ``[queries]``, the place of each query's item."""
     known: Tensor
     """bool ``[queries, items]``, pairs that are no negatives."""
-    photos: PhotoQueries | None
-    """Items looked for by their photo; None if there are none."""
     photo_views: PhotoViews | None
     """None where the encoder reads no photos, or the second loss is off."""
 
@@ -153,7 +140,6 @@ class ContrastiveTask:
                 "wide. Set both to the same."
             )
         self._config = config
-        self._reads = encoder.modalities
         self._catalogue = catalogue
         self._tokenizer = tokenizer
         self._seed = seed
@@ -182,21 +168,37 @@ class ContrastiveTask:
         """Draw batch `index` and gather its tokens and pixels."""
         drawn = self._sampler.batch(index)
         rng = np.random.default_rng([self._seed, index, 1])  # apart from the sampler's stream
-        rows = drawn.item_rows
-        pixels = self._catalogue.photos.pixels(self._photo_rows[rows]) if self._reads.reads_photo else None
-        item_parts = self._item_parts(rows, pixels=pixels, rng=rng)
-        order = np.concatenate([places for places, _ in item_parts])
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
+        item_parts = self._item_parts(drawn.item_rows, rng=rng)
         query_tokens = self._query_tokens[drawn.query_rows]
         query_parts = cut_by_length((query_tokens != PAD).sum(axis=1), parts=2)
+        item_order = np.concatenate([rows for rows, _ in item_parts])
         query_order = np.concatenate(query_parts)
+        place = np.empty_like(item_order)
+        place[item_order] = np.arange(len(item_order))
         return ContrastiveBatch(
             items=tuple(inputs for _, inputs in item_parts),
-            query_tokens=tuple(text_tensor(query_tokens[part]) for part in query_parts),
+            query_tokens=tuple(text_tensor(query_tokens[rows]) for rows in query_parts),
             positive=torch.from_numpy(place[drawn.positive[query_order]]),
-            known=torch.from_numpy(drawn.known[query_order][:, order]),
-            photos=None if pixels is None else self._photo_queries(rows[order], pixels=pixels[order], rng=rng),
+            known=torch.from_numpy(drawn.known[query_order][:, item_order]),
+            photo_views=self._photo_views(drawn.item_rows[item_order], rng=rng),
+        )
+
+    def _photo_views(self, item_rows: NDArray[np.int64], *, rng: np.random.Generator) -> PhotoViews | None:
+        """Draw items of the batch that have a photo, and vary each photo apart from how the batch shows it."""
+        config = self._config
+        if not config.encoder.modalities.reads_photo or config.photo_view_weight == 0:
+            return None
+        place = rng.permutation(np.flatnonzero(self._has_photo[item_rows]))[: config.photo_view_items]
+        if len(place) == 0:
+            return None
+        photo_rows = self._photo_rows[item_rows]
+        photos = augment(self._catalogue.photos.pixels(photo_rows[place]), config=config.augment, rng=rng)
+        picture = self._catalogue.photos.photo_rows[photo_rows]  # identical photos share a number
+        has_photo = torch.ones(len(place), dtype=torch.bool)
+        return PhotoViews(
+            items=ItemInputs(None, torch.from_numpy(photos), has_title=~has_photo, has_photo=has_photo),
+            positive=torch.from_numpy(place),
+            known=torch.from_numpy(picture[place][:, None] == picture[None, :]),
         )
 
     def num_samples(self, batch: ContrastiveBatch) -> int:
@@ -204,19 +206,26 @@ class ContrastiveTask:
         return int(batch.known.shape[1])
 
     def losses(self, batch: ContrastiveBatch) -> LossOutput:
-        """Contrast the batch's queries, and the photos that are queries, with its items; each query weighs the same."""
-        temperature = self._config.temperature
+        """Contrast the batch's queries with its items, and photos alone with the items they show."""
         items = torch.cat([self.module.encode_items(part) for part in batch.items])
-        queries = torch.cat([self.module.encode_queries(part) for part in batch.query_tokens])
-        text = infonce(queries, items=items, positive=batch.positive, known=batch.known, temperature=temperature)
-        if batch.photos is None:
-            return text
-        photos = self.module.encode_items(batch.photos.inputs)
-        photo = infonce(
-            photos, items=items, positive=batch.photos.positive, known=batch.photos.known, temperature=temperature
+        clicked = infonce(
+            torch.cat([self.module.encode_queries(part) for part in batch.query_tokens]),
+            items=items,
+            positive=batch.positive,
+            known=batch.known,
+            temperature=self._config.temperature,
         )
-        total = (len(queries) * text.total + len(photos) * photo.total) / (len(queries) + len(photos))
-        return LossOutput(total, {**text.parts, **{f"photo_{name}": part for name, part in photo.parts.items()}})
+        if batch.photo_views is None:
+            return clicked
+        seen = infonce(
+            self.module.encode_items(batch.photo_views.items),
+            items=items,
+            positive=batch.photo_views.positive,
+            known=batch.photo_views.known,
+            temperature=self._config.temperature,
+        )
+        parts = {**clicked.parts, **{f"photo_{name}": part for name, part in seen.parts.items()}}
+        return LossOutput(clicked.total + self._config.photo_view_weight * seen.total, parts)
 
     def validate(self) -> Validation:
         """Rank all items for a fixed sample of validation queries and measure recall."""
@@ -236,45 +245,28 @@ class ContrastiveTask:
         return Validation({name: recall}, headline=name)
 
     def _item_parts(
-        self, item_rows: NDArray[np.int64], *, pixels: NDArray[np.uint8] | None, rng: np.random.Generator
+        self, item_rows: NDArray[np.int64], *, rng: np.random.Generator
     ) -> list[tuple[NDArray[np.int64], ItemInputs]]:
-        """Make a batch's items in parts of like title length; each comes with its places in `item_rows`."""
+        """Gather a batch's items in parts of like title length; each comes with its places in `item_rows`."""
         has_title, has_photo = self._hide(self._has_title[item_rows], self._has_photo[item_rows], rng=rng)
+        reads = self._config.encoder.modalities
+        pixels = None
+        if reads.reads_photo:
+            pixels = self._catalogue.photos.pixels(self._photo_rows[item_rows])
         tokens = np.where(has_title[:, None], self._title_tokens[item_rows], PAD)
-        parts = cut_by_length((tokens != PAD).sum(axis=1), parts=2 if self._reads.reads_title else 1)
+        parts = cut_by_length((tokens != PAD).sum(axis=1), parts=2 if reads.reads_title else 1)
         return [
             (
-                places,
+                rows,
                 ItemInputs(
-                    title_tokens=text_tensor(tokens[places]) if self._reads.reads_title else None,
-                    pixels=None if pixels is None else torch.from_numpy(pixels[places]),
-                    has_title=torch.from_numpy(has_title[places]),
-                    has_photo=torch.from_numpy(has_photo[places]),
+                    title_tokens=text_tensor(tokens[rows]) if reads.reads_title else None,
+                    pixels=None if pixels is None else torch.from_numpy(pixels[rows]),
+                    has_title=torch.from_numpy(has_title[rows]),
+                    has_photo=torch.from_numpy(has_photo[rows]),
                 ),
             )
-            for places in parts
+            for rows in parts
         ]
-
-    def _photo_queries(
-        self, item_rows: NDArray[np.int64], *, pixels: NDArray[np.uint8], rng: np.random.Generator
-    ) -> PhotoQueries | None:
-        """Choose items to be looked for by their photo; `item_rows` and `pixels` are the batch's, in its order."""
-        candidates = np.flatnonzero(self._has_photo[item_rows])
-        count = round(self._config.photo_query_rate * len(candidates))
-        if count == 0:
-            return None
-        chosen = np.sort(rng.choice(candidates, size=count, replace=False))
-        shown = np.asarray(self._catalogue.photos.photo_rows)[self._photo_rows[item_rows]]
-        return PhotoQueries(
-            inputs=ItemInputs(
-                title_tokens=None,
-                pixels=torch.from_numpy(augment(pixels[chosen], config=self._config.augment, rng=rng)),
-                has_title=torch.zeros(count, dtype=torch.bool),
-                has_photo=torch.ones(count, dtype=torch.bool),
-            ),
-            positive=torch.from_numpy(chosen),
-            known=torch.from_numpy(shown[chosen][:, None] == shown),
-        )
 
     def _hide(
         self, has_title: NDArray[np.bool_], has_photo: NDArray[np.bool_], *, rng: np.random.Generator
