@@ -75,6 +75,7 @@ SHAPES = (
                 },
                 "batch_items": 64,
                 "queries_per_item": 1,
+                "photo_view_weight": 0,
             }
         ),
         vocab_size=30_000,

@@ -133,7 +133,7 @@ def test_the_linear_stem_is_a_linear_map_of_each_patch():
         stem = PatchEmbedding(8, stem=Stem.LINEAR, px=PX)
     pixels = items().pixels
     found = stem(pixels)
-    weight = stem.stem.weight.permute(0, 2, 3, 1).reshape(8, -1)
+    weight = stem.stem.weight
     for patch in range(4):
         top, left = patch // 2 * 16, patch % 2 * 16
         square = pixels[:, top : top + 16, left : left + 16].reshape(BATCH, -1).float() / 127.5 - 1

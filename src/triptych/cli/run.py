@@ -27,7 +27,8 @@ def run(
     from triptych.recipes import resolve
     from triptych.recipes.pipeline import run_pipeline
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("triptych").setLevel(logging.INFO)  # we say what we do, libraries only what worries them
     if data is not None:
         os.environ["TRIPTYCH_DATA"] = str(data.resolve())
     resolved = resolve(recipe, settings=settings or ())

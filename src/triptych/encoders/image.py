@@ -39,16 +39,7 @@ class PatchEmbedding(nn.Module):
         if px % PATCH_PX:
             raise ValueError(f"photo side {px} px is not a multiple of {PATCH_PX}")
         self.num_patches = (px // PATCH_PX) ** 2
-        if stem is Stem.CONV:
-            self.stem: nn.Module = nn.Sequential(
-                nn.Conv2d(3, dim // 4, 4, stride=4),
-                nn.GELU(),
-                nn.Conv2d(dim // 4, dim // 2, 3, stride=2, padding=1),
-                nn.GELU(),
-                nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1),
-            )
-        else:
-            self.stem = nn.Conv2d(3, dim, PATCH_PX, stride=PATCH_PX)
+        self.stem = _ConvStem(dim) if stem is Stem.CONV else _LinearStem(dim)
         self.positions = nn.Parameter(torch.empty(self.num_patches, dim))
         nn.init.normal_(self.positions, std=0.02)
 
@@ -62,5 +53,32 @@ class PatchEmbedding(nn.Module):
             ``[batch, patches, dim]``, patches row by row from the top left.
         """
         scaled = pixels.to(torch.float32).div_(127.5).sub_(1.0)  # [-1, 1]
-        grid = self.stem(scaled.permute(0, 3, 1, 2))
-        return grid.flatten(2).transpose(1, 2) + self.positions
+        return self.stem(scaled) + self.positions
+
+
+class _ConvStem(nn.Sequential):
+    """``[batch, px, px, 3]`` → ``[batch, patches, dim]`` by three convolutions of stride 4, 2, 2."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(
+            nn.Conv2d(3, dim // 4, 4, stride=4),
+            nn.GELU(),
+            nn.Conv2d(dim // 4, dim // 2, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1),
+        )
+
+    def forward(self, photos: Tensor) -> Tensor:
+        return super().forward(photos.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+
+
+class _LinearStem(nn.Linear):
+    """``[batch, px, px, 3]`` → ``[batch, patches, dim]`` by one matrix."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(3 * PATCH_PX**2, dim)
+
+    def forward(self, photos: Tensor) -> Tensor:
+        batch, side = photos.shape[0], photos.shape[1] // PATCH_PX
+        squares = photos.view(batch, side, PATCH_PX, side, PATCH_PX, 3).transpose(2, 3)
+        return super().forward(squares.reshape(batch, side * side, -1))

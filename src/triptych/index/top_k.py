@@ -28,6 +28,8 @@ QUERY_BLOCK = 1024
 BLOCK_SCORES = 8 << 20
 """Scores computed at a time, items times queries: 16 or 32 MiB, about a last-level cache."""
 MAX_BLOCK_ROWS = 32_768
+CONVERTED_ROWS = 8192
+"""Items converted at a time: few enough to stay in the cache until they are multiplied."""
 GROUP = 16
 """Items whose largest score is looked at before their own scores are."""
 RESCORE_PAIRS = 2_048
@@ -193,7 +195,10 @@ class _FastPass:
     """Products of all queries with a block of items, and the bound on their error."""
 
     def __init__(self, queries: NDArray[np.float32], *, largest_norm: float, arithmetic: Arithmetic) -> None:
-        use_bfloat16 = arithmetic is Arithmetic.BFLOAT16 or (arithmetic is Arithmetic.AUTO and has_fast_bfloat16())
+        use_bfloat16 = arithmetic is Arithmetic.BFLOAT16 or (
+            # one query is bound by memory: turning the items into bfloat16 costs more than it saves
+            arithmetic is Arithmetic.AUTO and has_fast_bfloat16() and len(queries) > 1
+        )
         exact = torch.from_numpy(queries)
         self.queries = exact.bfloat16() if use_bfloat16 else exact
         # torch may be told, outside, to round the factors of float32 products as well ("medium")
@@ -204,26 +209,29 @@ class _FastPass:
         absolute = lost + norms * (queries.shape[1] * 2.0**-22 + (BFLOAT16_ROUNDING if rounds else 0.0)) * 1.02
         relative = 2 * BFLOAT16_ROUNDING * 1.02 if use_bfloat16 else 2.0**-21  # the latter for true scores in float32
         self.bound = _Bound(absolute.numpy().astype(np.float32), relative)
-        self._buffers: list[torch.Tensor] = []
+        self._as_float32 = torch.empty(CONVERTED_ROWS, queries.shape[1])
+        self._as_bfloat16 = torch.empty(CONVERTED_ROWS, queries.shape[1], dtype=torch.bfloat16)
 
     def multiply(self, vectors: torch.Tensor, *, out: torch.Tensor) -> None:
         """Write products ``[rows, queries]``; that way round, the matrix product is faster than ``[queries, rows]``."""
-        same = self._as_float32(vectors)
-        if self.queries.dtype is not torch.float32:
-            same = self._buffer(1, same, torch.bfloat16).copy_(same)
-        torch.mm(same, self.queries.T, out=out)
+        for start in range(0, len(vectors), CONVERTED_ROWS):
+            part = self._converted(vectors[start : start + CONVERTED_ROWS])
+            own = out[start : start + len(part)]
+            if len(self.queries) == 1:  # several times as fast as the product of matrices, which MKL takes badly
+                torch.mv(part, self.queries[0], out=own[:, 0])
+            else:
+                torch.mm(part, self.queries.T, out=own)
 
-    def _as_float32(self, vectors: torch.Tensor) -> torch.Tensor:
-        # float16 to bfloat16 in one step is ten times slower in torch than by way of float32
-        return vectors if vectors.dtype is torch.float32 else self._buffer(0, vectors, torch.float32).copy_(vectors)
-
-    def _buffer(self, place: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return reused memory: fresh pages for every block cost more than the conversion."""
-        while len(self._buffers) <= place:
-            self._buffers.append(torch.empty(0))
-        if self._buffers[place].dtype is not dtype or len(self._buffers[place]) < len(like):
-            self._buffers[place] = torch.empty(like.shape, dtype=dtype)
-        return self._buffers[place][: len(like)]
+    def _converted(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return vectors in the arithmetic's type, in memory that is used again: fresh pages would cost more."""
+        if vectors.dtype is self.queries.dtype:
+            return vectors
+        if vectors.dtype is not torch.float32:
+            # float16 to bfloat16 in one step is ten times slower in torch than by way of float32
+            vectors = self._as_float32[: len(vectors)].copy_(vectors)
+        if self.queries.dtype is torch.float32:
+            return vectors
+        return self._as_bfloat16[: len(vectors)].copy_(vectors)
 
 
 class _Pool:
