@@ -18,17 +18,16 @@ def serve(
 ) -> None:
     """Serve the search page and the JSON API of a finished run."""
     with_fast_allocator()
+    from triptych.foundation.errors import MissingExtra
+    from triptych.recipes.run_folder import RunFolder
+    from triptych.serve import create_app
+
     try:
         import uvicorn
+    except ModuleNotFoundError:
+        raise MissingExtra("The HTTP service", extra="serve") from None
 
-        from triptych.serve import create_app
-    except ModuleNotFoundError as error:
-        from triptych.foundation.errors import MissingExtra
-
-        if error.name in {"uvicorn", "fastapi", "starlette", "python_multipart", "multipart"}:
-            raise MissingExtra("The HTTP service", extra="serve") from None
-        raise
-
+    RunFolder.existing(run).stage("bundle")  # a wrong folder is told here, not by a service that never gets ready
     app = create_app(run)
     print(f"search page: http://{host}:{port}/    API: http://{host}:{port}/docs    stop: Ctrl-C", flush=True)
     uvicorn.run(app, host=host, port=port, log_level="warning")

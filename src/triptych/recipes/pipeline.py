@@ -40,7 +40,7 @@ from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import Arm, RunConfig
 from triptych.recipes.run_folder import RunFolder
-from triptych.recipes.tables import find_source
+from triptych.recipes.tables import find_source, require_tables
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class _Pipeline:
         self.folder = RunFolder(out)
 
     def run(self) -> Artifact:
+        require_tables(self.config)
         self.folder.start(self.config.dump())
         catalogue = Catalogue.open(self._stage("catalogue", self._catalogue))
         split = Split.open(

@@ -38,6 +38,16 @@ class _TableConfigs(Config):
     judgements: JudgementsConfig | None = None
 
 
+def require_tables(config: RunConfig) -> None:
+    """Check that a run has tables to start from, before anything is written.
+
+    Raises:
+        ConfigError: the config names no items or no events.
+    """
+    if config.dataset is None and _own_tables(config).events is None:
+        raise ConfigError("events: this config names no events table, and there is nothing to learn from without one.")
+
+
 def find_source(config: RunConfig, *, base: Path, out: Path) -> Source:
     """Prepare a dataset's tables, or take the fingerprints of the user's.
 
@@ -47,14 +57,12 @@ def find_source(config: RunConfig, *, base: Path, out: Path) -> Source:
         out: folder of the stage ``tables``, for what a dataset writes.
 
     Raises:
-        ConfigError: the config names no items or no events.
+        ConfigError: the config names no items.
         DataError: a table or the dataset's data is absent or unusable.
     """
     if config.dataset is not None:
         return _from_dataset(config.dataset, out=out)
     tables = _own_tables(config)
-    if tables.events is None:
-        raise ConfigError("events: this config names no events table, and there is nothing to learn from without one.")
     return Source(_fingerprints(tables, base=base), lambda: _check(tables, base=base), None)
 
 

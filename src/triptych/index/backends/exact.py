@@ -40,6 +40,7 @@ class ExactConfig(IndexConfig):
     """Exact inner-product search."""
 
     kind: Literal["exact"] = "exact"
+    """Name of the file that defines it."""
     precision: Precision = Precision.FLOAT16
     """How vectors are stored: float16 (2 bytes a number) or float32 (4). Scores are summed in float64 either way."""
     arithmetic: Arithmetic = Arithmetic.AUTO

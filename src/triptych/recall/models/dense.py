@@ -34,6 +34,7 @@ class DenseConfig(RetrieverConfig):
     """How requests become vectors."""
 
     kind: Literal["dense"] = "dense"
+    """Name of the file that defines it."""
     photo_weight: float = Field(0.5, ge=0, le=1)
     """Weight of the photo in a search by words and photo; the words have the rest."""
     history_events: int = Field(50, ge=1)

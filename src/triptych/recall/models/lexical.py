@@ -43,6 +43,7 @@ class LexicalConfig(RetrieverConfig):
     """BM25's constants; the defaults are Lucene's."""
 
     kind: Literal["lexical"] = "lexical"
+    """Name of the file that defines it."""
     variant: Variant = Variant.LUCENE
     """Inverse document frequency: lucene (always positive) or robertson (0 for words of more than half the titles)."""
     k1: float = Field(1.2, ge=0)

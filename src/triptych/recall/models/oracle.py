@@ -27,6 +27,7 @@ class OracleConfig(RetrieverConfig):
     """The oracle has nothing to set."""
 
     kind: Literal["oracle"] = "oracle"
+    """Name of the file that defines it."""
 
 
 CONFIG = OracleConfig

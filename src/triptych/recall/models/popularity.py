@@ -24,6 +24,7 @@ class PopularityConfig(RetrieverConfig):
     """How choices are counted."""
 
     kind: Literal["popularity"] = "popularity"
+    """Name of the file that defines it."""
     half_life_days: float | None = Field(None, gt=0)
     """Age, before the last training event, at which a choice counts half, in days; none: all count alike."""
 
