@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from triptych.foundation.artifact import Artifact, find_artifacts, produce, work_id
+from triptych.foundation.artifact import Artifact, find_artifacts, is_being_built, produce, remove, work_id
 from triptych.foundation.errors import ArtifactError
 
 
@@ -119,6 +119,72 @@ def test_two_processes_cannot_build_the_same_work(tmp_path: Path):
         return {}
 
     produce(tmp_path, kind="toy", config={}, inputs={}, build=nested)
+
+
+def test_a_folder_without_manifest_is_no_artefact_and_is_built_anew(tmp_path: Path):
+    arguments = {"kind": "toy", "config": {}, "inputs": {}}
+    remains = tmp_path / work_id(**arguments)
+    (remains / "sub").mkdir(parents=True)
+    (remains / "sub" / "half_deleted.txt").write_text("1")
+    artifact = produce(tmp_path, build=build_counting([]), **arguments)
+    artifact.verify()
+    assert artifact.path == remains
+    assert list(artifact.manifest["files"]) == ["sub/values.txt"]
+    assert not (remains / "sub" / "half_deleted.txt").exists()
+
+
+def test_a_kill_between_manifest_and_rename_does_not_make_the_old_manifest_a_file_of_the_new(tmp_path: Path):
+    arguments = {"kind": "toy", "config": {}, "inputs": {}}
+    partial = tmp_path / f"{work_id(**arguments)}.partial"
+    partial.mkdir()
+    for name in ("artifact.json", "artifact.json.tmp"):
+        (partial / name).write_text("{}")
+    artifact = produce(tmp_path, build=build_counting([]), **arguments)
+    assert list(artifact.manifest["files"]) == ["sub/values.txt"]
+    artifact.verify()
+
+
+def test_remove_deletes_what_is_finished_what_is_partial_and_nothing_twice(tmp_path: Path):
+    artifact = produce(tmp_path, kind="toy", config={}, inputs={}, build=build_counting([]))
+    partial = artifact.path.with_name(artifact.id + ".partial")
+    (partial / "resume").mkdir(parents=True)
+    other = tmp_path / "other"
+    other.mkdir()
+    for _ in range(2):
+        remove(artifact.path)
+        remove(partial)
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_what_a_running_process_builds_is_not_removed(tmp_path: Path):
+    def build(folder: Path) -> dict[str, int]:
+        final = folder.with_suffix("")
+        assert is_being_built(folder)
+        assert is_being_built(final)
+        for path in (folder, final):
+            with pytest.raises(ArtifactError, match=f"Another process is building {final.name}"):
+                remove(path)
+        assert folder.is_dir()
+        return {}
+
+    artifact = produce(tmp_path, kind="toy", config={}, inputs={}, build=build)
+    assert not is_being_built(artifact.path)
+
+
+def test_the_lock_of_a_killed_process_holds_nobody(tmp_path: Path):
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    script = (
+        "import sys; from pathlib import Path; from triptych.foundation.artifact import produce\n"
+        f"def build(folder):\n    {kill}\n"
+        "produce(Path(sys.argv[1]), kind='toy', config={}, inputs={}, build=build)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, env=os.environ)
+    assert done.returncode == -signal.SIGKILL
+    (partial,) = tmp_path.glob("*.partial")
+    assert list(tmp_path.glob(".*.lock"))
+    assert not is_being_built(partial)
+    remove(partial)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_opens(tmp_path: Path):

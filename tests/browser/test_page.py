@@ -257,7 +257,7 @@ def test_why_tells_what_title_and_photo_add(page: Page, engine: Engine, query: s
     expect(panel).to_be_visible()
     values = panel.locator(".bars .bar-value")
     expect(values).to_have_count(3)
-    adds = [why.score, *(why.score - other for other in (why.without_title, why.without_photo))]
+    adds = [why.score, *(why.unmasked - other for other in (why.without_title, why.without_photo))]
     for shown, expected in zip(values.all_inner_texts(), adds, strict=True):
         assert float(shown.replace("−", "-")) == pytest.approx(expected, abs=0.0051)
     assert sorted(panel.locator(".words mark").all_inner_texts()) == sorted(why.shared_words)

@@ -45,7 +45,7 @@ def test_search_by_photo_with_a_filter(demo_run: Path, tmp_path: Path):
     photo.write_bytes(engine.photo_jpeg(item))
     category = engine.item(item)["category"]
     hits = json.loads(answer("search", demo_run, "--photo", photo, "--category", category, "--json"))
-    assert {hit["category"] for hit in hits} == {category}
+    assert {hit["item"]["category"] for hit in hits} == {category}
 
 
 def test_similar_and_recommend(demo_run: Path):

@@ -5,9 +5,11 @@ The encoder has random weights: what is tested is not how good an answer is, but
 
 from __future__ import annotations
 
+import cProfile
 import io
 import json
 import os
+import pstats
 import shutil
 import threading
 from datetime import UTC, datetime, timedelta
@@ -31,11 +33,14 @@ from triptych.data.tables import read_events, read_items
 from triptych.data.text import TextTokenizer, TokenizerConfig
 from triptych.encoders.embed import KIND as ENCODER
 from triptych.encoders.embed import TOKENIZER_FILE, Embedder
-from triptych.encoders.two_tower import EncoderConfig, TwoTowerEncoder
+from triptych.encoders.two_tower import EncoderConfig, Modalities, TwoTowerEncoder
 from triptych.engine import Channel, Engine, Facets, Filters, Hit
 from triptych.engine.bundle import write_bundle, write_index, write_retriever
+from triptych.engine.explain import explain_dense, masked_scores
+from triptych.engine.shelf import Shelf
 from triptych.foundation.artifact import Artifact, produce, write_json
 from triptych.foundation.errors import ArtifactError, EngineError
+from triptych.nn.precision import Precision
 from triptych.recall.models.lexical import Lexical, LexicalConfig
 from triptych.recall.models.popularity import Popularity, PopularityConfig
 
@@ -304,8 +309,7 @@ def test_facets(shared):
     prices = [item["price"] for item in ITEMS if item["price"] is not None]
     cells = {"c9": 27, "c0": 9, "c1": 9, "c2": 9}
     assert shared.facets() == Facets(categories, cells, (min(prices), max(prices)))
-    assert shared.categories() == ["clothes", "things"]
-    assert shared.cells() == ["c9", "c0", "c1", "c2"]
+    assert [list(names) for names in shared.facets()[:2]] == [["clothes", "things"], ["c9", "c0", "c1", "c2"]]
 
 
 def test_example_queries_are_those_most_was_chosen_under(shared):
@@ -367,6 +371,8 @@ def test_why_masks_one_side_and_nothing_else(shared, vectors):
         title = ITEMS[hit.item_row]["title"]
         has_photo = hit.item_row != NO_PHOTO
         assert hit.why.score == hit.score
+        whole = vectors.embedder.items([title], pixels=seen, has_photo=[has_photo])[0]
+        assert hit.why.unmasked == pytest.approx(float(whole @ query), abs=1e-5)
         if title is None:
             assert hit.why.without_title is None
         else:
@@ -384,14 +390,40 @@ def test_why_of_one_item_is_that_of_the_search(shared):
         for hit in shared.search(**arguments, k=4, explain=True):
             why = shared.why(hit.item_id, **arguments)
             assert why.shared_words == hit.why.shared_words
-            assert why[:3] == pytest.approx(hit.why[:3], abs=1e-5)
+            assert why[:4] == pytest.approx(hit.why[:4], abs=1e-5)
+
+
+def test_masking_nothing_makes_exactly_no_difference(run, vectors):
+    query = vectors.embedder.queries(["red shirt no"])[0]
+    shelf = Shelf.of(run.catalogue)
+    rows = range(NUM_ITEMS)
+    masked = masked_scores(query, rows=rows, shelf=shelf, embedder=vectors.embedder)
+    assert [row for row in rows if masked.unmasked[row] == masked.without_title[row]] == [NO_TITLE]
+    assert [row for row in rows if masked.unmasked[row] == masked.without_photo[row]] == [NO_PHOTO]
+    torch.manual_seed(0)
+    config = EncoderConfig(modalities=Modalities.TITLE, dim=16, layers=1, heads=2, vector_dim=24, photo_px=PX)
+    tokenizer = TextTokenizer.load(run.parts["encoder"].file(TOKENIZER_FILE))
+    blind = Embedder(TwoTowerEncoder(config, vocab_size=300), tokenizer=tokenizer)
+    masked = masked_scores(query, rows=rows, shelf=shelf, embedder=blind)
+    assert masked.without_photo.tolist() == masked.unmasked.tolist()
+    assert np.ptp(masked.without_title) < 1e-6 < 1e-3 < np.ptp(masked.unmasked)  # nothing is left to tell them apart
+
+
+def test_an_item_is_explained_alike_alone_and_among_many(run):
+    """Many items at once would be encoded in bfloat16 here, and what hiding a side takes away would drown in that."""
+    embedder = Embedder.open(run.parts["encoder"], precision=Precision.BF16)
+    vector = embedder.queries(["red shirt"])[0]
+    explain = partial(explain_dense, "red shirt", vector, shelf=Shelf.of(run.catalogue), embedder=embedder)
+    together = explain(rows=range(NUM_ITEMS), scores=[0.5] * NUM_ITEMS)
+    for row in range(NUM_ITEMS):
+        assert together[row][:4] == pytest.approx(explain(rows=[row], scores=[0.5])[0][:4], abs=1e-5)
 
 
 def test_why_of_the_other_channels(shared):
     hit = shared.search("red hat", channel="bm25", k=1, explain=True)[0]
-    assert hit.why == (hit.score, 0.0, None, ["red", "hat"])
+    assert hit.why == (hit.score, hit.score, 0.0, None, ["red", "hat"])
     hit = shared.search("red hat", channel="popularity", k=1, explain=True)[0]
-    assert hit.why[:3] == (hit.score, None, None)
+    assert hit.why[:4] == (hit.score, hit.score, None, None)
 
 
 def test_explaining_no_hits(shared):
@@ -480,6 +512,7 @@ def test_new_items_are_gone_with_the_engine(run, engine):
         ([{"item_id": "n1", "title": "x", "price": "12"}], "price is '12', it must be a number from 0 up"),
         ([{"item_id": "n1", "title": "x", "price": -1}], "price is -1"),
         ([{"item_id": "n1", "title": "x", "price": float("nan")}], "price is nan"),
+        ([{"item_id": "n1", "title": "x", "colour": 5}], "colour is 5, it must be a text"),
         ([{"item_id": "n1", "title": "x", "cells": [1]}], r"cells is \[1\], it must be a list of texts"),
         ([{"item_id": "n1", "photo": b"no photo"}], "the photo cannot be used: the file is not a photo"),
         ([{"item_id": "n1", "photo": "nowhere.png"}], "the photo cannot be used: the photo file does not exist"),
@@ -496,6 +529,28 @@ def test_wrong_rows_are_refused_and_none_is_added(engine, rows, message):
     engine.add_items(good)
     with pytest.raises(EngineError, match="there is an item of this id already"):
         engine.add_items(good)
+
+
+def test_there_is_room_for_so_many_and_no_more(run):
+    engine = Engine.open(run.path, max_added_items=2)
+    with pytest.raises(EngineError, match="room for 2 more items at run time, these are 3. Put new items into the"):
+        engine.add_items(NEW)
+    engine.add_items(NEW[:1])
+    with pytest.raises(EngineError, match="room for 1 more items at run time, these are 2"):
+        engine.add_items(NEW[1:])
+    engine.add_items(NEW[1:2])
+    with pytest.raises(EngineError, match="room for 0 more items"):
+        engine.add_items(NEW[2:])
+    assert engine.num_items == NUM_ITEMS + 2
+
+
+def test_a_new_id_is_not_compared_with_every_known_one(engine):
+    """Nearest ids are for error messages: looking for them takes some ten microseconds per known item."""
+    profile = cProfile.Profile()
+    profile.runcall(engine.add_items, NEW)
+    files = {Path(file).name for file, _, _ in pstats.Stats(profile).stats}
+    assert "new_items.py" in files
+    assert "difflib.py" not in files
 
 
 def test_searching_while_adding(engine):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from triptych.data.catalogue import Catalogue, CatalogueConfig, build, fingerprint, photo_fingerprint
-from triptych.data.check import Checked, check_tables
+from triptych.data.check import Checked, check_tables, render
 from triptych.data.events import KIND_CODES, build_histories, is_positive
 from triptych.data.images import decode_photo
 from triptych.data.schema import EventKind, EventsConfig, ItemsConfig, JudgementsConfig, Role
@@ -157,6 +158,26 @@ def test_photos_are_decoded_and_a_broken_one_is_set_aside(catalogue: Catalogue) 
     assert rejected.select("item_id", "row", "column", "fault").rows() == [("c3", 3, "photo", "broken_photo")]
     assert catalogue.artifact.summary["broken_photos"] == 1
     assert catalogue.artifact.summary["distinct_photos"] == 2
+
+
+def test_what_the_check_found_is_kept(catalogue: Catalogue, tables: Checked) -> None:
+    assert catalogue.checks is not None
+    before = render(tables)
+    assert catalogue.checks["columns"] == before["columns"]
+    (broken,) = [fault for fault in catalogue.checks["faults"] if fault["fault"] == "broken_photo"]  # seen when decoded
+    assert (broken["table"], broken["count"], broken["first_rows"]) == ("items", 1, [3])
+    assert [fault for fault in catalogue.checks["faults"] if fault != broken] == before["faults"]
+    assert catalogue.checks["summary"]["photo_rate"] == pytest.approx(3 / 5)
+
+
+def test_a_catalogue_from_before_the_checks_were_kept_has_none(artifact: Artifact, tmp_path: Path) -> None:
+    old = tmp_path / artifact.id
+    shutil.copytree(artifact.path, old)
+    (old / "checks.json").unlink()
+    manifest = json.loads((old / "artifact.json").read_text())
+    del manifest["files"]["checks.json"]
+    (old / "artifact.json").write_text(json.dumps(manifest))
+    assert Catalogue.open(old).checks is None
 
 
 def test_columns_are_mapped_not_copied(catalogue: Catalogue) -> None:

@@ -10,9 +10,11 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
+from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
 from triptych.foundation.config import Config, describe
 from triptych.foundation.errors import ConfigError, did_you_mean
 from triptych.foundation.registry import config_class, kinds, one_of
+from triptych.recipes.shop import shop
 
 PACKAGE = "toy_losses"
 
@@ -143,6 +145,43 @@ def test_describe_names_every_leaf_with_default_range_and_meaning():
     assert rows["training.steps"].default == "100"
     assert rows["training.steps"].limits == "> 0"
     assert rows["training.steps"].meaning == "Optimiser steps."
+
+
+def test_describe_enters_a_section_that_is_left_out_and_lists_the_kinds_of_a_choice():
+    class Table(Config):
+        path: str
+        """Where it is."""
+        rows: int = Field(7, gt=0)
+        names: tuple[str, ...] = ("a", "b")
+
+    class Run(Config):
+        table: Table | None = None
+        """A table of yours."""
+        loss: Annotated[Config | None, one_of(PACKAGE)] = None
+        sizes: dict[str, Literal[1]] = Field({})
+
+    rows = {row.path: row for row in describe(Run())}
+    assert list(rows) == ["table", "table.path", "table.rows", "table.names", "loss", "sizes"]
+    assert [row.default for row in rows.values()] == ["null", "required", "7", '["a", "b"]', "null", "{}"]
+    assert (rows["table"].type, rows["table"].meaning) == ("section | None", "A table of yours.")
+    assert (rows["table.path"].meaning, rows["table.rows"].limits) == ("Where it is.", "> 0")
+    assert rows["loss"].type == "exotic | sigmoid | softmax | None"
+    assert rows["sizes"].type == "dict[str, Literal[1]]"
+    given = {row.path: row.default for row in describe(Run.parse({"table": {"path": "x"}, "loss": "sigmoid"}))}
+    assert given["table.path"] == '"x"'
+    assert given["loss.bias"] == "-10.0"
+    assert not {"table", "loss"} & set(given)
+
+
+def test_every_setting_that_the_users_tables_have_is_listed():
+    rows = {row.path: row for row in describe(shop())}
+    for section, config in (("items", ItemsConfig), ("events", EventsConfig), ("judgements", JudgementsConfig)):
+        assert [path for path in rows if path.startswith(f"{section}.")] == [
+            f"{section}.{n}" for n in config.model_fields
+        ]
+        assert rows[f"{section}.path"].default == "required"
+    assert rows["dataset"].type == "fashion | generated_shop | grocery | None"
+    assert all(row.meaning for row in rows.values() if not row.path.endswith(".kind"))
 
 
 def test_configs_are_frozen_and_literal_kinds_hold():

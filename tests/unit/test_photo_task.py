@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 
 from triptych.evaluate.histogram import ColourHistogram, colour_vectors
@@ -54,6 +55,46 @@ def test_the_catalogues_own_photos_are_found_and_duplicates_count_as_one(small_s
     assert against["value"] == pytest.approx(1.0 - select(records, model="chance", k=1, baseline=None)[0]["value"])
     assert {row["baseline"] for row in records if "baseline" in row} == {"chance", "colour-histogram"}
     assert len(result.per_query) == 3 * len(rows)
+
+
+def test_slices_divide_the_photos_by_what_was_there_to_learn_from(small_shop):
+    catalogue, split = small_shop.catalogue, small_shop.split
+    rows = np.flatnonzero(catalogue.photos.has)
+    photos = photo.crop_and_relight(catalogue.photos.pixels(rows), rng=np.random.default_rng(0))
+    given = {"catalogue": catalogue, "photos": photos, "item_rows": rows, "config": CONFIG}
+    result = photo.evaluate({"pixels": NearestPixels(catalogue)}, split=split, **given)
+    train = catalogue.events[: split.train.stop].filter(pl.col("kind") > 0)
+    chosen = set(train["item_row"].to_list())
+    members = {
+        "all": list(range(len(rows))),
+        "seen_items": [i for i, row in enumerate(rows) if row in chosen],
+        "new_items": [i for i, row in enumerate(rows) if row not in chosen],
+    }
+    assert len(members["seen_items"]) > len(members["new_items"]) > 5
+    assert set(result.definitions) == set(members)
+    records = to_rows(result.records)
+    alone = to_rows(photo.evaluate({"pixels": NearestPixels(catalogue)}, **given).records)
+    assert select(records, slice="all") == alone
+    values = result.per_query.filter(model="pixels", slice="all").sort("photo")["recall@1"].to_numpy()
+    assert 0 < values.mean() < 1
+    targets = photo.same_photo_targets(catalogue, item_rows=rows)
+    blind = photo.chance(targets, num_items=catalogue.num_items, k=1)
+    for name, positions in members.items():
+        assert result.per_query.filter(model="pixels", slice=name)["photo"].to_list() == positions
+        for model, expected in (("pixels", values), ("chance", blind)):
+            (found,) = select(records, slice=name, model=model, k=1, baseline=None)
+            assert found["value"] == pytest.approx(expected[positions].mean())
+            assert found["num_queries"] == len(positions)
+
+
+def test_a_slice_without_a_photo_is_left_out(small_shop):
+    catalogue = small_shop.catalogue
+    rows = np.flatnonzero(small_shop.split.items_new(catalogue) & catalogue.photos.has)
+    photos = catalogue.photos.pixels(rows)
+    result = photo.evaluate(
+        {}, catalogue=catalogue, photos=photos, item_rows=rows, config=CONFIG, split=small_shop.split
+    )
+    assert list(result.definitions) == ["all", "new_items"]
 
 
 def test_same_photo_targets(small_shop):

@@ -21,6 +21,7 @@ from triptych.evaluate.tasks import photo
 from triptych.evaluate.tasks.base import EvaluationConfig, Rankings
 from triptych.evaluate.text_table import with_interval
 from triptych.foundation.artifact import produce
+from triptych.foundation.errors import ArtifactError
 from triptych.metrics.ranking import TargetSets
 
 CONFIG = EvaluationConfig(ks=(1, 2, 5), headline_k=2, bootstrap_repeats=200, examples=6)
@@ -72,6 +73,7 @@ def made(models, inputs, small_shop, tmp_path_factory):
             photos=catalogue.photos.pixels(rows),
             item_rows=rows,
             config=CONFIG,
+            split=small_shop.split,
             task="shelf photo",
         )
 
@@ -108,6 +110,21 @@ def test_the_artefact_holds_the_numbers_and_the_page(made):
     assert record["value"] == pytest.approx(own.mean())
     assert made.summary["recall@2"]["oracle"] == 1.0
     assert made.summary["queries"] == 20
+    assert made.summary["headline_k"] == CONFIG.headline_k
+    assert made.summary["simulated"] is True
+    assert all(row["simulated"] is True for row in records)
+
+
+def test_records_that_do_not_say_whether_behaviour_is_simulated_are_refused(made, tmp_path):
+    rows = [{key: value for key, value in row.items() if key != "simulated"} for row in read_records(made)]
+
+    def write(folder):
+        (folder / "records.json").write_text(json.dumps(rows))
+        return {}
+
+    old = produce(tmp_path, kind="report", config={}, inputs={}, build=write)
+    with pytest.raises(ArtifactError, match=r"written by an earlier version.*Delete the folder and run again"):
+        read_records(old)
 
 
 def test_a_finished_report_is_opened_without_loading_a_model(made, inputs, small_shop):
@@ -206,6 +223,13 @@ def test_the_page_says_what_it_must(parsed):
         assert words in text, words
 
 
+def test_every_table_of_numbers_says_that_behaviour_is_simulated_and_no_word_speaks_of_people(page, parsed):
+    tables = re.findall(r'<table class="(numbers[^"]*)">(<caption>[^<]*</caption>)?', page)
+    assert {css for css, _ in tables} == {"numbers main-table", "numbers pairs", "numbers"}
+    assert {caption for _, caption in tables} == {"<caption>Simulated behaviour.</caption>"}
+    assert not re.search(r"\b(people|somebody|anybody|nobody)\b", parsed.text, re.IGNORECASE)
+
+
 def test_every_figure_follows_the_pages_colours(page):
     assert page.count("<svg role") >= 4
     assert not re.findall(r"#[ab]000[0-9a-f]{2}", page)
@@ -230,19 +254,23 @@ def test_the_best_value_is_bold_and_neither_ceiling_nor_control(page, made):
 
 
 def test_text_tables_have_the_same_columns_in_every_row(made):
-    tables = text_tables(read_records(made), headline_k=2)
-    assert len(tables) == 4  # models, slices, comparisons; the photo task has no slices and nothing trained to compare
+    tables = text_tables(read_records(made), headline_k=made.summary["headline_k"])
+    assert len(tables) == 5  # models, slices, comparisons; the photo task has nothing trained to compare
     for table in tables:
         assert {tuple(row) for row in table.rows} == {tuple(table.rows[0])}
         assert all(isinstance(value, str) for row in table.rows for value in row.values())
-    models, slices, pairs, photos = tables
+    models, slices, pairs, photos, photo_slices = tables
     assert [row["model"] for row in models.rows][-2:] == ["permuted-photo", "oracle"]
     assert models.rows[-1]["R@2"].startswith("100.0 [")
     assert "One seed is never evidence" in models.note
     assert {row["slice"] for row in slices.rows} >= {"all", "photo_only", "new_items"}
     assert {row["verdict"] for row in pairs.rows} <= {"holds", "fails", "undecided"}
     assert [row["model"] for row in photos.rows] == ["colour-histogram", "chance"]
-    assert photos.note == ""
+    assert [row["slice"] for row in photo_slices.rows] == ["all", "seen_items", "new_items"]
+    assert photos.note == "Simulated behaviour."
+    assert all(table.note.startswith("Simulated behaviour.") for table in tables)
+    real = text_tables([{**row, "simulated": False} for row in read_records(made)], headline_k=2)
+    assert [table.note for table in real] == [models.note.removeprefix("Simulated behaviour. "), "", "", "", ""]
 
 
 def test_numbers_are_written_as_people_read_them():

@@ -231,6 +231,7 @@ def test_records_have_the_fields_that_scripts_read(result):
         "num_queries",
         "seeds",
         "evidence",
+        "simulated",
     }
     assert {frozenset(row) for row in singles} == {frozenset(shared | {"seed_values"})}
     assert {frozenset(row) for row in paired} == {frozenset(shared | {"baseline", "kind", "claim", "verdict"})}

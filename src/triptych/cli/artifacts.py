@@ -46,22 +46,32 @@ def verify(run: Run) -> None:
 
 
 @app.command()
-def tree(run: Run) -> None:
+def tree(run: Run, *, as_json: AsJson = False) -> None:
     """Print which artefact was made from which."""
     from triptych.recipes.run_folder import RunFolder
 
-    for line in RunFolder.existing(run).tree():
+    folder = RunFolder.existing(run)
+    if as_json:
+        print_json({stage: folder.stage(stage).inputs for stage in folder.stages()})
+        return
+    for line in folder.tree():
         print(line)
 
 
 @app.command()
 def prune(
-    run: Run, *, yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only say what would go.")] = False
+    run: Run,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only say what would go.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Delete artefacts the latest run does not use, and what interrupted runs left."""
     from triptych.recipes.run_folder import RunFolder
 
     gone = RunFolder.existing(run).prune(delete=yes)
+    if as_json:
+        print_json([{"path": str(path), "bytes": size, "deleted": yes} for path, size in gone])
+        return
     for path, size in gone:
         print(f"{'deleted' if yes else 'would delete'} {path}  {size / 2**20:,.1f} MiB")
     if not gone:

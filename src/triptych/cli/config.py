@@ -15,13 +15,15 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a fi
 
 
 @app.command()
-def recipes() -> None:
+def recipes(*, as_json: AsJson = False) -> None:
     """List the recipes."""
     from triptych.recipes import RECIPES
 
-    print_table(
-        [{"recipe": name, "what": (function.__doc__ or "").splitlines()[0]} for name, function in RECIPES.items()]
-    )
+    rows = [{"recipe": name, "what": (recipe.__doc__ or "").splitlines()[0]} for name, recipe in RECIPES.items()]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows)
 
 
 @app.command()

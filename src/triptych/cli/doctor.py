@@ -18,7 +18,9 @@ def doctor(*, as_json: AsJson = False) -> None:
 
     import torch
 
-    libraries = ("torch", "numpy", "polars", "pyarrow", "tokenizers", "faiss-cpu", "bm25s", "pillow", "pydantic")
+    from triptych.foundation.machine import num_cores
+
+    libraries = ("torch", "numpy", "polars", "pyarrow", "tokenizers", "bm25s", "pillow", "pydantic")
     pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     tcmalloc = find_tcmalloc()
     facts = {
@@ -26,7 +28,7 @@ def doctor(*, as_json: AsJson = False) -> None:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         **{name: metadata.version(name) for name in libraries},
-        "cpu cores": len(os.sched_getaffinity(0)),
+        "cpu cores": num_cores(),
         "cpu bf16": bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "memory_gib": round(pages * page_bytes / 2**30, 1),

@@ -36,4 +36,5 @@ def with_fast_allocator() -> None:
     # tcmalloc reports allocations above 1 GiB on stderr; the catalogue's arrays are no accident.
     environment.setdefault("TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD", str(1 << 40))
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "triptych.cli", *sys.argv[1:]], environment)  # noqa: S606
+    # -P: `-m` would put the current folder first on the import path, and a user's random.py before Python's.
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "triptych.cli", *sys.argv[1:]], environment)  # noqa: S606

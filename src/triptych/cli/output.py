@@ -52,7 +52,9 @@ def print_hits(hits: Sequence[Hit], *, describe: Any, as_json: bool) -> None:
         as_json: JSON instead of a table.
     """
     if as_json:
-        print_json([{**hit._asdict(), "why": hit.why and hit.why._asdict(), **describe(hit.item_id)} for hit in hits])
+        print_json(
+            [{**hit._asdict(), "why": hit.why and hit.why._asdict(), "item": describe(hit.item_id)} for hit in hits]
+        )
         return
     rows: list[dict[str, Any]] = []
     for place, hit in enumerate(hits, start=1):

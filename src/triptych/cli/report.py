@@ -24,7 +24,7 @@ def report(
     if as_json:
         print_json(records)
         return
-    for table in text_tables(records):
+    for table in text_tables(records, headline_k=artifact.summary["headline_k"]):
         print_table(table.rows, title=table.title, right=frozenset(table.rows[0]) - {"model", "slice"})
         if table.note:
             print(table.note)

@@ -23,6 +23,7 @@ def run(
     with_fast_allocator()
     import logging
     import os
+    import shlex
 
     from triptych.recipes import resolve
     from triptych.recipes.pipeline import run_pipeline
@@ -32,5 +33,6 @@ def run(
     if data is not None:
         os.environ["TRIPTYCH_DATA"] = str(data.resolve())
     resolved = resolve(recipe, settings=settings or ())
-    run_pipeline(resolved.config, base=resolved.base, out=out)
+    words = ["triptych", "run", recipe, "--out", str(out), *(w for s in settings or () for w in ("--set", s))]
+    run_pipeline(resolved.config, base=resolved.base, out=out, command=shlex.join(words))
     print(f"done: {out}    next: triptych report {out}    triptych serve {out}")

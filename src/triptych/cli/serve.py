@@ -14,6 +14,10 @@ def serve(
     run: Annotated[Path, typer.Argument(help="Run folder, e.g. runs/shop.")],
     *,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A further host name the service is reached by (proxy, domain). May be repeated."),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
 ) -> None:
     """Serve the search page and the JSON API of a finished run."""
@@ -28,6 +32,6 @@ def serve(
         raise MissingExtra("The HTTP service", extra="serve") from None
 
     RunFolder.existing(run).stage("bundle")  # a wrong folder is told here, not by a service that never gets ready
-    app = create_app(run)
+    app = create_app(run, allowed_hosts=[host, *(allowed_host or [])])
     print(f"search page: http://{host}:{port}/    API: http://{host}:{port}/docs    stop: Ctrl-C", flush=True)
     uvicorn.run(app, host=host, port=port, log_level="warning")

@@ -8,6 +8,7 @@ on the numbers and asks the catalogue for the strings.
     history_offsets.npy  history_positions.npy                                see `events.Histories`
     photos/                                                                   see `images.decode_photos`
     rejected/<table>.parquet                                                  rows set aside, each with its reason
+    checks.json                                                               what the check found, see `check.render`
     features.json                                                             feature column → role
 """
 
@@ -27,7 +28,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from triptych.data.check import Checked, set_aside_photos, write_rejected
+from triptych.data.check import Checked, render, set_aside_photos, write_rejected
 from triptych.data.events import KIND_CODES, Histories, build_histories, is_positive
 from triptych.data.images import PhotoStore, decode_photos
 from triptych.data.schema import EVENTS_SCHEMA, TIME, Role
@@ -36,6 +37,7 @@ from triptych.foundation.config import Config
 from triptych.foundation.errors import DataError, did_you_mean
 
 KIND = "catalogue"
+CHECKS = "checks.json"
 NEAR_AMONG = 20_000
 """Items among which the nearest id to a wrong one is looked for; comparing takes some ten microseconds each."""
 
@@ -131,6 +133,14 @@ class Catalogue:
         """Feature column → what it is."""
         roles = json.loads(self.artifact.file("features.json").read_text(encoding="utf-8"))
         return {name: Role(role) for name, role in roles.items()}
+
+    @cached_property
+    def checks(self) -> dict[str, Any] | None:
+        """What the check of the tables found, as `check.render` returns it; None where it was not kept yet."""
+        if CHECKS not in self.artifact.manifest["files"]:
+            return None
+        found: dict[str, Any] = json.loads(self.artifact.file(CHECKS).read_text(encoding="utf-8"))
+        return found
 
     @cached_property
     def histories(self) -> Histories:
@@ -253,6 +263,7 @@ def _write(folder: Path, *, config: CatalogueConfig, tables: Checked) -> dict[st
     )
     tables = set_aside_photos(tables, photos.faults)
     write_rejected(tables, folder / "rejected")
+    write_json(folder / CHECKS, render(tables))
 
     events = tables.events if tables.events is not None else pl.DataFrame(schema=EVENTS_SCHEMA)
     events = events.sort("time", maintain_order=True)

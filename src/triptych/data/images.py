@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, UnidentifiedImageError
 
 from triptych.foundation.errors import DataError
+from triptych.foundation.machine import num_cores
 from triptych.foundation.progress import track
 
 Source = Path | bytes
@@ -365,7 +365,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _in_order(work: Callable[[S], R], sources: Iterable[S], *, workers: int | None) -> Iterator[R]:
     """Map over threads, results in order of the sources, never far ahead of the reader."""
-    workers = workers or os.cpu_count() or 1
+    workers = workers or num_cores()
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="photos") as pool:
         try:

@@ -20,16 +20,19 @@ class Channel(StrEnum):
 class Why(NamedTuple):
     """Why an item stands where it does.
 
-    The masked scores come from encoding the item again with one side hidden. The stored vector behind `score` was
-    rounded to float16, so differences below about 0.002 mean nothing.
+    What a side adds is ``unmasked - without_title`` or ``unmasked - without_photo``: these three come from one encoding
+    of the item, in float32. `score` is not among them: its vector was encoded before, in bulk (in bfloat16 where the
+    hardware gains by it), and is stored in float16, so the two differ by that rounding.
     """
 
     score: float
-    """The item's score."""
+    """The score the item was ranked by, from its stored vector."""
+    unmasked: float
+    """The same score with the item encoded anew and nothing hidden. In a channel without encoder it is `score`."""
     without_title: float | None
-    """Score with the title hidden; None where the item has none or the channel reads none."""
+    """As `unmasked`, with the title hidden; None where the item has none or the channel reads none."""
     without_photo: float | None
-    """Score with the photo hidden; None where the item has none or the channel reads none."""
+    """As `unmasked`, with the photo hidden; None where the item has none or the channel reads none."""
     shared_words: list[str]
     """Words of the query that stand in the title, in the query's order."""
 

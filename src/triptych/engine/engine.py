@@ -27,7 +27,7 @@ from triptych.engine.answers import Channel, Facets, Hit, Why
 from triptych.engine.bundle import Parts, open_bundle
 from triptych.engine.explain import explain_dense, explain_plain
 from triptych.engine.filters import Filters
-from triptych.engine.new_items import check_rows
+from triptych.engine.new_items import MAX_ADDED_ITEMS, check_rows
 from triptych.engine.shelf import Shelf
 from triptych.foundation.errors import ArtifactError, DataError, EngineError, did_you_mean
 from triptych.index.backends.exact import ExactIndex
@@ -63,10 +63,11 @@ class _Snapshot:
 class Engine:
     """Search, similar items, recommendation, scoring and new items over one shop. Safe to share between threads."""
 
-    def __init__(self, parts: Parts, *, bundle_id: str) -> None:
+    def __init__(self, parts: Parts, *, bundle_id: str, max_added_items: int = MAX_ADDED_ITEMS) -> None:
         """Load checked parts; use `open`."""
         self._parts = parts
         self._bundle_id = bundle_id
+        self._max_added_items = max_added_items
         self._catalogue = Catalogue.open(parts.catalogue)
         self._embedder = Embedder.open(parts.encoder)
         photo_px = self._catalogue.photos.px
@@ -87,14 +88,18 @@ class Engine:
         )
 
     @classmethod
-    def open(cls, path: str | Path) -> Engine:
+    def open(cls, path: str | Path, *, max_added_items: int = MAX_ADDED_ITEMS) -> Engine:
         """Open a run folder (``runs/shop``) or a bundle artefact in it.
+
+        Args:
+            path: the folder.
+            max_added_items: most items that `add_items` takes in all; each holds its photo in memory.
 
         Raises:
             ArtifactError: there is no finished run, a part is absent or damaged, or parts do not belong together.
         """
         bundle, parts = open_bundle(path)
-        return cls(parts, bundle_id=bundle.id)
+        return cls(parts, bundle_id=bundle.id, max_added_items=max_added_items)
 
     def search(
         self,
@@ -116,7 +121,7 @@ class Engine:
             user: who asks. Carried to the retrievers; the present ones answer everybody alike.
             filters: which items may be in the answer.
             channel: how items are found: dense, bm25, or popularity (which looks at neither words nor photo).
-            explain: give each hit its `Why`; costs two more passes through the encoder per hit.
+            explain: give each hit its `Why`; in channel dense each is encoded up to three times for it.
 
         Returns:
             Hits, best first; equal scores by item row.
@@ -209,7 +214,7 @@ class Engine:
             Their ids, in order.
 
         Raises:
-            EngineError: a row is wrong or its id is taken; the row's place is named.
+            EngineError: a row is wrong or its id is taken (the row's place is named), or there is no room for so many.
         """
         with self._changing:
             now = self._snapshot
@@ -217,6 +222,7 @@ class Engine:
                 rows,
                 features=self._catalogue.feature_roles,
                 is_known=now.shelf.has,
+                room=self._max_added_items - now.shelf.num_added,
                 px=self._catalogue.photos.px,
                 display_px=int(self._catalogue.artifact.config["display_px"]),
             )
@@ -225,7 +231,7 @@ class Engine:
             shelf = now.shelf.extended(new)
             places = range(now.shelf.num_items, shelf.num_items)
             index = now.index.copy()
-            index.add(shelf.encode(places, titles=[item.title for item in new], embedder=self._embedder))
+            index.add(shelf.encode(places, embedder=self._embedder))
             self._snapshot = _Snapshot(
                 shelf=shelf,
                 index=index,
@@ -262,14 +268,6 @@ class Engine:
     def facets(self) -> Facets:
         """Return what can be filtered by, with counts."""
         return self._snapshot.shelf.columns.facets()
-
-    def categories(self) -> list[str]:
-        """Return the categories, those with most items first."""
-        return list(self.facets().categories)
-
-    def cells(self) -> list[str]:
-        """Return the delivery cells, those with most items first."""
-        return list(self.facets().cells)
 
     def knows_user(self, user: str) -> bool:
         """Say whether a user has chosen anything, so that `recommend` is personal."""

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from triptych.data.text import words
-from triptych.encoders.embed import Embedder
+from triptych.encoders.embed import SMALL_REQUEST, Embedder
 from triptych.engine.answers import Channel, Why
 from triptych.engine.shelf import Shelf
+
+AT_ONCE = SMALL_REQUEST // 3
+"""Items explained in one call of the encoder: each is encoded up to three times, and the call stays in float32."""
+
+
+class MaskedScores(NamedTuple):
+    """Scores of items encoded anew, float32 ``[n]`` each. Where masking hides nothing, they are equal to the bit."""
+
+    unmasked: NDArray[np.float32]
+    without_title: NDArray[np.float32]
+    without_photo: NDArray[np.float32]
 
 
 def explain_dense(
@@ -22,33 +34,67 @@ def explain_dense(
     shelf: Shelf,
     embedder: Embedder,
 ) -> list[Why]:
-    """Explain hits of the dense channel: encode each item twice more, once without title and once without photo.
+    """Explain hits of the dense channel: encode each item anew, whole, without title and without photo.
 
     Args:
         query: words of the request, if it had any.
         vector: ``[dim]``, what was searched with.
         rows: the items.
-        scores: their scores.
+        scores: their scores, from the index.
         shelf: titles and photos.
         embedder: the encoder that made the index.
     """
-    if len(rows) == 0:
-        return []
-    titles = [shelf.title(row) for row in rows]
-    _, has_photo = shelf.pixels(rows)
     reads = embedder.modalities
-    nothing: list[str | None] = [None] * len(rows)
-    without_title = shelf.encode(rows, titles=nothing, embedder=embedder) @ vector
-    without_photo = embedder.items(titles) @ vector
-    return [
-        Why(
-            score=score,
-            without_title=float(without_title[place]) if reads.reads_title and titles[place] else None,
-            without_photo=float(without_photo[place]) if reads.reads_photo and has_photo[place] else None,
-            shared_words=shared_words(query, titles[place]),
-        )
-        for place, score in enumerate(scores)
-    ]
+    whys: list[Why] = []
+    for start in range(0, len(rows), AT_ONCE):
+        block = rows[start : start + AT_ONCE]
+        masked = masked_scores(vector, rows=block, shelf=shelf, embedder=embedder)
+        _, has_photo = shelf.pixels(block)
+        for place, (row, score) in enumerate(zip(block, scores[start : start + AT_ONCE], strict=True)):
+            title = shelf.title(row)
+            whys.append(
+                Why(
+                    score=score,
+                    unmasked=float(masked.unmasked[place]),
+                    without_title=float(masked.without_title[place]) if reads.reads_title and title else None,
+                    without_photo=float(masked.without_photo[place])
+                    if reads.reads_photo and has_photo[place]
+                    else None,
+                    shared_words=shared_words(query, title),
+                )
+            )
+    return whys
+
+
+def masked_scores(
+    vector: NDArray[np.float32], *, rows: Sequence[int], shelf: Shelf, embedder: Embedder
+) -> MaskedScores:
+    """Score items whole, without title and without photo, all encoded in one call and so in one precision.
+
+    Each distinct input is encoded once: an item without a title is the same input with its title hidden, and so has the
+    same score, which two passes would only approximate.
+
+    Args:
+        vector: ``[dim]``, what was searched with.
+        rows: the items ``[n]``; `AT_ONCE` of them at most are encoded in float32.
+        shelf: titles and photos.
+        embedder: the encoder.
+    """
+    pixels, has_photo = shelf.pixels(rows)
+    reads = embedder.modalities
+    inputs: dict[tuple[int, str | None, bool], int] = {}
+    places = np.empty((3, len(rows)), np.int64)
+    for place, row in enumerate(rows):
+        title = shelf.title(row) if reads.reads_title else None
+        photo = bool(has_photo[place]) and reads.reads_photo
+        for side, (seen_title, seen_photo) in enumerate(((title, photo), (None, photo), (title, False))):
+            places[side, place] = inputs.setdefault((place, seen_title, seen_photo), len(inputs))
+    vectors = embedder.items(
+        [title for _, title, _ in inputs],
+        pixels=pixels[[place for place, _, _ in inputs]] if reads.reads_photo else None,
+        has_photo=[photo for _, _, photo in inputs],
+    )
+    return MaskedScores(*(vectors @ vector)[places])
 
 
 def explain_plain(
@@ -57,7 +103,7 @@ def explain_plain(
     """Explain hits of a channel without encoder: BM25 reads only titles (0 without), popularity nothing."""
     without_title = 0.0 if channel is Channel.BM25 else None
     return [
-        Why(score, without_title, None, shared_words(query, shelf.title(row)))
+        Why(score, score, without_title, None, shared_words(query, shelf.title(row)))
         for row, score in zip(rows, scores, strict=True)
     ]
 

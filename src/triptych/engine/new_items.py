@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.data.images import decode_photo, display_jpeg
+from triptych.data.schema import Role
 from triptych.foundation.errors import DataError, EngineError, did_you_mean
+
+MAX_ADDED_ITEMS = 100_000
+"""Most items an engine takes at run time: they live in memory, and every addition copies what is searched."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +42,9 @@ class NewItem:
 def check_rows(
     rows: Sequence[Mapping[str, Any]],
     *,
-    features: Collection[str],
+    features: Mapping[str, Role],
     is_known: Callable[[str], bool],
+    room: int,
     px: int,
     display_px: int,
 ) -> list[NewItem]:
@@ -48,16 +53,22 @@ def check_rows(
     Args:
         rows: ``item_id`` and at least one of ``title`` and ``photo`` (a path, or the bytes of a file); also
             ``category``, ``brand``, ``merchant``, ``price``, ``cells`` and the catalogue's features.
-        features: names of the catalogue's further columns.
+        features: the catalogue's further columns, and what each is.
         is_known: says whether an item id is taken.
+        room: most items that may still be added.
         px: side of the square the encoder sees.
         display_px: longest side of the photo that is shown.
 
     Raises:
-        EngineError: the first mistake, with the row's place (from 1) and its item.
+        EngineError: the first mistake, with the row's place (from 1) and its item; or there is no room.
     """
     if isinstance(rows, Mapping):
         raise EngineError("add_items takes a list of rows; put this one row into a list: [row].")
+    if len(rows) > room:
+        raise EngineError(
+            f"There is room for {room:,} more items at run time, these are {len(rows):,}. "
+            "Put new items into the items table and make the run anew."
+        )
     items: list[NewItem] = []
     taken: set[str] = set()
     for place, row in enumerate(rows, start=1):
@@ -74,7 +85,7 @@ def check_rows(
     return items
 
 
-def _check(row: Mapping[str, Any], *, where: str, features: Collection[str], px: int, display_px: int) -> NewItem:
+def _check(row: Mapping[str, Any], *, where: str, features: Mapping[str, Role], px: int, display_px: int) -> NewItem:
     allowed = ["item_id", "title", "photo", "category", "brand", "merchant", "price", "cells", *features]
     for name in row:
         if name not in allowed:
@@ -90,12 +101,12 @@ def _check(row: Mapping[str, Any], *, where: str, features: Collection[str], px:
         category=_text(row, "category", where=where),
         brand=_text(row, "brand", where=where),
         merchant=_text(row, "merchant", where=where),
-        price=_price(row.get("price"), where=where),
-        cells=_cells(row.get("cells"), where=where),
+        price=_price(row, where=where),
+        cells=_texts(row, "cells", where=where),
         first_seen=datetime.now(UTC),
         pixels=pixels,
         jpeg=jpeg,
-        features={name: row[name] for name in features if name in row},
+        features={name: _feature(row, name, role=role, where=where) for name, role in features.items() if name in row},
     )
 
 
@@ -106,19 +117,35 @@ def _text(row: Mapping[str, Any], name: str, *, where: str) -> str | None:
     return value if value and value.strip() else None
 
 
-def _price(value: Any, *, where: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+def _price(row: Mapping[str, Any], *, where: str) -> float | None:
+    value = row.get("price")
+    if value is not None and (not _is_number(value) or value < 0):
         raise EngineError(f"{where}: price is {value!r}, it must be a number from 0 up.")
-    return float(value)
+    return None if value is None else float(value)
 
 
-def _cells(value: Any, *, where: str) -> list[str]:
-    cells = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(cells, list | tuple) or not all(isinstance(cell, str) and cell for cell in cells):
-        raise EngineError(f"{where}: cells is {value!r}, it must be a list of texts.")
-    return list(dict.fromkeys(cells))
+def _feature(row: Mapping[str, Any], name: str, *, role: Role, where: str) -> str | float | list[str] | None:
+    """Return a feature's value in the type its column is kept in."""
+    if role is Role.MULTI:
+        return _texts(row, name, where=where)
+    if role is not Role.NUMERIC:
+        return _text(row, name, where=where)
+    value = row[name]
+    if value is not None and not _is_number(value):
+        raise EngineError(f"{where}: {name} is {value!r}, it must be a number.")
+    return None if value is None else float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _texts(row: Mapping[str, Any], name: str, *, where: str) -> list[str]:
+    value = row.get(name)
+    texts = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+        raise EngineError(f"{where}: {name} is {value!r}, it must be a list of texts.")
+    return list(dict.fromkeys(texts))
 
 
 def _photo(source: Any, *, where: str, px: int, display_px: int) -> tuple[NDArray[np.uint8] | None, bytes | None]:

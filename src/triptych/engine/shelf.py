@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,23 @@ from triptych.data.catalogue import NEAR_AMONG, Catalogue
 from triptych.encoders.embed import Embedder
 from triptych.engine.filters import FilterColumns
 from triptych.engine.new_items import NewItem
-from triptych.foundation.errors import DataError, EngineError, did_you_mean
+from triptych.foundation.errors import EngineError, did_you_mean
 
 
 class Shelf:
     """Items by row: the catalogue's first, then the added ones in the order they came."""
 
-    def __init__(self, catalogue: Catalogue, *, columns: FilterColumns, added: Sequence[NewItem] = ()) -> None:
-        """Wrap a catalogue and what was added; use `of` and `extended`."""
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        rows: Mapping[str, int],
+        columns: FilterColumns,
+        added: Sequence[NewItem] = (),
+    ) -> None:
+        """Wrap a catalogue, the row of each of its ids, and what was added; use `of` and `extended`."""
         self._catalogue = catalogue
+        self._catalogue_rows = rows
         self._added = tuple(added)
         self._added_rows = {item.item_id: catalogue.num_items + place for place, item in enumerate(self._added)}
         self.columns = columns
@@ -28,7 +36,8 @@ class Shelf:
     @classmethod
     def of(cls, catalogue: Catalogue) -> Shelf:
         """Start with a catalogue."""
-        return cls(catalogue, columns=FilterColumns.of(catalogue.items.select("category", "cells", "price")))
+        rows = {item_id: row for row, item_id in enumerate(catalogue.item_ids)}
+        return cls(catalogue, rows=rows, columns=FilterColumns.of(catalogue.items.select("category", "cells", "price")))
 
     def extended(self, new: Sequence[NewItem]) -> Shelf:
         """Return a shelf with items appended."""
@@ -37,7 +46,7 @@ class Shelf:
             cells=[item.cells for item in new],
             prices=[item.price for item in new],
         )
-        return Shelf(self._catalogue, columns=columns, added=[*self._added, *new])
+        return Shelf(self._catalogue, rows=self._catalogue_rows, columns=columns, added=[*self._added, *new])
 
     @property
     def num_items(self) -> int:
@@ -57,23 +66,16 @@ class Shelf:
         """
         if not isinstance(item_id, str):
             raise EngineError(f"An item is named by its item_id, a text, not by {item_id!r}.")
-        if item_id in self._added_rows:
-            return self._added_rows[item_id]
-        try:
-            return self._catalogue.item_row(item_id)
-        except DataError as error:
-            message = str(error)
-            if "Did you mean" not in message:
-                message += did_you_mean(item_id, list(self._added_rows)[:NEAR_AMONG])
-            raise EngineError(message) from None
+        row = self._catalogue_rows.get(item_id, self._added_rows.get(item_id))
+        if row is None:
+            near = did_you_mean(item_id, self._catalogue.item_ids[:NEAR_AMONG])
+            near = near or did_you_mean(item_id, list(self._added_rows)[:NEAR_AMONG])
+            raise EngineError(f"There is no item '{item_id}' in the catalogue.{near}")
+        return row
 
     def has(self, item_id: str) -> bool:
         """Say whether there is such an item."""
-        try:
-            self.row(item_id)
-        except EngineError:
-            return False
-        return True
+        return item_id in self._catalogue_rows or item_id in self._added_rows
 
     def item_id(self, row: int) -> str:
         """Return the outside id."""
@@ -99,8 +101,9 @@ class Shelf:
                 pixels[place], has[place] = added.pixels, True
         return pixels, has
 
-    def encode(self, rows: Sequence[int], *, titles: Sequence[str | None], embedder: Embedder) -> NDArray[np.float32]:
-        """Encode items with their photos and the titles given: their own, or None for a hidden one."""
+    def encode(self, rows: Sequence[int], *, embedder: Embedder) -> NDArray[np.float32]:
+        """Encode items ``[n, dim]``."""
+        titles = [self.title(row) for row in rows]
         if not embedder.modalities.reads_photo:
             return embedder.items(titles)
         pixels, has_photo = self.pixels(rows)

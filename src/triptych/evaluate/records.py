@@ -111,9 +111,17 @@ class PairedRecord:
 AnyRecord = Record | PairedRecord
 
 
-def to_rows(records: Iterable[AnyRecord]) -> list[dict[str, Any]]:
-    """Turn records into JSON-ready rows; an unknown or infinite number becomes None."""
-    return [{key: _json(value) for key, value in dataclasses.asdict(record).items()} for record in records]
+def to_rows(records: Iterable[AnyRecord], *, simulated: bool = False) -> list[dict[str, Any]]:
+    """Turn records into JSON-ready rows; an unknown or infinite number becomes None.
+
+    Args:
+        records: From the tasks.
+        simulated: Whether the behaviour behind them is simulated. Every row carries it, wherever it goes.
+    """
+    return [
+        {**{key: _json(value) for key, value in dataclasses.asdict(record).items()}, "simulated": simulated}
+        for record in records
+    ]
 
 
 def _json(value: Any) -> Any:
@@ -130,6 +138,11 @@ def single(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def paired(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Keep the rows that compare two models."""
     return [row for row in rows if "baseline" in row]
+
+
+def is_simulated(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether simulated behaviour stands behind any of these rows."""
+    return any(row["simulated"] for row in rows)
 
 
 def select(rows: Sequence[Mapping[str, Any]], **fields: Any) -> list[Mapping[str, Any]]:

@@ -20,6 +20,7 @@ from triptych.evaluate.tasks import search
 from triptych.evaluate.tasks.base import EvaluationConfig, Models, TaskResult
 from triptych.evaluate.text_table import text_tables
 from triptych.foundation.artifact import Artifact, produce, write_json
+from triptych.foundation.errors import ArtifactError
 
 __all__ = ["About", "EvaluationConfig", "read_records", "run", "text_tables"]
 
@@ -41,7 +42,7 @@ class About:
     """Where the data come from."""
     licence: str = ""
     simulated: bool = False
-    """Whether the behaviour is simulated; every table then says so."""
+    """Whether the behaviour is simulated; every record and every table then says so."""
     run_command: str = ""
     """The command that makes everything again, e.g. `triptych run fashion --out runs/fashion`."""
     report_command: str = ""
@@ -83,10 +84,11 @@ def run(
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
+        words = about or About()
         models = retrievers() if callable(retrievers) else retrievers
         results = [search.evaluate(models, catalogue=catalogue, split=split, config=config)]
         results += [task() for task in more]
-        rows = to_rows(record for result in results for record in result.records)
+        rows = to_rows((record for result in results for record in result.records), simulated=words.simulated)
         write_json(folder / RECORDS, rows)
         frames = [one.per_query.select(pl.lit(one.task).alias("task"), pl.all()) for one in results]
         pl.concat(frames, how="diagonal").write_parquet(folder / PER_QUERY)
@@ -97,26 +99,37 @@ def run(
             catalogue=catalogue,
             split=split,
             inputs=inputs,
-            about=vars(about or About()),
+            about=vars(words),
             examples=choose_examples(results[0].rankings, config=config) if results[0].rankings else [],
         )
         (folder / HTML).write_text(write_page(page), encoding="utf-8")
-        return summary(rows, config=config)
+        return summary(rows, config=config, simulated=words.simulated)
 
     return produce(out, kind=KIND, config=config, inputs=inputs, build=build)
 
 
 def read_records(artifact: Artifact) -> list[dict[str, Any]]:
-    """Read the records of a report: what `triptych report DIR --json` prints."""
+    """Read the records of a report: what `triptych report DIR --json` prints.
+
+    Raises:
+        ArtifactError: it was written by an earlier version, whose records do not say whether behaviour is simulated.
+    """
     rows: list[dict[str, Any]] = json.loads(artifact.file(RECORDS).read_text(encoding="utf-8"))
+    if not all("simulated" in row for row in rows):
+        raise ArtifactError(
+            f"Report {str(artifact.path)!r} was written by an earlier version and does not say whether its behaviour "
+            "is simulated. Delete the folder and run again: triptych run."
+        )
     return rows
 
 
-def summary(rows: Sequence[Mapping[str, Any]], *, config: EvaluationConfig) -> dict[str, Any]:
-    """Sum up a report for its manifest: the headline metric of each model over all queries."""
+def summary(rows: Sequence[Mapping[str, Any]], *, config: EvaluationConfig, simulated: bool) -> dict[str, Any]:
+    """Sum up a report for its manifest: what to show first, and that metric of each model over all queries."""
     found = select(single(rows), task=search.TASK, slice="all", metric="recall", k=config.headline_k)
     return {
         "queries": found[0]["num_queries"] if found else 0,
         "split": config.part.value,
+        "headline_k": config.headline_k,
+        "simulated": simulated,
         f"recall@{config.headline_k}": {row["model"]: round(row["value"], 6) for row in found},
     }

@@ -62,8 +62,8 @@ def search_slices(catalogue: Catalogue, *, split: Split, query_rows: np.ndarray,
             "Queries under whose exact words nothing was chosen in the training period.",
             ~seen_query,
         ),
-        Slice("seen_items", SliceUnit.PAIRS, "Targets that somebody chose in the training period.", ~new_item),
-        Slice("new_items", SliceUnit.PAIRS, "Targets that nobody chose in the training period.", new_item),
+        Slice("seen_items", SliceUnit.PAIRS, "Targets that were chosen in the training period.", ~new_item),
+        Slice("new_items", SliceUnit.PAIRS, "Targets that were never chosen in the training period.", new_item),
         *_picture_slices(catalogue, query_rows=query_rows, targets=targets),
     ]
     return [one for one in slices if one.pair_mask.any()]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from triptych.evaluate.compare import Column
 from triptych.evaluate.definitions import METRICS
-from triptych.evaluate.records import Role, distinct, paired, role_of, select, single
+from triptych.evaluate.records import Role, distinct, is_simulated, paired, role_of, select, single
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -17,6 +17,7 @@ _SHORT = {"recall": "R", "ndcg": "NDCG", "mrr": "MRR"}
 """What a terminal has room for."""
 _ORDER = (Role.BASELINE, Role.MODEL, Role.CONTROL, Role.CEILING)
 ONE_SEED = "Trained with one seed: the intervals speak of queries, not of training luck. One seed is never evidence."
+SIMULATED = "Simulated behaviour."
 
 
 class TextTable(NamedTuple):
@@ -34,7 +35,8 @@ def text_tables(rows: Rows, *, headline_k: int = HEADLINE_K) -> list[TextTable]:
 
     Args:
         rows: Records as read from `records.json`.
-        headline_k: The cut-off shown with its interval; where a task does not have it, its largest stands in.
+        headline_k: The cut-off shown with its interval, as the report's summary has it; where a task does not have it,
+            its largest stands in.
     """
     tables: list[TextTable] = []
     for task in distinct(rows, "task"):
@@ -55,17 +57,19 @@ def _tables_of(rows: Rows, *, name: str, headline_k: int) -> list[TextTable]:
         for model in models
     ]
     slices = distinct(single(rows), "slice")
-    one_seed = "one seed" in distinct(rows, "evidence")
+    simulated = [SIMULATED] if is_simulated(rows) else []
+    one_seed = [ONE_SEED] if "one seed" in distinct(rows, "evidence") else []
+    note = " ".join(simulated)
     return [
         TextTable(
-            f"{name}: {number:,} queries, in %, [95 % interval over queries]", main, ONE_SEED if one_seed else ""
+            f"{name}: {number:,} queries, in %, [95 % interval over queries]", main, " ".join(simulated + one_seed)
         ),
         TextTable(
             f"{name}: R@{k} by slice, in %",
             [_slice_row(rows, one, models=models, k=k) for one in slices] if len(slices) > 1 else [],
-            "",
+            note,
         ),
-        TextTable(f"{name}: paired comparisons", [_verdict_row(row) for row in shown_pairs(rows, headline_k=k)], ""),
+        TextTable(f"{name}: paired comparisons", [_verdict_row(row) for row in shown_pairs(rows, headline_k=k)], note),
     ]
 
 

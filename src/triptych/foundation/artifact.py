@@ -6,7 +6,8 @@ schema version, config, input ids), so the same work has the same id and a finis
 
 A stage builds in ``<id>.partial/``, writes ``artifact.json`` last, and renames the folder: an artefact that exists is
 complete. A partial folder survives a kill, so a long stage can keep its resume state in ``<id>.partial/resume/``,
-which is removed before the rename: what is shipped and what is resumed from stay apart.
+which is removed before the rename: what is shipped and what is resumed from stay apart. Deleting goes the same way
+back: the folder becomes partial again before anything in it goes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from triptych.foundation.errors import ArtifactError
 MANIFEST = "artifact.json"
 RESUME = "resume"
 PARTIAL = ".partial"
+TEMPORARY = ".tmp"
 SCHEMA_VERSION = 1
 """Raised when the layout of any artefact changes; part of every id."""
 
@@ -168,11 +170,16 @@ def produce(
     final = parent / artifact_id
     if (final / MANIFEST).is_file():
         return Artifact.open(final, kind=kind)
-    partial = parent / (artifact_id + PARTIAL)
-    partial.mkdir(parents=True, exist_ok=True)
-    with _alone(parent / f".{artifact_id}.lock", what=f"{kind} {artifact_id}"):
+    partial = _partial(final)
+    parent.mkdir(parents=True, exist_ok=True)
+    with _alone(final, what=f"{kind} {artifact_id}"):
         if (final / MANIFEST).is_file():  # somebody finished it while we waited for the lock
             return Artifact.open(final, kind=kind)
+        if final.exists():  # no manifest, so no artefact: half deleted, and in the way of the rename
+            shutil.rmtree(final)
+        partial.mkdir(exist_ok=True)
+        for leftover in (MANIFEST, MANIFEST + TEMPORARY):  # of a kill just before the rename: no part of the content
+            (partial / leftover).unlink(missing_ok=True)
         started = time.perf_counter()
         summary = dict(build(partial))
         shutil.rmtree(partial / RESUME, ignore_errors=True)
@@ -199,6 +206,37 @@ def produce(
     return Artifact.open(final, kind=kind)
 
 
+def remove(folder: Path) -> None:
+    """Delete an artefact, or what is left of an interrupted build or deletion; nothing where there is nothing.
+
+    It stops being an artefact at one stroke: a kill in the middle leaves a partial folder, as a killed build does.
+
+    Args:
+        folder: ``<stage>/<id>`` or ``<stage>/<id>.partial``.
+
+    Raises:
+        ArtifactError: a running process is building it.
+    """
+    partial = _partial(folder)
+    with _alone(folder, what=folder.name.removesuffix(PARTIAL)):
+        if partial.exists():
+            shutil.rmtree(partial)
+        if folder.exists():
+            os.rename(folder, partial)
+            shutil.rmtree(partial)
+
+
+def is_being_built(folder: Path) -> bool:
+    """Say whether a running process builds (or deletes) the artefact ``<stage>/<id>`` or ``<stage>/<id>.partial``."""
+    if not _lock(folder).exists():
+        return False
+    try:
+        with _alone(folder, what=folder.name):
+            return False
+    except ArtifactError:
+        return True
+
+
 def work_id(*, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """Hash what decides an artefact's content into sixteen hexadecimal digits."""
     work = {"kind": kind, "schema_version": SCHEMA_VERSION, "config": config, "inputs": dict(inputs)}
@@ -208,7 +246,7 @@ def work_id(*, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + TEMPORARY)
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
@@ -253,16 +291,37 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
+def _partial(folder: Path) -> Path:
+    """Where the artefact that `folder` is, or becomes, is built and taken apart."""
+    return folder.with_name(folder.name.removesuffix(PARTIAL) + PARTIAL)
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name.removesuffix(PARTIAL)}.lock")
+
+
 @contextmanager
-def _alone(lock: Path, *, what: str) -> Iterator[None]:
-    """Hold an advisory lock; the kernel releases it however the process ends."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtifactError(f"Another process is building {what}. Wait for it, or stop it.") from None
-        yield
-        lock.unlink(missing_ok=True)
+def _alone(folder: Path, *, what: str) -> Iterator[None]:
+    """Hold the advisory lock of an artefact's folder; the kernel releases it however the process ends."""
+    lock = _lock(folder)
+    while True:
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ArtifactError(f"Another process is building {what}. Wait for it, or stop it.") from None
+            if not _is_file(file.fileno(), lock):
+                continue  # whoever held it removed it as we opened it: this one guards nothing
+            yield
+            lock.unlink(missing_ok=True)
+            return
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,17 +10,21 @@ Precedence: recipe function, then config file (TOML, or any saved JSON), then ``
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Protocol, Self, get_args, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from triptych.foundation.errors import ConfigError, did_you_mean
 
 Tree = dict[str, Any]
+REQUIRED = "required"
+"""Stands where a default would, for a field that has none."""
 
 
 class Config(BaseModel):
@@ -127,30 +131,76 @@ class FieldRow(BaseModel):
 
 
 def describe(config: Config, *, prefix: str = "") -> Iterator[FieldRow]:
-    """Walk every field of a config tree in order, with its default, range and meaning."""
+    """Walk every field of a config tree in order, with its default, range and meaning.
+
+    A section that is left out (None) has a row of its own, followed by the fields it would have, whose default is
+    "required" where there is none. Where its class is chosen by a kind, the row lists the kinds instead.
+    """
     for name, info in type(config).model_fields.items():
-        value = getattr(config, name)
-        path = f"{prefix}{name}"
-        if isinstance(value, Config):
-            yield from describe(value, prefix=f"{path}.")
-            continue
-        yield FieldRow(
-            path=path,
-            type=_type_name(info),
-            default=json.dumps(config.dump()[name], ensure_ascii=False),
-            limits=_limits(info),
-            meaning=" ".join((info.description or "").split()),
-        )
+        yield from _describe(info, value=getattr(config, name), path=f"{prefix}{name}")
 
 
-def _type_name(info: FieldInfo) -> str:
+@runtime_checkable
+class Choice(Protocol):
+    """What resolves a field whose class is chosen by a kind; see `registry.one_of`."""
+
+    def kinds(self) -> list[str]:
+        """List the kinds there are."""
+
+
+def _describe(info: FieldInfo, *, value: Any, path: str) -> Iterator[FieldRow]:
+    if isinstance(value, Config):
+        yield from describe(value, prefix=f"{path}.")
+        return
+    left_out = value is None or value is PydanticUndefined
+    kinds = _kinds(info) if left_out else None
+    section = _section(info) if left_out and kinds is None else None
+    yield FieldRow(
+        path=path,
+        type=_type_name(info, kinds=kinds, is_section=section is not None),
+        default=REQUIRED if value is PydanticUndefined else json.dumps(_plain(value), ensure_ascii=False),
+        limits=_limits(info),
+        meaning=" ".join((info.description or "").split()),
+    )
+    for name, inner in section.model_fields.items() if section is not None else ():
+        yield from _describe(inner, value=inner.get_default(call_default_factory=True), path=f"{path}.{name}")
+
+
+def _kinds(info: FieldInfo) -> list[str] | None:
+    for constraint in info.metadata:
+        resolve = getattr(constraint, "func", None)
+        if isinstance(resolve, Choice):
+            return resolve.kinds()
+    return None
+
+
+def _section(info: FieldInfo) -> type[Config] | None:
+    """The one config class that a field takes; None where it takes several, or none."""
+    classes = [one for one in (info.annotation, *get_args(info.annotation)) if _is_config(one)]
+    return classes[0] if len(classes) == 1 else None
+
+
+def _is_config(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Config)
+
+
+def _plain(value: Any) -> Any:
+    return to_jsonable_python(value, serialize_as_any=True)
+
+
+def _type_name(info: FieldInfo, *, kinds: list[str] | None, is_section: bool) -> str:
     annotation = info.annotation
+    if kinds is not None or is_section:
+        optional = ["None"] if type(None) in get_args(annotation) else []
+        return " | ".join([*(kinds or ["section"]), *optional])
     literal = [str(a) for a in get_args(annotation) if isinstance(a, str)]
     if literal:
         return " | ".join(literal)
     if isinstance(annotation, type) and hasattr(annotation, "__members__"):
         return " | ".join(str(member.value) for member in annotation)
-    return getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return re.sub(r"(?:\w+\.)+(?=\w)", "", str(annotation))  # names without their modules
 
 
 def _limits(info: FieldInfo) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic import BeforeValidator
@@ -51,8 +52,19 @@ def one_of(package: str) -> BeforeValidator:
     Example:
         ``dataset: Annotated[DatasetConfig, one_of("triptych.data.datasets")]``
     """
+    return BeforeValidator(_OneOf(package))
 
-    def resolve(value: Any) -> Any:
+
+@dataclass(frozen=True)
+class _OneOf:
+    """Turns a table with a ``kind`` into that kind's config; an object, so that `config.describe` can ask the kinds."""
+
+    package: str
+
+    def kinds(self) -> list[str]:
+        return kinds(self.package)
+
+    def __call__(self, value: Any) -> Any:
         if value is None or isinstance(value, Config):
             return value
         if isinstance(value, str):  # `dataset = "fashion"` is short for its defaults
@@ -60,13 +72,11 @@ def one_of(package: str) -> BeforeValidator:
         if not isinstance(value, Mapping):
             raise ValueError(f"expected a table with a 'kind', not {value!r}.")
         if "kind" not in value:
-            raise ValueError(f"'kind' is missing. Available: {', '.join(kinds(package))}.")
+            raise ValueError(f"'kind' is missing. Available: {', '.join(self.kinds())}.")
         try:
-            return config_class(package, str(value["kind"])).parse(value)
+            return config_class(self.package, str(value["kind"])).parse(value)
         except ConfigError as error:
             raise _Explained(str(error)) from None
-
-    return BeforeValidator(resolve)
 
 
 class _Explained(ConfigError, ValueError):

@@ -97,13 +97,15 @@ def rank(scores: FloatArray, *, k: int) -> Hits:
     Returns:
         ``[requests, k]``, exact at ties: of equal scores the smaller item row comes first, and is taken first.
     """
-    num_requests, num_items = scores.shape
+    num_requests = len(scores)
     hits = Hits(np.full((num_requests, k), -1, np.int64), np.full((num_requests, k), -np.inf, np.float32))
     for row in range(num_requests):
         own = scores[row]
-        # argpartition would take any of the equal scores at the border; all that reach the k-th are sorted instead.
-        least = np.partition(own, num_items - k)[num_items - k] if k < num_items else -np.inf
-        candidates = np.flatnonzero((own >= least) & (own > -np.inf))
+        candidates = np.flatnonzero(own > -np.inf)
+        if len(candidates) > k:
+            # argpartition would take any of the equal scores at the border; all that reach the k-th are sorted instead
+            reached = own[candidates]
+            candidates = candidates[reached >= np.partition(reached, len(reached) - k)[len(reached) - k]]
         best = candidates[np.argsort(-own[candidates], kind="stable")][:k]
         hits.item_rows[row, : len(best)] = best
         hits.scores[row, : len(best)] = own[best]

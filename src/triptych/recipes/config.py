@@ -79,10 +79,12 @@ class RunConfig(Config):
                 f"dataset '{self.dataset.kind}' brings its own tables, so [items], [events] and [judgements] would "
                 'have no effect. Remove them, or start from recipe = "shop".'
             )
-        if self.pretrain.encoder.modalities is Modalities.TITLE_PHOTO and Arm.TITLE_PHOTO in self.compare:
-            raise ValueError("compare: title+photo is the model that is served; name only what stands beside it.")
-        if len(set(self.seeds)) != len(self.seeds) or len(set(self.compare)) != len(self.compare):
-            raise ValueError("seeds and compare must not name anything twice.")
+        if len(set(self.arms)) != len(self.arms):
+            raise ValueError(
+                f"compare names {', '.join(self.compare)}, and {self.arms[0]} is served: nothing may be named twice."
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds must not name a seed twice.")
         if self.pretrain.encoder.photo_px != self.catalogue.photo_px:
             raise ValueError(
                 f"pretrain.encoder.photo_px is {self.pretrain.encoder.photo_px} and catalogue.photo_px is "

@@ -11,5 +11,6 @@ def fashion() -> RunConfig:
         "recipe": "fashion",
         "dataset": {"kind": "fashion"},
         "compare": [Arm.TITLE, Arm.PHOTO, Arm.PERMUTED_PHOTO],
+        "seeds": [0, 1, 2],  # one seed is never evidence
     }
     return RunConfig.parse(tree)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from triptych.data import catalogue as catalogues
 from triptych.data import splits, text
 from triptych.data.catalogue import Catalogue
+from triptych.data.check import Checked
 from triptych.data.splits import Split
 from triptych.data.text import TextTokenizer
 from triptych.encoders import embeddings
@@ -40,7 +41,7 @@ from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import Arm, RunConfig
 from triptych.recipes.run_folder import RunFolder
-from triptych.recipes.tables import find_source, require_tables
+from triptych.recipes.tables import find_source, require_tables, spoken
 
 log = logging.getLogger(__name__)
 
@@ -53,26 +54,28 @@ class _Trained:
     index: Artifact
 
 
-def run_pipeline(config: RunConfig, *, base: Path, out: Path) -> Artifact:
+def run_pipeline(config: RunConfig, *, base: Path, out: Path, command: str = "") -> Artifact:
     """Run every stage of a recipe and return the report.
 
     Args:
         config: the resolved config.
         base: folder that relative paths of the user's tables start from.
         out: the run folder.
+        command: what the report names as the way to make it again.
 
     Raises:
         ConfigError: settings that do not go together.
         DataError: tables that cannot be used.
     """
-    return _Pipeline(config, base=base, out=out).run()
+    return _Pipeline(config, base=base, out=out, command=command).run()
 
 
 class _Pipeline:
     """The stages in order; each method makes one artefact and notes it in the run folder."""
 
-    def __init__(self, config: RunConfig, *, base: Path, out: Path) -> None:
+    def __init__(self, config: RunConfig, *, base: Path, out: Path, command: str) -> None:
         self.config = config
+        self.command = command
         self.base = base
         self.out = out
         self.folder = RunFolder(out)
@@ -126,7 +129,14 @@ class _Pipeline:
         source = find_source(self.config, base=self.base, out=self.out / "tables")
         if source.artifact is not None:
             self.folder.record("tables", source.artifact)
-        return catalogues.build(self.config.catalogue, tables=source.read, inputs=source.inputs, out=out)
+
+        def read() -> Checked:
+            checked = source.read()
+            for line in spoken(checked):
+                log.info("%s", line)
+            return checked
+
+        return catalogues.build(self.config.catalogue, tables=read, inputs=source.inputs, out=out)
 
     def _popularity(self, catalogue: Catalogue, split: Split, out: Path) -> Artifact:
         config = self.config.popularity
@@ -214,6 +224,8 @@ class _Pipeline:
         }
         for (arm, seed), one in trained.items():
             inputs[f"{arm.value} seed {seed}"] = one.encoder
+            inputs[f"index {arm.value} seed {seed}"] = one.index
+        inputs["photo queries"] = str(self.config.photo_queries)
         return report.run(
             self.config.evaluation,
             catalogue=catalogue,
@@ -221,15 +233,15 @@ class _Pipeline:
             retrievers=retrievers,
             inputs=inputs,
             out=out,
-            about=self._about(),
-            more=[partial(self._relit, catalogue, trained)] if self._searches_by_photo(catalogue) else [],
+            about=self._about(catalogue),
+            more=[partial(self._relit, catalogue, split, trained)] if self._searches_by_photo(catalogue) else [],
         )
 
     def _searches_by_photo(self, catalogue: Catalogue) -> bool:
         served = self.config.pretrain.encoder.modalities
         return served.reads_photo and self.config.photo_queries > 0 and bool(np.any(catalogue.photos.has))
 
-    def _relit(self, catalogue: Catalogue, trained: Mapping[tuple[Arm, int], _Trained]) -> TaskResult:
+    def _relit(self, catalogue: Catalogue, split: Split, trained: Mapping[tuple[Arm, int], _Trained]) -> TaskResult:
         """Crop and re-light photos of the catalogue and look for their items."""
         rng = np.random.default_rng([self.config.evaluation.seed, 11])
         with_photo = np.flatnonzero(np.asarray(catalogue.photos.has))
@@ -246,22 +258,25 @@ class _Pipeline:
             photos=photos,
             item_rows=rows,
             config=self.config.evaluation,
+            split=split,
             task="photo",
             title="Cropped and re-lit photo → its own item",
         )
 
-    def _about(self) -> About:
+    def _about(self, catalogue: Catalogue) -> About:
         """Gather the words the report needs beside its numbers."""
         dataset = self.config.dataset
         card = dataset.card() if dataset is not None else None
+        checks = catalogue.checks
         return About(
             name=self.out.name,
             dataset=card.name if card else "your own tables",
             source=card.source if card else "",
             licence=card.licence if card else "",
-            simulated=card is not None and "simulated" in card.note.lower(),
-            run_command=f"triptych run {self.config.recipe} --out {self.out}",
+            simulated=card is not None and card.simulated,
+            run_command=self.command,
             report_command=f"triptych report {self.out}",
+            faults=checks["faults"] if checks else (),
         )
 
 
@@ -284,4 +299,5 @@ def _brief(summary: Mapping[str, Any]) -> str:
     """Show the figures of a summary that fit on a line."""
     plain = {key: value for key, value in summary.items() if isinstance(value, int | float | str) and value != ""}
     shown = [f"{key} {value:,.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain.items()]
-    return ", ".join(shown[:5])
+    counted = [f"{name} {rows:,}" for name, rows in summary.get("rejected", {}).items()]
+    return ", ".join(shown[:5] + ([f"rejected: {' '.join(counted)}"] if counted else []))

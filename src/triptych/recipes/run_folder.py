@@ -3,8 +3,8 @@
 ::
 
     runs/shop/
-    ├── run.json                 stage → artefact of the latest run, its recipe and when it was finished
-    ├── config.json              the resolved config
+    ├── run.json                 stage → artefact of the latest run, its recipe and its config
+    ├── config.json              that config alone: what `triptych run` takes to make it all again
     ├── catalogue/<id>/          one artefact per piece of work; older ones stay until pruned
     ├── encoder/<id>/ ...
     └── report/<id>/report.html
@@ -13,12 +13,20 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from triptych.foundation.artifact import MANIFEST, PARTIAL, Artifact, find_artifacts, write_json
+from triptych.foundation.artifact import (
+    MANIFEST,
+    PARTIAL,
+    Artifact,
+    find_artifacts,
+    is_being_built,
+    remove,
+    write_json,
+)
 from triptych.foundation.errors import ArtifactError, did_you_mean
 
 RUN = "run.json"
@@ -31,6 +39,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         """Wrap a folder, which need not exist yet."""
         self.path = path
+        self._started: dict[str, Any] | None = None
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
@@ -68,18 +77,28 @@ class RunFolder:
         return Artifact.open(self.path / stages[name])
 
     def record(self, stage: str, artifact: Artifact) -> None:
-        """Note that `stage` of the latest run is `artifact`."""
+        """Note that `stage` of the latest run is `artifact`; the first one ends what the run before it had."""
         state = self._read()
+        if self._started is not None and state.get("config") != self._started:
+            state = self._write_config(self._started)
         state.setdefault("stages", {})[stage] = artifact.path.relative_to(self.path).as_posix()
         write_json(self.path / RUN, state)
 
     def start(self, config: dict[str, Any]) -> None:
-        """Begin a run: keep its config, forget which artefacts the run before it used."""
+        """Begin a run.
+
+        The stages of a run with another config stay until this one has its first: a run that fails at once, over a
+        path with a typo say, leaves the folder as it was.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        self._started = config
+        if not self.stages():
+            write_json(self.path / RUN, self._write_config(config))
+
+    def _write_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Write the config, and return the state of a run that has no stage yet."""
         write_json(self.path / CONFIG, config)
-        state = self._read()
-        if state.get("config") != config:
-            write_json(self.path / RUN, {"recipe": config.get("recipe"), "config": config, "stages": {}})
+        return {"recipe": config.get("recipe"), "config": config, "stages": {}}
 
     def _read(self) -> dict[str, Any]:
         path = self.path / RUN
@@ -118,8 +137,11 @@ class RunFolder:
         """List, and where asked delete, what the latest run does not need.
 
         Returns:
-            Paths with their sizes in bytes: complete artefacts no stage of the latest run was made from, and partial
-            folders of interrupted work.
+            Paths with their sizes in bytes: complete artefacts no stage of the latest run was made from, and what
+            interrupted work and interrupted deletions left. What a running process is building is not among them.
+
+        Raises:
+            ArtifactError: a process has just begun to build one of them.
         """
         by_id = {artifact.id: artifact for artifact in self.artifacts()}
         needed: set[str] = set()
@@ -130,14 +152,19 @@ class RunFolder:
                 needed.add(current)
                 waiting.extend(by_id[current].inputs.values())
         gone = [artifact.path for artifact_id, artifact in by_id.items() if artifact_id not in needed]
-        gone += [path for path in self.path.glob(f"*/*{PARTIAL}") if path.is_dir()]
-        sizes = [(path, _size(path)) for path in sorted(gone)]
+        gone += [path for path in self.path.glob("*/*") if _is_left_over(path)]
+        sizes = [(path, _size(path)) for path in sorted(gone) if not is_being_built(path)]
         if delete:
-            for path in gone:
-                # The manifest goes first: a half-deleted artefact must not look complete.
-                (path / MANIFEST).unlink(missing_ok=True)
-                shutil.rmtree(path)
+            for path, _ in sizes:
+                remove(path)
         return sizes
+
+
+def _is_left_over(folder: Path) -> bool:
+    """Whether this is a partial folder, or one with an artefact's name and no manifest."""
+    is_partial = folder.name.endswith(PARTIAL)
+    is_empty_shell = re.fullmatch("[0-9a-f]{16}", folder.name) is not None and not (folder / MANIFEST).is_file()
+    return folder.is_dir() and (is_partial or is_empty_shell)
 
 
 def _size(folder: Path) -> int:

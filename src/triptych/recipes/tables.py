@@ -76,6 +76,21 @@ def read_and_check(config: RunConfig, *, base: Path) -> Checked:
     return _check(_own_tables(config), base=base)
 
 
+def spoken(checked: Checked) -> list[str]:
+    """Say in lines what was guessed and what was set aside, for a log; `triptych check` shows all of it."""
+    lines = []
+    for mapped in checked.tables.values():
+        guessed = [f"{column} → {field}" for field, column in mapped.mapping.items() if field in mapped.guessed]
+        if guessed:
+            lines.append(f"{mapped.name}: guessed {', '.join(guessed)}")
+    for fault in checked.faults:
+        rows = ", ".join(str(row + 1) for row in fault.first_rows)
+        lines.append(
+            f"{fault.table}: {fault.column}: {fault.meaning} ({fault.count:,} rows, first {rows}): {fault.action}"
+        )
+    return lines
+
+
 def _own_tables(config: RunConfig) -> _TableConfigs:
     if config.items is None:
         raise ConfigError(
@@ -101,7 +116,18 @@ def _from_dataset(dataset: DatasetConfig, *, out: Path) -> Source:
 
     artifact = produce(out, kind="tables", config=dataset, inputs={}, build=build)
     tables = _TableConfigs.parse(json.loads(artifact.file(MAPPING).read_text(encoding="utf-8")))
+    _require_same_source(dataset, tables, artifact=artifact)
     return Source({"tables": artifact.id}, lambda: _check(tables, base=artifact.path), artifact)
+
+
+def _require_same_source(dataset: DatasetConfig, tables: _TableConfigs, *, artifact: Artifact) -> None:
+    """Refuse tables made from another folder of real data: the data are no part of the artefact's id."""
+    used, now = tables.items.photo_root, dataset.photo_folder()
+    if used is not None and now is not None and Path(used) != now:
+        raise ConfigError(
+            f"{str(artifact.path)!r} was made from the photos in {used!r}, and the data are now looked for in "
+            f"{str(now)!r}. Choose another --out, or set data_root or TRIPTYCH_DATA back."
+        )
 
 
 def _fingerprints(tables: _TableConfigs, *, base: Path) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from triptych.engine import Engine
 from triptych.serve import errors, routes
+from triptych.serve.hosts import Hosts, check_hosts
 from triptych.serve.runtime import Runtime
 
 STATIC = Path(__file__).parent / "static"
@@ -32,16 +33,21 @@ SECURITY_HEADERS = {
 }
 
 
-def create_app(engine: Engine | Path) -> FastAPI:
+def create_app(engine: Engine | Path, *, allowed_hosts: Sequence[str] = ()) -> FastAPI:
     """Make the service.
 
     Args:
         engine: an open engine, or the run folder to open once the service runs.
+        allowed_hosts: names by which it may be called besides localhost and the address it is reached at.
 
     Returns:
         The ASGI application. Its lifespan must run (uvicorn does that): it opens and warms up the engine in the
         background.
+
+    Raises:
+        ConfigError: one of `allowed_hosts` is no host.
     """
+    allowed = check_hosts(allowed_hosts)  # now: middleware is only made with the first request
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -67,6 +73,7 @@ def create_app(engine: Engine | Path) -> FastAPI:
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_api_route("/", _page, include_in_schema=False)
     app.add_api_route("/docs", _docs, include_in_schema=False)
+    app.add_middleware(Hosts, allowed=allowed)
     app.add_middleware(Headers)
     return app
 

@@ -62,6 +62,7 @@ def why(reason: Why) -> schemas.Why:
     """One reason; a side that the model lacks becomes none."""
     return schemas.Why(
         score=reason.score,
+        unmasked=reason.unmasked,
         without_title=finite(reason.without_title),
         without_photo=finite(reason.without_photo),
         shared_words=list(reason.shared_words),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import version as package_version
 from typing import Annotated, Any, Protocol, TypeVar
 
+import anyio
 from fastapi import APIRouter, Depends, Form, Query, Request, Response, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.status import HTTP_201_CREATED, HTTP_304_NOT_MODIFIED, HTTP_404_NOT_FOUND
@@ -17,6 +18,7 @@ from triptych.serve import present, schemas
 from triptych.serve.body import limited, too_large
 from triptych.serve.errors import Problem
 from triptych.serve.runtime import Runtime
+from triptych.serve.uploads import check_pixels
 
 Answer = TypeVar("Answer")
 
@@ -94,7 +96,7 @@ async def search_by_photo(
     ask: Asking,
     version: Version,
 ) -> schemas.SearchAnswer:
-    """Search with a photo of at most 8 MiB, with or without words."""
+    """Search with a photo of at most 8 MiB and 25 megapixels, with or without words."""
     photo = await _read(form.photo)
     return await ask(lambda engine: _search(engine, form, photo=photo, version=version))
 
@@ -150,6 +152,9 @@ async def add_items(new: schemas.NewItems, ask: Asking) -> schemas.AddedItems:
     """Add items to the running service; they are found at once, and are gone when it stops."""
 
     def work(engine: Engine) -> schemas.AddedItems:
+        for item in new.items:
+            if item.photo is not None:
+                check_pixels(item.photo, what=f"The photo of '{item.item_id}'")
         item_ids = engine.add_items([item.to_row() for item in new.items])
         return schemas.AddedItems(item_ids=item_ids, num_items=engine.num_items)
 
@@ -230,7 +235,6 @@ def _search(
         parameters.q,
         photo=photo,
         k=parameters.k,
-        user=parameters.user,
         filters=parameters.filters,
         channel=parameters.channel,
         explain=parameters.explain,
@@ -258,4 +262,7 @@ async def _read(upload: UploadFile | None) -> bytes | None:
     photo = await upload.read(schemas.MAX_PHOTO_BYTES + 1)
     if len(photo) > schemas.MAX_PHOTO_BYTES:
         raise too_large("The photo is larger than 8 MiB; send a smaller one.")
-    return photo or None
+    if not photo:
+        return None
+    await anyio.to_thread.run_sync(check_pixels, photo)
+    return photo

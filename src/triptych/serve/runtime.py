@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from fastapi import Request
 
 from triptych.engine import Engine
 from triptych.foundation.errors import TriptychError
+from triptych.foundation.machine import num_cores
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Runtime:
     """Holds the engine of one service from start to stop.
 
     Engine calls are synchronous and busy (a forward pass, a matrix product), so they run in worker threads, never on
-    the event loop, and never more of them at once than there are cores: more would only share the same cores.
+    the event loop, and never more of them at once than the process has cores: more would only share the same cores.
 
     Args:
         engine: an open engine, or the run folder to open (in a worker thread, by `start`).
@@ -45,7 +45,7 @@ class Runtime:
         self._engine: Engine | None = None
         self._version = ""
         self._reason = "The engine is still loading; try again in a moment."
-        self._limiter = anyio.CapacityLimiter(num_workers or os.cpu_count() or 1)
+        self._limiter = anyio.CapacityLimiter(num_workers or num_cores())
         self._loading: asyncio.Task[None] | None = None
 
     @property

@@ -21,6 +21,9 @@ MAX_K = 200
 MAX_QUERY_CHARS = 400
 MAX_PHOTO_BYTES = 8 * 2**20
 MAX_NEW_ITEMS = 1000
+MAX_NAME_CHARS = 200
+MAX_TEXT_CHARS = 2000
+MAX_NAMES = 1000
 
 
 def _decode_photo(text: Any) -> bytes:
@@ -37,6 +40,27 @@ Photo = Annotated[
     bytes, BeforeValidator(_decode_photo), WithJsonSchema({"type": "string", "contentEncoding": "base64"})
 ]
 Feature = str | int | float | list[str]
+Name = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
+
+
+def _check_feature(value: Any) -> Any:
+    """Limit what the engine will hold and show; whether the value fits its column is the engine's to say."""
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT_CHARS:
+            raise ValueError(f"a text may have at most {MAX_TEXT_CHARS} characters")
+    elif isinstance(value, list):
+        if len(value) > MAX_NAMES or not all(isinstance(one, str) and len(one) <= MAX_NAME_CHARS for one in value):
+            raise ValueError(f"a list may have at most {MAX_NAMES} texts of at most {MAX_NAME_CHARS} characters")
+    elif value is not None and not isinstance(value, int | float):
+        raise ValueError("this is no text, number or list of texts")
+    return value
+
+
+NewFeature = Annotated[
+    Any,
+    BeforeValidator(_check_feature),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "array", "items": {"type": "string"}}]}),
+]
 
 
 class Message(BaseModel):
@@ -56,9 +80,9 @@ class FilterParameters(Parameters):
 
     k: int = Field(24, ge=1, le=MAX_K)
     """Number of items wanted."""
-    category: str | None = Field(None, max_length=200)
+    category: Name | None = None
     """Only items of this category."""
-    cell: str | None = Field(None, max_length=200)
+    cell: Name | None = None
     """Only items delivered to this cell."""
     min_price: float | None = Field(None, ge=0, allow_inf_nan=False)
     """Lowest price, in the catalogue's currency."""
@@ -80,23 +104,21 @@ class FilterParameters(Parameters):
 
 
 class SearchParameters(FilterParameters):
-    """One search: words, a user, how to rank, and filters."""
+    """One search: words, how to rank, and filters."""
 
     q: str | None = Field(None, max_length=MAX_QUERY_CHARS)
     """The query. May be left out with a photo, or with ``channel=popularity`` (browsing)."""
     channel: Channel = Channel.DENSE
     """``dense``: by meaning, title and photo; ``bm25``: by shared words; ``popularity``: by past clicks."""
-    user: str | None = Field(None, max_length=200)
-    """Who is asking."""
     explain: bool = False
-    """Give each hit its ``why`` (two more passes through the encoder per hit)."""
+    """Give each hit its ``why`` (each is encoded up to three times for it)."""
 
 
 class PhotoSearchForm(SearchParameters):
     """The same search as a form, with a photo."""
 
     photo: UploadFile | None = None
-    """The photo to search with: JPEG, PNG, WebP or GIF, at most 8 MiB."""
+    """The photo to search with: JPEG, PNG, WebP or GIF, at most 8 MiB and 25 megapixels."""
 
 
 class WhyParameters(Parameters):
@@ -112,7 +134,7 @@ class PhotoWhyForm(WhyParameters):
     """The same question for a search that had a photo."""
 
     photo: UploadFile | None = None
-    """The photo that was searched with, at most 8 MiB."""
+    """The photo that was searched with, at most 8 MiB and 25 megapixels."""
 
 
 class Item(Message):
@@ -132,13 +154,16 @@ class Item(Message):
 
 
 class Why(Message):
-    """Why an item is where it is: the score, and the score with one of its two sides hidden from the model."""
+    """Why an item is where it is: what a side adds is ``unmasked`` less the score without it."""
 
     score: float
+    """The score it was ranked by, from its stored vector."""
+    unmasked: float
+    """The same with the item encoded anew and nothing masked; it differs from ``score`` by rounding only."""
     without_title: float | None
-    """Score with the title masked; none where the model reads no titles."""
+    """As ``unmasked``, with the title masked; none where the item has none or the model reads no titles."""
     without_photo: float | None
-    """Score with the photo masked; none where the model sees no photos or the item has none."""
+    """As ``unmasked``, with the photo masked; none where the item has none or the model sees no photos."""
     shared_words: list[str]
     """Words that the query and the title have in common."""
 
@@ -174,16 +199,23 @@ class NewItem(Message):
     """An item to be added; further columns of the catalogue may be given by their names."""
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, NewFeature] = Field(init=False)
 
     item_id: str = Field(min_length=1, max_length=500)
-    title: str | None = Field(None, max_length=2000)
+    title: str | None = Field(None, max_length=MAX_TEXT_CHARS)
     photo: Photo | None = None
-    """JPEG, PNG, WebP or GIF bytes in base64, at most 8 MiB decoded."""
-    category: str | None = None
-    brand: str | None = None
-    merchant: str | None = None
+    """JPEG, PNG, WebP or GIF bytes in base64, at most 8 MiB and 25 megapixels decoded."""
+    category: Name | None = None
+    brand: Name | None = None
+    merchant: Name | None = None
     price: float | None = Field(None, allow_inf_nan=False)
-    cells: list[str] | None = None
+    cells: list[Name] | None = Field(None, max_length=MAX_NAMES)
+
+    @model_validator(mode="after")
+    def _column_names_are_short(self) -> Self:
+        if any(len(name) > MAX_NAME_CHARS for name in self.model_extra or ()):
+            raise ValueError(f"the name of a column may have at most {MAX_NAME_CHARS} characters")
+        return self
 
     def to_row(self) -> dict[str, Any]:
         """The engine's row, with only what was given."""

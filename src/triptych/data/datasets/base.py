@@ -30,6 +30,8 @@ class Card(NamedTuple):
     licence: str
     note: str
     """What a reader of any number made from it has to know."""
+    simulated: bool
+    """Whether its behaviour (queries, impressions, clicks, orders) is simulated; every table made from it says so."""
 
 
 class DatasetConfig(Config):
@@ -54,6 +56,10 @@ class DatasetConfig(Config):
     def card(self) -> Card:
         """Return the dataset's origin and licence."""
         raise NotImplementedError
+
+    def photo_folder(self) -> Path | None:
+        """Return the folder of real photos that `prepare` would point to now; None where it writes its own."""
+        return None
 
 
 def dataset_folder(name: str, *, data_root: str | None) -> Path:

@@ -20,6 +20,7 @@ from triptych.data.simulate import ShoppersConfig, simulate
 from triptych.data.simulate.fashion_lexicon import fashion_attributes
 from triptych.data.simulate.market_names import merchant_names
 from triptych.data.simulate.tables import write_simulation
+from triptych.foundation.errors import DataError
 
 FOLDER = "fashion_products"
 
@@ -59,6 +60,13 @@ class FashionConfig(DatasetConfig):
             photo_root=str(folder / "images"),
         )
 
+    def photo_folder(self) -> Path | None:
+        """Return the folder of the photos, or None while the data are absent."""
+        try:
+            return dataset_folder(FOLDER, data_root=self.data_root) / "images"
+        except DataError:
+            return None
+
     def card(self) -> Card:
         """Return the dataset's origin and licence."""
         return Card(
@@ -66,6 +74,7 @@ class FashionConfig(DatasetConfig):
             source="Myntra product photos, titles and attributes (Kaggle: Fashion Product Images), 9,583 products",
             licence="unverified (the Kaggle page states MIT); research and test use only",
             note="Simulated behaviour. Merchants, prices, cells and arrival times are simulated too.",
+            simulated=True,
         )
 
 

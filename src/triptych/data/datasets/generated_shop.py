@@ -109,6 +109,7 @@ class GeneratedShopConfig(DatasetConfig):
             source="drawn and written by triptych itself",
             licence="Apache-2.0, as triptych",
             note="Everything is generated: photos, titles, merchants, and behaviour.",
+            simulated=True,
         )
 
 

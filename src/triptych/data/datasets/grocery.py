@@ -79,6 +79,7 @@ class GroceryConfig(DatasetConfig):
             source="Grocery Store Dataset (Klasson, Zhang, Kjellström, WACV 2019), 81 products, 2,781 shelf photos",
             licence="MIT",
             note="The train photos of the original are left out.",
+            simulated=False,
         )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from triptych.data.drawing.photo import Look, jpeg
+from triptych.foundation.machine import num_cores
 from triptych.foundation.progress import Progress
 
 _REPORT_EVERY = 16
@@ -41,8 +42,7 @@ def draw_photos(looks: Sequence[Look], *, paths: Sequence[Path], px: int, proces
         processes: how many at once; None takes one per core, and none for a few pictures.
     """
     if processes is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        processes = min(cores, max(1, len(looks) // _WORTH_A_PROCESS))
+        processes = min(num_cores(), max(1, len(looks) // _WORTH_A_PROCESS))
     with Progress("drawing photos", total=len(looks), unit="photo") as bar:
         if processes == 1:
             for done in _draw(_Share(looks, paths, px)):

@@ -55,7 +55,7 @@ class Gallery:
                 )
             case ExampleKind.BAD:
                 return "Bad results", (
-                    f"Drawn at random from the fifth with the lowest Recall@{k}; below, what people clicked instead."
+                    f"Drawn at random from the fifth with the lowest Recall@{k}; below, what was clicked instead."
                 )
 
     def _example(self, example: Example) -> str:

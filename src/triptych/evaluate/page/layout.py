@@ -53,10 +53,9 @@ def _task(page: Page, result: TaskResult, *, is_first: bool) -> str:
     slices = distinct(single(rows), "slice")
     everything = select(single(rows), slice="all")
     number = everything[0]["num_queries"] if everything else 0
-    simulated = " <b>Simulated behaviour.</b>" if page.about["simulated"] and is_first else ""
     lead = (
         f"{number:,} {'queries' if is_first else 'photos'}; all shares in percent; small print: 95 % bootstrap "
-        f"interval over queries. <b>Bold</b>: the best that can be had (not the ceiling, not a control).{simulated}"
+        f"interval over queries. <b>Bold</b>: the best that can be had (not the ceiling, not a control)."
     )
     metrics = [column.metric for column in table_columns(rows, headline_k=k)]
     meanings = {label(one): result.meanings.get(one, METRICS[one].meaning) for one in metrics}
@@ -68,7 +67,7 @@ def _task(page: Page, result: TaskResult, *, is_first: bool) -> str:
         command(page.about["report_command"], what="prints this table"),
     ]
     if len(slices) > 1:
-        parts.append(_slices(page, rows, result, k=k))
+        parts.append(_slices(rows, result, k=k))
     claims = tables.claims_table(rows, headline_k=k)
     if claims and is_first:
         parts.append(
@@ -89,8 +88,8 @@ def _with(line: str, flag: str) -> str:
     return f"{line} {flag}" if line else ""
 
 
-def _slices(page: Page, rows: Sequence[Mapping[str, Any]], result: TaskResult, *, k: int) -> str:
-    ks = sorted({k, max(page.config.ks)})
+def _slices(rows: Sequence[Mapping[str, Any]], result: TaskResult, *, k: int) -> str:
+    ks = sorted({k, max(distinct(select(single(rows), metric="recall"), "k"))})
     picture = figures.recall_by_slice(rows, ks=ks)
     curve = figures.recall_by_cutoff(rows)
     meanings = {name.replace("_", " "): meaning for name, meaning in result.definitions.items()}

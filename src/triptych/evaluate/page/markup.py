@@ -19,7 +19,14 @@ def section(anchor: str, heading: str, *parts: str, lead: str = "") -> str:
     return f'<section id="{anchor}"><h2>{text(heading)}</h2>{intro}{"".join(parts)}</section>'
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]], *, css: str = "", row_css: Iterable[str] = ()) -> str:
+def table(
+    head: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    css: str = "",
+    row_css: Iterable[str] = (),
+    caption: str = "",
+) -> str:
     """A table from cells that are already HTML; the first cell of a row is its header.
 
     Args:
@@ -27,6 +34,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], *, css: str = "", 
         rows: Cells of the body.
         css: Class of the table.
         row_css: Class of each row.
+        caption: Words that belong to it; "" for none.
     """
     header = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     classes = iter(row_css)
@@ -36,8 +44,9 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], *, css: str = "", 
         + "</tr>"
         for cells in map(list, rows)
     )
+    words = f"<caption>{text(caption)}</caption>" if caption else ""
     return (
-        f'<div class="scroll" tabindex="0"><table class="{css}"><thead><tr>{header}</tr></thead>'
+        f'<div class="scroll" tabindex="0"><table class="{css}">{words}<thead><tr>{header}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 

@@ -16,9 +16,7 @@ def chips(page: Page) -> str:
     """What to know before reading a number: simulated or not, which period, how many seeds."""
     found = []
     if page.about["simulated"]:
-        found.append(
-            chip("simulated behaviour", css="warn", title="Clicks come from simulated shoppers, not from people.")
-        )
+        found.append(chip("simulated behaviour", css="warn", title="Queries and clicks come from simulated shoppers."))
     found.append(chip(f"{page.config.part} period", css=""))
     trained = [row for row in select(single(page.rows), task=page.results[0].task) if is_trained(row["model"])]
     if trained:

@@ -10,8 +10,15 @@ from triptych.evaluate.definitions import METRICS, label
 from triptych.evaluate.figures import forest, forest_scale
 from triptych.evaluate.page.markup import chip, table, text
 from triptych.evaluate.palette import variables
-from triptych.evaluate.records import Role, distinct, paired, role_of, select, single
-from triptych.evaluate.text_table import interval_text, ordered_models, shown_pairs, table_columns, value_text
+from triptych.evaluate.records import Role, distinct, is_simulated, paired, role_of, select, single
+from triptych.evaluate.text_table import (
+    SIMULATED,
+    interval_text,
+    ordered_models,
+    shown_pairs,
+    table_columns,
+    value_text,
+)
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -61,7 +68,11 @@ def main_table(rows: Rows, *, headline_k: int, main_model: str) -> str:
         for model in models
     ]
     row_css = [f"is-{'main' if model == main_model else role_of(model).value}" for model in models]
-    return table(head, body, css="numbers main-table", row_css=row_css)
+    return table(head, body, css="numbers main-table", row_css=row_css, caption=_caption(rows))
+
+
+def _caption(rows: Rows) -> str:
+    return SIMULATED if is_simulated(rows) else ""
 
 
 def _best(cells: Mapping[tuple[str, Column], Row], models: Sequence[str], column: Column) -> str | None:
@@ -155,7 +166,7 @@ def _pairs_table(rows: Rows, *, kind: str, heading: str) -> str:
         "Claim",
         "Verdict",
     ]
-    return table(head, body, css="numbers pairs")
+    return table(head, body, css="numbers pairs", caption=_caption(rows))
 
 
 def _pair_name(row: Row, *, sign: str, colour: str) -> str:
@@ -174,7 +185,8 @@ def slice_table(rows: Rows, *, ks: Sequence[int]) -> str:
         cells = [select(found, model=model, slice=name, k=k) for name in slices for k in ks]
         values = (_cell(cell[0] if cell else None, is_best=False, scale=None) for cell in cells)
         body.append([model_name(model, colours=colours), *values])
-    return f"<details><summary>The same as a table</summary>{table(head, body, css='numbers')}</details>"
+    shown = table(head, body, css="numbers", caption=_caption(rows))
+    return f"<details><summary>The same as a table</summary>{shown}</details>"
 
 
 def faults_table(faults: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,8 @@ whose catalogue photos are identical count as one. Chance and a colour histogram
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import polars as pl
 from PIL import Image
 
 from triptych.data.catalogue import Catalogue
+from triptych.data.splits import Split
 from triptych.evaluate.compare import Column, Comparison
 from triptych.evaluate.histogram import ColourHistogram
 from triptych.evaluate.records import AnyRecord, Role, role_of
@@ -35,6 +37,7 @@ def evaluate(
     photos: npt.NDArray[np.uint8],
     item_rows: npt.NDArray[Any],
     config: EvaluationConfig,
+    split: Split | None = None,
     task: str = "photo",
     title: str = "Photo → item",
 ) -> TaskResult:
@@ -46,6 +49,8 @@ def evaluate(
         photos: uint8 `[photos, px, px, 3]` at the side the encoders expect.
         item_rows: Integers `[photos]`: the item each photo shows.
         config: Resamples and their seed.
+        split: Divides the photos into those of items that were there to learn from and those of new ones; None: no
+            slices.
         task: Name for the records.
         title: The task in a few words.
 
@@ -54,6 +59,7 @@ def evaluate(
 
     Raises:
         DataError: There are no photos, or not one item for each.
+        ArtifactError: The split is of another catalogue.
     """
     if not len(photos) or len(photos) != len(item_rows):
         raise DataError(
@@ -61,6 +67,7 @@ def evaluate(
             "give one item row for each photo, and at least one."
         )
     targets = same_photo_targets(catalogue, item_rows=np.asarray(item_rows, dtype=np.int64))
+    slices = _photo_slices(catalogue, item_rows=item_rows, split=split)
     listed = seeds_of({**models, ColourHistogram.name: ColourHistogram.fit(catalogue)})
     values: dict[str, dict[Column, FloatArray]] = {}
     for model, retrievers in listed.items():
@@ -77,15 +84,47 @@ def evaluate(
         matches = [match(rows, targets=targets) for rows in found]
         values[model] = {Column("recall", k): np.stack([hit_rate_at_k(one, k=k) for one in matches]) for k in KS}
     values[CHANCE] = {Column("recall", k): chance(targets, num_items=catalogue.num_items, k=k)[None] for k in KS}
-    comparison = Comparison(values, task=task, slice_name="all", split="all", config=config)
+    records: list[AnyRecord] = []
+    frames: list[pl.DataFrame] = []
+    for one in slices:
+        own = {
+            model: {column: by_seed[:, one.positions] for column, by_seed in columns.items()}
+            for model, columns in values.items()
+        }
+        records += _records(Comparison(own, task=task, slice_name=one.name, split="all", config=config))
+        frames += _frames(own, one, catalogue=catalogue, item_rows=item_rows)
     return TaskResult(
         task=task,
         title=title,
-        records=_records(comparison),
-        per_query=_frame(values, catalogue=catalogue, item_rows=item_rows),
+        records=records,
+        per_query=pl.concat(frames),
         meanings={"recall": "Share of photos whose item stands among the first K of the whole catalogue."},
-        definitions={"all": "Every photo; items with identical catalogue photos count as one."},
+        definitions={one.name: one.definition for one in slices},
     )
+
+
+class _PhotoSlice(NamedTuple):
+    name: str
+    definition: str
+    positions: IntArray
+    """Of its photos among all."""
+
+
+def _photo_slices(catalogue: Catalogue, *, item_rows: npt.NDArray[Any], split: Split | None) -> list[_PhotoSlice]:
+    """All photos, and with a split those of items chosen in training and of new ones; none that is empty."""
+    every = "Every photo; items with identical catalogue photos count as one."
+    slices = [_PhotoSlice("all", every, np.arange(len(item_rows)))]
+    if split is not None:
+        is_new = split.items_new(catalogue)[item_rows]
+        slices += [
+            _PhotoSlice(
+                "seen_items", "Photos of items that were chosen in the training period.", np.flatnonzero(~is_new)
+            ),
+            _PhotoSlice(
+                "new_items", "Photos of items that were never chosen in the training period.", np.flatnonzero(is_new)
+            ),
+        ]
+    return [one for one in slices if len(one.positions)]
 
 
 def _records(comparison: Comparison) -> list[AnyRecord]:
@@ -164,21 +203,24 @@ def crop_and_relight(pixels: npt.NDArray[np.uint8], *, rng: np.random.Generator)
     return made
 
 
-def _frame(
-    values: dict[str, dict[Column, FloatArray]], *, catalogue: Catalogue, item_rows: npt.NDArray[Any]
-) -> pl.DataFrame:
-    frames = [
-        pl.DataFrame(
-            {
-                "slice": pl.Series(["all"]).new_from_index(0, len(item_rows)),
-                "model": pl.Series([model]).new_from_index(0, len(item_rows)),
-                "seed": np.full(len(item_rows), seed, dtype=np.int32),
-                "photo": np.arange(len(item_rows), dtype=np.int32),
-                "item_id": [catalogue.item_ids[row] for row in item_rows],
-                **{str(column): by_seed[seed] for column, by_seed in columns.items()},
-            }
-        )
-        for model, columns in values.items()
-        for seed in range(len(next(iter(columns.values()))))
-    ]
-    return pl.concat(frames)
+def _frames(
+    values: dict[str, dict[Column, FloatArray]],
+    one: _PhotoSlice,
+    *,
+    catalogue: Catalogue,
+    item_rows: npt.NDArray[Any],
+) -> Iterator[pl.DataFrame]:
+    """One row for each model, seed and photo of the slice."""
+    item_ids = [catalogue.item_ids[row] for row in item_rows[one.positions]]
+    for model, columns in values.items():
+        for seed in range(len(next(iter(columns.values())))):
+            yield pl.DataFrame(
+                {
+                    "slice": pl.Series([one.name]).new_from_index(0, len(item_ids)),
+                    "model": pl.Series([model]).new_from_index(0, len(item_ids)),
+                    "seed": np.full(len(item_ids), seed, dtype=np.int32),
+                    "photo": one.positions.astype(np.int32),
+                    "item_id": item_ids,
+                    **{str(column): by_seed[seed] for column, by_seed in columns.items()},
+                }
+            )

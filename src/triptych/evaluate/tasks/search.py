@@ -111,7 +111,7 @@ def evaluate(models: Models, *, catalogue: Catalogue, split: Split, config: Eval
         frames += _frames(values, one, catalogue=catalogue, query_rows=problem.query_rows)
     return TaskResult(
         task=TASK,
-        title="Search: what people clicked next",
+        title="Search: what was clicked next",
         records=records,
         per_query=pl.concat(frames, how="diagonal"),
         definitions={one.name: one.definition for one in slices},

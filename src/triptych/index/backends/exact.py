@@ -1,7 +1,7 @@
 """The exact index: every item is compared with every query, and nothing is missed.
 
 Vectors lie in one ``.npy`` file, memory-mapped: opening reads nothing, and processes that serve the same index share
-its pages. A search needs a bounded working memory beside them (about 64 MiB, see `triptych.index.top_k`). Up to a few
+its pages. A search needs a bounded working memory beside them (some 120 MiB, see `triptych.index.top_k`). Up to a few
 million items this is fast enough to need nothing else; `benchmarks/exact_search.py` has the figures.
 """
 

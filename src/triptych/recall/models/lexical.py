@@ -136,7 +136,7 @@ class Lexical:
     def with_items(self, titles: Sequence[str]) -> Self:
         """Return the same with titles appended.
 
-        Every word's frequency changes, so all titles are indexed again: some 30 µs a title, 0.3 s for ten thousand. Add
+        Every word's frequency changes, so all titles are indexed again: about 0.1 ms each, a second for 10,000. Add
         many at a time.
         """
         extended = self._titles.extended(titles)

@@ -61,11 +61,11 @@ function reasons(why, { state, hit }) {
     return [el("p", { class: "verdict" }, "Its title contains words of the query."), words, el("p", { class: "note" }, `Word score ${score(hit?.score ?? why.score)}. Photos play no part in word search.`)];
   }
   const sides = [
-    { name: "Title", kind: "of-title", adds: why.without_title === null ? null : why.score - why.without_title },
-    { name: "Photo", kind: "of-photo", adds: why.without_photo === null ? null : why.score - why.without_photo },
+    { name: "Title", kind: "of-title", adds: why.without_title === null ? null : why.unmasked - why.without_title },
+    { name: "Photo", kind: "of-photo", adds: why.without_photo === null ? null : why.unmasked - why.without_photo },
   ];
   return [
-    el("p", { class: "verdict" }, verdict(why.score, sides[0].adds, sides[1].adds)),
+    el("p", { class: "verdict" }, verdict(why.unmasked, sides[0].adds, sides[1].adds)),
     bars(why.score, sides),
     words,
     el("p", { class: "note" }, "How much the score falls when the model is shown the item without its title, or without its photo. The two need not add up: each can cover for the other."),

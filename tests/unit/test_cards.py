@@ -1,0 +1,21 @@
+"""What every dataset says of itself."""
+
+from __future__ import annotations
+
+from triptych.data.datasets.base import DatasetConfig
+from triptych.foundation.registry import config_class, kinds
+
+PACKAGE = "triptych.data.datasets"
+
+
+def test_cards_say_whose_behaviour_is_simulated():
+    simulated = {}
+    for kind in kinds(PACKAGE):
+        dataset = config_class(PACKAGE, kind)()
+        assert isinstance(dataset, DatasetConfig)
+        card = dataset.card()
+        assert card.name
+        assert card.source
+        assert card.licence
+        simulated[kind] = card.simulated
+    assert simulated == {"fashion": True, "generated_shop": True, "grocery": False}
