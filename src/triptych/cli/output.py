@@ -11,6 +11,9 @@ import typer
 if TYPE_CHECKING:
     from triptych.engine import Hit
 
+PIPED_WIDTH = 116
+"""Columns of a table that does not go to a terminal."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -40,7 +43,9 @@ def print_table(
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console(soft_wrap=False).print(table)
+    console = Console()
+    # Into a file or a pipe there is no edge to fold at, except that of whoever reads it.
+    Console(width=console.width if console.is_terminal else PIPED_WIDTH).print(table)
 
 
 def print_hits(hits: Sequence[Hit], *, describe: Any, as_json: bool) -> None:
