@@ -60,6 +60,7 @@ def naive_slices(shop) -> dict[str, dict[int, set[int]]]:
             "seen_items": item in seen_items,
             "new_items": item not in seen_items,
             "photo_only": judged[query, item],
+            "photo_only_new": judged[query, item] and item not in seen_items,
             "title_has_it": not judged[query, item],  # every query of this shop names a colour
         }
         for name, inside in memberships.items():

@@ -64,12 +64,14 @@ def search_slices(catalogue: Catalogue, *, split: Split, query_rows: np.ndarray,
         ),
         Slice("seen_items", SliceUnit.PAIRS, "Targets that were chosen in the training period.", ~new_item),
         Slice("new_items", SliceUnit.PAIRS, "Targets that were never chosen in the training period.", new_item),
-        *_picture_slices(catalogue, query_rows=query_rows, targets=targets),
+        *_picture_slices(catalogue, query_rows=query_rows, targets=targets, new_item=new_item),
     ]
     return [one for one in slices if one.pair_mask.any()]
 
 
-def _picture_slices(catalogue: Catalogue, *, query_rows: np.ndarray, targets: TargetSets) -> list[Slice]:
+def _picture_slices(
+    catalogue: Catalogue, *, query_rows: np.ndarray, targets: TargetSets, new_item: BoolArray
+) -> list[Slice]:
     """The slices by what the picture alone shows; none where the judgements do not say so.
 
     A query names a visual attribute when one of its judged titles lacks it; the judged pairs of such a query whose
@@ -99,6 +101,13 @@ def _picture_slices(catalogue: Catalogue, *, query_rows: np.ndarray, targets: Ta
             SliceUnit.PAIRS,
             "Targets whose title lacks a visual attribute that the query names: only the photo shows it.",
             lacks,
+        ),
+        Slice(
+            "photo_only_new",
+            SliceUnit.PAIRS,
+            "Those of photo_only that were never chosen in training: no click can have told a title's model what it "
+            "looks like.",
+            lacks & new_item,
         ),
         Slice(
             "title_has_it",

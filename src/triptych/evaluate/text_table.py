@@ -134,11 +134,16 @@ def ordered_models(rows: Rows) -> list[str]:
 
 
 def shown_pairs(rows: Rows, *, headline_k: int) -> list[Row]:
-    """Choose the comparisons worth a line: recall at the headline over all queries, and the ratios with a claim."""
+    """Choose the comparisons worth a line: recall at the headline over all queries, and the picture's ratios."""
     found = paired(rows)
     largest = max((row["k"] for row in found if row["k"] is not None), default=headline_k)
     differences = select(found, slice="all", metric="recall", k=headline_k, kind="difference")
-    ratios = [row for row in select(found, kind="ratio") if row["claim"] and row["k"] in (headline_k, largest)]
+    ratios = [
+        row
+        for row in select(found, kind="ratio", metric="recall")
+        if row["k"] in (headline_k, largest) and (row["claim"] or row["slice"] == "photo_only_new")
+        if role_of(row["baseline"]) is not Role.CEILING
+    ]
     return [row for row in differences if row["claim"] is not None] + ratios
 
 
