@@ -112,13 +112,13 @@ def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_numbers(tmp_
     length_s = time.monotonic() - started
     rng = random.Random(0)
     killed = 0
+    log = tmp_path / "log.txt"
     while killed < KILLS:
-        process = subprocess.Popen(
-            command("run", "demo", "--out", str(broken), *small), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        with log.open("w") as file:
+            process = subprocess.Popen(command("run", "demo", "--out", str(broken), *small), stdout=file, stderr=file)
         try:
             process.wait(timeout=rng.uniform(0.05, 1.0) * length_s)
-            assert process.returncode == 0, process.stderr.read().decode()
+            assert process.returncode == 0, log.read_text()
             subprocess.run(["rm", "-r", str(broken)], check=True)  # it got through: start over, and kill that
             continue
         except subprocess.TimeoutExpired:
