@@ -28,8 +28,9 @@ def run(
     from triptych.recipes import resolve
     from triptych.recipes.pipeline import run_pipeline
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("triptych").setLevel(logging.INFO)  # we say what we do, libraries only what worries them
+    ours = logging.getLogger("triptych")  # we say what we do; libraries, by Python's default, only what worries them
+    ours.addHandler(logging.StreamHandler())
+    ours.setLevel(logging.INFO)
     if data is not None:
         os.environ["TRIPTYCH_DATA"] = str(data.resolve())
     resolved = resolve(recipe, settings=settings or ())
