@@ -298,6 +298,12 @@ def _dense(trained: _Trained, *, name: str) -> Dense:
 def _brief(summary: Mapping[str, Any]) -> str:
     """Show the figures of a summary that fit on a line."""
     plain = {key: value for key, value in summary.items() if isinstance(value, int | float | str) and value != ""}
-    shown = [f"{key} {value:,.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in plain.items()]
+    shown = [f"{key} {_figure(value)}" for key, value in plain.items()]
     counted = [f"{name} {rows:,}" for name, rows in summary.get("rejected", {}).items()]
     return ", ".join(shown[:5] + ([f"rejected: {' '.join(counted)}"] if counted else []))
+
+
+def _figure(value: float | str) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
