@@ -37,13 +37,16 @@ def print_table(
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in rows[0]:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     console = Console()
+    if title is not None:
+        console.print(Text(title, style="bold"), soft_wrap=True)
     # Into a file or a pipe there is no edge to fold at, except that of whoever reads it.
     Console(width=console.width if console.is_terminal else PIPED_WIDTH).print(table)
 

@@ -28,4 +28,5 @@ def report(
         print_table(table.rows, title=table.title, right=frozenset(table.rows[0]) - {"model", "slice"})
         if table.note:
             print(table.note)
-    print(f"\nreport with pictures: {artifact.file('report.html')}")
+        print()
+    print(f"report with pictures: {artifact.file('report.html')}")
