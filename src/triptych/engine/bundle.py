@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from triptych.foundation.artifact import MANIFEST, Artifact, produce, write_json
 from triptych.foundation.config import Config
 from triptych.foundation.errors import ArtifactError, did_you_mean
-from triptych.index.backends.exact import ExactConfig, ExactIndex
+from triptych.index.backends.exact import ExactConfig
+from triptych.index.base import IndexConfig
+from triptych.recall.models.dense import DenseConfig
 from triptych.recall.models.lexical import Lexical
 from triptych.recall.models.popularity import Popularity
 
@@ -48,7 +50,7 @@ def write_index(
     vectors: Callable[[], NDArray[Any]],
     catalogue: Artifact,
     encoder: Artifact,
-    config: ExactConfig | None = None,
+    config: IndexConfig | None = None,
 ) -> Artifact:
     """Write the index of a catalogue's item vectors.
 
@@ -62,7 +64,7 @@ def write_index(
     config = config or ExactConfig()
 
     def build(folder: Path) -> dict[str, Any]:
-        index = ExactIndex.build(vectors(), config=config)
+        index = config.build(vectors())
         index.save(folder)
         return {"items": index.num_rows, "dim": index.dim, "bytes": index.memory_bytes}
 
@@ -96,7 +98,14 @@ def write_retriever(
 
 
 def write_bundle(
-    parent: Path, *, catalogue: Artifact, encoder: Artifact, index: Artifact, popularity: Artifact, bm25: Artifact
+    parent: Path,
+    *,
+    catalogue: Artifact,
+    encoder: Artifact,
+    index: Artifact,
+    popularity: Artifact,
+    bm25: Artifact,
+    dense: DenseConfig | None = None,
 ) -> Artifact:
     """Write the bundle of a run.
 
@@ -107,6 +116,7 @@ def write_bundle(
         index: from `write_index`.
         popularity: from `write_retriever`.
         bm25: from `write_retriever`.
+        dense: how the engine turns requests into vectors.
 
     Raises:
         ArtifactError: the parts do not belong together.
@@ -119,7 +129,13 @@ def write_bundle(
         write_json(folder / BUNDLE, places)
         return {}
 
-    return produce(parent, kind=KIND, config={"parts": places}, inputs=parts.named(), build=build)
+    return produce(
+        parent,
+        kind=KIND,
+        config={"parts": places, "dense": (dense or DenseConfig()).dump()},
+        inputs=parts.named(),
+        build=build,
+    )
 
 
 def open_bundle(path: str | Path) -> tuple[Artifact, Parts]:

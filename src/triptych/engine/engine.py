@@ -30,9 +30,9 @@ from triptych.engine.filters import Filters
 from triptych.engine.new_items import MAX_ADDED_ITEMS, check_rows
 from triptych.engine.shelf import Shelf
 from triptych.foundation.errors import ArtifactError, DataError, EngineError, did_you_mean
-from triptych.index.backends.exact import ExactIndex
+from triptych.index.base import Index, open_index
 from triptych.recall.base import Request, Retriever
-from triptych.recall.models.dense import Dense
+from triptych.recall.models.dense import Dense, DenseConfig
 from triptych.recall.models.lexical import Lexical
 from triptych.recall.models.popularity import Popularity
 
@@ -46,7 +46,7 @@ class _Snapshot:
     """All that answers depend on."""
 
     shelf: Shelf
-    index: ExactIndex
+    index: Index
     dense: Dense
     bm25: Lexical
     popularity: Popularity
@@ -63,10 +63,13 @@ class _Snapshot:
 class Engine:
     """Search, similar items, recommendation, scoring and new items over one shop. Safe to share between threads."""
 
-    def __init__(self, parts: Parts, *, bundle_id: str, max_added_items: int = MAX_ADDED_ITEMS) -> None:
+    def __init__(
+        self, parts: Parts, *, bundle_id: str, dense: DenseConfig, max_added_items: int = MAX_ADDED_ITEMS
+    ) -> None:
         """Load checked parts; use `open`."""
         self._parts = parts
         self._bundle_id = bundle_id
+        self._dense_config = dense
         self._max_added_items = max_added_items
         self._catalogue = Catalogue.open(parts.catalogue)
         self._embedder = Embedder.open(parts.encoder)
@@ -77,12 +80,12 @@ class Engine:
                 f"{parts.catalogue.id} has them at {photo_px} px. Make the catalogue with photo_px = "
                 f"{self._embedder.px}."
             )
-        index = ExactIndex.load(parts.index.path)
+        index = open_index(parts.index)
         self._changing = threading.Lock()
         self._snapshot = _Snapshot(
             shelf=Shelf.of(self._catalogue),
             index=index,
-            dense=Dense(self._embedder, index),
+            dense=Dense(self._embedder, index, config=self._dense_config),
             bm25=Lexical.load(parts.bm25.path),
             popularity=Popularity.load(parts.popularity.path),
         )
@@ -99,7 +102,8 @@ class Engine:
             ArtifactError: there is no finished run, a part is absent or damaged, or parts do not belong together.
         """
         bundle, parts = open_bundle(path)
-        return cls(parts, bundle_id=bundle.id, max_added_items=max_added_items)
+        dense = DenseConfig.parse(bundle.config["dense"])
+        return cls(parts, bundle_id=bundle.id, dense=dense, max_added_items=max_added_items)
 
     def search(
         self,
@@ -235,7 +239,7 @@ class Engine:
             self._snapshot = _Snapshot(
                 shelf=shelf,
                 index=index,
-                dense=Dense(self._embedder, index),
+                dense=Dense(self._embedder, index, config=self._dense_config),
                 bm25=now.bm25.with_items([item.title or "" for item in new]),
                 popularity=now.popularity.with_items(len(new)),
             )
@@ -346,7 +350,7 @@ def _hits(now: _Snapshot, request: Request, *, k: int, channel: Channel) -> list
     ]
 
 
-def _scores(index: ExactIndex, rows: Sequence[int], vector: NDArray[np.float32]) -> list[float]:
+def _scores(index: Index, rows: Sequence[int], vector: NDArray[np.float32]) -> list[float]:
     """Return the scores a search would give, to the last bit."""
     keep = np.zeros(index.num_rows, np.bool_)
     keep[list(rows)] = True

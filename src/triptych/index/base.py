@@ -8,15 +8,27 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.foundation.artifact import Artifact
 from triptych.foundation.config import Config
+from triptych.foundation.registry import config_class
 from triptych.foundation.types import Hits
+
+BACKENDS = "triptych.index.backends"
 
 
 class IndexConfig(Config):
-    """Base of every index config."""
+    """Base of every index config: makes the index, and opens it again."""
 
     kind: str
     """Which index: a file of `triptych.index.backends`."""
+
+    def build(self, vectors: NDArray[Any]) -> Index:
+        """Index vectors ``[items, dim]`` held in memory, one per item row."""
+        raise NotImplementedError
+
+    def open_saved(self, folder: Path) -> Index:
+        """Open what `Index.save` wrote."""
+        raise NotImplementedError
 
 
 class Index(Protocol):
@@ -73,3 +85,15 @@ class Index(Protocol):
     def save(self, folder: Path) -> None:
         """Write the index into a folder."""
         ...
+
+
+def open_index(artifact: Artifact) -> Index:
+    """Open an index artefact with the backend that wrote it.
+
+    Raises:
+        ArtifactError: files are absent, or do not belong together.
+        ConfigError: this installation has no such backend.
+    """
+    config = config_class(BACKENDS, artifact.config["kind"]).parse(artifact.config)
+    assert isinstance(config, IndexConfig)
+    return config.open_saved(artifact.path)

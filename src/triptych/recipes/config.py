@@ -17,7 +17,9 @@ from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.foundation.config import Config
 from triptych.foundation.registry import one_of
 from triptych.index.backends.exact import ExactConfig
+from triptych.index.base import BACKENDS, IndexConfig
 from triptych.pretrain.contrastive import ContrastiveConfig
+from triptych.recall.models.dense import DenseConfig
 from triptych.recall.models.lexical import LexicalConfig
 from triptych.recall.models.popularity import PopularityConfig
 
@@ -65,7 +67,9 @@ class RunConfig(Config):
     """The popularity baseline."""
     bm25: LexicalConfig = LexicalConfig()
     """Lexical search."""
-    index: ExactConfig = ExactConfig()
+    dense: DenseConfig = DenseConfig()
+    """How requests become vectors."""
+    index: Annotated[IndexConfig, one_of(BACKENDS)] = ExactConfig()
     """How vectors are searched."""
     photo_queries: int = Field(500, ge=0)
     """Photos of the catalogue, cropped and re-lit, that must find their own item in the report; 0 leaves that out."""

@@ -32,7 +32,7 @@ from triptych.evaluate.tasks import photo as photo_task
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.tasks.photo import crop_and_relight
 from triptych.foundation.artifact import MANIFEST, Artifact
-from triptych.index.backends.exact import ExactIndex
+from triptych.index.base import open_index
 from triptych.pretrain import contrastive
 from triptych.recall.base import Retriever
 from triptych.recall.models.dense import Dense
@@ -107,6 +107,7 @@ class _Pipeline:
                 index=served.index,
                 popularity=popularity,
                 bm25=bm25,
+                dense=self.config.dense,
             ),
         )
         return self._stage(
@@ -292,7 +293,7 @@ def permuted_photos(catalogue: Catalogue, *, seed: int) -> NDArray[np.int64]:
 
 
 def _dense(trained: _Trained, *, name: str) -> Dense:
-    return Dense(Embedder.open(trained.encoder), index=ExactIndex.load(trained.index.path), name=name)
+    return Dense(Embedder.open(trained.encoder), index=open_index(trained.index), name=name)
 
 
 def _brief(summary: Mapping[str, Any]) -> str:

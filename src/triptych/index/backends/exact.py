@@ -46,6 +46,14 @@ class ExactConfig(IndexConfig):
     arithmetic: Arithmetic = Arithmetic.AUTO
     """What the coarse comparison multiplies in: auto takes bfloat16 where the CPU has it. The hits are the same."""
 
+    def build(self, vectors: NDArray[Any]) -> ExactIndex:
+        """Index vectors ``[items, dim]`` held in memory; see `ExactIndex.build`."""
+        return ExactIndex.build(vectors, config=self)
+
+    def open_saved(self, folder: Path) -> ExactIndex:
+        """Open what `ExactIndex.save` wrote, memory-mapped."""
+        return ExactIndex.load(folder)
+
 
 CONFIG = ExactConfig
 
