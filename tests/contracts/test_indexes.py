@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import pytest
 
 from triptych.foundation.errors import ArtifactError, DataError
 from triptych.foundation.registry import config_class, kinds
-
-BACKENDS = "triptych.index.backends"
-
-
-def index_class(kind):
-    """`exact` → `ExactIndex`: a backend's class is named after its kind."""
-    return getattr(importlib.import_module(f"{BACKENDS}.{kind}"), kind.title().replace("_", "") + "Index")
+from triptych.index.base import BACKENDS
 
 
 @pytest.fixture(params=kinds(BACKENDS))
@@ -38,7 +30,7 @@ def queries():
 
 @pytest.fixture
 def index(kind, vectors):
-    return index_class(kind).build(vectors, config=config_class(BACKENDS, kind)())
+    return config_class(BACKENDS, kind)().build(vectors)
 
 
 def assert_same(first, second):
@@ -99,14 +91,14 @@ def test_keep_gives_what_a_smaller_index_gives(kind, index, vectors, queries):
     for share in (0.0, 0.1, 0.9):
         keep = np.random.default_rng(2).random(60) < share
         hits = index.search(queries, k=8, keep=keep)
-        small = index_class(kind).build(vectors[keep]).search(queries, k=8)
+        small = config_class(BACKENDS, kind)().build(vectors[keep]).search(queries, k=8)
         rows = np.append(np.flatnonzero(keep), -1)
         np.testing.assert_array_equal(hits.item_rows, rows[small.item_rows])
         np.testing.assert_array_equal(hits.scores, small.scores)
 
 
 def test_added_rows_are_found_as_if_built_in(kind, index, vectors, queries):
-    part = index_class(kind).build(vectors[:50])
+    part = config_class(BACKENDS, kind)().build(vectors[:50])
     np.testing.assert_array_equal(part.add(vectors[50:55]), np.arange(50, 55))
     np.testing.assert_array_equal(part.add(vectors[55:]), np.arange(55, 60))
     assert_same(part.search(queries, k=20), index.search(queries, k=20))
@@ -114,10 +106,10 @@ def test_added_rows_are_found_as_if_built_in(kind, index, vectors, queries):
 
 
 def test_add_to_an_empty_index(kind, vectors, queries):
-    empty = index_class(kind).build(vectors[:0])
+    empty = config_class(BACKENDS, kind)().build(vectors[:0])
     assert (empty.search(queries, k=2).item_rows == -1).all()
     empty.add(vectors)
-    assert_same(empty.search(queries, k=5), index_class(kind).build(vectors).search(queries, k=5))
+    assert_same(empty.search(queries, k=5), config_class(BACKENDS, kind)().build(vectors).search(queries, k=5))
 
 
 def test_removed_rows_are_never_returned_and_rows_keep_their_numbers(index, queries):
@@ -145,18 +137,18 @@ def test_save_and_load(kind, index, vectors, queries, tmp_path):
     index.remove(np.array([5, 61]))
     expected = index.search(queries, k=70)
     index.save(tmp_path / "index")
-    loaded = index_class(kind).load(tmp_path / "index")
+    loaded = config_class(BACKENDS, kind)().open_saved(tmp_path / "index")
     assert_same(loaded.search(queries, k=70), expected)
     loaded.add(vectors[:1] * 3)
     grown = loaded.search(queries, k=70)
     loaded.save(tmp_path / "index")  # over the files it is mapped from
     assert_same(loaded.search(queries, k=70), grown)
-    assert_same(index_class(kind).load(tmp_path / "index").search(queries, k=70), grown)
+    assert_same(config_class(BACKENDS, kind)().open_saved(tmp_path / "index").search(queries, k=70), grown)
 
 
 def test_empty_save_and_load(kind, vectors, queries, tmp_path):
-    index_class(kind).build(vectors[:0]).save(tmp_path)
-    assert (index_class(kind).load(tmp_path).search(queries, k=2).item_rows == -1).all()
+    config_class(BACKENDS, kind)().build(vectors[:0]).save(tmp_path)
+    assert (config_class(BACKENDS, kind)().open_saved(tmp_path).search(queries, k=2).item_rows == -1).all()
 
 
 def test_refusals(kind, index, vectors, queries, tmp_path):
@@ -181,4 +173,4 @@ def test_refusals(kind, index, vectors, queries, tmp_path):
     with pytest.raises(DataError, match="vector 1 holds NaN, infinity or a number too large"):
         index.add(np.array([[0.0] * 12, [1e6] * 12]))
     with pytest.raises(ArtifactError, match=r"has no index\.json"):
-        index_class(kind).load(tmp_path)
+        config_class(BACKENDS, kind)().open_saved(tmp_path)
