@@ -67,5 +67,9 @@ def export(run: Path, out: Path, *, extra: str = "") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3 or Path(sys.argv[2]).exists():
+        sys.exit(
+            "usage: python examples/own_tables.py RUN OUT    (RUN: a finished demo or fashion run; OUT: a new folder)"
+        )
     export(Path(sys.argv[1]), Path(sys.argv[2]))
     print(f"wrote {sys.argv[2]}; next: triptych check {sys.argv[2]}/shop.toml")

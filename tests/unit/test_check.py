@@ -169,7 +169,9 @@ def test_planted_faults_are_named_with_table_column_and_count(tmp_path: Path) ->
     assert examples["items", "bad_price"] == "ask us"
     assert examples["events", "unknown_item"] == "z20"
     assert examples["events", "bad_time"] == "yesterday"
-    assert "'refund', 'share'" in next(fault.action for fault in checked.faults if fault.fault == "unknown_kind")
+    assert '"refund" = "click", "share" = "click"' in next(
+        fault.action for fault in checked.faults if fault.fault == "unknown_kind"
+    )
 
     gone = {
         (row["row"], row["column"], row["fault"], row["set_aside"]) for row in checked.rejected["events"].to_dicts()

@@ -41,9 +41,6 @@ def main() -> None:
     except TriptychError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes where it stopped", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:  # `triptych search ... | head`
         sys.stderr.close()
         sys.exit(0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check(
-    config: Annotated[Path | None, typer.Argument(help="Config file with [items] and [events].")] = None,
+    config: Annotated[Path | None, typer.Argument(help="Config file that names the items and events tables.")] = None,
     *,
     config_option: Annotated[Path | None, typer.Option("--config", help="The same, as an option.")] = None,
     items: Annotated[Path | None, typer.Option(help="Items table: file, glob or folder.")] = None,
@@ -50,8 +50,12 @@ def check(
         print_json(render(checked))
     else:
         _print(checked)
-        if out is not None and checked.rejected:
-            print(f"\nrejected rows, with reasons: {out / 'rejected'}")
+        if checked.rejected:
+            where = out / "rejected" if out is not None else "add --out DIR to write them"
+            print(f"\nrejected rows, with reasons: {where}")
+        if checked.events is not None and checked.summary.num_positives == 0:
+            print("\nNo event is a click, cart or order: nothing can be learned. Is a word missing under [events]?")
+            print('  kinds = { opened = "click" }')
     raise typer.Exit(exit_code(checked, strict=strict))
 
 

@@ -21,4 +21,7 @@ def recommend(
     from triptych.engine import Engine
 
     engine = Engine.open(run)
-    print_hits(engine.recommend(user=user, k=k), describe=engine.item, as_json=as_json)
+    hits = engine.recommend(user=user, k=k)
+    if not engine.knows_user(user) and not as_json:
+        print(f"nothing is known of user {user!r}: what is popular, scored by clicks")
+    print_hits(hits, describe=engine.item, as_json=as_json)

@@ -35,5 +35,9 @@ def run(
         os.environ["TRIPTYCH_DATA"] = str(data.resolve())
     resolved = resolve(recipe, settings=settings or ())
     words = ["triptych", "run", recipe, "--out", str(out), *(w for s in settings or () for w in ("--set", s))]
-    run_pipeline(resolved.config, base=resolved.base, out=out, command=shlex.join(words))
+    try:
+        run_pipeline(resolved.config, base=resolved.base, out=out, command=shlex.join(words))
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted; the same command goes on where it stopped", err=True)
+        raise typer.Exit(130) from None
     print(f"done: {out}    next: triptych report {out}    triptych serve {out}")

@@ -141,12 +141,13 @@ def _kinds(sieve: Sieve) -> pl.Series:
         "empty_kind", words.is_null(), columns=["kind"], meaning="what happened is missing", action=_ROW
     )
     strange = words.filter(unknown).unique(maintain_order=True).head(3).to_list()
+    hint = "kinds = { " + ", ".join(f'"{word}" = "click"' for word in strange) + " }"
     sieve.set_rows_aside(
         "unknown_kind",
         unknown,
         columns=["kind"],
         meaning="the word for what happened is not known",
-        action=f"row set aside; to keep {', '.join(repr(word) for word in strange)}, give the meaning in kinds",
+        action=f"row set aside; to keep such rows say what the word means under [events]: {hint}",
     )
     return kinds
 
