@@ -42,7 +42,7 @@ def doctor(*, as_json: AsJson = False) -> None:
         return
     print_table([{"what": name, "found": _say(value)} for name, value in facts.items()])
     if tcmalloc is None:
-        print("Training is about a third faster with tcmalloc (Debian and Ubuntu: apt install libtcmalloc-minimal4).")
+        print("Training can be faster with tcmalloc (Debian and Ubuntu: apt install libtcmalloc-minimal4).")
 
 
 def _say(value: object) -> str:
