@@ -1,8 +1,8 @@
 """What must be in the environment before Python starts.
 
 tcmalloc can make training on a CPU faster (glibc returns every large activation to the kernel and pays page faults on
-each step; `benchmarks/training.py` measures both), and an allocator can only be chosen before the process starts. It is used where the system has it
-(Debian: libtcmalloc-minimal4) and never required.
+each step; `benchmarks/training.py` measures both), and an allocator can only be chosen before the process starts. It is
+used where the system has it (Debian: libtcmalloc-minimal4) and never required.
 """
 
 from __future__ import annotations
