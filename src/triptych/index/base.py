@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -22,13 +23,13 @@ class IndexConfig(Config):
     kind: str
     """Which index: a file of `triptych.index.backends`."""
 
+    @abstractmethod
     def build(self, vectors: NDArray[Any]) -> Index:
         """Index vectors ``[items, dim]`` held in memory, one per item row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open_saved(self, folder: Path) -> Index:
         """Open what `Index.save` wrote."""
-        raise NotImplementedError
 
 
 class Index(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ class DatasetConfig(Config):
     kind: str
     """Name of the dataset's file."""
 
+    @abstractmethod
     def prepare(self, out: Path) -> Tables:
         """Write ``items.parquet``, and what there is of ``events.parquet``, ``judgements.parquet`` and photos.
 
@@ -51,11 +53,10 @@ class DatasetConfig(Config):
         Raises:
             DataError: the data it reads is absent or damaged.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def card(self) -> Card:
         """Return the dataset's origin and licence."""
-        raise NotImplementedError
 
     def photo_folder(self) -> Path | None:
         """Return the folder of real photos that `prepare` would point to now; None where it writes its own."""
