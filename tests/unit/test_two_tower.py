@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from triptych.data.text import CLS, PAD, SEP
 from triptych.encoders.image import PatchEmbedding, Stem
-from triptych.encoders.text import trim
+from triptych.encoders.text import LEAST_SAVING, cut_by_length, trim
 from triptych.encoders.two_tower import EncoderConfig, ItemInputs, Modalities, TwoTowerEncoder
 from triptych.foundation.errors import ArtifactError, ConfigError
 
@@ -179,3 +180,20 @@ def test_trim_cuts_common_padding():
     tokens = texts([3, 5, 4], width=9).numpy()
     assert trim(tokens).tolist() == tokens[:, :5].tolist()
     assert trim(tokens[:0]).shape == (0, 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_cut_by_length_is_the_cheapest_one_or_none(seed: int):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 3 + rng.integers(1, 20), size=rng.integers(1, 30))
+    tokens = {1: len(lengths) * lengths.max()}
+    ordered = np.sort(lengths)
+    tokens[2] = min(
+        (ordered[:at].max() * at + (len(ordered) - at) * ordered[-1] for at in range(1, len(ordered))),
+        default=tokens[1],
+    )
+    parts = cut_by_length(lengths, parts=2)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(lengths)))
+    assert sum(len(rows) * lengths[rows].max() for rows in parts) == tokens[len(parts)]
+    assert (len(parts) == 2) == (tokens[2] <= (1 - LEAST_SAVING) * tokens[1])
+    assert len(cut_by_length(lengths, parts=1)) == 1

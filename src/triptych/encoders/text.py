@@ -12,6 +12,9 @@ from triptych.data.text import CLS, PAD
 WORD_INIT_STD = 0.02
 """Standard deviation of new word, position and type vectors, as BERT's."""
 
+LEAST_SAVING = 0.1
+"""Share of a batch's tokens, padding included, that a cut must save: each part is a pass of its own."""
+
 
 class TextEmbedding(nn.Module):
     """Learned word vectors plus learned positions, shared by queries and titles."""
@@ -61,7 +64,7 @@ def cut_by_length(lengths: NDArray[np.integer], *, parts: int) -> list[NDArray[n
         parts: how many parts at most, 1 or 2; more save little and each costs a pass of its own.
 
     Returns:
-        The rows of each part, shortest first.
+        The rows of each part, shortest first; one part where a cut would save less than `LEAST_SAVING`.
     """
     order = np.argsort(lengths, kind="stable")
     if parts == 1 or len(order) < 2:
@@ -69,5 +72,7 @@ def cut_by_length(lengths: NDArray[np.integer], *, parts: int) -> list[NDArray[n
     sorted_lengths = lengths[order]
     before = np.arange(1, len(order))
     padded = before * sorted_lengths[:-1] + (len(order) - before) * sorted_lengths[-1]
+    if padded.min() > (1 - LEAST_SAVING) * len(order) * sorted_lengths[-1]:
+        return [order]
     cut = int(padded.argmin()) + 1
     return [order[:cut], order[cut:]]
