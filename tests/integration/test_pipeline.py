@@ -22,6 +22,7 @@ from triptych.foundation.artifact import MANIFEST
 from triptych.recipes import resolve
 from triptych.recipes.pipeline import permuted_photos, run_pipeline
 from triptych.recipes.run_folder import RunFolder
+from triptych.recipes.tables import find_source
 
 KILLS = int(os.environ.get("TRIPTYCH_KILLS", "3"))
 """Kills of the resume test; 20 before a release."""
@@ -221,9 +222,28 @@ def plant_faults(shop: Path) -> set[tuple[str, str, str, int]]:
     }
 
 
-def test_check_names_each_planted_fault_with_table_column_and_count(foreign: Path, tmp_path: Path):
-    shop = foreign.parent / "damaged"
-    subprocess.run(["cp", "-r", str(foreign), str(shop)], check=True)
+@pytest.fixture(scope="module")
+def foreign_fashion(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fashion's tables (a short log) under a stranger's names."""
+    run = tmp_path_factory.mktemp("fashion") / "run"
+    small = [f"dataset.data_root={real_data}", "dataset.shoppers.num_pages=5000"]
+    config = resolve("fashion", settings=small).config
+    folder = RunFolder(run)
+    folder.start(config.dump())
+    tables = find_source(config, base=run, out=run / "tables").artifact
+    assert tables is not None
+    folder.record("tables", tables)
+    runpy.run_path(str(REPOSITORY / "examples" / "own_tables.py"))["export"](run, run.parent / "shop")
+    return run.parent / "shop"
+
+
+@pytest.mark.parametrize("tables", ["foreign", pytest.param("foreign_fashion", marks=pytest.mark.real_data)])
+def test_check_names_each_planted_fault_with_table_column_and_count(
+    tables: str, request: pytest.FixtureRequest, tmp_path: Path
+):
+    clean: Path = request.getfixturevalue(tables)
+    shop = clean.parent / "damaged"
+    subprocess.run(["cp", "-r", str(clean), str(shop)], check=True)
     planted = plant_faults(shop)
     arguments = command("check", str(shop / "shop.toml"), "--json", "--out", str(tmp_path / "out"))
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
