@@ -18,7 +18,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: demo test lint contracts types tests test-fast clean
 
 demo: $(VENV)/serve.installed
-	$(BIN)/triptych run demo --out $(OUT)
+	$(BIN)/triptych run demo --out $(OUT) --jobs 2
 	$(BIN)/triptych report $(OUT)
 	@if [ "$(SERVE)" != "0" ]; then $(BIN)/triptych serve $(OUT) --port $(PORT); fi
 

@@ -8,6 +8,7 @@ in-batch softmax, 12.8 M parameters. *default*: the model that ships (3 layers, 
 For each: samples/s of the whole loop on real batches (drawn, gathered from a memory-mapped store, augmented) and on
 batches already in memory; executed GFLOP/s as a share of the best bf16 product (2048 and 4096) measured between the
 rounds; and the operators that take the time. Everything runs once as it is and once with tcmalloc, where that is found.
+Last, the default shape trained by one process per core at a time, each on one thread, as `triptych run --jobs` does.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from triptych.cli.launch import find_tcmalloc
 from triptych.data.images import PhotoStore
 from triptych.data.splits import Part, Targets, TrainPairs
 from triptych.data.text import CLS, PAD, SEP
+from triptych.foundation.machine import num_cores
 from triptych.nn.precision import Precision, autocast, uses_bf16
 from triptych.pretrain.contrastive import ContrastiveBatch, ContrastiveConfig, ContrastiveTask
 from triptych.training.log import read_log
@@ -251,38 +253,66 @@ def measure(shape: Shape, *, rounds: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def with_allocator(library: Path | None, arguments: list[str]) -> dict[str, Any]:
-    """Run this script in a child whose allocator is chosen before it starts."""
+def start_child(*, library: Path | None, shapes: list[str], rounds: int, threads: int) -> subprocess.Popen[bytes]:
+    """Start this script in a child whose allocator and threads are chosen before it starts."""
     environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+    environment["OMP_NUM_THREADS"] = str(threads)
     if library is not None:
         environment["LD_PRELOAD"] = str(library)
-    command = [sys.executable, __file__, "--child", *arguments]
-    return json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+    command = [sys.executable, __file__, "--child", ",".join(shapes), "--rounds", str(rounds)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+
+
+def result_of(child: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Wait for a child and read what it printed."""
+    printed, _ = child.communicate()
+    if child.returncode:
+        sys.exit(f"a child ended with exit status {child.returncode}")
+    return json.loads(printed)
+
+
+def side_by_side(*, library: Path | None, rounds: int, cores: int, alone: float) -> dict[str, Any]:
+    """Train the default shape in one process per core at the same time.
+
+    Args:
+        library: allocator.
+        rounds: of each process.
+        cores: processes.
+        alone: samples/s of one process on all cores.
+    """
+    children = [start_child(library=library, shapes=["default"], rounds=rounds, threads=1) for _ in range(cores)]
+    rates = [result_of(child)["default"]["samples_per_s"] for child in children]
+    return {"processes": cores, "samples_per_s_of_each": rates, "to_one_process": round(sum(rates) / alone, 3)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "training.json")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         with tempfile.TemporaryDirectory() as folder:
             found = {}
-            for shape in SHAPES:
+            for shape in (shape for shape in SHAPES if shape.name in options.child.split(",")):
                 (Path(folder) / shape.name).mkdir()
                 found[shape.name] = measure(shape, rounds=options.rounds, folder=Path(folder) / shape.name)
         print(json.dumps(found))
         return
-    result = {
+    cores, names = num_cores(), [shape.name for shape in SHAPES]
+    result: dict[str, Any] = {
         "benchmark": "training",
         "machine": machine(),
-        "threads": torch.get_num_threads(),
+        "threads": cores,
         "rounds": options.rounds,
     }
     library = find_tcmalloc()
-    result["default_allocator"] = with_allocator(None, ["--rounds", str(options.rounds)])
-    result["tcmalloc"] = None if library is None else with_allocator(library, ["--rounds", str(options.rounds)])
+    for key, preloaded in (("default_allocator", None), ("tcmalloc", library)):
+        wanted = key == "default_allocator" or library is not None
+        child = start_child(library=preloaded, shapes=names, rounds=options.rounds, threads=cores) if wanted else None
+        result[key] = None if child is None else result_of(child)
+    alone = (result["tcmalloc"] or result["default_allocator"])["default"]["samples_per_s"]
+    result["side_by_side"] = side_by_side(library=library, rounds=options.rounds, cores=cores, alone=alone)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     for allocator in ("default_allocator", "tcmalloc"):
@@ -292,6 +322,7 @@ def main() -> None:
                 f"{figures['share_of_peak']:.0%} of {figures['matmul_peak_gflop_per_s']:.0f} GFLOP/s  "
                 f"real/memory {figures['real_to_memory_rate']:.1%}"
             )
+    print(f"{cores} processes of one thread: {result['side_by_side']['to_one_process']:.2f} x one of {cores} threads")
 
 
 if __name__ == "__main__":

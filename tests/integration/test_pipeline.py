@@ -20,7 +20,8 @@ from small_demo import DEMO_SETTINGS, REPOSITORY
 from triptych.evaluate.report import read_records
 from triptych.foundation.artifact import MANIFEST
 from triptych.recipes import resolve
-from triptych.recipes.pipeline import permuted_photos, run_pipeline
+from triptych.recipes.encoders import permuted_photos
+from triptych.recipes.pipeline import run_pipeline
 from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.tables import find_source
 

@@ -17,6 +17,7 @@ def run(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field: a.b=value. May be repeated.")
     ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Encoders trained at a time, each on its share of the cores.")] = 1,
     data: Annotated[Path | None, typer.Option(help="Folder of the real data sets (default: TRIPTYCH_DATA).")] = None,
 ) -> None:
     """Run everything from tables to report; finished stages are skipped, interrupted ones resume."""
@@ -35,8 +36,9 @@ def run(
         os.environ["TRIPTYCH_DATA"] = str(data.resolve())
     resolved = resolve(recipe, settings=settings or ())
     words = ["triptych", "run", recipe, "--out", str(out), *(w for s in settings or () for w in ("--set", s))]
+    words += ["--jobs", str(jobs)] if jobs > 1 else []
     try:
-        run_pipeline(resolved.config, base=resolved.base, out=out, command=shlex.join(words))
+        run_pipeline(resolved.config, base=resolved.base, out=out, command=shlex.join(words), jobs=jobs)
     except KeyboardInterrupt:
         typer.echo("\ninterrupted; the same command goes on where it stopped", err=True)
         raise typer.Exit(130) from None

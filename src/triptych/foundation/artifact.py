@@ -164,8 +164,7 @@ def produce(
     Raises:
         ArtifactError: another process is building the same artefact.
     """
-    tree = config.dump() if isinstance(config, Config) else dict(config)
-    input_ids = {name: value.id if isinstance(value, Artifact) else value for name, value in inputs.items()}
+    tree, input_ids = _described(config, inputs)
     artifact_id = work_id(kind=kind, config=tree, inputs=input_ids)
     final = parent / artifact_id
     if (final / MANIFEST).is_file():
@@ -206,6 +205,15 @@ def produce(
     return Artifact.open(final, kind=kind)
 
 
+def find(
+    parent: Path, *, kind: str, config: Config | Mapping[str, Any], inputs: Mapping[str, Artifact | str]
+) -> Artifact | None:
+    """Return the artefact that `produce` would find finished, or None where it would have to build."""
+    tree, input_ids = _described(config, inputs)
+    folder = parent / work_id(kind=kind, config=tree, inputs=input_ids)
+    return Artifact.open(folder, kind=kind) if (folder / MANIFEST).is_file() else None
+
+
 def remove(folder: Path) -> None:
     """Delete an artefact, or what is left of an interrupted build or deletion; nothing where there is nothing.
 
@@ -242,6 +250,14 @@ def work_id(*, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) 
     work = {"kind": kind, "schema_version": SCHEMA_VERSION, "config": config, "inputs": dict(inputs)}
     text = json.dumps(work, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _described(
+    config: Config | Mapping[str, Any], inputs: Mapping[str, Artifact | str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the config as plain JSON values, and the ids of the inputs."""
+    tree = config.dump() if isinstance(config, Config) else dict(config)
+    return tree, {name: value.id if isinstance(value, Artifact) else value for name, value in inputs.items()}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Self, TypeVar
 
 T = TypeVar("T")
 
 PLAIN_INTERVAL_S = 10.0
+
+_listener: ContextVar[Callable[[Progress], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def heard_by(listener: Callable[[Progress], None]) -> Iterator[None]:
+    """Tell `listener` of every step instead of the user, for work in a process that shares a terminal with others."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class Progress:
@@ -37,11 +51,14 @@ class Progress:
         self._started = self._spoken = time.monotonic()
         self._terminal = sys.stderr.isatty()
         self._bar: _Bar | None = None
+        self._listener = _listener.get()
 
     def __enter__(self) -> Self:
         """Start the clock and draw the bar."""
         self._started = self._spoken = time.monotonic()
-        if self._terminal:
+        if self._listener is not None:
+            self._listener(self)
+        elif self._terminal:
             self._bar = _Bar(self)
         return self
 
@@ -51,13 +68,15 @@ class Progress:
         """Leave one closing line."""
         if self._bar is not None:
             self._bar.close()
-        elif error is None:
+        elif error is None and self._listener is None:
             self._say(f"{self.done:,} {self.unit}s in {self.seconds:.1f} s ({self.rate:,.0f}/s)")
 
     def advance(self, units: int = 1) -> None:
         """Count finished units."""
         self.done += units
-        if self._bar is not None:
+        if self._listener is not None:
+            self._listener(self)
+        elif self._bar is not None:
             self._bar.draw()
         elif time.monotonic() - self._spoken >= PLAIN_INTERVAL_S:
             self._spoken = time.monotonic()

@@ -30,7 +30,7 @@ from triptych.data.text import PAD, TextTokenizer
 from triptych.encoders.embed import KIND, TOKENIZER_FILE, Embedder
 from triptych.encoders.text import cut_by_length, text_tensor
 from triptych.encoders.two_tower import EncoderConfig, ItemInputs, TwoTowerEncoder
-from triptych.foundation.artifact import Artifact, produce
+from triptych.foundation.artifact import Artifact, find, produce
 from triptych.foundation.config import Config
 from triptych.foundation.errors import ConfigError, DataError
 from triptych.losses.base import LossOutput
@@ -316,12 +316,25 @@ def run(
         parameters = sum(p.numel() for p in task.module.parameters())
         return {**result._asdict(), "parameters": parameters, "modalities": str(config.encoder.modalities)}
 
-    tree = {
-        "contrastive": config.dump(),
-        "seed": seed,
-        "photo_rows": None if photo_rows is None else hashlib.sha256(photo_rows.astype("<i8").tobytes()).hexdigest(),
-    }
-    return produce(out, kind=KIND, config=tree, inputs=inputs, build=build)
+    return produce(out, kind=KIND, config=_described(config, seed, photo_rows), inputs=inputs, build=build)
+
+
+def find_trained(
+    config: ContrastiveConfig,
+    *,
+    inputs: Mapping[str, Artifact],
+    out: Path,
+    seed: int,
+    photo_rows: NDArray[np.integer] | None = None,
+) -> Artifact | None:
+    """Return the encoder that `run` would open, or None where it would have to train; arguments as there."""
+    return find(out, kind=KIND, config=_described(config, seed, photo_rows), inputs=inputs)
+
+
+def _described(config: ContrastiveConfig, seed: int, photo_rows: NDArray[np.integer] | None) -> dict[str, Any]:
+    """Return all settings that decide an encoder's weights, beside its inputs."""
+    shown = None if photo_rows is None else hashlib.sha256(photo_rows.astype("<i8").tobytes()).hexdigest()
+    return {"contrastive": config.dump(), "seed": seed, "photo_rows": shown}
 
 
 def _some_targets(targets: Targets, *, most: int) -> Targets:

@@ -11,18 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from triptych.data import catalogue as catalogues
 from triptych.data import splits, text
 from triptych.data.catalogue import Catalogue
 from triptych.data.check import Checked
 from triptych.data.splits import Split
-from triptych.data.text import TextTokenizer
 from triptych.encoders import embeddings
 from triptych.encoders.embed import Embedder
 from triptych.engine.bundle import write_bundle, write_index, write_retriever
@@ -33,13 +30,13 @@ from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.tasks.photo import crop_and_relight
 from triptych.foundation.artifact import MANIFEST, Artifact
 from triptych.index.base import open_index
-from triptych.pretrain import contrastive
 from triptych.recall.base import Retriever
 from triptych.recall.models.dense import Dense
 from triptych.recall.models.lexical import Lexical
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import Arm, RunConfig
+from triptych.recipes.encoders import EncoderWork, train_side_by_side
 from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.tables import find_source, require_tables, spoken
 
@@ -54,7 +51,7 @@ class _Trained:
     index: Artifact
 
 
-def run_pipeline(config: RunConfig, *, base: Path, out: Path, command: str = "") -> Artifact:
+def run_pipeline(config: RunConfig, *, base: Path, out: Path, command: str = "", jobs: int = 1) -> Artifact:
     """Run every stage of a recipe and return the report.
 
     Args:
@@ -62,20 +59,22 @@ def run_pipeline(config: RunConfig, *, base: Path, out: Path, command: str = "")
         base: folder that relative paths of the user's tables start from.
         out: the run folder.
         command: what the report names as the way to make it again.
+        jobs: encoders trained at a time.
 
     Raises:
         ConfigError: settings that do not go together.
         DataError: tables that cannot be used.
     """
-    return _Pipeline(config, base=base, out=out, command=command).run()
+    return _Pipeline(config, base=base, out=out, command=command, jobs=jobs).run()
 
 
 class _Pipeline:
     """The stages in order; each method makes one artefact and notes it in the run folder."""
 
-    def __init__(self, config: RunConfig, *, base: Path, out: Path, command: str) -> None:
+    def __init__(self, config: RunConfig, *, base: Path, out: Path, command: str, jobs: int) -> None:
         self.config = config
         self.command = command
+        self.jobs = jobs
         self.base = base
         self.out = out
         self.folder = RunFolder(out)
@@ -92,11 +91,7 @@ class _Pipeline:
         )
         popularity = self._stage("popularity", partial(self._popularity, catalogue, split))
         bm25 = self._stage("bm25", partial(self._bm25, catalogue))
-        trained = {
-            (arm, seed): self._train(arm, seed, catalogue=catalogue, split=split, tokenizer=tokenizer)
-            for seed in self.config.seeds
-            for arm in self.config.arms
-        }
+        trained = self._train(catalogue, split, tokenizer)
         served = trained[self.config.arms[0], self.config.seeds[0]]
         self._stage(
             "bundle",
@@ -115,14 +110,23 @@ class _Pipeline:
             lambda out: self._report(catalogue, split, popularity=popularity, bm25=bm25, trained=trained, out=out),
         )
 
-    def _stage(self, name: str, make: Callable[[Path], Artifact], *, record: str | None = None) -> Artifact:
-        """Make a stage's artefact under its folder, note it, and say what happened."""
+    def _stage(
+        self, name: str, make: Callable[[Path], Artifact], *, record: str | None = None, is_new: bool = False
+    ) -> Artifact:
+        """Make a stage's artefact under its folder, note it, and say what happened.
+
+        Args:
+            name: the folder.
+            make: is given it.
+            record: what the run calls the artefact; None: as the folder.
+            is_new: that this run has made it even if `make` finds it finished.
+        """
         label = record or name
         found = {path.name for path in (self.out / name).glob("*") if (path / MANIFEST).is_file()}
-        started = perf_counter()
         artifact = make(self.out / name)
         self.folder.record(label, artifact)
-        what = "finished before" if artifact.id in found else f"{perf_counter() - started:.1f} s"
+        made_now = is_new or artifact.id not in found
+        what = f"{artifact.manifest['seconds']:.1f} s" if made_now else "finished before"
         log.info("%-30s %16s   %s", label, what, _brief(artifact.summary))
         return artifact
 
@@ -159,26 +163,30 @@ class _Pipeline:
             inputs={"catalogue": catalogue.artifact},
         )
 
-    def _train(self, arm: Arm, seed: int, *, catalogue: Catalogue, split: Split, tokenizer: Artifact) -> _Trained:
-        """Train an arm's encoder, embed the catalogue with it and index the vectors."""
-        pretrain = self.config.pretrain
-        encoder_config = pretrain.encoder.model_copy(update={"modalities": arm.modalities})
-        photo_rows = permuted_photos(catalogue, seed=seed) if arm is Arm.PERMUTED_PHOTO else None
-        name = f"{arm.value} seed {seed}"
-        encoder = self._stage(
-            "encoder",
-            lambda out: contrastive.run(
-                pretrain.model_copy(update={"encoder": encoder_config}),
-                catalogue=catalogue,
-                split=split,
-                tokenizer=TextTokenizer.load(tokenizer.file(text.FILE)),
-                inputs={"catalogue": catalogue.artifact, "split": split.artifact, "tokenizer": tokenizer},
-                out=out,
+    def _train(self, catalogue: Catalogue, split: Split, tokenizer: Artifact) -> dict[tuple[Arm, int], _Trained]:
+        """Train the encoder of every arm and seed, embed the catalogue with each and index the vectors."""
+        works = [
+            EncoderWork(
+                arm=arm,
                 seed=seed,
-                photo_rows=photo_rows,
-            ),
-            record=f"encoder {name}",
-        )
+                config=self.config.pretrain,
+                catalogue=catalogue.artifact,
+                split=split.artifact,
+                tokenizer=tokenizer,
+                out=self.out / "encoder",
+            )
+            for seed in self.config.seeds
+            for arm in self.config.arms
+        ]
+        new = {work.name for work in works if work.find() is None}
+        if self.jobs > 1 and len(new) > 1:
+            train_side_by_side(works, jobs=self.jobs)
+        return {(work.arm, work.seed): self._finish(work, catalogue, is_new=work.name in new) for work in works}
+
+    def _finish(self, work: EncoderWork, catalogue: Catalogue, *, is_new: bool) -> _Trained:
+        """Train an encoder unless that is done, embed the catalogue with it and index the vectors."""
+        name, photo_rows = work.name, work.photo_rows
+        encoder = self._stage("encoder", lambda _: work.train(), record=f"encoder {name}", is_new=is_new)
         vectors = self._stage(
             "embeddings",
             lambda out: embeddings.run(encoder=encoder, catalogue=catalogue, photo_rows=photo_rows, out=out),
@@ -279,17 +287,6 @@ class _Pipeline:
             report_command=f"triptych report {self.out}",
             faults=checks["faults"] if checks else (),
         )
-
-
-def permuted_photos(catalogue: Catalogue, *, seed: int) -> NDArray[np.int64]:
-    """Draw the permuted-photo control: item i is shown the photo of item ``rows[i]``.
-
-    Photos change places among the items that have one, so that as many items have a photo as before.
-    """
-    rows = np.arange(catalogue.num_items)
-    with_photo = np.flatnonzero(np.asarray(catalogue.photos.has))
-    rows[with_photo] = np.random.default_rng([seed, 7]).permutation(with_photo)
-    return rows
 
 
 def _dense(trained: _Trained, *, name: str) -> Dense:

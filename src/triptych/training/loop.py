@@ -46,7 +46,7 @@ DEFAULT_DECAY_RATE = 0.3
 class LoopConfig(Config):
     """How a stage is trained."""
 
-    steps: int = Field(500, ge=1)
+    steps: int = Field(1_000, ge=1)
     """Optimiser steps."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of AdamW."""

@@ -1,0 +1,219 @@
+"""Training the encoders of a run: one after the other, or side by side in processes that share the cores."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.data import text
+from triptych.data.catalogue import Catalogue
+from triptych.data.splits import Split
+from triptych.data.text import TextTokenizer
+from triptych.foundation.artifact import Artifact
+from triptych.foundation.errors import TriptychError
+from triptych.foundation.machine import num_cores
+from triptych.foundation.progress import Progress, heard_by
+from triptych.pretrain import contrastive
+from triptych.pretrain.contrastive import ContrastiveConfig
+from triptych.recipes.config import Arm
+
+THREADS = "OMP_NUM_THREADS"
+
+
+@dataclass(frozen=True)
+class EncoderWork:
+    """One encoder to train: what a process must be told, and no more."""
+
+    arm: Arm
+    seed: int
+    config: ContrastiveConfig
+    """Of the whole run; the arm decides what the item tower reads."""
+    catalogue: Artifact
+    split: Artifact
+    tokenizer: Artifact
+    out: Path
+    """Folder of the stage."""
+
+    @property
+    def name(self) -> str:
+        """What the run calls it."""
+        return f"{self.arm.value} seed {self.seed}"
+
+    def find(self) -> Artifact | None:
+        """Return the finished encoder, or None."""
+        return contrastive.find_trained(
+            self._arms_config, inputs=self._inputs, out=self.out, seed=self.seed, photo_rows=self.photo_rows
+        )
+
+    def train(self) -> Artifact:
+        """Train it, go on where an attempt was interrupted, or open it."""
+        return contrastive.run(
+            self._arms_config,
+            catalogue=Catalogue.open(self.catalogue),
+            split=Split.open(self.split),
+            tokenizer=TextTokenizer.load(self.tokenizer.file(text.FILE)),
+            inputs=self._inputs,
+            out=self.out,
+            seed=self.seed,
+            photo_rows=self.photo_rows,
+        )
+
+    @cached_property
+    def photo_rows(self) -> NDArray[np.int64] | None:
+        """Whose photo each item is shown in the permuted-photo control; None: its own."""
+        if self.arm is not Arm.PERMUTED_PHOTO:
+            return None
+        return permuted_photos(Catalogue.open(self.catalogue), seed=self.seed)
+
+    @property
+    def _arms_config(self) -> ContrastiveConfig:
+        encoder = self.config.encoder.model_copy(update={"modalities": self.arm.modalities})
+        return self.config.model_copy(update={"encoder": encoder})
+
+    @property
+    def _inputs(self) -> dict[str, Artifact]:
+        return {"catalogue": self.catalogue, "split": self.split, "tokenizer": self.tokenizer}
+
+
+def permuted_photos(catalogue: Catalogue, *, seed: int) -> NDArray[np.int64]:
+    """Draw the permuted-photo control: item i is shown the photo of item ``rows[i]``.
+
+    Photos change places among the items that have one, so that as many items have a photo as before.
+    """
+    rows = np.arange(catalogue.num_items)
+    with_photo = np.flatnonzero(np.asarray(catalogue.photos.has))
+    rows[with_photo] = np.random.default_rng([seed, 7]).permutation(with_photo)
+    return rows
+
+
+def train_side_by_side(works: Sequence[EncoderWork], *, jobs: int) -> None:
+    """Train the encoders that are not finished yet, `jobs` at a time, each in a process with its share of the cores.
+
+    Where small models are trained on few cores this takes about half the time of one after the other on all of them
+    (`benchmarks/training.py`): two threads wait for each other at every operator, two processes never. The weights
+    differ in their last digits from those of another number of threads, as on another machine.
+
+    Args:
+        works: the encoders.
+        jobs: processes at a time; each needs the memory of a training of its own.
+
+    Raises:
+        TriptychError: one of them failed; the others were stopped, and go on where they were the next time.
+    """
+    waiting = [work for work in works if work.find() is None]
+    if not waiting:
+        return
+    steps = waiting[0].config.loop.steps
+    running: dict[Connection, _Child] = {}
+    label = f"training {len(waiting)} encoders" if len(waiting) > 1 else "training encoder"
+    try:
+        with Progress(label, total=steps * len(waiting), unit="step") as bar:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    child = _Child(waiting.pop(0), threads=_threads(jobs))
+                    running[child.pipe] = child
+                bar.note(", ".join(child.work.name for child in running.values()))
+                for pipe in connection.wait(list(running)):
+                    child = running[pipe]  # type: ignore[index]  # wait() returns what it was given
+                    bar.advance(child.listen())
+                    if child.finished:
+                        bar.advance(steps - child.done)  # stopped early
+                        del running[child.pipe]
+    finally:
+        for child in running.values():
+            child.stop()
+
+
+def _threads(jobs: int) -> int:
+    """Return the threads of each job: its share of the cores, and no more than the user allows a process."""
+    share = max(1, num_cores() // jobs)
+    allowed = os.environ.get(THREADS, "")
+    return min(share, int(allowed)) if allowed.isdecimal() else share
+
+
+class _Child:
+    """A process that trains one encoder, and what it said last."""
+
+    def __init__(self, work: EncoderWork, *, threads: int) -> None:
+        self.work = work
+        self.done = 0
+        self.finished = False
+        context = get_context("spawn")  # torch's threads do not survive a fork
+        self.pipe, its_end = context.Pipe(duplex=False)
+        self._process: BaseProcess = context.Process(target=_train_in_child, args=(work, its_end), daemon=True)
+        before = os.environ.get(THREADS)
+        os.environ[THREADS] = str(threads)  # read by OpenMP before anything of ours runs there
+        try:
+            self._process.start()
+        finally:
+            os.environ.pop(THREADS) if before is None else os.environ.update({THREADS: before})
+        its_end.close()
+
+    def listen(self) -> int:
+        """Take in one message and return how many steps have been done since the one before.
+
+        Raises:
+            TriptychError: the child failed.
+        """
+        try:
+            message: int | str | None = self.pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise TriptychError(
+                f"Training {self.work.name} ended without a result (exit status {self._process.exitcode}; its own "
+                "words, if it had any, are above). Run the same command again: finished encoders are kept."
+            ) from None
+        if isinstance(message, str):
+            raise TriptychError(message)
+        if message is None:
+            self._process.join()
+            self.finished = True
+            return 0
+        before, self.done = self.done, message
+        return message - before
+
+    def stop(self) -> None:
+        """End the process; its checkpoints stay."""
+        self._process.kill()
+        self._process.join()
+
+
+def _train_in_child(work: EncoderWork, pipe: Connection) -> None:
+    """Train, telling the parent the number of steps done (int), a failure (str), or that all is done (None)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops its children
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+    def tell(progress: Progress) -> None:
+        if progress.unit == "step":
+            pipe.send(progress.done)
+
+    try:
+        with heard_by(tell):
+            work.train()
+    except TriptychError as error:
+        pipe.send(str(error))
+    else:
+        pipe.send(None)
+
+
+def _die_with_parent() -> None:
+    """A killed parent must leave nobody behind who still holds an artefact's lock."""
+    parent = parent_process()
+    if parent is not None:
+        with suppress(OSError):
+            connection.wait([parent.sentinel])
+        sys.stderr.flush()
+        os._exit(1)

@@ -1,0 +1,84 @@
+"""Encoders trained side by side: the same weights, killed or not, and a failure that is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_demo import DEMO_SETTINGS
+
+from triptych.data.catalogue import Catalogue
+from triptych.foundation.errors import TriptychError
+from triptych.pretrain.contrastive import ContrastiveConfig
+from triptych.recipes.config import Arm
+from triptych.recipes.encoders import EncoderWork, train_side_by_side
+from triptych.recipes.run_folder import RunFolder
+
+SETTINGS = (
+    *DEMO_SETTINGS,
+    "seeds=[0,1]",
+    "photo_queries=0",
+    "dataset.num_items=200",
+    "dataset.shoppers.num_pages=2500",
+    "pretrain.loop.steps=30",
+    "pretrain.loop.checkpoint_every_s=0",
+    "pretrain.loop.validate_every=10",
+)
+
+
+def command(out: Path, *more: str) -> list[str]:
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    return [sys.executable, "-P", "-m", "triptych.cli", "run", "demo", "--out", str(out), *settings, *more]
+
+
+def encoders(run: Path) -> dict[str, bytes]:
+    folder = RunFolder.existing(run)
+    names = [name for name in folder.stages() if name.startswith("encoder ")]
+    return {name: folder.stage(name).file("model.safetensors").read_bytes() for name in names}
+
+
+def test_two_at_a_time_and_killed_gives_the_weights_of_one_after_the_other(tmp_path: Path):
+    # One thread per process either way: another number of threads adds in another order.
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command(tmp_path / "one"), check=True, capture_output=True, env=one_thread)
+    two = command(tmp_path / "two", "--jobs", "2")
+    process = subprocess.Popen(two, stderr=subprocess.DEVNULL, env=one_thread)
+    while not list((tmp_path / "two" / "encoder").glob("*.partial/resume/*")):
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # At once: a child that outlived its parent would still hold the locks.
+    done = subprocess.run(two, check=True, capture_output=True, text=True, env=one_thread)
+    assert "training 4 encoders" in done.stderr
+    assert len(encoders(tmp_path / "one")) == 4
+    assert encoders(tmp_path / "one") == encoders(tmp_path / "two")
+
+
+def test_a_failure_is_told_and_the_others_are_stopped(demo_run: Path, tmp_path: Path):
+    stage = RunFolder.existing(demo_run).stage
+    catalogue = stage("catalogue")
+    config = ContrastiveConfig.parse(
+        {"encoder": {"photo_px": Catalogue.open(catalogue).photos.px}, "loop": {"steps": 10_000, "warmup_steps": 0}}
+    )
+    spoilt = config.override("loop.learning_rate=1e30")
+    works = [
+        EncoderWork(
+            arm=Arm.TITLE,
+            seed=seed,
+            config=chosen,
+            catalogue=catalogue,
+            split=stage("split"),
+            tokenizer=stage("tokenizer"),
+            out=tmp_path,
+        )
+        for seed, chosen in ((0, config), (1, spoilt))
+    ]
+    with pytest.raises(TriptychError, match="learning_rate"):
+        train_side_by_side(works, jobs=2)
+    assert not any(tmp_path.glob("*/artifact.json"))
