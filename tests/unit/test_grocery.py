@@ -9,8 +9,11 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from triptych.data.datasets.grocery import GroceryConfig
+from triptych.data.check import Checked
+from triptych.data.datasets.grocery import FOLDER, GroceryConfig
 from triptych.foundation.registry import config_class
+from triptych.recipes.config import RunConfig
+from triptych.recipes.tables import find_source
 
 
 def test_the_registry_finds_it():
@@ -33,3 +36,40 @@ def test_products_and_shelf_photos(real_data: Path, tmp_path: Path):
     assert Counter(photo.split for photo in photos) == {"test": 2_485, "val": 296}
     assert {photo.item_id for photo in photos} == set(items["item_id"])
     assert all(photo.path.is_file() for photo in photos)
+
+
+def test_changed_data_is_new_work_and_moved_data_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What a dataset reads is part of the id of what it writes; where it lies is not."""
+    here, there, out = tmp_path / "here", tmp_path / "there", tmp_path / "tables"
+    (here / FOLDER).mkdir(parents=True)
+    products = pl.DataFrame(
+        {
+            "item_id": [1, 2],
+            "name": ["Gala", "Leek"],
+            "image": ["a.jpg", "b.jpg"],
+            "coarse": ["apple", "leek"],
+            "group": ["fruit", "vegetable"],
+            "description": ["", ""],
+        }
+    )
+    products.write_parquet(here / FOLDER / "items.parquet")
+    for name in ("a.jpg", "b.jpg"):
+        (here / FOLDER / name).write_bytes(b"photo")
+
+    def found(root: Path) -> tuple[dict[str, str], Checked]:
+        monkeypatch.setenv("TRIPTYCH_DATA", str(root))
+        source = find_source(RunConfig.parse({"dataset": {"kind": "grocery"}}), base=tmp_path, out=out)
+        return source.inputs, source.read()
+
+    first, _ = found(here)
+    here.rename(there)
+    moved, checked = found(there)
+    assert moved == first
+    assert checked.tables["items"].photo_root == there / FOLDER
+    (there / FOLDER / "a.jpg").write_bytes(b"another photo")
+    photo_changed, _ = found(there)
+    assert photo_changed["tables"] == first["tables"]
+    assert photo_changed["photos"] != first["photos"]
+    products.with_columns(name=pl.lit("Pear")).write_parquet(there / FOLDER / "items.parquet")
+    table_changed, _ = found(there)
+    assert table_changed["tables"] != first["tables"]

@@ -12,7 +12,7 @@ from triptych.data.check import Checked, check_tables
 from triptych.data.datasets.base import DatasetConfig
 from triptych.data.files import open_table
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig, Table
-from triptych.data.tables import PhotoSource, read_events, read_items, read_judgements
+from triptych.data.tables import MappedTable, PhotoSource, read_events, read_items, read_judgements
 from triptych.foundation.artifact import Artifact, produce, work_id, write_json
 from triptych.foundation.config import Config
 from triptych.foundation.errors import ConfigError
@@ -114,20 +114,17 @@ def _from_dataset(dataset: DatasetConfig, *, out: Path) -> Source:
         write_json(folder / MAPPING, _TableConfigs(**prepared._asdict()).dump())
         return dataset.card()._asdict()
 
-    artifact = produce(out, kind="tables", config=dataset, inputs={}, build=build)
+    files = dataset.source_files()
+    inputs = {"files": fingerprint(files)} if files else {}
+    artifact = produce(out, kind="tables", config=dataset, inputs=inputs, build=build)
     tables = _TableConfigs.parse(json.loads(artifact.file(MAPPING).read_text(encoding="utf-8")))
-    _require_same_source(dataset, tables, artifact=artifact)
-    return Source({"tables": artifact.id}, lambda: _check(tables, base=artifact.path), artifact)
-
-
-def _require_same_source(dataset: DatasetConfig, tables: _TableConfigs, *, artifact: Artifact) -> None:
-    """Refuse tables made from another folder of real data: the data are no part of the artefact's id."""
-    used, now = tables.items.photo_root, dataset.photo_folder()
-    if used is not None and now is not None and Path(used) != now:
-        raise ConfigError(
-            f"{str(artifact.path)!r} was made from the photos in {used!r}, and the data are now looked for in "
-            f"{str(now)!r}. Choose another --out, or set data_root or TRIPTYCH_DATA back."
-        )
+    found = {"tables": artifact.id}
+    photo_folder = dataset.photo_folder()
+    if photo_folder is not None:  # where it is now: the same data may have moved since the tables were written
+        items = tables.items.model_copy(update={"photo_root": str(photo_folder)})
+        tables = tables.model_copy(update={"items": items})
+        found["photos"] = _photo_fingerprint(read_items(items, base=artifact.path))
+    return Source(found, lambda: _check(tables, base=artifact.path), artifact)
 
 
 def _fingerprints(tables: _TableConfigs, *, base: Path) -> dict[str, str]:
@@ -138,8 +135,14 @@ def _fingerprints(tables: _TableConfigs, *, base: Path) -> dict[str, str]:
         if config is not None:
             found[table.value] = fingerprint(open_table(config.path, base=base, table=table).files)
     if items.photo_source in (PhotoSource.PATHS, PhotoSource.FOLDER) and items.photo_root is not None:
-        photos = items.frame["photo"].drop_nulls().to_list()
-        found["photos"] = photo_fingerprint((items.photo_root / photo for photo in photos), root=items.photo_root)
+        found["photos"] = _photo_fingerprint(items)
     mapping = {name: value and {**value, "path": ""} for name, value in tables.dump().items()}
     found["mapping"] = work_id(kind="mapping", config=mapping, inputs={})
     return found
+
+
+def _photo_fingerprint(items: MappedTable) -> str:
+    """Identify an items table's photo files."""
+    root = items.photo_root
+    assert root is not None, "asked only where photos are files"
+    return photo_fingerprint((root / photo for photo in items.frame["photo"].drop_nulls().to_list()), root=root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,8 +59,16 @@ class DatasetConfig(Config):
     def card(self) -> Card:
         """Return the dataset's origin and licence."""
 
+    def source_files(self) -> Sequence[Path]:
+        """Return the files that `prepare` reads: their bytes enter the artefact's id, so changed data is new work.
+
+        Raises:
+            DataError: the data is absent.
+        """
+        return ()
+
     def photo_folder(self) -> Path | None:
-        """Return the folder of real photos that `prepare` would point to now; None where it writes its own."""
+        """Return the folder of photos that stay where they are; None where `prepare` writes its own, or has none."""
         return None
 
 

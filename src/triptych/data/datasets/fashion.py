@@ -19,8 +19,7 @@ from triptych.data.schema import Role
 from triptych.data.simulate import ShoppersConfig, simulate
 from triptych.data.simulate.fashion_lexicon import fashion_attributes
 from triptych.data.simulate.market_names import merchant_names
-from triptych.data.simulate.tables import write_simulation
-from triptych.foundation.errors import DataError
+from triptych.data.simulate.tables import ITEMS_FILE, write_simulation
 
 FOLDER = "fashion_products"
 
@@ -57,15 +56,16 @@ class FashionConfig(DatasetConfig):
             out=out,
             hidden=("colour",),
             features=dict.fromkeys(("gender", "type", "usage", "season"), Role.CATEGORICAL),
-            photo_root=str(folder / "images"),
+            photo_root=str(self.photo_folder()),
         )
 
-    def photo_folder(self) -> Path | None:
-        """Return the folder of the photos, or None while the data are absent."""
-        try:
-            return dataset_folder(FOLDER, data_root=self.data_root) / "images"
-        except DataError:
-            return None
+    def source_files(self) -> Sequence[Path]:
+        """Return the products' table."""
+        return (dataset_folder(FOLDER, data_root=self.data_root) / ITEMS_FILE,)
+
+    def photo_folder(self) -> Path:
+        """Return the folder of the photos."""
+        return dataset_folder(FOLDER, data_root=self.data_root) / "images"
 
     def card(self) -> Card:
         """Return the dataset's origin and licence."""
@@ -80,7 +80,7 @@ class FashionConfig(DatasetConfig):
 
 def read_fashion_items(folder: Path, *, seed: int) -> pl.DataFrame:
     """Read the products with canonical column names; brand guessed, merchant and price simulated."""
-    source = pl.read_parquet(folder / "items.parquet").sort("id")
+    source = pl.read_parquet(folder / ITEMS_FILE).sort("id")
     titles = [re.sub(r"\s+", " ", title).strip() for title in source["productDisplayName"].to_list()]
     rng = np.random.default_rng([seed, 201])
     names = merchant_names(_NUM_MERCHANTS, rng=rng)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -35,7 +35,7 @@ class GroceryConfig(DatasetConfig):
     def prepare(self, out: Path) -> Tables:
         """Write the items; photos stay where they are."""
         folder = dataset_folder(FOLDER, data_root=self.data_root)
-        source = pl.read_parquet(folder / "items.parquet").sort("item_id")
+        source = pl.read_parquet(folder / ITEMS_FILE).sort("item_id")
         items = source.select(
             item_id=pl.col("item_id").cast(pl.String),
             title=pl.col("name"),
@@ -60,6 +60,14 @@ class GroceryConfig(DatasetConfig):
             features={"group": Role.CATEGORICAL, "description": Role.TEXT},
         )
         return Tables(items=tables, events=None, judgements=None)
+
+    def source_files(self) -> Sequence[Path]:
+        """Return the products' table."""
+        return (dataset_folder(FOLDER, data_root=self.data_root) / ITEMS_FILE,)
+
+    def photo_folder(self) -> Path:
+        """Return the folder that photo paths start from."""
+        return dataset_folder(FOLDER, data_root=self.data_root)
 
     def shelf_photos(self) -> Iterator[ShelfPhoto]:
         """Yield the shelf photos, each with the product it shows.
