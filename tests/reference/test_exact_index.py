@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.index.backends.exact import ExactConfig, ExactIndex, Precision
+from triptych.index.backends.exact import ExactConfig, ExactIndex, NumberFormat
 from triptych.index.top_k import Arithmetic, Store, exact_top_k
 
 ARITHMETICS = [Arithmetic.FLOAT32, Arithmetic.BFLOAT16]
@@ -61,14 +61,14 @@ def test_equals_faiss_flat(arithmetic):
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
-@pytest.mark.parametrize("precision", list(Precision))
-def test_equals_the_loop_with_many_ties(arithmetic, precision):
+@pytest.mark.parametrize("number_format", list(NumberFormat))
+def test_equals_the_loop_with_many_ties(arithmetic, number_format):
     """Few distinct vectors, so that almost every score is shared by dozens of items."""
     rng = np.random.default_rng(1)
     vectors = np.concatenate([unit(rng, (7, 8))[rng.integers(0, 7, 400)], np.zeros((30, 8), np.float32)])
-    vectors = rng.permutation(vectors).astype(precision.value)
+    vectors = rng.permutation(vectors).astype(number_format.value)
     queries = np.concatenate([unit(rng, (5, 8)), np.zeros((1, 8), np.float32), -vectors[:3].astype(np.float32)])
-    index = ExactIndex.build(vectors, config=ExactConfig(arithmetic=arithmetic, precision=precision))
+    index = ExactIndex.build(vectors, config=ExactConfig(arithmetic=arithmetic, stored_as=number_format))
     for k in (1, 10, 100, 500):
         rows, scores = by_loop(vectors, queries, k)
         hits = index.search(queries, k=k)

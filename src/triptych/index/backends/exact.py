@@ -29,7 +29,7 @@ LARGEST_SCORE = 1e37
 """Bound on |query| |item|: below it, float32 and bfloat16 products are finite."""
 
 
-class Precision(StrEnum):
+class NumberFormat(StrEnum):
     """How a vector's numbers are stored."""
 
     FLOAT16 = "float16"
@@ -41,7 +41,7 @@ class ExactConfig(IndexConfig):
 
     kind: Literal["exact"] = "exact"
     """Name of the file that defines it."""
-    precision: Precision = Precision.FLOAT16
+    stored_as: NumberFormat = NumberFormat.FLOAT16
     """How vectors are stored: float16 (2 bytes a number) or float32 (4). Scores are summed in float64 either way."""
     arithmetic: Arithmetic = Arithmetic.AUTO
     """What the coarse comparison multiplies in: auto takes bfloat16 where the CPU has it. The hits are the same."""
@@ -91,15 +91,15 @@ class ExactIndex:
         """Index vectors held in memory.
 
         Args:
-            vectors: ``[items, dim]``, one per item row; converted to the stored precision, and not copied where they
+            vectors: ``[items, dim]``, one per item row; converted to the stored format, and not copied where they
                 have it already.
-            config: precision and arithmetic.
+            config: number format and arithmetic.
 
         Raises:
-            DataError: the array is no matrix, or holds NaN, infinities or numbers too large for the precision.
+            DataError: the array is no matrix, or holds NaN, infinities or numbers too large for the format.
         """
         config = config or ExactConfig()
-        stored = _stored(vectors, precision=config.precision)
+        stored = _stored(vectors, number_format=config.stored_as)
         state = _State(stored, stored[:0], np.empty(0, np.int64), _largest_norm(stored))
         return cls(state, config=config)
 
@@ -159,10 +159,10 @@ class ExactIndex:
         """Append vectors ``[n, dim]`` in memory and return their rows; copies what was added before, not the rest.
 
         Raises:
-            DataError: wrong shape, NaN, infinities or numbers too large for the precision.
+            DataError: wrong shape, NaN, infinities or numbers too large for the format.
         """
         state = self._state
-        new = _stored(vectors, precision=self._config.precision)
+        new = _stored(vectors, number_format=self._config.stored_as)
         if new.shape[1] != self.dim:
             raise DataError(f"index: vectors to add have {new.shape[1]} numbers, the index has {self.dim}.")
         self._state = state._replace(
@@ -216,28 +216,28 @@ class ExactIndex:
         config = ExactConfig.parse(meta["config"])
         # copy-on-write: torch takes no read-only arrays, and nothing here writes
         mapped = np.load(folder / VECTORS, mmap_mode="c" if meta["rows"] else None, allow_pickle=False)
-        if mapped.shape != (meta["rows"], meta["dim"]) or mapped.dtype != np.dtype(config.precision.value):
+        if mapped.shape != (meta["rows"], meta["dim"]) or mapped.dtype != np.dtype(config.stored_as.value):
             raise ArtifactError(
                 f"Index folder {str(folder)!r}: {VECTORS} holds {mapped.dtype} {list(mapped.shape)}, {META} says "
-                f"{config.precision} [{meta['rows']}, {meta['dim']}]. Build the index again: triptych run."
+                f"{config.stored_as} [{meta['rows']}, {meta['dim']}]. Build the index again: triptych run."
             )
         removed = np.load(folder / REMOVED, allow_pickle=False)
         state = _State(mapped, np.empty((0, meta["dim"]), mapped.dtype), removed, meta["largest_norm"])
         return cls(state, config=config)
 
 
-def _stored(vectors: NDArray[Any], *, precision: Precision) -> NDArray[Any]:
-    """Convert to the stored precision and refuse what cannot be compared."""
+def _stored(vectors: NDArray[Any], *, number_format: NumberFormat) -> NDArray[Any]:
+    """Convert to the stored format and refuse what cannot be compared."""
     given = np.asarray(vectors)
     if given.ndim != 2 or given.shape[1] == 0:
         raise DataError(f"index: vectors have shape {given.shape}, expected [items, dim].")
     with np.errstate(over="ignore"):  # too large for float16 becomes infinite, and is refused below
-        stored = np.ascontiguousarray(given, dtype=precision.value)
+        stored = np.ascontiguousarray(given, dtype=number_format.value)
     for start in range(0, len(stored), COPY_ROWS):
         finite = np.isfinite(stored[start : start + COPY_ROWS]).all(axis=1)
         if not finite.all():
             row = start + int(np.flatnonzero(~finite)[0])
-            raise DataError(f"index: vector {row} holds NaN, infinity or a number too large for {precision}.")
+            raise DataError(f"index: vector {row} holds NaN, infinity or a number too large for {number_format}.")
     return stored if stored.flags.writeable else stored.copy()
 
 
