@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from triptych.data.check import Checked, check_tables, exit_code, render, set_aside_photos, write_rejected
 from triptych.data.check_items import missing_files
 from triptych.data.faults import Severity
+from triptych.data.images import check_photos
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
 from triptych.data.tables import read_events, read_items, read_judgements
 from triptych.foundation.errors import DataError
@@ -254,12 +255,66 @@ def test_broken_photos_are_set_aside_and_their_items_stay(tmp_path: Path) -> Non
     assert checked.photo_sources()[4] is None
     assert checked.rejected["items"].select("row", "fault", "reason").rows() == [
         (1, "empty_id", "the item has no id"),
-        (3, "broken_photo", "no photo"),
+        (3, "broken_photo", "2.jpg: no photo"),
         (4, "bad_price", "the price is not a number"),
-        (6, "broken_photo", "truncated"),
+        (6, "broken_photo", "5.jpg: truncated"),
     ]
     assert checked.summary.photo_rate == pytest.approx(37 / 39)
     assert exit_code(checked, strict=True) == 1
+
+
+def test_photo_faults_name_the_path(tmp_path: Path) -> None:
+    items = _items()
+    items[5]["img_file"], items[7]["img_file"] = "sub/gone.jpg", "https://example.com/7.jpg"
+    items[9]["img_file"] = None
+    items[11]["img_file"] = "https://example.com/11.jpg"
+    checked = _check(tmp_path, items)
+    checked = set_aside_photos(checked, check_photos(checked.photo_sources()))
+    assert {fault.fault: fault.example for fault in checked.faults} == {
+        "missing_photo": "sub/gone.jpg",
+        "photo_is_url": "https://example.com/7.jpg",
+        "no_photo": "item s09",
+        "broken_photo": "0.jpg",
+    }
+    reasons = checked.rejected["items"].select("row", "reason").rows()
+    unreadable = "the file is not a photo in a format that can be read"
+    assert reasons[0] == (1, f"0.jpg: {unreadable}")
+    assert (6, "sub/gone.jpg: there is no such file under the photo root") in reasons
+    assert (8, "https://example.com/7.jpg: the photo is a web address; download it into a folder") in reasons
+    assert (12, "https://example.com/11.jpg: the photo is a web address; download it into a folder") in reasons
+    assert len(reasons) == 39
+
+
+def test_photo_faults_name_the_path_in_a_folder_and_the_item_of_bytes(tmp_path: Path) -> None:
+    (tmp_path / "pics/deep").mkdir(parents=True)
+    (tmp_path / "pics/deep/b.png").write_bytes(b"no photo")
+    frame = pl.DataFrame({"id": ["a", "b", "c"], "blob": [None, b"no photo", b"none either"]})
+    frame.write_parquet(tmp_path / "blobs.parquet")
+    frame.drop("blob").write_csv(tmp_path / "ids.csv")
+    in_folder = read_items(ItemsConfig(path="ids.csv", photo="pics"), base=tmp_path)
+    as_bytes = read_items(ItemsConfig(path="blobs.parquet"), base=tmp_path)
+    for mapped, example, named in (
+        (in_folder, "deep/b.png", ["deep/b.png"]),
+        (as_bytes, "item b", ["item b", "item c"]),
+    ):
+        checked = check_tables(mapped, None, None)
+        checked = set_aside_photos(checked, check_photos(checked.photo_sources()))
+        fault = next(fault for fault in checked.faults if fault.fault == "broken_photo")
+        assert fault.example == example
+        reasons = checked.rejected["items"]["reason"].to_list()
+        assert [reason.split(":")[0] for reason in reasons] == named
+
+
+def test_broken_photos_stand_beside_broken_lines(tmp_path: Path) -> None:
+    (tmp_path / "0.jpg").write_bytes(b"no photo")
+    (tmp_path / "items.csv").write_text("sku,img_file,raw\na,0.jpg,mine\nb\n")
+    checked = check_tables(read_items(ItemsConfig(path="items.csv"), base=tmp_path), None, None)
+    checked = set_aside_photos(checked, {0: "no photo"})
+    assert [(fault.fault, fault.count) for fault in checked.faults] == [("too_few_fields", 1), ("broken_photo", 1)]
+    assert checked.rejected["items"].select("original_raw", "row", "reason", "file", "line", "raw").rows() == [
+        ("mine", 1, "0.jpg: no photo", None, None, None),
+        (None, None, "1 field where the header has 3", "items.csv", 3, "b"),
+    ]
 
 
 def test_missing_files_against_asking_for_each(tmp_path: Path) -> None:

@@ -167,6 +167,193 @@ def test_names_that_mean_nothing_are_guessed_by_content(tmp_path: Path) -> None:
     assert events.guessed == {"item_id": "item", "time": "x", "user": "uid", "kind": "y"}
 
 
+ITEM_TABLES = {
+    "MovieLens": (
+        "i.csv",
+        "movieId,title,genres\n1,Toy Story (1995),Comedy|Fantasy\n",
+        {"item_id": "movieId", "title": "title"},
+    ),
+    "Amazon 2023": (
+        "i.jsonl",
+        (
+            '{"main_category": "Toys", "title": "Red car", "average_rating": 4.5, "price": 3.5, '
+            '"images": [{"large": "https://a.b/1.jpg"}], "store": "Acme", "categories": ["Toys"], "parent_asin": "B01"}'
+        ),
+        {
+            "item_id": "parent_asin",
+            "title": "title",
+            "category": "main_category",
+            "merchant": "store",
+            "price": "price",
+        },
+    ),
+    "Amazon 2018": (
+        "i.jsonl",
+        '{"asin": "B01", "title": "Red car", "imUrl": "http://a.b/1.jpg", "brand": "Acme"}',
+        {"item_id": "asin", "title": "title", "photo": "imUrl", "brand": "brand"},
+    ),
+    "RecBole": (
+        "ml.item",
+        "item_id:token\tmovie_title:token_seq\trelease_year:token\n1\tToy Story\t1995\n",
+        {"item_id": "item_id:token", "title": "movie_title:token_seq"},
+    ),
+    "Shopify": (
+        "i.csv",
+        (
+            "Handle,Title,Body (HTML),Vendor,Product Category,Type,Variant SKU,Variant Price,Image Src,"
+            "Variant Image\nred-car,Red car,<p>fast</p>,Acme,Toys,Cars,S1,3.50,https://cdn.a.b/1.jpg?v=2,\n"
+        ),
+        {
+            "item_id": "Handle",
+            "title": "Title",
+            "photo": "Image Src",
+            "category": "Product Category",
+            "merchant": "Vendor",
+            "price": "Variant Price",
+        },
+    ),
+    "GA4": (
+        "i.csv",
+        "item_id,item_name,item_brand,item_category,price\n1,Red car,Acme,Toys,3.5\n",
+        {
+            "item_id": "item_id",
+            "title": "item_name",
+            "category": "item_category",
+            "brand": "item_brand",
+            "price": "price",
+        },
+    ),
+    "merchant feed": (
+        "i.tsv",
+        "id\ttitle\timage_link\tprice\tgtin\tproduct_type\n1\tRed car\thttps://a.b/1.png\t3\t7\tT\n",
+        {"item_id": "id", "title": "title", "photo": "image_link", "category": "product_type", "price": "price"},
+    ),
+    "WooCommerce": (
+        "i.csv",
+        "ID,SKU,Name,Sale price,Regular price,Categories,Images\n1,S1,Red car,,3.5,Toys,https://a.b/1.jpg\n",
+        {"item_id": "ID", "title": "Name", "photo": "Images", "price": "Regular price"},
+    ),
+}
+EVENT_TABLES = {
+    "MovieLens": (
+        "e.csv",
+        "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n",
+        {"item_id": "movieId", "time": "timestamp", "user": "userId"},
+    ),
+    "Amazon 2023": (
+        "e.jsonl",
+        (
+            '{"rating": 5.0, "title": "Good", "text": "x", "parent_asin": "B01", "user_id": "AE", '
+            '"timestamp": 1588687728923}'
+        ),
+        {"item_id": "parent_asin", "time": "timestamp", "user": "user_id"},
+    ),
+    "Amazon 2018": (
+        "e.jsonl",
+        '{"overall": 5.0, "reviewerID": "A2", "asin": "B01", "unixReviewTime": 1362096000}',
+        {"item_id": "asin", "time": "unixReviewTime", "user": "reviewerID"},
+    ),
+    "RecBole": (
+        "ml.inter",
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t2\t3.0\t978300760.0\n",
+        {"item_id": "item_id:token", "time": "timestamp:float", "user": "user_id:token"},
+    ),
+    "GA4": (
+        "e.csv",
+        (
+            "event_date,event_timestamp,event_name,user_id,user_pseudo_id,item_id,search_term\n"
+            "20240131,1706702400000000,add_to_cart,,17.42,1,red car\n20240131,1706702401000000,purchase,,17.42,1,\n"
+        ),
+        {
+            "item_id": "item_id",
+            "time": "event_timestamp",
+            "user": "user_pseudo_id",
+            "query": "search_term",
+            "kind": "event_name",
+        },
+    ),
+    "Retailrocket": (
+        "e.csv",
+        "timestamp,visitorid,event,itemid,transactionid\n1433221332117,257597,view,355908,\n",
+        {"item_id": "itemid", "time": "timestamp", "user": "visitorid", "kind": "event"},
+    ),
+    "multi-category store": (
+        "e.csv",
+        (
+            "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,"
+            "user_session\n2019-10-01 00:00:00 UTC,view,44600062,210,,x,35.79,541,72d7\n"
+        ),
+        {"item_id": "product_id", "time": "event_time", "user": "user_id", "kind": "event_type"},
+    ),
+    "H&M": (
+        "e.csv",
+        "t_dat,customer_id,article_id,price,sales_channel_id\n2018-09-20,00ab,0663713001,0.05,2\n",
+        {"item_id": "article_id", "time": "t_dat", "user": "customer_id"},
+    ),
+}
+
+
+@pytest.mark.parametrize("origin", ITEM_TABLES)
+def test_the_items_that_people_have_need_no_names(tmp_path: Path, origin: str) -> None:
+    name, text, guessed = ITEM_TABLES[origin]
+    (tmp_path / name).write_text(text)
+    assert read_items(ItemsConfig(path=name), base=tmp_path).guessed == guessed
+
+
+@pytest.mark.parametrize("origin", EVENT_TABLES)
+def test_the_events_that_people_have_need_no_names(tmp_path: Path, origin: str) -> None:
+    name, text, guessed = EVENT_TABLES[origin]
+    (tmp_path / name).write_text(text)
+    events = read_events(EventsConfig(path=name), base=tmp_path)
+    assert events.guessed == guessed
+    printed = {row["column"] for row in events.describe() if row["how"] == "guessed"}
+    assert printed == set(guessed.values())
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "sentence"),
+    [
+        (
+            "rating,asin,parent_asin,user_id,timestamp",
+            "5,B1,B2,u,1588687728923",
+            (
+                "columns 'asin' and 'parent_asin' could each be the item's id; say which under [events], for example "
+                'item = "asin".'
+            ),
+        ),
+        (
+            "item_id,user_id,user_pseudo_id,event_timestamp",
+            "1,7,17.42,1706702400000000",
+            (
+                "columns 'user_id' and 'user_pseudo_id' could each be the user; say which under [events], for example "
+                'user = "user_id".'
+            ),
+        ),
+        (
+            "item_id,user_id,event_timestamp,timestamp",
+            "1,7,1706702400000000,1706702400",
+            (
+                "columns 'timestamp' and 'event_timestamp' could each be the time; say which under [events], for "
+                'example time = "timestamp".'
+            ),
+        ),
+        (
+            "user_id,item_id,behavior_type,timestamp",
+            "1,7,pv,1706702400",
+            (
+                "column 'behavior_type' may be what happened, but its words are not known ('pv'); give kind = "
+                '"behavior_type" and their meaning in kinds, or kind = "" where every event is a click.'
+            ),
+        ),
+    ],
+)
+def test_what_can_be_two_things_is_asked_for(tmp_path: Path, header: str, row: str, sentence: str) -> None:
+    (tmp_path / "e.csv").write_text(f"{header}\n{row}\n")
+    with pytest.raises(DataError) as caught:
+        read_events(EventsConfig(path="e.csv"), base=tmp_path)
+    assert str(caught.value) == f"e.csv: {sentence}"
+
+
 def test_a_name_with_the_wrong_content_is_passed_over(tmp_path: Path) -> None:
     logs = [{"time": "12:30:00", "date": "2024-01-31", "user": "u", "item": "a", "action": "click"}]
     _write(logs, tmp_path / "log.csv")
@@ -357,7 +544,8 @@ def test_sentences_for_columns(tmp_path: Path) -> None:
     assert message.startswith('items.csv has no column that looks like the item\'s id; name it with id = "..." under')
     message = _fails(tmp_path, "sku,product_id,name\n1,2,x\n")
     assert message == (
-        "items.csv: columns 'sku' and 'product_id' could each be the item's id; say which, for example id = \"sku\"."
+        "items.csv: columns 'sku' and 'product_id' could each be the item's id; say which under [items], for example "
+        'id = "sku".'
     )
     assert _fails(tmp_path, "id,a,a\n1,2,3\n") == "'items.csv' has two columns called 'a'; rename one."
     message = _fails(tmp_path, "id\n1\n", photo="pics")
@@ -371,17 +559,30 @@ def test_sentences_for_columns(tmp_path: Path) -> None:
 def test_sentences_for_files(tmp_path: Path) -> None:
     assert _fails(tmp_path, "id,name\n") == "items.csv has no rows; the items table needs at least one."
     assert _fails(tmp_path, "") == "'items.csv' is empty."
-    assert _fails(tmp_path, "id,name\n1,a\n2,b,c\n") == (
-        "items.csv, line 3: 3 fields where the header has 2; put quotes around a field that holds the separator."
+    assert _fails(tmp_path, "id,name\n1,a,b\n2,b,c\n") == (
+        "items.csv: none of its 2 lines can be read (line 2: 3 fields where the header has 2); put quotes around a "
+        "field that holds the separator."
     )
-    assert _fails(tmp_path, '{"id": 1}\n{"id": \n', name="i.jsonl").startswith("i.jsonl, line 2: this is not JSON")
-    assert _fails(tmp_path, 'id,name\n1,a\n2,"b\n3,c\n') == "items.csv, line 3: a quote is opened and never closed."
+    assert _fails(tmp_path, 'id,"name\n1,a\n') == "items.csv, line 1: the header opens a quote and never closes it."
+    assert _fails(tmp_path, "id,name\r1,a\r") == (
+        "items.csv ends its lines with a carriage return alone; save it with LF or CRLF."
+    )
+    assert _fails(tmp_path, "x" * 200_000).startswith("items.csv: the header is not CSV (field larger than")
+    assert _fails(tmp_path, "id,name\n1,a\n", name="i.jsonl") == (
+        "i.jsonl: none of its 2 lines can be read (line 1: this is not JSON (Expecting value: line 1 column 1 (char "
+        "0))); write one whole JSON object per line."
+    )
+    assert _fails(tmp_path, "5", name="i.jsonl") == (
+        "i.jsonl: its only line cannot be read (line 1: this is a number, not a JSON object); write one JSON object "
+        "per line."
+    )
     assert _fails(tmp_path, "{}\n", name="i.jsonl") == "i.jsonl has no columns."
-    assert "NaN is no JSON value; write null" in _fails(tmp_path, '{"id": 1}\n{"id": NaN}\n', name="i.jsonl")
-    assert _fails(tmp_path, '[{"id": 1}]', name="i.json").endswith("write one object per line instead (JSON Lines).")
-    assert (
-        _fails(tmp_path, '{"id": 1}\n[1]\n', name="i.jsonl") == "i.jsonl, line 2: every line must hold one JSON object."
-    )
+    assert _fails(tmp_path, "\n \n", name="i.jsonl") == "'i.jsonl' is empty."
+    for torn in ('[{"id": 1},', '[\n{"id": 1},\n{"id": 2}\n', "[1, 2]"):
+        message = _fails(tmp_path, torn, name="i.json")
+        assert message.startswith("i.json holds a JSON array that cannot be read (")
+        assert message.endswith("write one object per line (JSON Lines).")
+    assert _fails(tmp_path, "[]", name="i.json") == "i.json has no columns."
     assert _fails(tmp_path, "x", name="items.xlsx").startswith("'items.xlsx' is in no format that is read")
     assert _fails(tmp_path, "PAR0", name="i.parquet").startswith("i.parquet cannot be read: ")
     (tmp_path / "latin.csv").write_bytes("id,name\n1,café\n".encode("latin-1"))
@@ -430,6 +631,9 @@ def test_plain_frames_are_read_and_written_by_the_files_name(tmp_path: Path) -> 
     for name in ("pairs.csv", "pairs.jsonl", "pairs.parquet"):
         write_frame(pairs, tmp_path / name)
         assert_frame_equal(read_frame(tmp_path / name), pairs)
+    (tmp_path / "pairs.csv").write_text("query,item_id\nred,1\nblue\n")
+    with pytest.raises(DataError, match=r"^pairs\.csv, line 3: 1 field where the header has 2; keep the separators"):
+        read_frame(tmp_path / "pairs.csv")
     with pytest.raises(DataError, match=r"'pairs\.xls' names no format that is written"):
         write_frame(pairs, tmp_path / "pairs.xls")
 

@@ -17,7 +17,7 @@ from triptych.data.check_events import check_events, check_judgements
 from triptych.data.check_items import check_items
 from triptych.data.faults import Fault, Severity, Sieve
 from triptych.data.schema import CLICK_KINDS, EventKind, Role, Table
-from triptych.data.tables import MappedTable
+from triptych.data.tables import MappedTable, PhotoSource
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Summary:
     """What the clean tables hold."""
 
     rows_read: dict[str, int]
-    """Table → rows read."""
+    """Table → rows read, lines that could not be read among them."""
     rows_kept: dict[str, int]
     """Table → rows in the clean table."""
     title_rate: float
@@ -135,7 +135,8 @@ def set_aside_photos(checked: Checked, broken: Mapping[int, str]) -> Checked:
         broken: row of `checked.items` → reason, as `images.check_photos` and `images.decode_photos` return it.
 
     Returns:
-        The tables without these photos, with a `broken_photo` fault and the rejected rows.
+        The tables without these photos, with a `broken_photo` fault and the rejected rows; their reasons name the
+        photo's path as the table has it (below the photo root), or the item where the table holds bytes.
     """
     if not broken:
         return checked
@@ -145,19 +146,30 @@ def set_aside_photos(checked: Checked, broken: Mapping[int, str]) -> Checked:
     sieve = Sieve(mapped)
     read = pl.Series(range(len(mapped.frame)), dtype=pl.UInt32).is_in(checked.rows_read.filter(mask).implode())
     action = "photo set aside, item kept"
-    sieve.set_values_aside("broken_photo", read, column="photo", meaning="the photo cannot be decoded", action=action)
+    is_bytes = mapped.photo_source is PhotoSource.BYTES
+    names = pl.format("item {}", "item_id") if is_bytes else pl.col("photo").cast(pl.String)
+    found = checked.items[rows].select(name=names, why=pl.Series([broken[row] for row in rows], dtype=pl.String))
+    reasons = pl.repeat(None, len(mapped.frame), dtype=pl.String, eager=True)
+    sieve.set_values_aside(
+        "broken_photo",
+        read,
+        column="photo",
+        meaning="the photo cannot be decoded",
+        action=action,
+        details=reasons.scatter(read.arg_true(), found.select(pl.format("{}: {}", "name", "why")).to_series()),
+    )
     fresh = sieve.rejected()
     assert fresh is not None
-    fresh = fresh.with_columns(reason=pl.Series([broken[row] for row in rows], dtype=pl.String))
     before = checked.rejected.get(Table.ITEMS)
-    rejected = fresh if before is None else pl.concat([before, fresh]).sort("row", maintain_order=True)
+    if before is not None:
+        fresh = pl.concat([before, fresh], how="diagonal").sort("row", maintain_order=True, nulls_last=True)
     items = checked.items.with_columns(photo=checked.items["photo"].set(mask, None))
     at = sum(fault.table is Table.ITEMS for fault in checked.faults)
     return replace(
         checked,
         items=items,
         faults=[*checked.faults[:at], *sieve.faults, *checked.faults[at:]],
-        rejected=checked.rejected | {Table.ITEMS.value: rejected},
+        rejected=checked.rejected | {Table.ITEMS.value: fresh},
         summary=_summarise(checked.tables, items, checked.events, checked.judgements),
     )
 
@@ -207,7 +219,7 @@ def _summarise(
         kinds |= dict(events["kind"].value_counts().iter_rows())
     has_title, has_photo = items["title"].is_not_null(), items["photo"].is_not_null()
     return Summary(
-        rows_read={name: len(table.frame) for name, table in tables.items()},
+        rows_read={name: len(table.frame) + len(table.source.broken) for name, table in tables.items()},
         rows_kept={name: len(table) for name, table in clean.items() if table is not None},
         title_rate=int(has_title.sum()) / len(items),
         photo_rate=int(has_photo.sum()) / len(items),

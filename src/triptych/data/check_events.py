@@ -29,6 +29,7 @@ def check_events(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series, lates
     Raises:
         DataError: a column cannot be read at all, no event's item is known, or no row is left.
     """
+    sieve.set_lines_aside()
     frame = sieve.mapped.frame
     missing = [pl.lit(None, dtype).alias(name) for name, dtype in EVENTS_SCHEMA.items() if name not in frame.columns]
     _check_item_ids(sieve, items=items, item_ids=item_ids)
@@ -72,6 +73,7 @@ def check_judgements(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series) -
     Raises:
         DataError: a column cannot be read at all, no judgement's item is known, or no row is left.
     """
+    sieve.set_lines_aside()
     frame = sieve.mapped.frame
     empty = frame["query"].is_null()
     sieve.set_rows_aside("empty_query", empty, columns=["query"], meaning="the query is missing", action=_ROW)

@@ -25,6 +25,7 @@ def check_items(sieve: Sieve, *, latest: datetime) -> pl.DataFrame:
     Raises:
         DataError: a column cannot be read at all, or no row is left.
     """
+    sieve.set_lines_aside()
     frame = sieve.mapped.frame
     ids = frame["item_id"]
     action = "row set aside"
@@ -131,6 +132,7 @@ def _photos(sieve: Sieve) -> pl.Series:
         column="photo",
         meaning="the photo is a web address; download it into a folder",
         action=action,
+        details=_named("the photo is a web address; download it into a folder", photos),
     )
     root = sieve.mapped.photo_root or Path()
     missing = missing_files(photos.set(is_url, None), root=root)
@@ -140,8 +142,13 @@ def _photos(sieve: Sieve) -> pl.Series:
         column="photo",
         meaning="there is no such file under the photo root",
         action=action,
+        details=_named("there is no such file under the photo root", photos),
     )
     return photos.set(is_url | missing, None)
+
+
+def _named(meaning: str, photos: pl.Series) -> pl.Series:
+    return pl.select(pl.format("{}: {}", photos, pl.lit(meaning))).to_series()
 
 
 def _note_gaps(sieve: Sieve) -> None:

@@ -7,6 +7,9 @@ among the rows that stay.
 Setting aside: a row is set aside once, for its first fault in the order of the checks. A value is set aside (its row
 stays, with a null) once per fault, and only of rows that stay. So kept rows and rows set aside add up to the rows
 read, and everything that is not in the clean tables is among the rejected.
+
+A line of CSV or JSONL that could not be split into columns (see `lines`) counts as a row read and set aside. It has no
+row number, since rows are numbered without it, but a file and a line.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
+from triptych.data.lines import WORDS, BrokenLine
 from triptych.data.schema import Table
 from triptych.data.tables import ROW, MappedTable
 from triptych.foundation.errors import DataError
@@ -25,6 +30,15 @@ from triptych.foundation.errors import DataError
 FIRST_ROWS = 5
 """Rows that a fault names."""
 EXAMPLE_CHARS = 80
+
+_MARKS = {
+    ROW: pl.UInt32(),
+    "column": pl.String(),
+    "fault": pl.String(),
+    "reason": pl.String(),
+    "set_aside": pl.String(),
+}
+_LINE_MARKS = {"file": pl.String(), "line": pl.UInt32(), "raw": pl.String()}
 
 
 class Severity(StrEnum):
@@ -48,15 +62,15 @@ class Fault:
     table: Table
     """The table."""
     column: str
-    """The user's name of the column, or of several with commas between."""
+    """The user's name of the column, or of several with commas between; for broken lines the file of the first."""
     fault: str
     """Slug, such as `bad_time`."""
     count: int
     """Rows that show it."""
     first_rows: list[int]
-    """The first of them, from 0, as the table was read."""
+    """The first of them, from 0, as the table was read; for broken lines the first lines of `column`, from 0."""
     example: str
-    """The value in the first of them."""
+    """The value in the first of them: of a photo its path, or its item where it has none; of a broken line its text."""
     meaning: str
     """What is wrong, as a sentence without its full stop."""
     action: str
@@ -85,6 +99,8 @@ class _Rejection(NamedTuple):
     fault: str
     reason: str
     what: SetAside
+    details: pl.Series | None
+    """What is wrong with each row, where that says more than the reason."""
 
 
 class Sieve:
@@ -95,6 +111,34 @@ class Sieve:
         self.faults: list[Fault] = []
         self.kept = pl.repeat(True, len(mapped.frame), eager=True, dtype=pl.Boolean)
         self._rejections: list[_Rejection] = []
+        self._lines: list[tuple[Path, BrokenLine]] = []
+
+    @property
+    def num_rows(self) -> int:
+        """Rows read, broken lines among them."""
+        return len(self.kept) + len(self._lines)
+
+    def set_lines_aside(self) -> None:
+        """Record the lines that could not be read at all; call it first."""
+        self._lines = self.mapped.source.broken
+        for fault, words in WORDS.items():
+            found = [(file, line) for file, line in self._lines if line.fault is fault]
+            if not found:
+                continue
+            file, first = found[0]
+            self.faults.append(
+                Fault(
+                    table=self.mapped.table,
+                    column=file.name,
+                    fault=fault.value,
+                    count=len(found),
+                    first_rows=[line.line - 1 for other, line in found if other == file][:FIRST_ROWS],
+                    example=f"line {first.line}: {_shown(first.raw)}",
+                    meaning=words.meaning,
+                    action=f"line set aside; to keep such lines {words.advice}",
+                    severity=Severity.SET_ASIDE,
+                )
+            )
 
     def set_rows_aside(self, fault: str, mask: pl.Series, *, columns: Sequence[str], meaning: str, action: str) -> None:
         """Record a fault that makes rows useless.
@@ -110,10 +154,30 @@ class Sieve:
             self._reject(fault, mask & self.kept, columns=columns, reason=meaning, what=SetAside.ROW)
             self.kept = self.kept & ~mask
 
-    def set_values_aside(self, fault: str, mask: pl.Series, *, column: str, meaning: str, action: str) -> None:
-        """Record a fault that makes one column's value useless; call it after the table's `set_rows_aside`."""
+    def set_values_aside(
+        self,
+        fault: str,
+        mask: pl.Series,
+        *,
+        column: str,
+        meaning: str,
+        action: str,
+        details: pl.Series | None = None,
+    ) -> None:
+        """Record a fault that makes one column's value useless; call it after the table's `set_rows_aside`.
+
+        Args:
+            fault: slug.
+            mask: Boolean ``[rows]``, true where a row shows it.
+            column: the canonical column it lies in.
+            meaning: what is wrong.
+            action: what is done.
+            details: text ``[rows]``, what is wrong with each row; `meaning` where left out.
+        """
         if self._add(fault, mask, columns=[column], meaning=meaning, action=action, severity=Severity.SET_ASIDE):
-            self._reject(fault, mask & self.kept, columns=[column], reason=meaning, what=SetAside.VALUE)
+            self._reject(
+                fault, mask & self.kept, columns=[column], reason=meaning, what=SetAside.VALUE, details=details
+            )
 
     def note(self, fault: str, mask: pl.Series, *, columns: Sequence[str], meaning: str, action: str) -> None:
         """Record something worth knowing about rows that stay; it changes nothing. Call it last."""
@@ -130,12 +194,14 @@ class Sieve:
                 f"{fault.count} {fault.fault}" for fault in self.faults if fault.severity != Severity.NOTE
             )
             raise DataError(
-                f"{self.mapped.name}: all {len(self.kept)} rows are set aside ({counts}); nothing is left to use."
+                f"{self.mapped.name}: all {self.num_rows} rows are set aside ({counts}); nothing is left to use."
             )
 
     def rejected(self) -> pl.DataFrame | None:
-        """Return what was set aside, by row, or None: the user's columns, then what `rejected_rows` adds."""
-        return rejected_rows(self.mapped, self._rejections) if self._rejections else None
+        """Return what was set aside, by row and then by line, or None; the columns are those of `rejected_rows`."""
+        if not self._rejections and not self._lines:
+            return None
+        return rejected_rows(self.mapped, self._rejections, lines=self._lines)
 
     def _add(
         self, fault: str, mask: pl.Series, *, columns: Sequence[str], meaning: str, action: str, severity: Severity
@@ -144,8 +210,6 @@ class Sieve:
         if rows.is_empty():
             return False
         first = int(rows[0])
-        frame = self.mapped.frame
-        values = [frame[name][first] for name in columns if name in frame.columns]
         self.faults.append(
             Fault(
                 table=self.mapped.table,
@@ -153,7 +217,7 @@ class Sieve:
                 fault=fault,
                 count=len(rows),
                 first_rows=rows.head(FIRST_ROWS).to_list(),
-                example=", ".join(_shown(value) for value in values),
+                example=", ".join(self._example(name, first) for name in columns if name in self.mapped.frame.columns),
                 meaning=meaning,
                 action=action,
                 severity=severity,
@@ -161,36 +225,75 @@ class Sieve:
         )
         return True
 
-    def _reject(self, fault: str, mask: pl.Series, *, columns: Sequence[str], reason: str, what: SetAside) -> None:
+    def _example(self, column: str, row: int) -> str:
+        value = self.mapped.frame[column][row]
+        if column == "photo" and not isinstance(value, str):
+            return f"item {_shown(self.mapped.frame['item_id'][row])}"
+        return _shown(value)
+
+    def _reject(
+        self,
+        fault: str,
+        mask: pl.Series,
+        *,
+        columns: Sequence[str],
+        reason: str,
+        what: SetAside,
+        details: pl.Series | None = None,
+    ) -> None:
         rows = mask.arg_true()
         if not rows.is_empty():
-            self._rejections.append(_Rejection(rows, self._names(columns), fault, reason, what))
+            each = None if details is None else details.gather(rows)
+            self._rejections.append(_Rejection(rows, self._names(columns), fault, reason, what, each))
 
     def _names(self, columns: Sequence[str]) -> str:
         return ", ".join(self.mapped.mapping[name] for name in columns if name in self.mapped.mapping)
 
 
-def rejected_rows(mapped: MappedTable, rejections: Sequence[_Rejection]) -> pl.DataFrame:
-    """Return rejected rows as the user wrote them.
+def rejected_rows(
+    mapped: MappedTable, rejections: Sequence[_Rejection], *, lines: Sequence[tuple[Path, BrokenLine]] = ()
+) -> pl.DataFrame:
+    """Return rejected rows as the user wrote them, then broken lines.
 
-    After the user's columns come `row` (from 1), `column`, `fault`, `reason` and `set_aside` (`row` or `value`). A
-    column of the user's with one of these names is called `original_<name>`.
+    After the user's columns come `row` (from 1), `column`, `fault`, `reason` and `set_aside` (`row` or `value`). Where
+    there are broken lines, `file`, `line` (from 1) and `raw` (the text of the line, cut) follow; a broken line has
+    these, its fault and its reason. A column of the user's with one of these names is called `original_<name>`.
     """
-    ours = {"column", "fault", "reason", "set_aside"}
     marks = pl.concat(
-        pl.DataFrame({ROW: rejection.rows.cast(pl.UInt32)}).with_columns(
-            column=pl.lit(rejection.column),
-            fault=pl.lit(rejection.fault),
-            reason=pl.lit(rejection.reason),
-            set_aside=pl.lit(rejection.what.value),
-        )
-        for rejection in rejections
+        [
+            pl.DataFrame(schema=_MARKS),
+            *(
+                pl.DataFrame({ROW: rejection.rows.cast(pl.UInt32)}).select(
+                    ROW,
+                    column=pl.lit(rejection.column),
+                    fault=pl.lit(rejection.fault),
+                    reason=pl.lit(rejection.reason if rejection.details is None else rejection.details),
+                    set_aside=pl.lit(rejection.what.value),
+                )
+                for rejection in rejections
+            ),
+        ]
     )
+    ours = set(_MARKS) | (set(_LINE_MARKS) if mapped.source.broken else set())
     raw = mapped.rows(marks[ROW].unique().sort())
-    raw = raw.rename({name: f"original_{name}" for name in ours & set(raw.columns)})
+    raw = raw.rename({name: f"original_{name}" for name in ours - {ROW, "file"} if name in raw.columns})
     joined = raw.join(marks, on=ROW, how="inner", maintain_order="left_right")
     order = [name for name in raw.columns if name != ROW]
-    return joined.select(*order, (pl.col(ROW) + 1).alias(ROW), "column", "fault", "reason", "set_aside")
+    rejected = joined.select(*order, (pl.col(ROW) + 1).alias(ROW), "column", "fault", "reason", "set_aside")
+    if not lines:
+        return rejected
+    torn = pl.DataFrame(
+        {
+            "fault": [line.fault.value for _, line in lines],
+            "reason": [line.reason for _, line in lines],
+            "set_aside": [SetAside.ROW.value] * len(lines),
+            "file": [file.name for file, _ in lines],
+            "line": [line.line for _, line in lines],
+            "raw": [line.raw for _, line in lines],
+        },
+        schema_overrides=_MARKS | _LINE_MARKS,
+    )
+    return pl.concat([rejected, torn], how="diagonal")
 
 
 def _shown(value: object) -> str:

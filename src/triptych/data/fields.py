@@ -11,10 +11,11 @@ from triptych.data.schema import PHOTO_ONLY, EventKind
 PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff")
 _NESTED = (pl.List, pl.Array, pl.Struct, pl.Binary, pl.Object)
 
-_ITEM = """itemid | item | sku skuid productid product productuid asin articleid goodsid dishid movieid itemcode
-    productcode gtin ean offerid contentid listingid"""
-_QUERY = """query | q searchquery querytext searchterm searchterms searchtext searchstring searchphrase keywords
-    keyword term phrase"""
+_ITEM = """itemid | item | sku skuid productid product productuid productsku asin parentasin articleid goodsid dishid
+    movieid itemcode productcode gtin ean offerid contentid listingid lineitemsku |
+    bookid newsid videoid trackid songid gameid recipeid"""
+_QUERY = """query | q searchquery querytext querystring rawquery searchterm searchterms searchtext searchstring
+    searchphrase searchkeyword searchkeywords keywords keyword term phrase"""
 
 
 def number_rate(values: pl.Series, *, money: bool = False) -> float:
@@ -80,7 +81,7 @@ def _is_photo(values: pl.Series) -> bool:
 
 def _photo_rate(values: pl.Series) -> float:
     if values.dtype != pl.String or values.is_empty():
-        return float(values.dtype == pl.Binary or values.is_empty())
+        return float(values.dtype == pl.Binary or (values.is_empty() and not isinstance(values.dtype, _NESTED)))
     return _rate(values.str.to_lowercase().str.contains(rf"\.({'|'.join(PHOTO_SUFFIXES)})(\?.*)?$"))
 
 
@@ -122,7 +123,7 @@ ITEM_FIELDS = (
         setting="title",
         meaning="the title",
         names="""title | name | itemname itemtitle productname producttitle productdisplayname displayname dishname
-            articlename goodsname heading headline label""",
+            articlename goodsname prodname movietitle booktitle heading headline label""",
         fits=_is_title,
         decisive=True,
     ),
@@ -131,7 +132,8 @@ ITEM_FIELDS = (
         setting="photo",
         meaning="the photo",
         names="""photo | image | photopath photofile imagepath imagefile imgfile imgpath img picture picturefile
-            filename file poster thumbnail thumb photourl imageurl imgurl pictureurl""",
+            filename file poster thumbnail thumb photourl imageurl imgurl pictureurl imagesrc imagelink imurl mainimage
+            primaryimage coverimage baseimage productimage images photos""",
         fits=_is_photo,
         by_content=lambda values: _photo_rate(values) >= 0.8,
     ),
@@ -140,11 +142,16 @@ ITEM_FIELDS = (
         setting="category",
         meaning="the category",
         names="""category | categoryname cat department dept deptname producttype articletype categorypath
-            mastercategory subcategory categoryid""",
+            mastercategory subcategory productcategory itemcategory maincategory googleproductcategory producttypename
+            categorycode categoryid""",
         fits=_is_word,
     ),
     Field(
-        name="brand", setting="brand", meaning="the brand", names="brand | brandname manufacturer maker", fits=_is_word
+        name="brand",
+        setting="brand",
+        meaning="the brand",
+        names="brand | brandname itembrand productbrand manufacturer maker",
+        fits=_is_word,
     ),
     Field(
         name="merchant",
@@ -158,7 +165,8 @@ ITEM_FIELDS = (
         name="price",
         setting="price",
         meaning="the price",
-        names="price | saleprice sellingprice unitprice listprice priceusd priceeur amount cost",
+        names="""price | variantprice productprice itemprice regularprice saleprice sellingprice unitprice listprice
+            priceusd priceeur amount cost""",
         fits=_is_number,
     ),
     Field(
@@ -229,8 +237,8 @@ def event_fields(words: dict[str, EventKind]) -> tuple[Field, ...]:
             name="time",
             setting="time",
             meaning="the time",
-            names="""time timestamp datetime eventtime ts |
-                date createdat occurredat clickedat clicktime at when unixtime day""",
+            names="""time timestamp datetime eventtime eventtimestamp ts |
+                date createdat occurredat clickedat clicktime at when unixtime unixreviewtime eventdate tdat day""",
             fits=_is_time,
             needed=True,
             decisive=True,
@@ -240,8 +248,8 @@ def event_fields(words: dict[str, EventKind]) -> tuple[Field, ...]:
             name="user",
             setting="user",
             meaning="the user",
-            names="""user userid uid | customer customerid visitor visitorid client clientid member memberid buyer
-                buyerid shopper shopperid accountid anonymousid deviceid""",
+            names="""user userid uid userpseudoid | customer customerid visitor visitorid fullvisitorid client clientid
+                member memberid buyer buyerid shopper shopperid reviewerid accountid anonymousid deviceid""",
             fits=_is_id,
             decisive=True,
         ),
@@ -250,7 +258,8 @@ def event_fields(words: dict[str, EventKind]) -> tuple[Field, ...]:
             name="kind",
             setting="kind",
             meaning="what happened",
-            names="kind eventkind | event eventtype eventname action actiontype interaction type",
+            names="""kind eventkind | event eventtype eventname action actiontype interaction interactiontype
+                behavior behaviour behaviortype type""",
             fits=lambda values: _kind_rate(values, words) >= 0.5,
             decisive=True,
             by_content=lambda values: _kind_rate(values, words) >= 0.9,
@@ -266,7 +275,7 @@ def event_fields(words: dict[str, EventKind]) -> tuple[Field, ...]:
             name="position",
             setting="position",
             meaning="the position",
-            names="position | pos rank slot",
+            names="position | pos rank slot itemlistindex",
             fits=_is_number,
         ),
         Field(

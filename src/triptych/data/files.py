@@ -3,22 +3,39 @@
 CSV and JSONL values are read as text whatever they look like, so that `007` stays `007`, one bad price does not
 change its column, and the same content gives the same table in every format (lists and structs of JSONL stay what
 they are). Files of one table may differ in columns; what a file lacks is null.
+
+Text is gone through once on opening: a line that cannot be read is set aside (see `lines`), and the others are rows.
+A `.json` file may also hold one array of objects; it is read into memory at once.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
 import gzip
-import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 import polars as pl
 
+from triptych.data.lines import (
+    WORDS,
+    Block,
+    BrokenLine,
+    LineFault,
+    csv_blocks,
+    json_blocks,
+    json_schema,
+    lazy_rows,
+    read_csv_block,
+    read_header,
+    read_json_block,
+    scan,
+    without_misfits,
+)
 from triptych.foundation.errors import DataError, did_you_mean
 
 FILE = "(file)"
@@ -37,6 +54,8 @@ _SUFFIXES = {
     ".pq": _Format.PARQUET,
     ".csv": _Format.CSV,
     ".tsv": _Format.TSV,
+    ".inter": _Format.TSV,  # RecBole's
+    ".item": _Format.TSV,
     ".jsonl": _Format.JSONL,
     ".ndjson": _Format.JSONL,
     ".json": _Format.JSONL,
@@ -55,14 +74,16 @@ class TableFiles(NamedTuple):
     """All columns as stored."""
     columns: dict[str, pl.DataType]
     """The user's columns."""
+    broken: list[tuple[Path, BrokenLine]]
+    """The lines that are no rows, in order; `frame` is without them."""
 
     def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """Run a query over `frame`.
 
         Raises:
-            DataError: a file is damaged; names the line where one can be found.
+            DataError: a file is damaged or has gone.
         """
-        with _explained(self.name, self.files):
+        with _explained(self.name):
             return frame.collect(engine="streaming")
 
 
@@ -75,20 +96,35 @@ def open_table(path: str, *, base: Path, table: str) -> TableFiles:
         table: what to call it in messages about its path.
 
     Raises:
-        DataError: there is no such file, its format is unknown, or it has no columns.
+        DataError: there is no such file, its format is unknown, it has no columns, or none of its lines can be read.
     """
     files = _find(path, base=base, table=table)
     name = files[0].name if len(files) == 1 else path
-    with _explained(name, files):
-        scans = [_scan(file) for file in files]
+    with _explained(name):
+        opened = [_open(file) for file in files]
+        broken = [(file, line) for file, one in zip(files, opened, strict=True) for line in one.broken]
+        if broken and not any(one.has_rows for one in opened):
+            raise _nothing_left(name, broken)
+        frames = [one.frame for one in opened]
         if len(files) > 1:
-            scans = [scan.with_columns(pl.lit(file.name).alias(FILE)) for scan, file in zip(scans, files, strict=True)]
-        frame = scans[0] if len(scans) == 1 else pl.concat(scans, how="diagonal_relaxed")
+            frames = [
+                frame.with_columns(pl.lit(file.name).alias(FILE)) for frame, file in zip(frames, files, strict=True)
+            ]
+        frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
         columns = dict(frame.collect_schema())
     columns.pop(FILE, None)
     if not columns:
         raise DataError(f"{name} has no columns.")
-    return TableFiles(name=name, files=files, frame=frame, columns=columns)
+    return TableFiles(name=name, files=files, frame=frame, columns=columns, broken=broken)
+
+
+def _nothing_left(name: str, broken: list[tuple[Path, BrokenLine]]) -> DataError:
+    file, first = broken[0]
+    where = f"line {first.line}" if file.name == name else f"{file.name}, line {first.line}"
+    if all(line.fault is LineFault.NOT_UTF8 for _, line in broken):
+        return DataError(f"{name} is not UTF-8 text; save it as UTF-8.")
+    whole = "its only line cannot" if len(broken) == 1 else f"none of its {len(broken):,} lines can"
+    return DataError(f"{name}: {whole} be read ({where}: {first.reason}); {WORDS[first.fault].advice}.")
 
 
 def _find(path: str, *, base: Path, table: str) -> list[Path]:
@@ -133,83 +169,114 @@ def _format(file: Path) -> _Format:
     return form
 
 
-def _open_text(file: Path) -> IO[str]:
-    if file.suffix.lower() == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
-    return file.open(encoding="utf-8-sig", newline="")
+class _Opened(NamedTuple):
+    frame: pl.LazyFrame
+    broken: list[BrokenLine]
+    has_rows: bool
 
 
-def _scan(file: Path) -> pl.LazyFrame:
+def _open(file: Path) -> _Opened:
     form = _format(file)
     if form is _Format.PARQUET:
-        return pl.scan_parquet(file, hive_partitioning=False)
-    with _open_text(file) as text:
-        header = text.readline()
-    if not header.strip():
+        return _Opened(pl.scan_parquet(file, hive_partitioning=False), [], has_rows=True)
+    if form is not _Format.JSONL:
+        return _open_csv(file, separators="\t" if form is _Format.TSV else _SEPARATORS)
+    with _bytes_of(file) as data:
+        start = data.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not start:
         raise DataError(f"'{file.name}' is empty.")
-    if form is _Format.JSONL:
-        if header.lstrip().startswith("["):
-            raise DataError(f"'{file.name}' holds a JSON array; write one object per line instead (JSON Lines).")
-        inferred = pl.scan_ndjson(file, infer_schema_length=None).collect_schema()
-        kept = (pl.List, pl.Struct)
-        return pl.scan_ndjson(
-            file, schema={name: dtype if isinstance(dtype, kept) else pl.String() for name, dtype in inferred.items()}
-        )
-    separator = "\t" if form is _Format.TSV else max(_SEPARATORS, key=header.count)
-    names = next(csv.reader([header], delimiter=separator))
+    return _open_array(file) if start.startswith(b"[") else _open_jsonl(file)
+
+
+def _bytes_of(file: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(file)) if file.suffix.lower() == ".gz" else file.open("rb")
+
+
+def _open_csv(file: Path, *, separators: str) -> _Opened:
+    with _bytes_of(file) as data:
+        try:
+            header = read_header(data, separators=separators, name=file.name)
+        except UnicodeDecodeError:
+            raise DataError(f"{file.name} is not UTF-8 text; save it as UTF-8.") from None
+    if header is None:
+        raise DataError(f"'{file.name}' is empty.")
+    names = header.names
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
         raise DataError(f"'{file.name}' has two columns called '{twice}'; rename one.")
-    return pl.scan_csv(file, separator=separator, infer_schema=False)
+    grammar = header.grammar()
+
+    def blocks() -> Iterator[Block]:
+        with _bytes_of(file) as data:
+            data.read(header.num_bytes)
+            yield from csv_blocks(data, grammar=grammar, first_line=header.num_lines + 1)
+
+    found = scan(blocks())
+    if found.is_clean and header.is_verbatim:
+        frame = pl.scan_csv(file, separator=header.separator, infer_schema=False)
+    else:
+        frame = lazy_rows(
+            blocks,
+            read=lambda data: read_csv_block(data, header=header),
+            schema={name: pl.String() for name in names},
+        )
+    return _Opened(frame, found.broken, found.has_rows)
+
+
+def _open_jsonl(file: Path) -> _Opened:
+    try:
+        inferred = pl.scan_ndjson(file, infer_schema_length=None).collect_schema()
+        frame = pl.scan_ndjson(file, schema=_texts(inferred))
+        frame.select(pl.all().null_count()).collect(engine="streaming")  # what inferring lets pass, reading need not
+    except pl.exceptions.PolarsError:  # a broken line, a byte order mark, or types that conflict
+        return _open_jsonl_by_lines(file)
+    return _Opened(frame, [], has_rows=True)
+
+
+def _texts(schema: pl.Schema) -> dict[str, pl.DataType]:
+    return {name: dtype if dtype.is_nested() else pl.String() for name, dtype in schema.items()}
+
+
+def _open_jsonl_by_lines(file: Path) -> _Opened:
+    def blocks() -> Iterator[Block]:
+        with _bytes_of(file) as data:
+            yield from json_blocks(data)
+
+    def good() -> Iterator[bytes]:
+        return (block.data for block in blocks() if block.data)
+
+    found = scan(blocks())
+    schema = without_misfits(json_schema(good()), good())
+    return _Opened(
+        lazy_rows(blocks, read=lambda data: read_json_block(data, schema=schema), schema=schema),
+        found.broken,
+        found.has_rows,
+    )
+
+
+def _open_array(file: Path) -> _Opened:
+    """Read one JSON array of objects; where most lines are objects by themselves, it is JSONL whose first is not."""
+    with _bytes_of(file) as data:
+        text = data.read().removeprefix(b"\xef\xbb\xbf")
+    try:
+        inferred = pl.read_json(text, infer_schema_length=None).schema
+        frame = pl.read_json(text, schema=_texts(inferred))
+    except pl.exceptions.PolarsError as error:
+        lines = _open_jsonl_by_lines(file)
+        if lines.has_rows and lines.frame.select(pl.len()).collect().item() >= len(lines.broken):
+            return lines
+        first = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise DataError(
+            f"{file.name} holds a JSON array that cannot be read ({first}); write one object per line (JSON Lines)."
+        ) from None
+    return _Opened(frame.lazy(), [], has_rows=True)
 
 
 @contextmanager
-def _explained(name: str, files: list[Path]) -> Iterator[None]:
-    """Turn what the readers raise into one sentence with the line."""
+def _explained(name: str) -> Iterator[None]:
+    """Turn what the readers raise into one sentence."""
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        reason = next((reason for file in files if (reason := _bad_line(file)) is not None), None)
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
         first = (str(error).splitlines() or [""])[0]
-        raise DataError(reason or f"{name} cannot be read: {first.rstrip('.')}.") from None
-
-
-def _bad_line(file: Path) -> str | None:
-    """Return what is wrong with the first bad line of a text file, or None. Slow, and only called for a broken one."""
-    form = _format(file)
-    if form is _Format.PARQUET:
-        return None
-    line = 0
-    try:
-        with _open_text(file) as text:
-            if form is _Format.JSONL:
-                for line, record in enumerate(text, start=1):
-                    if record.strip() and not isinstance(json.loads(record, parse_constant=_refuse), dict):
-                        return f"{file.name}, line {line}: every line must hold one JSON object."
-                return None
-            header = text.readline()
-            text.seek(0)
-            separator = "\t" if form is _Format.TSV else max(_SEPARATORS, key=header.count)
-            rows = csv.reader(text, delimiter=separator, strict=True)
-            width, line = len(next(rows)), rows.line_num
-            for row in rows:
-                line = rows.line_num
-                if len(row) > width:
-                    return (
-                        f"{file.name}, line {line}: {len(row)} fields where the header has {width}; "
-                        f"put quotes around a field that holds the separator."
-                    )
-    except UnicodeDecodeError:
-        return f"{file.name} is not UTF-8 text; save it as UTF-8."
-    except csv.Error as error:
-        is_open = "unexpected end" in str(error)
-        return f"{file.name}, line {line + 1}: {'a quote is opened and never closed' if is_open else error}."
-    except ValueError as error:  # json.JSONDecodeError is one
-        return f"{file.name}, line {line}: this is not JSON ({error})."
-    except (OSError, EOFError) as error:
-        return f"{file.name} cannot be read: {error}."
-    return None
-
-
-def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is no JSON value; write null")
+        raise DataError(f"{name} cannot be read: {first.rstrip('.')}.") from None

@@ -5,6 +5,7 @@ What is looked for stands in `fields`; this file only chooses.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ Fit = Callable[[pl.Series], bool]
 
 SAMPLE_ROWS = 1000
 """Rows looked at to guess a column."""
+
+_TYPED = re.compile(r":(token|float)(_seq)?$")
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,26 @@ class Field:
 
 
 def bare_name(name: str) -> str:
-    """Return a column's name in lower-case letters and digits only: `Item ID` and `item_id` are `itemid`."""
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+    """Return a column's name in lower-case letters and digits only: `Item ID` and `item_id` are `itemid`.
+
+    So is `item_id:token`: RecBole writes a column's type behind its name.
+    """
+    return "".join(letter for letter in _TYPED.sub("", name.lower()) if letter.isalnum())
 
 
-def guess_column(field: Field, sample: pl.DataFrame, *, taken: Collection[str], table_name: str) -> str | None:
+def guess_column(
+    field: Field, sample: pl.DataFrame, *, taken: Collection[str], table_name: str, section: str
+) -> str | None:
     """Return the column that a field is, or None.
+
+    A column without a value is passed over where another of its group has some.
 
     Args:
         field: what is looked for.
         sample: the first rows of the table.
         taken: columns that already have a meaning.
         table_name: for messages.
+        section: of the config, for messages.
 
     Raises:
         DataError: several columns could be it, and the choice matters.
@@ -69,11 +80,12 @@ def guess_column(field: Field, sample: pl.DataFrame, *, taken: Collection[str], 
     for group in field.groups:
         named = sorted((group.index(bare_name(name)), name) for name in free if bare_name(name) in group)
         fitting = [name for _, name in named if field.fits(free[name])]
+        fitting = [name for name in fitting if len(free[name]) > 0] or fitting
         if len(fitting) > 1 and field.decisive:
             listed = " and ".join(f"'{name}'" for name in fitting)
             raise DataError(
                 f"{table_name}: columns {listed} could each be {field.meaning}; "
-                f'say which, for example {field.setting} = "{fitting[0]}".'
+                f'say which under [{section}], for example {field.setting} = "{fitting[0]}".'
             )
         if fitting:
             return fitting[0]
@@ -122,7 +134,7 @@ def map_columns(
     for one in fields:
         column = given[one.name]
         if column is None:
-            column = guess_column(one, sample, taken=taken, table_name=source.name)
+            column = guess_column(one, sample, taken=taken, table_name=source.name, section=_section(config))
             if column is not None:
                 guessed[one.name] = column
                 taken.add(column)

@@ -18,6 +18,7 @@ import polars as pl
 from triptych.data.fields import ITEM_FIELDS, JUDGEMENT_FIELDS, PHOTO_SUFFIXES, bare_word, event_fields
 from triptych.data.files import FILE, TableFiles, open_table
 from triptych.data.guess import SAMPLE_ROWS, Field, listed, map_columns, named_like
+from triptych.data.lines import WORDS
 from triptych.data.parse import as_text, plain, trim_whole_floats
 from triptych.data.roles import recognise_role
 from triptych.data.schema import (
@@ -98,7 +99,7 @@ class MappedTable:
         """
         numbers = numbers.cast(pl.UInt32)
         wanted = self.source.frame.with_row_index("(row)").filter(pl.col("(row)").is_in(numbers.implode()))
-        raw = self.source.collect(wanted)
+        raw = self.source.collect(wanted if len(numbers) > 0 else wanted.head(0))
         taken = {ROW, "file"} & set(self.source.columns)
         raw = raw.rename({name: f"original_{name}" for name in taken})
         return raw.rename({"(row)": ROW, FILE: "file"}, strict=False)
@@ -229,9 +230,12 @@ def read_frame(path: Path) -> pl.DataFrame:
     """Read a table that is none of the three, under its own names; what CSV and JSONL hold is text.
 
     Raises:
-        DataError: there is no such file, or it cannot be read.
+        DataError: there is no such file, or a line of it cannot be read: there is nowhere to set it aside to.
     """
     source = open_table(str(path), base=Path(), table="table")
+    if source.broken:
+        file, broken = source.broken[0]
+        raise DataError(f"{file.name}, line {broken.line}: {broken.reason}; {WORDS[broken.fault].advice}.")
     return source.collect(source.frame.drop(FILE, strict=False))
 
 
