@@ -214,6 +214,10 @@ class PhotoStore:
         out[present] = self._pixels[photo_rows[present]]
         return out
 
+    def distinct(self, photo_rows: slice) -> NDArray[np.uint8]:
+        """Return some of the distinct photos, RGB, uint8 ``[n, px, px, 3]``, a copy."""
+        return np.array(self._pixels[photo_rows])
+
     def jpeg(self, item_row: int) -> bytes | None:
         """Return the JPEG that the page shows, or None where the item has no photo."""
         photo_row = int(self._photo_rows[item_row])
