@@ -328,6 +328,147 @@ def test_the_keyboard_alone_is_enough(page: Page, engine: Engine, query: str) ->
     assert focused() == "q"
 
 
+FOCUSED = """() => {
+    const node = document.activeElement;
+    if (node.closest('.card')) return node.className;
+    return node.id || node.name || node.className || node.textContent;
+}"""
+FOCUS_IS_SEEN = """() => {
+    const node = document.activeElement;
+    const outlined = (of, part) => {
+        const style = getComputedStyle(of, part);
+        return style.outlineStyle === "solid" && parseFloat(style.outlineWidth) >= 2;
+    };
+    if (node.id === "q") return getComputedStyle(node.closest("form")).boxShadow !== "none";
+    return outlined(node) || outlined(node, "::after") || (node.type === "radio" && outlined(node.closest("label")));
+}"""
+
+
+def test_the_tab_key_reaches_everything_in_the_order_it_is_read(page: Page, query: str) -> None:
+    page.goto(f"/?q={quote(query)}&min_price=1")
+    expect(cards(page)).to_have_count(24)
+    expect(page.get_by_role("radio", name="Everything")).to_be_attached()
+    page.locator("body").focus()
+    reached = []
+    while not reached or reached[-1] != "API":
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(FOCUSED))
+        assert page.evaluate(FOCUS_IS_SEEN), f"the focus on {reached[-1]} cannot be seen"
+        assert len(reached) < 40, reached
+    top = ["skip", "wordmark", "q", "photo-button", "icon-button submit"]
+    filters = ["category", "cell", "min-price", "max-price", "channel", "clear-filters"]
+    assert [name for name in reached if name != "all-categories"] == [
+        *top,
+        *filters,
+        "sort",
+        "chip",
+        "open",
+        "similar",
+        "more",
+        "API",
+    ]
+
+
+def test_the_skip_link_leads_past_the_filters(page: Page, query: str) -> None:
+    page.goto(f"/?q={quote(query)}")
+    expect(cards(page)).to_have_count(24)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the results")).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED) == "open"
+
+
+@pytest.mark.parametrize(
+    ("width", "opener", "panel"),
+    [
+        (1280, "Why this result", "Why this result"),
+        (360, "Why this result", "Why this result"),
+        (360, "Filters", "Filters"),
+    ],
+)
+def test_a_panel_keeps_the_focus_and_escape_gives_it_back(
+    page: Page, query: str, width: int, opener: str, panel: str
+) -> None:
+    page.set_viewport_size({"width": width, "height": 740})
+    page.goto(f"/?q={quote(query)}")
+    expect(cards(page)).to_have_count(24)
+    button = page.get_by_role("button", name=opener).first
+    button.focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name=panel)
+    expect(dialog).to_be_visible()
+    expect(dialog.locator("[aria-busy=true]")).to_have_count(0)
+    reached = set()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        inside = page.evaluate("document.activeElement === document.body || !!document.activeElement.closest('dialog')")
+        assert inside, page.evaluate(FOCUSED)
+        reached.add(page.evaluate(FOCUSED))
+    assert {"Find similar items", "primary"} & reached or "filter-done" in reached
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(button).to_be_focused()
+
+
+SMALL_TARGETS = """() => {
+    const dialog = document.querySelector("dialog[open]");
+    const targets = [...(dialog ?? document).querySelectorAll("a, button, select, input, .option, .segments label")];
+    return targets.filter((node) => node.checkVisibility({ opacityProperty: true })).filter((node) => {
+        const box = node.getBoundingClientRect();
+        return !node.matches(".skip, p a") && (box.width < 40 || box.height < 40);
+    }).map((node) => `${node.id || node.className || node.textContent} in ${node.parentElement.className}`);
+}"""
+
+
+@pytest.fixture
+def phone(browser: Browser, address: str) -> Iterator[Page]:
+    context = browser.new_context(
+        base_url=address,
+        viewport={"width": 360, "height": 740},
+        has_touch=True,
+        is_mobile=True,
+        reduced_motion="reduce",
+    )
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    yield page
+    context.close()
+
+
+def test_on_a_phone_nothing_to_tap_is_small_and_nothing_scrolls_sideways(phone: Page, query: str) -> None:
+    def check(what: str) -> None:
+        assert phone.evaluate(SMALL_TARGETS) == [], what
+        assert phone.evaluate("document.documentElement.scrollWidth") <= 360, what
+
+    photo = io.BytesIO()
+    Image.new("RGB", (90, 90), (200, 30, 30)).save(photo, "PNG")
+    for view in ("/", f"/?q={quote(query)}&min_price=1&max_price=900", "/?q=🦆", f"/?q={quote('x' * 300)}"):
+        phone.goto(view)
+        expect(cards(phone).first).to_be_visible()
+        expect(phone.locator("#foot-about")).to_contain_text("items")  # the last that is filled in
+        check(view)
+    phone.get_by_role("button", name="Filters").tap()
+    expect(phone.get_by_role("dialog", name="Filters")).to_be_visible()
+    check("filters")
+    phone.get_by_role("button", name="Show the results").tap()
+    cards(phone).first.get_by_role("button", name="Why this result").tap()
+    expect(phone.get_by_role("dialog").locator(".bars")).to_be_visible()
+    check("why")
+    phone.goto("/")
+    with phone.expect_file_chooser() as chooser:
+        phone.get_by_role("button", name="Search by photo").tap()
+    chooser.value.set_files([{"name": "red.png", "mimeType": "image/png", "buffer": photo.getvalue()}])
+    expect(phone.get_by_role("button", name="Remove the photo")).to_be_visible()
+    check("photo")
+    phone.goto("/?q=qqqzzzxxx&channel=bm25&max_price=0.01")
+    expect(phone.get_by_role("heading", name="Nothing here")).to_be_visible()
+    check("nothing")
+    phone.goto("/docs")
+    expect(phone.locator("section#metrics")).to_be_visible()
+    check("docs")
+
+
 @pytest.mark.parametrize("width", [360, 390, 768])
 def test_a_narrow_window_scrolls_down_only(page: Page, engine: Engine, query: str, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 740})
@@ -353,15 +494,23 @@ def test_a_narrow_window_scrolls_down_only(page: Page, engine: Engine, query: st
 
 def test_a_failure_is_told_and_can_be_retried(page: Page, query: str, complaints: list[str]) -> None:
     def fail(route: Route) -> None:
-        route.fulfill(status=500, content_type="application/problem+json", body=f'{{"detail": "{SENTENCE}"}}')
+        route.fulfill(
+            status=500,
+            content_type="application/problem+json",
+            headers={"x-request-id": "abc-123"},
+            body=f'{{"detail": "{SENTENCE}"}}',
+        )
 
     page.route("**/api/search?*", fail)
     page.goto(f"/?q={quote(query)}")
     expect(page.get_by_role("alert")).to_contain_text(SENTENCE)
+    expect(page.get_by_role("alert")).to_contain_text("Request abc-123")
     expect(cards(page)).to_have_count(0)
     page.unroute("**/api/search?*")
+    expect(page.get_by_role("combobox", name="Sort")).to_be_hidden()
     page.get_by_role("button", name="Try again").click()
     expect(cards(page)).to_have_count(24)
+    expect(page.get_by_role("combobox", name="Sort")).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
     assert all("500" in complaint for complaint in complaints)  # the browser's own line about the status
     complaints.clear()
@@ -405,6 +554,43 @@ def test_no_results_offers_a_way_on(page: Page) -> None:
     expect(page.get_by_role("status")).to_contain_text("No results")
     page.get_by_role("button", name="Find by meaning instead").click()
     expect(cards(page).first).to_be_visible()
+
+
+def test_examples_that_come_late_are_still_offered_where_there_are_no_results(page: Page, query: str) -> None:
+    held: list[Route] = []
+    page.route("**/api/info", lambda route: held.append(route))
+    page.goto("/?q=qqqzzzxxx&channel=bm25")
+    expect(page.get_by_role("heading", name="Nothing here")).to_be_visible()
+    examples = page.get_by_role("list", name="Example queries")
+    expect(examples).to_have_count(0)
+    held[0].continue_()
+    examples.get_by_role("button", name=query, exact=True).click()
+    expect(page.get_by_role("heading", name=f"“{query}”")).to_be_visible()
+
+
+def test_where_nothing_in_the_words_is_known_the_page_says_what_it_shows(
+    page: Page, engine: Engine, query: str
+) -> None:
+    page.goto("/")
+    search(page, "🦆🦆")
+    note = page.locator("#answer-note")
+    expect(note).to_have_text("Nothing in '🦆🦆' is known here, so these are the most popular items; try other words.")
+    expect(page.get_by_role("status")).to_contain_text("The 24 most clicked of")
+    assert shown_ids(page) == [hit.item_id for hit in engine.search(channel="popularity", k=24)]
+    cards(page).first.get_by_role("button", name="Why this result").click()
+    expect(page.get_by_role("dialog")).to_contain_text("clicked often; what was asked plays no part")
+    page.keyboard.press("Escape")
+    search(page, query)
+    expect(note).to_be_hidden()
+    page.goto("/?q=🦆🦆&max_price=0.01")
+    expect(page.get_by_role("heading", name="Nothing here")).to_be_visible()
+    expect(note).to_be_hidden()
+
+
+def test_prices_in_chips_are_as_they_were_typed(page: Page, query: str) -> None:
+    page.goto(f"/?q={quote(query)}&min_price=1&max_price=2000.5")
+    chips = page.get_by_role("list", name="Active filters").get_by_role("button")
+    expect(chips).to_have_text(["From 1×", "Up to 2,000.50×"])
 
 
 def test_a_hostile_title_stays_text(page: Page) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import polars as pl
 import pytest
 from small_demo import DEMO_SETTINGS
@@ -15,6 +19,7 @@ from typer.testing import CliRunner
 from triptych.cli import app
 from triptych.engine import Engine
 from triptych.foundation.errors import TriptychError
+from triptych.recipes import resolve
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +73,104 @@ def test_score_keeps_the_order_of_its_pairs(demo_run: Path, tmp_path: Path, suff
     assert scored["score"].to_list() == pytest.approx(expected, abs=1e-6)
 
 
+PAIRS = (
+    "query,item_id,grade\n"
+    "red,{good},1\n"
+    "red,no-such-item,2\n"
+    "🦆,{good},3\n"
+    ",{good},4\n"
+    "blue,,5\n"
+    "blue,{near},6\n"
+    "blue,{good},7\n"
+)
+UNKNOWN_ITEM = "the catalogue has no such item"
+
+
+@pytest.fixture
+def faulty_pairs(demo_run: Path, tmp_path: Path) -> tuple[Path, str]:
+    """A table in which rows 2 to 6 cannot be scored, and the item of the others."""
+    good = Engine.open(demo_run).search("red", k=1)[0].item_id
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(PAIRS.format(good=good, near=good.upper().replace("I", "I_")), encoding="utf-8")
+    return pairs, good
+
+
+def test_score_scores_what_it_can_and_says_of_each_other_row_why_not(
+    demo_run: Path, tmp_path: Path, faulty_pairs: tuple[Path, str]
+):
+    pairs, good = faulty_pairs
+    out = tmp_path / "new" / "scored.parquet"
+    told = answer("score", demo_run, pairs, "--out", out)
+    scored = pl.read_parquet(out)
+    assert scored.columns == ["query", "item_id", "grade", "score", "reason"]
+    assert scored["grade"].to_list() == list("1234567")
+    engine = Engine.open(demo_run)
+    expected = [engine.score("red", [good])[0], *[None] * 5, engine.score("blue", [good])[0]]
+    assert scored["score"].to_list() == [
+        value if value is None else pytest.approx(value, abs=1e-6) for value in expected
+    ]
+    unknown_query = "nothing in the query is known"
+    reasons = [None, UNKNOWN_ITEM, unknown_query, "no query", "no item_id", UNKNOWN_ITEM, None]
+    assert scored["reason"].to_list() == reasons
+    assert told.startswith(f"2 of 7 pairs scored → {out}\n2 not scored, {UNKNOWN_ITEM}:\n  row 2: ")
+    assert (
+        f"row 6: There is no item '{good.upper().replace('I', 'I_')}' in the catalogue. Did you mean '{good}'?" in told
+    )
+    assert [path.name for path in out.parent.iterdir()] == [out.name]  # nothing beside it
+
+
+def test_score_as_json_counts_and_names_the_first_rows(demo_run: Path, tmp_path: Path):
+    item = Engine.open(demo_run).search("red", k=1)[0].item_id
+    pairs = pl.DataFrame({"query": ["red"] * 9, "item_id": [item, *(f"nope-{place}" for place in range(8))]})
+    pairs.write_parquet(tmp_path / "pairs.parquet")
+    told = json.loads(answer("score", demo_run, tmp_path / "pairs.parquet", "--out", tmp_path / "s.jsonl", "--json"))
+    assert (told["pairs"], told["scored"], told["out"]) == (9, 1, str(tmp_path / "s.jsonl"))
+    (fault,) = told["not_scored"]
+    assert (fault["reason"], fault["pairs"]) == (UNKNOWN_ITEM, 8)
+    assert [first["row"] for first in fault["first"]] == [2, 3, 4, 5, 6]
+    assert fault["first"][0]["item_id"] == "nope-0"
+
+
+def test_score_under_strict_ends_with_1_after_writing(demo_run: Path, tmp_path: Path, faulty_pairs: tuple[Path, str]):
+    pairs, good = faulty_pairs
+    out = tmp_path / "scored.csv"
+    arguments = ["score", str(demo_run), str(pairs), "--out", str(out), "--strict"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 1
+    assert pl.read_csv(out)["score"].null_count() == 5
+    pairs.write_text(f"query,item_id\nred,{good}\n")
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+
+
+def test_score_leaves_what_was_there_where_nothing_can_be_scored(demo_run: Path, tmp_path: Path):
+    (tmp_path / "pairs.csv").write_text("query,item_id\nred,nope\nblue,nope\n")
+    (tmp_path / "scored.csv").write_text("older")
+    for out, message in (
+        ("scored.csv", "None of the 2 pairs of .* can be scored; row 1: There is no item 'nope'"),
+        ("scored.txt", "'scored.txt' names no format that is written"),
+        ("scored.csv/scored.csv", "cannot be written: "),
+    ):
+        with pytest.raises(TriptychError, match=message):
+            answer("score", demo_run, tmp_path / "pairs.csv", "--out", tmp_path / out)
+    assert (tmp_path / "scored.csv").read_text() == "older"
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs.csv", "scored.csv"}
+
+
+def test_an_answer_that_is_not_what_was_asked_for_says_so_on_stderr(demo_run: Path):
+    def told(*arguments: str) -> tuple[list[dict[str, object]], str]:
+        result = CliRunner().invoke(
+            app, [arguments[0], str(demo_run), *arguments[1:], "--json"], catch_exceptions=False
+        )
+        assert result.exit_code == 0
+        return json.loads(result.stdout), result.stderr
+
+    hits, note = told("search", "🦆", "--k", "3")
+    assert note == "note: Nothing in '🦆' is known here, so these are the most popular items; try other words.\n"
+    assert [hit["channel"] for hit in hits] == ["popularity"] * 3
+    assert told("search", "zebrafish", "--channel", "bm25")[1].startswith("note: No title has a word of 'zebrafish'")
+    assert told("recommend", "nobody")[1].startswith("note: Nothing is known of user 'nobody'")
+    assert told("search", "red")[1] == ""
+
+
 def test_report_prints_tables_and_records(demo_run: Path):
     table = answer("report", demo_run)
     assert "title+photo" in table
@@ -93,7 +196,7 @@ def test_config_shows_recipes_fields_and_a_config_that_is_itself_a_config(tmp_pa
     assert again["pretrain"]["loop"]["steps"] == 7
     assert "fine" in answer("config", "check", tmp_path / "saved.json")
     fields = json.loads(answer("config", "fields", "--match", "loop.steps", "--json"))
-    assert fields[0]["default"] == "500"
+    assert fields[0]["default"] == str(resolve("shop", settings=()).config.pretrain.loop.steps)
     assert fields[0]["meaning"]
 
 
@@ -126,6 +229,52 @@ def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], message: str, tmp
     with pytest.raises(TriptychError, match=message.replace("?", r"\?").replace("+", r"\+")):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_serve_says_what_is_wrong_before_anything_is_loaded(demo_run: Path, tmp_path: Path):
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "run.json").write_text(json.dumps({"stages": {"tables": "tables/0", "catalogue": "catalogue/0"}}))
+    table = tmp_path / "items.csv"
+    table.write_text("id\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for arguments, message in (
+            (
+                (unfinished,),
+                "has no 'bundle' yet \\(finished: tables, catalogue\\). If it is still running, wait for it",
+            ),
+            ((table,), "items.csv' is a file; give the folder of a run"),
+            ((demo_run, "--port", port), f"Port {port} of 127.0.0.1 is in use; choose another with --port"),
+            ((demo_run, "--log-format", "xml"), "log_format: Input should be 'text' or 'json'"),
+            ((demo_run, "--set", "max_photo_pixel=9"), "Did you mean 'max_photo_pixels'"),
+        ):
+            with pytest.raises(TriptychError, match=message):
+                answer("serve", *arguments)
+
+
+def test_serve_answers_logs_json_and_ends_quietly_at_ctrl_c(demo_run: Path):
+    command = [sys.executable, "-m", "triptych.cli", "serve", str(demo_run), "--port", "0", "--log-format", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
+        try:
+            assert served.stdout is not None
+            address = served.stdout.readline().split()[2]
+            until = time.monotonic() + 60
+            while httpx.get(f"{address}ready").status_code != 200:
+                assert time.monotonic() < until, "the service did not get ready"
+                time.sleep(0.1)
+            request_id = httpx.get(f"{address}api/search", params={"q": "a secret"}).headers["x-request-id"]
+            served.send_signal(signal.SIGINT)
+            out, err = served.communicate(timeout=60)
+        finally:
+            served.kill()
+    assert (served.returncode, out) == (0, "")
+    lines = [json.loads(line) for line in err.splitlines()]  # nothing but JSON: no traceback, no words of a library
+    assert {line["route"] for line in lines} == {"/ready", "/api/search"}
+    assert lines[-1]["request_id"] == request_id
+    assert "secret" not in err
 
 
 def test_a_mistake_ends_the_process_with_code_2_and_no_traceback(tmp_path: Path):

@@ -34,7 +34,7 @@ from triptych.data.text import TextTokenizer, TokenizerConfig
 from triptych.encoders.embed import KIND as ENCODER
 from triptych.encoders.embed import TOKENIZER_FILE, Embedder
 from triptych.encoders.two_tower import EncoderConfig, Modalities, TwoTowerEncoder
-from triptych.engine import Channel, Engine, Facets, Filters, Hit
+from triptych.engine import Channel, Engine, Facets, Filters, Hit, PhotoError, notes
 from triptych.engine.bundle import write_bundle, write_index, write_retriever
 from triptych.engine.explain import explain_dense, masked_scores
 from triptych.engine.shelf import Shelf
@@ -203,7 +203,7 @@ def test_no_run_names_the_nearest(run, tmp_path):
 
 def test_an_unfinished_run_is_refused(tmp_path):
     write_json(tmp_path / "run.json", {"stages": {"catalogue": "catalogue/0"}})
-    with pytest.raises(ArtifactError, match=r"has not finished its 'bundle' stage \(finished: catalogue\)"):
+    with pytest.raises(ArtifactError, match=r"is not finished: it has no 'bundle' yet \(finished: catalogue\)"):
         Engine.open(tmp_path)
 
 
@@ -282,6 +282,61 @@ def test_browsing_by_popularity(run, shared):
     assert ids(shared.search("whatever", channel="popularity", k=6)) == expected
 
 
+UNKNOWN = ["🦆🦆", "красный чайник", "茶壶", "❤️", "\u200b", "¿¡!!!", "\u0301 🦆"]
+
+
+@pytest.mark.parametrize("query", UNKNOWN)
+def test_where_nothing_in_the_words_is_known_popular_items_are_shown_and_a_note_says_so(shared, query):
+    hits = shared.search(query, k=5, filters=Filters(category="clothes"), explain=True)
+    popular = shared.search(channel="popularity", k=5, filters=Filters(category="clothes"))
+    assert ids(hits) == ids(popular) and len(hits) == 5
+    assert hits.channel is Channel.POPULARITY and {hit.channel for hit in hits} == {Channel.POPULARITY}
+    assert hits.note.endswith("is known here, so these are the most popular items; try other words.")
+    assert all(hit.why.without_title is None for hit in hits)
+    assert not shared.knows_words(query)
+    assert popular.note is None  # it was asked for
+    nothing_left = shared.search(query, filters=Filters(min_price=1e6))
+    assert nothing_left == [] and nothing_left.note.endswith("is known here; try other words.")
+
+
+@pytest.mark.parametrize("query", ["red", "🦆 red", "RED!", "ｒｅｄ", "n🦆"])
+def test_a_known_word_or_letter_is_enough(shared, query):
+    hits = shared.search(query, k=5)
+    assert hits.note is None and hits.channel is Channel.DENSE
+    assert shared.knows_words(query)
+
+
+def test_punctuation_in_titles_is_no_word_to_search_by():
+    tokenizer = TextTokenizer.fit(["t-shirt", "☕ (new)"], config=TokenizerConfig(vocab_size=64, min_count=1))
+    assert "-" in "".join(tokenizer.pieces("-"))  # the encoder has seen it
+    known = {query: notes.is_known(query, tokenizer=tokenizer) for query in ("-", "( )", "☕", "t", "q", "\u0301")}
+    assert known == {"-": False, "( )": False, "☕": True, "t": True, "q": False, "\u0301": False}
+
+
+def test_beside_unknown_words_the_photo_decides_alone(shared):
+    alone = shared.search(photo=photo(7), k=5, explain=True)
+    hits = shared.search("🦆", photo=photo(7), k=5, explain=True)
+    assert hits == alone and hits.channel is Channel.DENSE
+    assert hits.note == "Nothing in '🦆' is known here, so the photo alone was searched with; try other words."
+    assert alone.note is None
+    assert shared.why(hits[0].item_id, query="🦆", photo=photo(7)) == shared.why(hits[0].item_id, photo=photo(7))
+
+
+def test_a_search_by_words_that_no_title_has_says_so(shared):
+    for query in ("zebra", "🦆"):
+        hits = shared.search(query, channel="bm25")
+        assert hits == [] and hits.channel is Channel.BM25
+        assert hits.note == f"No title has a word of '{query}'; channel 'dense' also finds other wordings."
+    nothing_left = shared.search("red", channel="bm25", filters=Filters(min_price=1e6))
+    assert nothing_left == [] and nothing_left.note is None  # the filters, not the words
+
+
+def test_a_note_repeats_the_query_short_and_visible(shared):
+    assert shared.search("🦆" * 300).note.startswith(f"Nothing in '{'🦆' * 40}…' is")
+    assert shared.search("🦆\n\x1b[31m🦆".replace("[31m", "")).note.startswith("Nothing in '🦆 🦆' is")
+    assert shared.search("\u200b").note.startswith("Nothing in the query is")
+
+
 @pytest.mark.parametrize(
     ("filters", "wanted"),
     [
@@ -331,7 +386,8 @@ def test_recommend_from_history(run, shared, vectors):
     expected = ranking(vectors, mean / np.linalg.norm(mean), without=set(history.tolist()))
     hits = shared.recommend(user="u3", k=NUM_ITEMS)
     assert ids(hits) == expected
-    assert {hit.channel for hit in hits} == {Channel.DENSE}
+    assert {hit.channel for hit in hits} == {Channel.DENSE} == {hits.channel}
+    assert hits.note is None
     assert shared.knows_user("u3")
 
 
@@ -339,7 +395,8 @@ def test_recommend_from_history(run, shared, vectors):
 def test_recommend_without_history_is_marked_as_popular(shared, user):
     hits = shared.recommend(user=user, k=4)
     assert ids(hits) == ids(shared.search(channel="popularity", k=4))
-    assert {hit.channel for hit in hits} == {Channel.POPULARITY}
+    assert {hit.channel for hit in hits} == {Channel.POPULARITY} == {hits.channel}
+    assert hits.note == f"Nothing is known of user '{user}', so these are the most popular items."
     assert not shared.knows_user(user)
 
 
@@ -620,6 +677,8 @@ def test_searching_while_adding(engine):
         (lambda e: e.score("", ["i1"]), "Scoring needs a query that is not empty"),
         (lambda e: e.score("x", "i1"), r"put this one into a list: \['i1'\]"),
         (lambda e: e.score("x", ["i1", "nope"]), "no item 'nope' in the catalogue"),
+        (lambda e: e.score("🦆", ["i1"]), "Nothing in '🦆' is known here, so nothing can be scored by it"),
+        (lambda e: e.why("i1", query="🦆"), "Nothing in '🦆' is known here, so it explains no item"),
         (lambda e: e.why("i1"), "needs the words or the photo of the search"),
         (lambda e: e.why("nope", query="x"), "no item 'nope'"),
         (lambda e: e.item("nope"), "no item 'nope'"),
@@ -629,6 +688,15 @@ def test_searching_while_adding(engine):
 def test_refusals(shared, call, message):
     with pytest.raises(EngineError, match=message):
         call(shared)
+
+
+def test_what_is_wrong_with_a_photo_can_be_told_from_what_is_wrong_with_a_request(engine):
+    for call in (lambda: engine.search(photo=b"junk"), lambda: engine.add_items([{"item_id": "n", "photo": b"junk"}])):
+        with pytest.raises(PhotoError):
+            call()
+    with pytest.raises(EngineError) as refused:
+        engine.search(photo=3)
+    assert not isinstance(refused.value, PhotoError)
 
 
 def test_artifacts_of_a_run_verify(run):

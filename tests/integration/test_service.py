@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
+import json
+import logging
 import os
 import re
+import shutil
+import socket
 import struct
 import threading
 import time
 import zlib
 from collections.abc import AsyncIterator
+from importlib.metadata import version as package_version
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,10 +27,13 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.requests import Request
 
+import triptych.serve
 from triptych.engine import Engine, Filters
-from triptych.foundation.errors import ConfigError, EngineError
-from triptych.serve import create_app
+from triptych.foundation.errors import ArtifactError, ConfigError, EngineError
+from triptych.serve import ServeConfig, create_app
+from triptych.serve.logs import JsonLines, TextLines
 from triptych.serve.runtime import Runtime
+from triptych.serve.server import listen, url
 
 pytestmark = pytest.mark.anyio
 
@@ -42,6 +51,7 @@ OPERATIONS = {
     "info",
     "health",
     "ready",
+    "metrics",
 }
 
 
@@ -131,6 +141,19 @@ async def test_it_listens_before_the_engine_is_open_and_says_so(demo_run: Path) 
         assert (await client.get("/api/info")).status_code == 200
 
 
+async def test_it_warms_up_with_words_that_its_encoder_knows(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(Engine, "search", lambda self, query, *, k: asked.append(query))
+    monkeypatch.setattr("triptych.serve.runtime.WARM_UP_QUERY", "разогрев")
+    app = create_app(engine, allowed_hosts=["shop"])
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client,
+    ):
+        await wait_until_ready(client)
+    assert asked == engine.example_queries(1) and engine.knows_words(asked[0])
+
+
 async def test_a_run_that_is_not_there_never_becomes_ready(tmp_path: Path) -> None:
     app = create_app(tmp_path / "nothing", allowed_hosts=["shop"])
     async with (
@@ -173,6 +196,24 @@ async def test_search_gives_what_the_engine_gives(
     for hit in hits:
         assert hit["item"]["title"] == engine.item(hit["item"]["item_id"])["title"]
     assert response.json()["num_items"] == engine.num_items
+    assert (response.json()["channel"], response.json()["note"]) == (channel, None)
+
+
+async def test_where_nothing_in_the_words_is_known_the_answer_says_what_it_is(
+    client: httpx.AsyncClient, engine: Engine, pictured: str
+) -> None:
+    answer = (await client.get("/api/search", params={"q": "🦆", "k": 5})).json()
+    assert answer["note"] == engine.search("🦆", k=5).note and "'🦆' is known here" in answer["note"]
+    assert answer["channel"] == "popularity"
+    popular = engine.search(channel="popularity", k=5)
+    assert [hit["item"]["item_id"] for hit in answer["hits"]] == [hit.item_id for hit in popular]
+    upload = {"photo": ("mine.jpg", engine.photo_jpeg(pictured), "image/jpeg")}
+    answer = (await client.post("/api/search", data={"q": "🦆", "k": "5"}, files=upload)).json()
+    assert answer["channel"] == "dense" and "the photo alone" in answer["note"]
+    answer = (await client.get("/api/search", params={"q": "zebrafish", "channel": "bm25"})).json()
+    assert answer["hits"] == [] and "No title has a word of 'zebrafish'" in answer["note"]
+    refused = await client.get("/api/why", params={"q": "🦆", "item_id": pictured})
+    assert "Nothing in '🦆' is known here" in refusal(refused, 422)
 
 
 async def test_without_words_it_browses_by_popularity_only(client: httpx.AsyncClient, engine: Engine) -> None:
@@ -260,7 +301,7 @@ async def test_similar_and_recommend(client: httpx.AsyncClient, engine: Engine, 
     assert pictured not in [hit["item"]["item_id"] for hit in similar]
     stranger = (await client.get("/api/recommend/nobody-we-know", params={"k": 5})).json()
     popular = engine.search(None, channel="popularity", k=5)
-    assert stranger["personal"] is False
+    assert stranger["personal"] is False and "user 'nobody-we-know'" in stranger["note"]
     assert [hit["item"]["item_id"] for hit in stranger["hits"]] == [hit.item_id for hit in popular]
 
 
@@ -401,17 +442,21 @@ async def test_a_file_that_is_no_photo_is_refused(client: httpx.AsyncClient) -> 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared length", "chunked"])
 async def test_a_photo_above_8_mib_is_refused(client: httpx.AsyncClient, declared: bool) -> None:
     request = client.build_request("POST", "/api/search", files={"photo": ("big.jpg", bytes(9 * 2**20))})
+    taken_bytes = 0
     if not declared:
         whole = request.read()
 
         async def chunks() -> AsyncIterator[bytes]:
+            nonlocal taken_bytes
             for start in range(0, len(whole), 2**16):
+                taken_bytes = start + 2**16
                 yield whole[start : start + 2**16]
 
         headers = {"content-type": request.headers["content-type"]}
         request = client.build_request("POST", "/api/search", content=chunks(), headers=headers)
         assert "content-length" not in request.headers
     assert "larger than 8 MiB" in refusal(await client.send(request), 413)
+    assert taken_bytes <= 8 * 2**20 + 2**17  # and no more of it was taken
 
 
 async def test_a_photo_just_above_the_limit_is_refused_too(client: httpx.AsyncClient) -> None:
@@ -439,6 +484,68 @@ async def test_a_photo_of_too_many_pixels_is_refused_before_it_is_decoded(
     assert engine.num_items == before
     just_small_enough = await client.post("/api/search", files={"photo": ("ok.png", png_of(5000, 5000))})
     assert "damaged" in refusal(just_small_enough, 422)  # it was decoded
+
+
+async def test_limits_are_settings_and_are_told(engine: Engine, pictured: str) -> None:
+    config = ServeConfig(max_photo_bytes=20_000, max_photo_pixels=90_000, max_items_bytes=50_000)
+    app = create_app(engine, allowed_hosts=["shop"], config=config)
+    before = engine.num_items
+    large, wide = b"\xff\xd8" + bytes(20_000), jpeg((9, 9, 9), size=(301, 300))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client,
+    ):
+        await wait_until_ready(client)
+        told = (await client.get("/api/info")).json()["limits"]
+        assert told == {"photo_bytes": 20_000, "photo_pixels": 90_000, "items_bytes": 50_000}
+        for photo, sentence in (
+            (large, "is larger than 19.5 KiB; send a smaller one."),
+            (wide, "has 301 × 300 pixels, more than 0.09 million; send a smaller one."),
+        ):
+            row = {"item_id": "big", "title": "Big", "photo": base64.b64encode(photo).decode()}
+            upload = {"photo": ("big.jpg", photo)}
+            for response, what in (
+                (await client.post("/api/search", files=upload), "The photo"),
+                (await client.post("/api/why", data={"item_id": pictured}, files=upload), "The photo"),
+                (await client.post("/api/items", json={"items": [row]}), "The photo of 'big'"),
+            ):
+                assert refusal(response, 413) == f"{what} {sentence}"
+        rows = [{"item_id": f"n{place}", "title": "t" * 1000} for place in range(150)]
+        sentence = "The body is larger than 48.8 KiB; send fewer items at a time."
+        assert refusal(await client.post("/api/items", json={"items": rows}), 413) == sentence
+        fits = await client.post("/api/search", files={"photo": ("ok.jpg", jpeg((9, 9, 9), size=(300, 300)))})
+        assert fits.status_code == 200
+    assert engine.num_items == before
+
+
+async def test_no_photo_is_decoded_before_its_size_is_known(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PNG of 89 megapixels, all of one colour, is 260 kB: refused without a pixel of it being made."""
+    stream = io.BytesIO()
+    Image.new("RGB", (9400, 9400)).save(stream, "PNG", compress_level=9)
+    assert len(stream.getvalue()) < 300_000
+
+    def never(self: object, *arguments: object) -> None:
+        raise AssertionError("the photo was decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", never)
+    response = await client.post("/api/search", files={"photo": ("bomb.png", stream.getvalue())})
+    assert "9400 × 9400 pixels, more than 25 million" in refusal(response, 413)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("max_photo_byte=1", "Did you mean 'max_photo_bytes'"),
+        ("max_photo_bytes=1", "max_photo_bytes: .*greater than or equal to 1024"),
+        ("max_photo_pixels=1e9", "max_photo_pixels: "),
+        ("log_format=xml", "log_format: .*'text' or 'json'"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_refused(setting: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        ServeConfig().override(setting)
 
 
 async def test_a_form_takes_no_more_than_the_address(client: httpx.AsyncClient) -> None:
@@ -589,3 +696,285 @@ async def test_the_page_and_all_it_names_come_from_here(client: httpx.AsyncClien
         assert file.status_code == 200 and file.headers["cache-control"] == "no-cache"
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", file.text), f"{path} names another host"
         wanted |= {f"/static/{name}" for name in re.findall(r'from "\./([^"]+)"', file.text)} - {path}
+
+
+# --- what is written down --------------------------------------------------------------------------------------------
+
+
+def sample(text: str, name: str, **labels: str) -> float | None:
+    """The value of one line of the metrics."""
+    for line in text.splitlines():
+        found = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
+        if found and dict(re.findall(r'(\w+)="([^"]*)"', found[1] or "")) == labels:
+            return float(found[2])
+    return None
+
+
+async def metrics(client: httpx.AsyncClient) -> str:
+    response = await client.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    return response.text
+
+
+async def test_requests_are_counted_by_route_and_status_class(client: httpx.AsyncClient, pictured: str) -> None:
+    counted = [
+        ("GET", f"/api/items/{pictured}", "/api/items/{item_id}", "2xx"),
+        ("GET", "/api/items/not-this-one", "/api/items/{item_id}", "4xx"),
+        ("GET", f"/api/items/{pictured}/photo", "/api/items/{item_id}/photo", "2xx"),
+        ("GET", "/api/search?q=a-secret-query", "/api/search", "2xx"),
+        ("GET", "/api/search?q=a-secret-query&k=0", "/api/search", "4xx"),
+        ("GET", "/static/app.js", "/static/{file}", "2xx"),
+        ("GET", "/static/none.js", "/static/{file}", "4xx"),
+        ("GET", "/wp-login.php", "unmatched", "4xx"),
+        ("DELETE", "/api/info", "/api/info", "4xx"),
+        ("BREW", "/api/nowhere", "unmatched", "4xx"),
+        ("GET", "/", "/", "2xx"),
+    ]
+    before = await metrics(client)
+    for method, path, _, _ in counted:
+        await client.request(method, path)
+    after = await metrics(client)
+    for method, path, route, status in counted:
+        labels = {"method": "other" if method == "BREW" else method, "route": route, "status": status}
+        same = sum((m, r, s) == (method, route, status) for m, _, r, s in counted)
+        for name in ("triptych_http_requests_total", "triptych_http_request_duration_seconds_count"):
+            assert sample(after, name, **labels) == (sample(before, name, **labels) or 0) + same, path
+    for private in ("a-secret-query", pictured, "not-this-one", "wp-login", "BREW"):
+        assert private not in after
+
+
+async def test_times_fall_into_the_buckets_they_belong_to(app: FastAPI, client: httpx.AsyncClient) -> None:
+    async def slow() -> None:
+        await anyio.sleep(0.06)
+
+    app.add_api_route("/api/slow", slow, include_in_schema=False)
+    await client.get("/api/slow")
+    text = await metrics(client)
+    labels = {"method": "GET", "route": "/api/slow", "status": "2xx"}
+    name = "triptych_http_request_duration_seconds"
+    assert sample(text, f"{name}_bucket", le="0.05", **labels) == 0
+    assert sample(text, f"{name}_bucket", le="+Inf", **labels) == 1
+    assert sample(text, f"{name}_sum", **labels) >= 0.06
+
+
+async def test_refused_photos_are_counted_by_reason(client: httpx.AsyncClient) -> None:
+    def refused(text: str) -> dict[str, float | None]:
+        reasons = ("bytes", "pixels", "unreadable")
+        return {reason: sample(text, "triptych_photos_refused_total", reason=reason) for reason in reasons}
+
+    before = refused(await metrics(client))
+    assert None not in before.values()  # they are there before the first
+    for photo in (bytes(9 * 2**20), bytes(8 * 2**20 + 1), png_of(6000, 6000), b"no photo", png_of(10, 10)):
+        await client.post("/api/search", files={"photo": ("p", photo)})
+    row = {"item_id": "junk", "title": "Junk", "photo": base64.b64encode(b"junk").decode()}
+    refusal(await client.post("/api/items", json={"items": [row]}), 422)
+    refusal(await client.get("/api/search"), 422)  # refused, but not for a photo
+    after = refused(await metrics(client))
+    assert {reason: after[reason] - before[reason] for reason in after} == {"bytes": 2, "pixels": 1, "unreadable": 3}
+
+
+async def test_metrics_tell_what_is_served(client: httpx.AsyncClient, engine: Engine, demo_run: Path) -> None:
+    text = await metrics(client)
+    assert sample(text, "triptych_ready") == 1
+    assert sample(text, "triptych_catalogue_items") == engine.num_items
+    assert sample(text, "triptych_added_items") == engine.info()["added_items"]
+    info = engine.info()
+    ids = {name: info["parts"][name] for name in ("catalogue", "encoder", "index")}
+    assert sample(text, "triptych_model_info", version=package_version("triptych"), bundle=info["bundle"], **ids) == 1
+    early = create_app(demo_run, allowed_hosts=["shop"])  # its lifespan does not run, so its engine is never opened
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(early), base_url="http://shop") as other:
+        text = await metrics(other)
+        assert sample(text, "triptych_ready") == 0
+        assert sample(text, "triptych_catalogue_items") is None  # no number rather than a wrong one
+        assert sample(text, "triptych_http_requests_total", method="GET", route="/api/search", status="2xx") is None
+
+
+async def test_every_answer_has_an_id_and_keeps_a_proxys(app: FastAPI, client: httpx.AsyncClient) -> None:
+    async def broken_too() -> None:
+        raise RuntimeError("secret detail")
+
+    app.add_api_route("/api/broken-too", broken_too, include_in_schema=False)
+    new = {(await client.get("/health")).headers["x-request-id"] for _ in range(5)}
+    assert len(new) == 5 and all(re.fullmatch("[0-9a-f]{16}", one) for one in new)
+    for path in ("/health", "/api/nothing", "/api/search", "/static/app.js", "/api/broken-too"):
+        answer = await client.get(path, headers={"x-request-id": "proxy-42"})
+        assert answer.headers.get_list("x-request-id") == ["proxy-42"], path
+    refused = await client.get("/health", headers={"host": "evil.example", "x-request-id": "proxy-43"})
+    assert refused.headers["x-request-id"] == "proxy-43"
+    for forged in ("a b", "x" * 65, '"}\t{"', "é"):
+        answer = await client.get("/health", headers={"x-request-id": forged.encode()})
+        assert re.fullmatch("[0-9a-f]{16}", answer.headers["x-request-id"]), forged
+
+
+class Lines(logging.Handler):
+    """Collects log lines as they would be written."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+@pytest.fixture
+def written():
+    """Collect the service's log lines: ``written(formatter)`` gives the list that they come to."""
+    logger = logging.getLogger("triptych.serve")
+    level, handlers = logger.level, []
+
+    def collect(formatter: logging.Formatter) -> list[str]:
+        handler = Lines(formatter)
+        handlers.append(handler)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        return handler.lines
+
+    yield collect
+    for handler in handlers:
+        logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+async def test_each_request_is_one_line_of_json_without_what_was_searched(
+    client: httpx.AsyncClient, written, pictured: str
+) -> None:
+    lines = written(JsonLines())
+    upload = {"photo": ("p.jpg", jpeg((1, 2, 3)))}
+    responses = [
+        await client.get("/api/search", params={"q": "a secret", "k": 3}),
+        await client.post("/api/search", data={"q": "a secret"}, files=upload),
+        await client.get(f"/api/items/{pictured}"),
+        await client.get("/a/secret/path"),
+        await client.get("/api/search", params={"q": "a secret", "k": 0}),
+    ]
+    told = [json.loads(line) for line in lines]
+    assert [set(one) for one in told] == [{"time", "level", "method", "route", "status", "ms", "request_id"}] * 5
+    assert [(one["method"], one["route"], one["status"]) for one in told] == [
+        ("GET", "/api/search", 200),
+        ("POST", "/api/search", 200),
+        ("GET", "/api/items/{item_id}", 200),
+        ("GET", "unmatched", 404),
+        ("GET", "/api/search", 422),
+    ]
+    assert [one["request_id"] for one in told] == [one.headers["x-request-id"] for one in responses]
+    for one, response in zip(told, responses, strict=True):
+        total_ms = float(re.search(r"total;dur=([\d.]+)", response.headers["server-timing"])[1])
+        assert one["ms"] >= total_ms - 0.2
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", one["time"])
+    assert "secret" not in "".join(lines)
+
+
+async def test_a_line_of_text_says_the_same(client: httpx.AsyncClient, written) -> None:
+    lines = written(TextLines())
+    answer = await client.get("/api/search", params={"q": "a secret"})
+    request_id = answer.headers["x-request-id"]
+    assert re.fullmatch(rf"\S+Z info GET /api/search 200 \d+\.\d ms \[{request_id}\]", lines[0])
+    assert len(lines) == 1
+
+
+async def test_queries_are_logged_where_they_were_asked_for(engine: Engine, written) -> None:
+    app = create_app(engine, allowed_hosts=["shop"], config=ServeConfig(log_queries=True))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client,
+    ):
+        await wait_until_ready(client)
+        as_json, as_text = written(JsonLines()), written(TextLines())
+        await client.get("/api/search", params={"q": 'red "vase"\nGET / 200'})
+        await client.post("/api/search", data={"q": "blue"}, files={"photo": ("", b"")})
+        await client.get("/api/facets")
+    assert [json.loads(line).get("query") for line in as_json] == ['red "vase"\nGET / 200', "blue", None]
+    assert r'"red \"vase\"\nGET / 200"' in as_text[0] and "\n" not in as_text[0]  # a query forges no line
+
+
+async def test_a_defect_is_logged_with_the_id_of_its_request(app: FastAPI, written) -> None:
+    """The server logs what the application raises, in the task that ran the application: so does this one."""
+
+    async def broken_again() -> None:
+        raise RuntimeError("the cause")
+
+    app.add_api_route("/api/broken-again", broken_again, include_in_schema=False)
+    as_json, as_text = written(JsonLines()), written(TextLines())
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        try:
+            await client.get("/api/broken-again", headers={"x-request-id": "proxy-7"})
+        except RuntimeError:
+            logging.getLogger("triptych.serve").exception("Exception in ASGI application\n")
+    assert json.loads(as_json[0])["status"] == 500
+    told = json.loads(as_json[1])
+    assert told["request_id"] == "proxy-7" and told["message"] == "Exception in ASGI application"
+    assert "RuntimeError: the cause" in told["exception"]
+    assert "Exception in ASGI application [proxy-7]\nTraceback" in as_text[1]
+
+
+# --- listening -------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_told_with_what_to_do() -> None:
+    first = listen("127.0.0.1", 0)
+    try:
+        port = first[0].getsockname()[1]
+        assert url("127.0.0.1", first) == f"http://127.0.0.1:{port}"
+        with pytest.raises(ConfigError, match=rf"Port {port} of 127.0.0.1 is in use; choose another with --port"):
+            listen("127.0.0.1", port)
+    finally:
+        first[0].close()
+    listen("127.0.0.1", port)[0].close()  # free again
+
+
+@pytest.mark.parametrize(
+    ("host", "sentence"),
+    [
+        ("192.0.2.1", "'192.0.2.1' is no address of this machine; give one with --host"),
+        ("no such host", "'no such host' is no host that this machine knows"),
+    ],
+)
+def test_a_host_that_is_not_this_machine_is_told(host: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        listen(host, 0)
+
+
+def test_a_port_that_needs_rights_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(self: socket.socket, address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", denied)
+    with pytest.raises(
+        ConfigError, match="Port 80 of 127.0.0.1 needs rights that you do not have; choose one from 1024"
+    ):
+        listen("127.0.0.1", 80)
+
+
+def test_a_name_of_several_addresses_is_listened_on_at_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def two(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("127.0.0.1", "127.0.0.2")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    sockets = listen("shop", 0)
+    try:
+        names = [one.getsockname() for one in sockets]
+        assert [host for host, _ in names] == ["127.0.0.1", "127.0.0.2"]
+        assert len({port for _, port in names}) == 1
+        assert url("0.0.0.0", sockets) == f"http://127.0.0.1:{names[0][1]}"
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def test_a_service_whose_engine_cannot_be_opened_ends_and_says_why(
+    demo_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("triptych.serve.logs.set_up", lambda log_format: None)  # it would take pytest's own log
+    shutil.copytree(demo_run, tmp_path / "run", symlinks=True)
+    for index in (tmp_path / "run" / "index").glob("*/artifact.json"):
+        manifest = json.loads(index.read_text())
+        manifest["config"]["a_setting_of_old"] = 1
+        index.write_text(json.dumps(manifest))
+    listening: list[str] = []
+    with pytest.raises(ArtifactError, match="made by another version of triptych .*a_setting_of_old.*Run the same"):
+        triptych.serve.run(tmp_path / "run", port=0, when_listening=listening.append)
+    assert len(listening) == 1

@@ -1,7 +1,7 @@
 """The command line: one file per command; what is heavy is imported inside the command.
 
-Exit codes: 0 done, 1 ``check --strict`` found faults, 2 something the user can mend (told in one sentence),
-130 interrupted.
+Exit codes: 0 done, 1 ``check`` or ``score`` found faults under ``--strict``, 2 something the user can mend (told in one
+sentence), 130 interrupted. Ctrl-C is how ``serve`` is done: 0.
 """
 
 from __future__ import annotations

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from triptych.engine import Hit
+    from triptych.engine import Answer
 
 PIPED_WIDTH = 116
 """Columns of a table that does not go to a terminal."""
@@ -51,14 +52,16 @@ def print_table(
     Console(width=console.width if console.is_terminal else PIPED_WIDTH).print(table)
 
 
-def print_hits(hits: Sequence[Hit], *, describe: Any, as_json: bool) -> None:
-    """Print ranked items.
+def print_hits(hits: Answer, *, describe: Any, as_json: bool) -> None:
+    """Print ranked items on stdout, and what has to be said of them on stderr.
 
     Args:
         hits: what the engine returned.
         describe: item id → what is shown of an item (``Engine.item``).
         as_json: JSON instead of a table.
     """
+    if hits.note is not None:
+        print(f"note: {hits.note}", file=sys.stderr)
     if as_json:
         print_json(
             [{**hit._asdict(), "why": hit.why and hit.why._asdict(), "item": describe(hit.item_id)} for hit in hits]

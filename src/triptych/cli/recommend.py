@@ -17,11 +17,8 @@ def recommend(
     k: Annotated[int, typer.Option(min=1, help="Number of results.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Recommend items to a user from what the user clicked before."""
+    """Recommend items to a user from what the user clicked before; where that is nothing, what is popular."""
     from triptych.engine import Engine
 
     engine = Engine.open(run)
-    hits = engine.recommend(user=user, k=k)
-    if not engine.knows_user(user) and not as_json:
-        print(f"nothing is known of user {user!r}: what is popular, scored by clicks")
-    print_hits(hits, describe=engine.item, as_json=as_json)
+    print_hits(engine.recommend(user=user, k=k), describe=engine.item, as_json=as_json)

@@ -18,20 +18,29 @@ def serve(
         list[str] | None,
         typer.Option(help="A further host name the service is reached by (proxy, domain). May be repeated."),
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")] = 8000,
+    log_format: Annotated[
+        str, typer.Option(help="text: a line of words per request; json: a JSON object per line.", metavar="text|json")
+    ] = "text",
+    log_queries: Annotated[
+        bool, typer.Option("--log-queries", help="Write the words of each search into the log; they can be personal.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Override a limit: max_photo_bytes, max_photo_pixels or max_items_bytes =value. May be repeated.",
+        ),
+    ] = None,
 ) -> None:
-    """Serve the search page and the JSON API of a finished run."""
+    """Serve the search page and the JSON API of a finished run, until Ctrl-C; the log goes to stderr."""
     with_fast_allocator()
-    from triptych.foundation.errors import MissingExtra
-    from triptych.recipes.run_folder import RunFolder
-    from triptych.serve import create_app
+    from triptych.serve import ServeConfig
+    from triptych.serve import run as run_service
 
-    try:
-        import uvicorn
-    except ModuleNotFoundError:
-        raise MissingExtra("The HTTP service", extra="serve") from None
+    config = ServeConfig().override(f"log_format={log_format}", f"log_queries={log_queries}".lower(), *(settings or ()))
 
-    RunFolder.existing(run).stage("bundle")  # a wrong folder is told here, not by a service that never gets ready
-    app = create_app(run, allowed_hosts=[host, *(allowed_host or [])])
-    print(f"search page: http://{host}:{port}/    API: http://{host}:{port}/docs    stop: Ctrl-C", flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    def tell(url: str) -> None:
+        print(f"search page: {url}/    API: {url}/docs    stop: Ctrl-C", flush=True)
+
+    run_service(run, host=host, port=port, allowed_hosts=allowed_host or (), config=config, when_listening=tell)

@@ -1,13 +1,15 @@
 """The engine: answers one request over a finished run. No training code, no HTTP.
 
-Read in this order: `engine` (what can be asked), `answers` (what comes back), `filters`, `shelf` (the items, those
-added at run time included), `new_items`, `explain`, `bundle` (what an engine is opened from).
+Read in this order: `engine` (what can be asked), `answers` (what comes back), `notes` (what is said of it), `filters`,
+`photos`, `shelf` (the items, those added at run time included), `new_items`, `explain`, `bundle` (what an engine is
+opened from).
 """
 
 from __future__ import annotations
 
-from triptych.engine.answers import Channel, Facets, Hit, Why
+from triptych.engine.answers import Answer, Channel, Facets, Hit, Why
 from triptych.engine.engine import Engine
 from triptych.engine.filters import Filters
+from triptych.engine.photos import PhotoError
 
-__all__ = ["Channel", "Engine", "Facets", "Filters", "Hit", "Why"]
+__all__ = ["Answer", "Channel", "Engine", "Facets", "Filters", "Hit", "PhotoError", "Why"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -49,7 +50,27 @@ class Hit(NamedTuple):
     why: Why | None = None
     """The explanation, where it was asked for."""
     channel: Channel = Channel.DENSE
-    """What found it. A recommendation by `popularity` is not personal: the user is unknown or has no history."""
+    """What found it: see `Answer.channel`."""
+
+
+class Answer(list[Hit]):
+    """The hits of one request, best first, and what has to be said of them.
+
+    A list, because the hits are what nearly everybody wants of it; a slice or a copy of it is a plain list.
+    """
+
+    def __init__(self, hits: Iterable[Hit] = (), *, channel: Channel = Channel.DENSE, note: str | None = None) -> None:
+        """Put hits together with what found them.
+
+        Args:
+            hits: best first.
+            channel: what found them. By `popularity` where that was asked for, or where there was nothing else to go
+                by: a query in which nothing is known, a user without history.
+            note: a sentence for whoever asked, where the answer is not quite what was asked for; else None.
+        """
+        super().__init__(hits)
+        self.channel = channel
+        self.note = note
 
 
 class Facets(NamedTuple):

@@ -168,6 +168,8 @@ def _find(path: Path) -> Artifact:
     """Open a bundle given itself or its run folder."""
     if (path / MANIFEST).is_file():
         return Artifact.open(path, kind=KIND)
+    if path.is_file():
+        raise ArtifactError(f"{str(path)!r} is a file; give the folder of a run, the --out of `triptych run`.")
     if not (path / RUN).is_file():
         runs = [found.parent.name for found in path.parent.glob(f"*/{RUN}")] if path.parent.is_dir() else []
         raise ArtifactError(
@@ -176,8 +178,9 @@ def _find(path: Path) -> Artifact:
         )
     stages = json.loads((path / RUN).read_text(encoding="utf-8")).get("stages", {})
     if KIND not in stages:
+        finished = ", ".join(stages) or "none"
         raise ArtifactError(
-            f"The run in {str(path)!r} has not finished its '{KIND}' stage (finished: {', '.join(stages) or 'none'}). "
-            "Run the same `triptych run` again: it resumes."
+            f"The run in {str(path)!r} is not finished: it has no '{KIND}' yet (finished: {finished}). "
+            "If it is still running, wait for it; if not, the same `triptych run` resumes it."
         )
     return Artifact.open(path / stages[KIND], kind=KIND)

@@ -6,12 +6,11 @@ added. So requests from several threads need no lock, and none ever sees half an
 
 from __future__ import annotations
 
-import io
 import logging
 import operator
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,17 @@ from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.events import is_positive
-from triptych.data.images import decode_photo
-from triptych.encoders.embed import Embedder
-from triptych.engine.answers import Channel, Facets, Hit, Why
+from triptych.data.text import TextTokenizer
+from triptych.encoders.embed import TOKENIZER_FILE, Embedder
+from triptych.engine import notes
+from triptych.engine.answers import Answer, Channel, Facets, Hit, Why
 from triptych.engine.bundle import Parts, open_bundle
 from triptych.engine.explain import explain_dense, explain_plain
 from triptych.engine.filters import Filters
 from triptych.engine.new_items import MAX_ADDED_ITEMS, check_rows
+from triptych.engine.photos import Photo, query_pixels
 from triptych.engine.shelf import Shelf
-from triptych.foundation.errors import ArtifactError, DataError, EngineError, did_you_mean
+from triptych.foundation.errors import ArtifactError, ConfigError, EngineError, did_you_mean
 from triptych.index.base import Index, open_index
 from triptych.recall.base import Request, Retriever
 from triptych.recall.models.dense import Dense, DenseConfig
@@ -37,8 +38,6 @@ from triptych.recall.models.lexical import Lexical
 from triptych.recall.models.popularity import Popularity
 
 log = logging.getLogger(__name__)
-
-Photo = bytes | str | Path | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,7 @@ class Engine:
         self._max_added_items = max_added_items
         self._catalogue = Catalogue.open(parts.catalogue)
         self._embedder = Embedder.open(parts.encoder)
+        self._tokenizer = TextTokenizer.load(parts.encoder.file(TOKENIZER_FILE))
         photo_px = self._catalogue.photos.px
         if self._embedder.modalities.reads_photo and self._embedder.px != photo_px:
             raise ArtifactError(
@@ -99,11 +99,18 @@ class Engine:
             max_added_items: most items that `add_items` takes in all; each holds its photo in memory.
 
         Raises:
-            ArtifactError: there is no finished run, a part is absent or damaged, or parts do not belong together.
+            ArtifactError: there is no finished run, a part is absent or damaged, or parts do not belong together or to
+                this version of triptych.
         """
         bundle, parts = open_bundle(path)
-        dense = DenseConfig.parse(bundle.config["dense"])
-        return cls(parts, bundle_id=bundle.id, dense=dense, max_added_items=max_added_items)
+        try:
+            dense = DenseConfig.parse(bundle.config["dense"])
+            return cls(parts, bundle_id=bundle.id, dense=dense, max_added_items=max_added_items)
+        except ConfigError as error:  # of a part, not of whoever opens it
+            raise ArtifactError(
+                f"The run in {str(path)!r} was made by another version of triptych ({str(error).rstrip('.')}). "
+                "Run the same `triptych run` again: it makes anew what this version writes otherwise."
+            ) from None
 
     def search(
         self,
@@ -115,7 +122,7 @@ class Engine:
         filters: Filters | None = None,
         channel: Channel | str = Channel.DENSE,
         explain: bool = False,
-    ) -> list[Hit]:
+    ) -> Answer:
         """Search by words, by photo, or by both.
 
         Args:
@@ -128,7 +135,8 @@ class Engine:
             explain: give each hit its `Why`; in channel dense each is encoded up to three times for it.
 
         Returns:
-            Hits, best first; equal scores by item row.
+            Hits, best first; equal scores by item row. Where nothing in the words is known (see `knows_words`), channel
+            dense goes by the photo alone, or without one by popularity, and the answer's `note` says so.
 
         Raises:
             EngineError: nothing to search by, or an argument that cannot be used.
@@ -141,11 +149,24 @@ class Engine:
             raise EngineError("A search needs words or a photo; the query is empty. To browse: channel='popularity'.")
         now = self._snapshot
         keep = now.shelf.columns.mask(filters)
-        request = Request(query=text, photo=self._pixels(photo), user=user, keep=keep)
-        hits = _hits(now, request, k=k, channel=chosen)
-        return self._explained(now, hits, request, chosen) if explain else hits
+        request = Request(query=text, photo=query_pixels(photo, px=self._embedder.px), user=user, keep=keep)
+        instead = None
+        if text is not None and chosen is Channel.DENSE and not self.knows_words(text):
+            if photo is not None:
+                request = replace(request, query=None)
+                instead = "the photo alone was searched with"
+            else:
+                chosen, instead = Channel.POPULARITY, "these are the most popular items"
+        answer = _answer(now, request, k=k, channel=chosen)
+        if text is not None and instead is not None:
+            answer.note = notes.nothing_known(text, so=instead if answer else None)
+        elif text is not None and chosen is Channel.BM25 and not answer and not now.bm25.scores(text).any():
+            answer.note = notes.no_shared_word(text)
+        if explain:
+            answer[:] = self._explained(now, answer, request, chosen)
+        return answer
 
-    def similar(self, item: str, *, k: int = 10, filters: Filters | None = None) -> list[Hit]:
+    def similar(self, item: str, *, k: int = 10, filters: Filters | None = None) -> Answer:
         """Return the items nearest to an item, itself left out.
 
         Raises:
@@ -153,12 +174,12 @@ class Engine:
         """
         now = self._snapshot
         request = Request(item_row=now.shelf.row(item), keep=now.shelf.columns.mask(filters))
-        return _hits(now, request, k=k, channel=Channel.DENSE)
+        return _answer(now, request, k=k, channel=Channel.DENSE)
 
-    def recommend(self, *, user: str, k: int = 20, filters: Filters | None = None) -> list[Hit]:
+    def recommend(self, *, user: str, k: int = 20, filters: Filters | None = None) -> Answer:
         """Return items near what a user chose before, those left out.
 
-        For a user without history the answer is what is popular, and every hit says so: its `channel` is popularity.
+        For a user without history the answer is what is popular, and its `channel` and `note` say so.
 
         Raises:
             EngineError: an argument that cannot be used.
@@ -167,15 +188,16 @@ class Engine:
         keep = now.shelf.columns.mask(filters)
         history = self._history(user)
         if len(history):
-            return _hits(now, Request(user=user, history=history, keep=keep), k=k, channel=Channel.DENSE)
-        log.info("no history for user %r: recommending by popularity", user)
-        return _hits(now, Request(user=user, keep=keep), k=k, channel=Channel.POPULARITY)
+            return _answer(now, Request(user=user, history=history, keep=keep), k=k, channel=Channel.DENSE)
+        answer = _answer(now, Request(user=user, keep=keep), k=k, channel=Channel.POPULARITY)
+        answer.note = notes.no_history(user)
+        return answer
 
     def score(self, query: str, items: Sequence[str]) -> list[float]:
         """Return how well each item answers a query: the cosine of their vectors.
 
         Raises:
-            EngineError: the query is empty, or there is no such item.
+            EngineError: the query is empty, nothing in it is known, or there is no such item.
         """
         text = _text(query)
         if text is None:
@@ -184,6 +206,7 @@ class Engine:
             raise EngineError(f"score takes a list of items; put this one into a list: ['{items}'].")
         now = self._snapshot
         rows = [now.shelf.row(item) for item in items]
+        self._require_known(text, so="nothing can be scored by it")
         vector = now.dense.request_vectors([Request(query=text)])[0]
         return _scores(now.index, rows, vector)
 
@@ -191,14 +214,19 @@ class Engine:
         """Explain one item for a search: as `search` with ``explain`` and channel dense, for an item of your choice.
 
         Raises:
-            EngineError: nothing was searched by, or there is no such item.
+            EngineError: nothing was searched by, nothing in the words is known, or there is no such item.
         """
         text = _text(query)
         if text is None and photo is None:
             raise EngineError("An explanation needs the words or the photo of the search.")
         now = self._snapshot
         row = now.shelf.row(item)
-        request = Request(query=text, photo=self._pixels(photo))
+        pixels = query_pixels(photo, px=self._embedder.px)
+        if text is not None and pixels is None:
+            self._require_known(text, so="it explains no item")
+        elif text is not None and not self.knows_words(text):
+            text = None  # as in the search, where the photo decided alone
+        request = Request(query=text, photo=pixels)
         vector = now.dense.request_vectors([request])[0]
         hit = Hit(row, item, _scores(now.index, [row], vector)[0])
         return self._whys(now, [hit], request, Channel.DENSE)[0]
@@ -277,6 +305,14 @@ class Engine:
         """Say whether a user has chosen anything, so that `recommend` is personal."""
         return len(self._history(user)) > 0
 
+    def knows_item(self, item_id: str) -> bool:
+        """Say whether there is such an item."""
+        return self._snapshot.shelf.has(item_id)
+
+    def knows_words(self, query: str) -> bool:
+        """Say whether the encoder knows a letter, digit or symbol of a query, so that it can be searched by meaning."""
+        return notes.is_known(query, tokenizer=self._tokenizer)
+
     def example_queries(self, num: int = 8) -> list[str]:
         """Return the queries under which most was chosen, to try."""
         return [self._catalogue.queries[row] for row in self._frequent_queries[:num]]
@@ -313,16 +349,11 @@ class Engine:
         row = self._catalogue.user_row(user)
         return np.empty(0, np.int64) if row is None else self._catalogue.history(row).astype(np.int64)
 
-    def _pixels(self, photo: Photo | None) -> NDArray[np.uint8] | None:
-        if photo is None:
-            return None
-        source = _photo_source(photo)
-        try:
-            return decode_photo(source, px=self._embedder.px)
-        except DataError as error:
-            raise EngineError(f"The photo to search with cannot be used: {error}.") from None
+    def _require_known(self, query: str, *, so: str) -> None:
+        if not self.knows_words(query):
+            raise EngineError(notes.nothing_known(query, so=so))
 
-    def _explained(self, now: _Snapshot, hits: list[Hit], request: Request, channel: Channel) -> list[Hit]:
+    def _explained(self, now: _Snapshot, hits: Sequence[Hit], request: Request, channel: Channel) -> list[Hit]:
         whys = self._whys(now, hits, request, channel)
         return [hit._replace(why=why) for hit, why in zip(hits, whys, strict=True)]
 
@@ -334,7 +365,7 @@ class Engine:
         return explain_dense(request.query, vector, rows=rows, scores=scores, shelf=now.shelf, embedder=self._embedder)
 
 
-def _hits(now: _Snapshot, request: Request, *, k: int, channel: Channel) -> list[Hit]:
+def _answer(now: _Snapshot, request: Request, *, k: int, channel: Channel) -> Answer:
     """Ask a retriever and name what it found."""
     try:
         wanted = operator.index(k)
@@ -343,11 +374,12 @@ def _hits(now: _Snapshot, request: Request, *, k: int, channel: Channel) -> list
     if wanted < 1:
         raise EngineError(f"k is {wanted}, it must be at least 1.")
     found = now.retriever(channel).retrieve([request], min(wanted, now.shelf.num_items))
-    return [
+    hits = (
         Hit(int(row), now.shelf.item_id(int(row)), float(score), channel=channel)
         for row, score in zip(found.item_rows[0], found.scores[0], strict=True)
         if row >= 0
-    ]
+    )
+    return Answer(hits, channel=channel)
 
 
 def _scores(index: Index, rows: Sequence[int], vector: NDArray[np.float32]) -> list[float]:
@@ -375,21 +407,3 @@ def _text(query: str | None) -> str | None:
     if query is not None and not isinstance(query, str):
         raise EngineError(f"The query is {query!r}, it must be a text.")
     return query if query and query.strip() else None
-
-
-def _photo_source(photo: Photo) -> Path | bytes:
-    """Return what the decoder takes; pixels become a lossless file first, so that they are scaled like any photo."""
-    if isinstance(photo, str):
-        return Path(photo)
-    if isinstance(photo, bytes | Path):
-        return photo
-    if not isinstance(photo, np.ndarray) or photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-        what = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else f"a {type(photo).__name__}"
-        raise EngineError(
-            f"The photo to search with is {what}; give a path, the bytes of a file, or uint8 pixels [height, width, 3]."
-        )
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(photo).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from triptych.data.images import decode_photo, display_jpeg
 from triptych.data.schema import Role
+from triptych.engine.photos import PhotoError
 from triptych.foundation.errors import DataError, EngineError, did_you_mean
 
 MAX_ADDED_ITEMS = 100_000
@@ -158,4 +159,4 @@ def _photo(source: Any, *, where: str, px: int, display_px: int) -> tuple[NDArra
     try:
         return decode_photo(source, px=px), display_jpeg(source, px=display_px)
     except DataError as error:
-        raise EngineError(f"{where}: the photo cannot be used: {error}.") from None
+        raise PhotoError(f"{where}: the photo cannot be used: {error}.") from None

@@ -17,7 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from triptych.engine import Engine
 from triptych.serve import errors, routes
+from triptych.serve.config import ServeConfig
 from triptych.serve.hosts import Hosts, check_hosts
+from triptych.serve.metrics import Metrics
+from triptych.serve.observe import Observe
 from triptych.serve.runtime import Runtime
 
 STATIC = Path(__file__).parent / "static"
@@ -33,12 +36,15 @@ SECURITY_HEADERS = {
 }
 
 
-def create_app(engine: Engine | Path, *, allowed_hosts: Sequence[str] = ()) -> FastAPI:
+def create_app(
+    engine: Engine | Path, *, allowed_hosts: Sequence[str] = (), config: ServeConfig | None = None
+) -> FastAPI:
     """Make the service.
 
     Args:
         engine: an open engine, or the run folder to open once the service runs.
         allowed_hosts: names by which it may be called besides localhost and the address it is reached at.
+        config: limits and log.
 
     Returns:
         The ASGI application. Its lifespan must run (uvicorn does that): it opens and warms up the engine in the
@@ -48,6 +54,7 @@ def create_app(engine: Engine | Path, *, allowed_hosts: Sequence[str] = ()) -> F
         ConfigError: one of `allowed_hosts` is no host.
     """
     allowed = check_hosts(allowed_hosts)  # now: middleware is only made with the first request
+    config = config or ServeConfig()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -66,7 +73,9 @@ def create_app(engine: Engine | Path, *, allowed_hosts: Sequence[str] = ()) -> F
         redoc_url=None,
         generate_unique_id_function=_operation_id,
     )
+    app.state.config = config
     app.state.runtime = Runtime(engine)
+    app.state.metrics = Metrics(app.state.runtime)
     errors.install(app)
     for router in (routes.searches, routes.items, routes.catalogue, routes.states):
         app.include_router(router)
@@ -75,6 +84,7 @@ def create_app(engine: Engine | Path, *, allowed_hosts: Sequence[str] = ()) -> F
     app.add_api_route("/docs", _docs, include_in_schema=False)
     app.add_middleware(Hosts, allowed=allowed)
     app.add_middleware(Headers)
+    app.add_middleware(Observe, metrics=app.state.metrics, log_queries=config.log_queries)
     return app
 
 

@@ -11,54 +11,79 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
+from triptych.serve.config import ServeConfig
+from triptych.serve.uploads import in_mib, too_many_bytes
+
 # Room for the other fields of a form, and for its boundaries.
 FORM_OVERHEAD_BYTES = 64 * 2**10
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def limited(max_bytes: int, *, what: str) -> type[APIRoute]:
-    """Make the route class of a router whose requests have bodies of at most `max_bytes`.
+class LimitedRoute(APIRoute):
+    """A route whose body is limited: for ``APIRouter(route_class=...)``.
 
-    Args:
-        max_bytes: largest body.
-        what: the thing that is too large, at the start of the refusal, e.g. ``"The photo"``.
-
-    Returns:
-        A route class, for ``APIRouter(route_class=...)``. A larger body is refused with 413 and one sentence: before
-        it is read where its length is declared, and as soon as the limit is passed where it is not.
+    A larger body is refused with 413 and one sentence: before it is read where its length is declared, and as soon as
+    the limit is passed where it is not.
     """
-    sentence = f"{what} is larger than {max_bytes // 2**20} MiB; send a smaller one."
 
-    class LimitedRoute(APIRoute):
-        def get_route_handler(self) -> Handler:
-            handle = super().get_route_handler()
+    def limit_bytes(self, config: ServeConfig) -> int:
+        """Give the size of the largest body."""
+        raise NotImplementedError
 
-            async def handle_limited(request: Request) -> Response:
-                declared = request.headers.get("content-length", "")
-                if declared.isdigit() and int(declared) > max_bytes + FORM_OVERHEAD_BYTES:
-                    raise too_large(sentence)
-                return await handle(Request(request.scope, _counted(request, max_bytes, sentence)))
+    def refusal(self, limit: int) -> HTTPException:
+        """Make the refusal of a larger one."""
+        raise NotImplementedError
 
-            return handle_limited
+    def get_route_handler(self) -> Handler:
+        """Put the limit before FastAPI's handler, which reads the body."""
+        handle = super().get_route_handler()
 
-    return LimitedRoute
+        async def handle_limited(request: Request) -> Response:
+            limit = self.limit_bytes(request.app.state.config)
+            refusal = self.refusal(limit)
+            declared = request.headers.get("content-length", "")
+            if declared.isdigit() and int(declared) > limit + FORM_OVERHEAD_BYTES:
+                raise refusal
+            return await handle(Request(request.scope, _counted(request, limit + FORM_OVERHEAD_BYTES, refusal)))
+
+        return handle_limited
 
 
-def too_large(sentence: str) -> HTTPException:
-    """The refusal of a body or photo that is too large."""
-    return HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
+class PhotoRoute(LimitedRoute):
+    """A route that takes a form with one photo."""
+
+    def limit_bytes(self, config: ServeConfig) -> int:
+        """Give the size of the largest photo."""
+        return config.max_photo_bytes
+
+    def refusal(self, limit: int) -> HTTPException:
+        """Refuse a photo."""
+        return too_many_bytes(limit)
 
 
-def _counted(request: Request, max_bytes: int, sentence: str) -> Callable[[], Coroutine[Any, Any, Message]]:
+class ItemsRoute(LimitedRoute):
+    """A route that takes items as JSON."""
+
+    def limit_bytes(self, config: ServeConfig) -> int:
+        """Give the size of the largest body."""
+        return config.max_items_bytes
+
+    def refusal(self, limit: int) -> HTTPException:
+        """Refuse a body; more than one request can add them all."""
+        sentence = f"The body is larger than {in_mib(limit)}; send fewer items at a time."
+        return HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
+
+
+def _counted(request: Request, most: int, refusal: HTTPException) -> Callable[[], Coroutine[Any, Any, Message]]:
     received = 0
 
     async def receive() -> Message:
         nonlocal received
         message = await request.receive()
         received += len(message.get("body", b""))
-        if received > max_bytes + FORM_OVERHEAD_BYTES:
-            raise too_large(sentence)
+        if received > most:
+            raise refusal
         return message
 
     return receive

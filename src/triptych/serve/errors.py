@@ -12,8 +12,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from triptych.engine import PhotoError
 from triptych.foundation.errors import DataError, EngineError, did_you_mean
 from triptych.serve.runtime import NotReady
+from triptych.serve.uploads import PhotoRefused, Reason
 
 RETRY_AFTER_S = 1
 
@@ -60,6 +62,8 @@ def install(app: FastAPI) -> None:
 
 
 async def _unprocessable(request: Request, error: Exception) -> ProblemResponse:
+    if isinstance(error, PhotoError):
+        request.app.state.metrics.count_refused_photo(Reason.UNREADABLE)
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
 
 
@@ -74,14 +78,21 @@ async def _invalid(request: Request, error: Exception) -> ProblemResponse:
 
 async def _http(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error, PhotoRefused):
+        request.app.state.metrics.count_refused_photo(error.reason)
     if error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
         return problem(error.status_code, f"There is nothing at {request.url.path}; see /docs for what there is.")
     return problem(error.status_code, error.detail, headers=error.headers)
 
 
 async def _defect(request: Request, error: Exception) -> ProblemResponse:
-    # Starlette raises the error again after this response, so the server logs it once, with its traceback.
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The service failed on this request; its log has the cause.")
+    # Starlette raises the error again after this response, so the server logs it once, with its traceback. It answers
+    # outside of all middleware, so the id that finds the log line is given here.
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "The service failed on this request; its log has the cause.",
+        headers={"x-request-id": request.state.request_id},
+    )
 
 
 def _parameters(request: Request) -> Sequence[str]:

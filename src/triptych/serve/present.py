@@ -11,10 +11,26 @@ from urllib.parse import quote
 from triptych.serve import schemas
 
 if TYPE_CHECKING:
-    from triptych.engine import Engine, Facets, Hit, Why
+    from triptych.engine import Answer, Engine, Facets, Hit, Why
 
 # Columns that have a field of their own in `schemas.Item`, or serve the engine only.
 OWN_COLUMNS = frozenset({*schemas.Item.model_fields, "has_photo", "photo", "added"})
+
+
+def answer(engine: Engine, found: Answer, *, version: str) -> schemas.SearchAnswer:
+    """The answer to a search.
+
+    Args:
+        engine: as for `hits`.
+        found: what it found.
+        version: as for `item`.
+    """
+    return schemas.SearchAnswer(
+        hits=hits(engine, found, version=version),
+        num_items=engine.num_items,
+        channel=found.channel,
+        note=found.note,
+    )
 
 
 def hits(engine: Engine, found: Sequence[Hit], *, version: str) -> list[schemas.Hit]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version as package_version
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -15,14 +16,15 @@ from starlette.status import HTTP_201_CREATED, HTTP_304_NOT_MODIFIED, HTTP_404_N
 from triptych.engine import Engine
 from triptych.foundation.errors import EngineError
 from triptych.serve import present, schemas
-from triptych.serve.body import limited, too_large
+from triptych.serve.body import ItemsRoute, PhotoRoute
+from triptych.serve.config import ServeConfig
 from triptych.serve.errors import Problem
+from triptych.serve.metrics import CONTENT_TYPE
 from triptych.serve.runtime import Runtime
-from triptych.serve.uploads import check_pixels
+from triptych.serve.uploads import check_photo
 
 Answer = TypeVar("Answer")
 
-MAX_ITEMS_BODY_BYTES = 64 * 2**20
 NUM_EXAMPLE_QUERIES = 8
 PHOTO_MAX_AGE_S = 86_400
 
@@ -30,8 +32,13 @@ PHOTO_MAX_AGE_S = 86_400
 class Ask(Protocol):
     """Runs engine work for one request, off the event loop."""
 
-    async def __call__(self, work: Callable[[Engine], Answer]) -> Answer:
-        """Run `work` with the engine and give its answer."""
+    async def __call__(self, work: Callable[[Engine], Answer], *, query: str | None = None) -> Answer:
+        """Run `work` with the engine and give its answer.
+
+        Args:
+            work: what to do.
+            query: the words that were searched for, for the log where it is to hold them.
+        """
         ...
 
 
@@ -45,10 +52,18 @@ def get_runtime(request: Request) -> Runtime:
 def get_ask(request: Request, runtime: Annotated[Runtime, Depends(get_runtime)]) -> Ask:
     """The way to the engine for one request."""
 
-    async def ask(work: Callable[[Engine], Answer]) -> Answer:
+    async def ask(work: Callable[[Engine], Answer], *, query: str | None = None) -> Answer:
+        request.state.query = query
         return await runtime.call(work, request=request)
 
     return ask
+
+
+def get_config(request: Request) -> ServeConfig:
+    """The limits of the service that got the request."""
+    config = request.app.state.config
+    assert isinstance(config, ServeConfig)
+    return config
 
 
 def get_version(runtime: Annotated[Runtime, Depends(get_runtime)]) -> str:
@@ -58,6 +73,7 @@ def get_version(runtime: Annotated[Runtime, Depends(get_runtime)]) -> str:
 
 Asking = Annotated[Ask, Depends(get_ask)]
 Version = Annotated[str, Depends(get_version)]
+Limits = Annotated[ServeConfig, Depends(get_config)]
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     422: {"model": Problem, "description": "The request cannot be answered; `detail` says why."},
@@ -69,13 +85,13 @@ TOO_LARGE: dict[int | str, dict[str, Any]] = {413: {"model": Problem, "descripti
 searches = APIRouter(
     prefix="/api",
     tags=["search"],
-    route_class=limited(schemas.MAX_PHOTO_BYTES, what="The photo"),
+    route_class=PhotoRoute,
     responses={**REFUSALS},
 )
 items = APIRouter(
     prefix="/api/items",
     tags=["items"],
-    route_class=limited(MAX_ITEMS_BODY_BYTES, what="The body"),
+    route_class=ItemsRoute,
     responses={**REFUSALS},
 )
 catalogue = APIRouter(prefix="/api", tags=["catalogue"], responses={**REFUSALS})
@@ -87,7 +103,7 @@ async def search(
     parameters: Annotated[schemas.SearchParameters, Query()], ask: Asking, version: Version
 ) -> schemas.SearchAnswer:
     """Search the catalogue; with ``channel=popularity`` and no query, browse it."""
-    return await ask(lambda engine: _search(engine, parameters, photo=None, version=version))
+    return await ask(lambda engine: _search(engine, parameters, photo=None, version=version), query=parameters.q)
 
 
 @searches.post("/search", summary="Search by photo, words, or both", responses={**TOO_LARGE})
@@ -95,25 +111,26 @@ async def search_by_photo(
     form: Annotated[schemas.PhotoSearchForm, Form(media_type="multipart/form-data")],
     ask: Asking,
     version: Version,
+    limits: Limits,
 ) -> schemas.SearchAnswer:
-    """Search with a photo of at most 8 MiB and 25 megapixels, with or without words."""
-    photo = await _read(form.photo)
-    return await ask(lambda engine: _search(engine, form, photo=photo, version=version))
+    """Search with a photo, with or without words."""
+    photo = await _read(form.photo, limits=limits)
+    return await ask(lambda engine: _search(engine, form, photo=photo, version=version), query=form.q)
 
 
 @searches.get("/why", summary="Explain one item for a query", responses={**UNKNOWN})
 async def why(parameters: Annotated[schemas.WhyParameters, Query()], ask: Asking) -> schemas.Why:
     """Say how much an item's title and photo add to its score for a query."""
-    return await ask(lambda engine: _why(engine, parameters, photo=None))
+    return await ask(lambda engine: _why(engine, parameters, photo=None), query=parameters.q)
 
 
 @searches.post("/why", summary="Explain one item for a photo", responses={**UNKNOWN, **TOO_LARGE})
 async def why_by_photo(
-    form: Annotated[schemas.PhotoWhyForm, Form(media_type="multipart/form-data")], ask: Asking
+    form: Annotated[schemas.PhotoWhyForm, Form(media_type="multipart/form-data")], ask: Asking, limits: Limits
 ) -> schemas.Why:
     """Say how much an item's title and photo add to its score for a photo, with or without words."""
-    photo = await _read(form.photo)
-    return await ask(lambda engine: _why(engine, form, photo=photo))
+    photo = await _read(form.photo, limits=limits)
+    return await ask(lambda engine: _why(engine, form, photo=photo), query=form.q)
 
 
 @searches.get("/similar/{item_id:path}", summary="Items like one item", responses={**UNKNOWN})
@@ -125,7 +142,7 @@ async def similar(
     def work(engine: Engine) -> schemas.SearchAnswer:
         _known(engine, item_id)
         found = engine.similar(item_id, k=parameters.k, filters=parameters.filters)
-        return schemas.SearchAnswer(hits=present.hits(engine, found, version=version), num_items=engine.num_items)
+        return present.answer(engine, found, version=version)
 
     return await ask(work)
 
@@ -142,19 +159,20 @@ async def recommend(
             hits=present.hits(engine, found, version=version),
             num_items=engine.num_items,
             personal=engine.knows_user(user),
+            note=found.note,
         )
 
     return await ask(work)
 
 
 @items.post("", summary="Add items", status_code=HTTP_201_CREATED, responses={**TOO_LARGE})
-async def add_items(new: schemas.NewItems, ask: Asking) -> schemas.AddedItems:
+async def add_items(new: schemas.NewItems, ask: Asking, limits: Limits) -> schemas.AddedItems:
     """Add items to the running service; they are found at once, and are gone when it stops."""
 
     def work(engine: Engine) -> schemas.AddedItems:
         for item in new.items:
             if item.photo is not None:
-                check_pixels(item.photo, what=f"The photo of '{item.item_id}'")
+                check_photo(item.photo, config=limits, what=f"The photo of '{item.item_id}'")
         item_ids = engine.add_items([item.to_row() for item in new.items])
         return schemas.AddedItems(item_ids=item_ids, num_items=engine.num_items)
 
@@ -203,13 +221,18 @@ async def facets(ask: Asking) -> schemas.Facets:
 
 
 @catalogue.get("/info", summary="What is being served")
-async def info(ask: Asking) -> schemas.Info:
-    """Give the catalogue's size, the artefacts behind the answers, and example queries."""
+async def info(ask: Asking, limits: Limits) -> schemas.Info:
+    """Give the catalogue's size, the artefacts behind the answers, the limits of uploads, and example queries."""
     return await ask(
         lambda engine: schemas.Info(
             version=package_version("triptych"),
             num_items=engine.num_items,
             example_queries=engine.example_queries(NUM_EXAMPLE_QUERIES),
+            limits=schemas.Limits(
+                photo_bytes=limits.max_photo_bytes,
+                photo_pixels=limits.max_photo_pixels,
+                items_bytes=limits.max_items_bytes,
+            ),
             details=engine.info(),
         )
     )
@@ -228,6 +251,17 @@ async def ready(runtime: Annotated[Runtime, Depends(get_runtime)]) -> schemas.St
     return schemas.Status(status="ready")
 
 
+@states.get(
+    "/metrics",
+    summary="Counters for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}},
+)
+def metrics(request: Request) -> Response:
+    """Give the counters in Prometheus' text format: requests by route and status, refused photos, what is served."""
+    return Response(request.app.state.metrics.to_text(), media_type=CONTENT_TYPE)
+
+
 def _search(
     engine: Engine, parameters: schemas.SearchParameters, *, photo: bytes | None, version: str
 ) -> schemas.SearchAnswer:
@@ -239,7 +273,7 @@ def _search(
         channel=parameters.channel,
         explain=parameters.explain,
     )
-    return schemas.SearchAnswer(hits=present.hits(engine, found, version=version), num_items=engine.num_items)
+    return present.answer(engine, found, version=version)
 
 
 def _why(engine: Engine, parameters: schemas.WhyParameters, *, photo: bytes | None) -> schemas.Why:
@@ -255,14 +289,12 @@ def _known(engine: Engine, item_id: str) -> dict[str, Any]:
         raise HTTPException(HTTP_404_NOT_FOUND, str(error)) from None
 
 
-async def _read(upload: UploadFile | None) -> bytes | None:
+async def _read(upload: UploadFile | None, *, limits: ServeConfig) -> bytes | None:
     """The bytes of an upload; none where there is none or it is empty (an untouched file field of a form)."""
     if upload is None:
         return None
-    photo = await upload.read(schemas.MAX_PHOTO_BYTES + 1)
-    if len(photo) > schemas.MAX_PHOTO_BYTES:
-        raise too_large("The photo is larger than 8 MiB; send a smaller one.")
+    photo = await upload.read(limits.max_photo_bytes + 1)
     if not photo:
         return None
-    await anyio.to_thread.run_sync(check_pixels, photo)
+    await anyio.to_thread.run_sync(partial(check_photo, photo, config=limits))
     return photo

@@ -47,6 +47,8 @@ class Runtime:
         self._reason = "The engine is still loading; try again in a moment."
         self._limiter = anyio.CapacityLimiter(num_workers or num_cores())
         self._loading: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
+        self._when_failed: Callable[[], None] | None = None
 
     @property
     def engine(self) -> Engine:
@@ -71,6 +73,19 @@ class Runtime:
     def version(self) -> str:
         """A short fingerprint of what was opened; it makes photo addresses of another run other addresses."""
         return self._version
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the engine could not be opened; None where it was, or is not yet."""
+        return self._failure
+
+    def when_failed(self, end: Callable[[], None]) -> None:
+        """Have `end` called if the engine cannot be opened; it then tells why. Without it the log does.
+
+        Args:
+            end: called on the event loop.
+        """
+        self._when_failed = end
 
     def start(self) -> None:
         """Begin to open the engine and warm it up; returns at once. Must be called on a running event loop."""
@@ -109,16 +124,20 @@ class Runtime:
             engine = await anyio.to_thread.run_sync(self._open_and_search, limiter=self._limiter)
             self._version = _fingerprint(engine)
             self._engine = engine
-        except TriptychError as error:
-            self._reason = f"The engine could not be opened: {error}"
-            logger.error("%s", self._reason)
-        except Exception:
-            self._reason = "The engine could not be opened; the service's log has the cause."
-            logger.exception("the engine could not be opened")
+        except Exception as error:
+            self._failure = error
+            is_told = isinstance(error, TriptychError)
+            self._reason = f"The engine could not be opened{f': {error}' if is_told else '; the log has the cause.'}"
+            if self._when_failed is not None:
+                self._when_failed()
+            else:
+                logger.error("%s", self._reason, exc_info=None if is_told else error)
 
     def _open_and_search(self) -> Engine:
         engine = Engine.open(self._source) if isinstance(self._source, Path) else self._source
-        engine.search(WARM_UP_QUERY, k=1)  # the first search pays for lazy initialisation, so no visitor does
+        # The first search pays for lazy initialisation, so no visitor does. By words of this shop: where nothing in a
+        # query is known, the encoder is never asked.
+        engine.search(next(iter(engine.example_queries(1)), WARM_UP_QUERY), k=1)
         return engine
 
 

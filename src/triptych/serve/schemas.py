@@ -19,7 +19,6 @@ from triptych.engine import Channel, Filters
 
 MAX_K = 200
 MAX_QUERY_CHARS = 400
-MAX_PHOTO_BYTES = 8 * 2**20
 MAX_NEW_ITEMS = 1000
 MAX_NAME_CHARS = 200
 MAX_TEXT_CHARS = 2000
@@ -28,12 +27,9 @@ MAX_NAMES = 1000
 
 def _decode_photo(text: Any) -> bytes:
     try:
-        photo = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except (TypeError, ValueError):
         raise ValueError("this is not base64; send the bytes of the photo in base64") from None
-    if len(photo) > MAX_PHOTO_BYTES:
-        raise ValueError("the photo is larger than 8 MiB; send a smaller one")
-    return photo
 
 
 Photo = Annotated[
@@ -118,7 +114,7 @@ class PhotoSearchForm(SearchParameters):
     """The same search as a form, with a photo."""
 
     photo: UploadFile | None = None
-    """The photo to search with: JPEG, PNG, WebP or GIF, at most 8 MiB and 25 megapixels."""
+    """The photo to search with: JPEG, PNG, WebP or GIF; ``limits`` of ``/api/info`` tells how large it may be."""
 
 
 class WhyParameters(Parameters):
@@ -134,7 +130,7 @@ class PhotoWhyForm(WhyParameters):
     """The same question for a search that had a photo."""
 
     photo: UploadFile | None = None
-    """The photo that was searched with, at most 8 MiB and 25 megapixels."""
+    """The photo that was searched with."""
 
 
 class Item(Message):
@@ -184,6 +180,10 @@ class SearchAnswer(Message):
     hits: list[Hit]
     num_items: int
     """Number of items in the catalogue."""
+    channel: Channel
+    """What found the hits: as asked, or ``popularity`` where nothing in the words is known."""
+    note: str | None
+    """A sentence for the visitor, where the answer is not quite what was asked for."""
 
 
 class RecommendAnswer(Message):
@@ -193,6 +193,8 @@ class RecommendAnswer(Message):
     num_items: int
     personal: bool
     """False where the user is unknown or has no history: the hits are then what is popular."""
+    note: str | None
+    """The same as a sentence."""
 
 
 class NewItem(Message):
@@ -204,7 +206,7 @@ class NewItem(Message):
     item_id: str = Field(min_length=1, max_length=500)
     title: str | None = Field(None, max_length=MAX_TEXT_CHARS)
     photo: Photo | None = None
-    """JPEG, PNG, WebP or GIF bytes in base64, at most 8 MiB and 25 megapixels decoded."""
+    """JPEG, PNG, WebP or GIF bytes in base64; ``limits`` of ``/api/info`` tells how large it may be."""
     category: Name | None = None
     brand: Name | None = None
     merchant: Name | None = None
@@ -259,6 +261,17 @@ class Facets(Message):
     price: PriceRange | None
 
 
+class Limits(Message):
+    """How much the service takes in."""
+
+    photo_bytes: int
+    """Largest photo, as a file."""
+    photo_pixels: int
+    """Largest photo, decoded."""
+    items_bytes: int
+    """Largest body of a request that adds items."""
+
+
 class Info(Message):
     """What is being served."""
 
@@ -266,6 +279,7 @@ class Info(Message):
     num_items: int
     example_queries: list[str]
     """Frequent queries of the log, to try."""
+    limits: Limits
     details: dict[str, Any]
     """Artefact ids, encoder and counts, as the engine tells them."""
 

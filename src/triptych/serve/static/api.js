@@ -3,10 +3,11 @@
 import { PAGE_SIZE, FILTERS, isBrowsing } from "./state.js";
 
 export class Failure extends Error {
-  /** @param {number} status HTTP status, 0 where the service could not be reached. */
-  constructor(sentence, status) {
+  /** @param {number} status HTTP status, 0 where the service could not be reached. @param {string|null} requestId finds it in the log. */
+  constructor(sentence, status, requestId = null) {
     super(sentence);
     this.status = status;
+    this.requestId = requestId;
   }
 }
 
@@ -21,7 +22,8 @@ export async function ask(path, { signal, body } = {}) {
   }
   const answer = await response.json().catch(() => null);
   if (!response.ok || answer === null) {
-    throw new Failure(answer?.detail ?? `The service answered ${response.status} ${response.statusText}.`, response.status);
+    const sentence = answer?.detail ?? `The service answered ${response.status} ${response.statusText}.`;
+    throw new Failure(sentence, response.status, response.headers.get("x-request-id"));
   }
   const timing = /total;dur=([\d.]+)/.exec(response.headers.get("server-timing") ?? "");
   return { answer, ms: timing ? Number(timing[1]) : null };

@@ -46,6 +46,7 @@ async function load({ again = false } = {}) {
   const grid = byId("results");
   grid.setAttribute("aria-busy", "true");
   messages.clear();
+  showNote(null);
   const more = shown.base === base(state) && shown.answer !== null && (state.k ?? PAGE_SIZE) > shown.answer.hits.length;
   byId("more").disabled = true;
   const skeletons = setTimeout(() => {
@@ -100,16 +101,26 @@ function showAnswer(wanted, { answer, ms }, { more = false } = {}) {
   messages.clear();
   showHits({ keepFirst: more && !state.sort ? before : 0 });
   const number = answer.hits.length;
-  byId("status").textContent = summary(number, answer.num_items, ms);
+  byId("status").textContent = summary(number, answer, ms);
+  showNote(number > 0 ? answer.note : null);
+  showSort(number > 1);
   byId("more").hidden = number < (state.k ?? PAGE_SIZE) || number >= MAX_K;
-  if (number === 0) messages.nothing(state, { go });
+  if (number === 0) messages.nothing(state, { go, note: answer.note });
   if (more) byId("results").children[before]?.querySelector(".open").focus({ preventScroll: true });
 }
 
-function summary(number, all, ms) {
+/** What has to be said of an answer that is not quite what was asked for. */
+function showNote(sentence) {
+  byId("answer-note").textContent = sentence ?? "";
+  byId("answer-note").hidden = !sentence;
+}
+
+const showSort = (shows) => (byId("sort").closest("label").hidden = !shows);
+
+function summary(number, { num_items: all, channel }, ms) {
   const time = ms === null ? "" : ` · ${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
   const many = number === (state.k ?? PAGE_SIZE); // so many were asked for, so there are more
-  const kind = isBrowsing(state) || state.channel === "popularity" ? "most clicked" : "best";
+  const kind = channel === "popularity" ? "most clicked" : "best";
   if (number === 0) return `No results in ${count(all)} items${time}`;
   return many ? `The ${count(number)} ${kind} of ${count(all)} items${time}` : `${plural(number, "result", "results")} in ${count(all)} items${time}`;
 }
@@ -147,6 +158,8 @@ function fail(failure, wanted) {
   byId("more").hidden = true;
   byId("panels").replaceChildren();
   byId("status").textContent = "";
+  showNote(null);
+  showSort(false);
   if (failure === null) messages.photoMissing({ go });
   else messages.failed(failure, state, { go, retry: () => load({ again: true }) });
 }
@@ -155,7 +168,7 @@ function fail(failure, wanted) {
 function showQuestion() {
   const start = isStart(state);
   byId("q").value = state.q ?? "";
-  byId("q").placeholder = state.photo ? "Add words to the photo" : "Search by word or photo";
+  byId("q").placeholder = state.photo ? "Add words to it" : "Search by word or photo";
   showChip();
   filters.show(state, { onchange: go, canChoose: Boolean(state.q) && !state.photo && !state.similar });
   byId("sort").value = state.sort ?? "";
@@ -206,7 +219,8 @@ async function showPanel() {
   const hit = shown.answer?.hits.find((each) => each.item.item_id === wanted) ?? null;
   try {
     const item = hit?.item ?? (await itemOf(wanted));
-    if (state.item === wanted) await why.open(item, { state, hit, photo: await queryPhoto(), onsimilar: findSimilar });
+    const channel = shown.answer?.channel ?? state.channel;
+    if (state.item === wanted) await why.open(item, { state, channel, hit, photo: await queryPhoto(), onsimilar: findSimilar });
   } catch {
     go({ k: state.k, item: null }, { replace: true }); // the address names an item that is not in this catalogue
   }
@@ -269,7 +283,8 @@ async function showCatalogue() {
   const [facets, info] = await Promise.all(["/api/facets", "/api/info"].map((path) => whenReady(() => api.ask(path), signal)));
   filters.fill(facets.answer);
   filters.show(state, { onchange: go, canChoose: Boolean(state.q) && !state.photo && !state.similar });
-  const { num_items: number, example_queries: examples, version } = info.answer;
+  const { num_items: number, example_queries: examples, limits, version } = info.answer;
+  photos.limit(limits.photo_bytes);
   byId("intro-lead").textContent = `${count(number)} items, title and photo read together. ${window.matchMedia("(pointer: coarse)").matches ? "Type, or take a picture." : "Type, or drop a picture anywhere on this page."}`;
   messages.offer(examples);
   byId("examples").hidden = examples.length === 0;

@@ -41,6 +41,9 @@ export function learnPrices(prices) {
   wholePrices &&= prices.every((each) => each === null || Number.isInteger(each));
 }
 
+/** A price that somebody typed: as it was meant, whatever the prices beside it look like. */
+export const amount = (number) => (Number.isInteger(number) ? whole : cents).format(number);
+
 export const price = (number) => (wholePrices ? whole.format(number) : cents.format(number));
 
 /** The photo of an item, or a designed stand-in where there is none or it does not load. */

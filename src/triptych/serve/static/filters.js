@@ -1,6 +1,6 @@
 // The filter form: a column beside the results on a wide window, a sheet on a narrow one.
 
-import { byId, count, el, price } from "./dom.js";
+import { amount, byId, count, el } from "./dom.js";
 import { activeFilters } from "./state.js";
 
 const SHOWN_CATEGORIES = 9;
@@ -85,7 +85,7 @@ export function show(state, { onchange, canChoose }) {
 }
 
 function chip(name, state, onchange) {
-  const text = { category: state.category, cell: `Delivers to ${state.cell}`, min_price: `From ${price(state.min_price ?? 0)}`, max_price: `Up to ${price(state.max_price ?? 0)}` }[name];
+  const text = { category: state.category, cell: `Delivers to ${state.cell}`, min_price: `From ${amount(state.min_price ?? 0)}`, max_price: `Up to ${amount(state.max_price ?? 0)}` }[name];
   return el("li", {}, el("button", { class: "chip", type: "button", "aria-label": `Remove the filter: ${text}`, onclick: () => onchange({ [name]: null }) }, text, el("span", { "aria-hidden": "true" }, "×")));
 }
 

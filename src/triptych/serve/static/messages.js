@@ -4,32 +4,37 @@ import { byId, el } from "./dom.js";
 import { activeFilters } from "./state.js";
 
 let examples = [];
+let unanswered = null; // what `nothing` was called with, while it is shown
 
-/** Queries to offer when there is nothing else to show. */
+/** Queries to offer when there is nothing else to show; they may arrive after the answer they stand beside. */
 export function offer(queries) {
   examples = queries;
+  if (unanswered) nothing(...unanswered);
 }
 
 export function clear() {
+  unanswered = null;
   byId("message").hidden = true;
   byId("message").replaceChildren();
 }
 
-/** The search gave nothing. */
-export function nothing(state, { go }) {
+/** The search gave nothing. @param {string|null} note what the service says of it. */
+export function nothing(state, { go, note }) {
+  unanswered = [state, { go, note }];
   const active = activeFilters(state);
   const buttons = [];
   if (active.length) buttons.push(button("Clear the filters", () => go(Object.fromEntries(active.map((name) => [name, null]))), "primary"));
   if (state.channel === "bm25") buttons.push(button("Find by meaning instead", () => go({ channel: null }), active.length ? "quiet" : "primary"));
   const sentence = active.length
     ? "No item passes all the filters. Widen one of them, or clear them."
-    : state.channel === "bm25" ? "No title contains these words. Searching by meaning also finds other wordings." : "Try other words, or a photo.";
+    : state.channel === "bm25" ? "No title contains these words. Searching by meaning also finds other wordings." : note ?? "Try other words, or a photo.";
   const rest = examples.length ? el("ul", { class: "examples-inline", "aria-label": "Example queries" }, ...examples.slice(0, 4).map((q) => el("li", {}, button(q, () => go({ q, similar: null }), "chip")))) : null;
   show("Nothing here", sentence, buttons, rest);
 }
 
 /** The search failed. */
 export function failed(failure, state, { go, retry }) {
+  unanswered = null;
   const titles = { 0: "No connection", 4: "That cannot be searched", 5: "Something broke" };
   const badPhoto = state.photo && Math.floor(failure.status / 100) === 4;
   const buttons = [badPhoto ? button("Choose another photo", () => byId("photo-file").click(), "primary") : button("Try again", retry, "primary")];
@@ -37,7 +42,9 @@ export function failed(failure, state, { go, retry }) {
   if (state.q || state.similar || activeFilters(state).length) {
     buttons.push(button("Start over", () => go({ q: null, photo: null, similar: null, category: null, cell: null, min_price: null, max_price: null, channel: null, sort: null }), "quiet"));
   }
-  show(titles[Math.floor(failure.status / 100)] ?? titles[5], failure.message, buttons, null, "alert");
+  const broke = failure.status >= 500 && failure.requestId;
+  const id = broke ? el("p", { class: "note" }, "Request ", el("code", {}, failure.requestId)) : null;
+  show(titles[Math.floor(failure.status / 100)] ?? titles[5], failure.message, buttons, id, "alert");
 }
 
 /** The address names a photo that this tab does not have. */

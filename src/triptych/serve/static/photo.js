@@ -5,15 +5,20 @@ import { byId } from "./dom.js";
 import { Failure } from "./api.js";
 
 const MAX_SIDE_PX = 640;
-const MAX_BYTES = 8 * 2 ** 20;
 const KEPT = "triptych-photo-";
 
 const kept = new Map();
+let maxBytes = Infinity; // until the service has told its limit; it keeps it itself
+
+/** Set the size of the largest photo that the service takes. */
+export function limit(bytes) {
+  maxBytes = bytes;
+}
 
 /** Take a photo in; gives its id. Throws a Failure where the file is too large and cannot be shrunk here. */
 export async function keep(file) {
   const blob = await shrink(file);
-  if (blob.size > MAX_BYTES) throw new Failure("The photo is larger than 8 MiB; choose a smaller one.", 413);
+  if (blob.size > maxBytes) throw new Failure(`The photo is larger than ${+(maxBytes / 2 ** 20).toPrecision(3)} MiB; choose a smaller one.`, 413);
   const id = await fingerprint(blob);
   kept.set(id, blob);
   await remember(id, blob);

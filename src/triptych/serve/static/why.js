@@ -8,8 +8,8 @@ const SMALL = 0.03;
 
 let pending = null;
 
-/** Open the panel for an item. @param {object|null} hit its hit, null where it is not among the results. */
-export async function open(item, { state, hit, photo: queryPhoto, onsimilar }) {
+/** Open the panel for an item. @param {object|null} hit its hit, null where it is not among the results. @param {string} channel what found the hits. */
+export async function open(item, { state, channel, hit, photo: queryPhoto, onsimilar }) {
   pending?.abort();
   pending = new AbortController();
   const { signal } = pending;
@@ -20,7 +20,7 @@ export async function open(item, { state, hit, photo: queryPhoto, onsimilar }) {
   byId("why-body").scrollTop = 0;
   const dialog = byId("why");
   if (!dialog.open) dialog.showModal();
-  await explain(reason, item, { state, hit, queryPhoto, signal });
+  await explain(reason, item, { state, channel, hit, queryPhoto, signal });
 }
 
 export function close() {
@@ -30,34 +30,34 @@ export function close() {
 
 const hasReason = (state) => Boolean(state.q || state.photo || state.similar);
 
-async function explain(section, item, { state, hit, queryPhoto, signal }) {
+async function explain(section, item, { state, channel, hit, queryPhoto, signal }) {
   const plain = (sentence) => section.replaceChildren(el("p", { class: "verdict" }, sentence));
   if (!state.q && !state.photo) {
     if (state.similar && hit) plain(`Its title and photo, read together, are close to those of the item you started from: similarity ${score(hit.score)}.`);
     else if (hit) plain("It is here because it was clicked often. Search for something to see what its title and its photo add.");
     return;
   }
-  if (state.channel === "popularity") return plain("It is here because it was clicked often; what was asked plays no part.");
+  if (channel === "popularity") return plain("It is here because it was clicked often; what was asked plays no part.");
   section.setAttribute("aria-busy", "true");
   section.replaceChildren(el("div", { class: "line" }), el("div", { class: "line half" }), el("div", { class: "bars-wait" }));
   try {
     const { answer } = await api.why(state, item.item_id, { photo: queryPhoto, signal });
-    section.replaceChildren(...reasons(answer, { state, hit }));
+    section.replaceChildren(...reasons(answer, { state, channel, hit }));
     markWords(byId("why-body").querySelector(".title"), answer.shared_words);
   } catch (failure) {
     if (failure.name === "AbortError") return;
     section.replaceChildren(el("p", { class: "verdict" }, failure.message),
-      el("button", { class: "quiet", type: "button", onclick: () => explain(section, item, { state, hit, queryPhoto, signal }) }, "Try again"));
+      el("button", { class: "quiet", type: "button", onclick: () => explain(section, item, { state, channel, hit, queryPhoto, signal }) }, "Try again"));
   } finally {
     section.removeAttribute("aria-busy");
   }
 }
 
-function reasons(why, { state, hit }) {
+function reasons(why, { state, channel, hit }) {
   const words = why.shared_words.length
     ? el("p", { class: "words" }, el("span", { class: "label" }, "Shared words"), ...why.shared_words.flatMap((word) => [" ", el("mark", {}, word)]))
     : state.q ? el("p", { class: "words" }, el("span", { class: "label" }, "Shared words"), " none; it was found by meaning") : null;
-  if (state.channel === "bm25") {
+  if (channel === "bm25") {
     return [el("p", { class: "verdict" }, "Its title contains words of the query."), words, el("p", { class: "note" }, `Word score ${score(hit?.score ?? why.score)}. Photos play no part in word search.`)];
   }
   const sides = [

@@ -1,0 +1,50 @@
+"""What has to be said of an answer: that nothing in the query is known here, and what was done about it.
+
+An encoder gives every text a vector. Where it knows no character of a query (emoji, a script that no title has), that
+vector is the same for all such queries and its neighbours mean nothing; an answer by it would be a guess that looks
+like a result. So there is none: what is popular is shown, or the photo decides alone, and a note says so.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from triptych.data.text import SPECIAL_TOKENS, UNK, WORD_START, TextTokenizer
+
+SHOWN_CHARS = 40
+"""Longest part of a query that a note repeats."""
+
+_CONTENT = ("L", "N", "S")
+"""Unicode's letters, numbers and symbols. What is only punctuation, accents or spaces asks for nothing."""
+
+
+def is_known(query: str, *, tokenizer: TextTokenizer) -> bool:
+    """Say whether the encoder knows a letter, digit or symbol of a query."""
+    pieces = (piece.removeprefix(WORD_START) for piece in tokenizer.pieces(query) if piece != SPECIAL_TOKENS[UNK])
+    return any(unicodedata.category(character).startswith(_CONTENT) for piece in pieces for character in piece)
+
+
+def nothing_known(query: str, *, so: str | None = None) -> str:
+    """Say that nothing in a query is known.
+
+    Args:
+        query: the query; its beginning is repeated, without what cannot be seen.
+        so: what follows from it, e.g. ``"these are the most popular items"``; None where nothing does.
+    """
+    return f"Nothing in {_shown(query) or 'the query'} is known here{f', so {so}' if so else ''}; try other words."
+
+
+def no_shared_word(query: str) -> str:
+    """Say that no title has a word of the query."""
+    return f"No title has a word of {_shown(query) or 'the query'}; channel 'dense' also finds other wordings."
+
+
+def no_history(user: str) -> str:
+    """Say that a recommendation is not personal."""
+    return f"Nothing is known of user {_shown(user)}, so these are the most popular items."
+
+
+def _shown(text: str) -> str:
+    """Quote what a visitor typed, shortened and without what cannot be seen; empty where nothing can."""
+    seen = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return "" if not seen else f"'{seen}'" if len(seen) <= SHOWN_CHARS else f"'{seen[:SHOWN_CHARS]}…'"
