@@ -8,6 +8,8 @@ in-batch softmax, 12.8 M parameters. *default*: the model that ships (3 layers, 
 For each: samples/s of the whole loop on real batches (drawn, gathered from a memory-mapped store, augmented) and on
 batches already in memory; executed GFLOP/s as a share of the best bf16 product (2048 and 4096) measured between the
 rounds; and the operators that take the time. Everything runs once as it is and once with tcmalloc, where that is found.
+Beside the reference shape stands the loop one would write by hand: torch.nn.TransformerEncoder, bf16 autocast, fused
+AdamW, batches in memory. It computes every token of the last block, of which ours computes [CLS] alone.
 Last, the default shape trained by one process per core at a time, each on one thread, as `triptych run --jobs` does.
 """
 
@@ -32,7 +34,7 @@ from machine import machine
 from torch.utils.flop_counter import FlopCounterMode
 
 from triptych.cli.launch import find_tcmalloc
-from triptych.data.images import PhotoStore
+from triptych.data.photo_store import PhotoStore
 from triptych.data.splits import Part, Targets, TrainPairs
 from triptych.data.text import CLS, PAD, SEP
 from triptych.foundation.machine import num_cores
@@ -188,6 +190,59 @@ def one_step(task: ContrastiveTask, batch: ContrastiveBatch) -> None:
     task.module.zero_grad(set_to_none=True)
 
 
+class BareTower(torch.nn.Module):
+    """The reference shape out of torch's own parts."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        encoder = shape.config.encoder
+        self.words = torch.nn.Embedding(shape.vocab_size, encoder.dim)
+        self.positions = torch.nn.Parameter(torch.zeros(128, encoder.dim))
+        self.stem = torch.nn.Conv2d(3, encoder.dim, 16, stride=16)
+        self.cls = torch.nn.Parameter(torch.zeros(1, 1, encoder.dim))
+        block = torch.nn.TransformerEncoderLayer(
+            encoder.dim, encoder.heads, 4 * encoder.dim, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+        norm = torch.nn.LayerNorm(encoder.dim)
+        self.blocks = torch.nn.TransformerEncoder(block, encoder.layers, norm, enable_nested_tensor=False)
+
+    def loss(self, tokens: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """Contrast ``[batch, tokens]`` with photos ``[batch, 3, px, px]``."""
+        patches = self.stem(pixels).flatten(2).transpose(1, 2)
+        photos = torch.cat([self.cls.expand(len(patches), 1, -1), patches], dim=1)
+        sides = [states + self.positions[: states.shape[1]] for states in (self.words(tokens), photos)]
+        a, b = (torch.nn.functional.normalize(self.blocks(side)[:, 0].float(), dim=-1) for side in sides)
+        logits = 20 * a @ b.T
+        places = torch.arange(len(logits))
+        return torch.nn.functional.cross_entropy(logits, places) + torch.nn.functional.cross_entropy(logits.T, places)
+
+
+def bare_samples_per_s(shape: Shape, *, steps: int = 12) -> tuple[float, float]:
+    """Train the bare tower for a few steps; return samples/s and the GFLOP of a sample."""
+    size, encoder = shape.config.batch_items, shape.config.encoder
+    tower = BareTower(shape)
+    optimizer = torch.optim.AdamW(tower.parameters(), fused=True)
+    tokens = torch.randint(5, shape.vocab_size, (size, shape.query_tokens[1]))
+    pixels = torch.rand(size, 3, encoder.photo_px, encoder.photo_px)
+
+    def step() -> None:
+        with autocast(Precision.AUTO, device=CPU):
+            loss = tower.loss(tokens, pixels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    for _ in range(WARM_STEPS):
+        step()
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return steps * size / (time.perf_counter() - started), counter.get_total_flops() / size / 1e9
+
+
 def gflop_per_sample(task: ContrastiveTask, *, batches: int = 4) -> float:
     """Count the products that a step executes, forward and backward."""
     made = [task.batch(index) for index in range(batches)]
@@ -230,15 +285,30 @@ def measure(shape: Shape, *, rounds: int, folder: Path) -> dict[str, Any]:
     """Alternate real batches, batches in memory and the bare product; the ratios come from neighbours in time."""
     shop = Shop(shape, folder / "photos")
     task = ContrastiveTask(shape.config, catalogue=shop, split=shop, tokenizer=Words(shape), seed=0)  # type: ignore[arg-type]
-    in_memory = InMemory(task, count=8)
+    # As many as the steps: a few that come again and again would have fewer shapes than real ones, and so fewer kernels.
+    in_memory = InMemory(task, count=shape.steps)
     gflop = gflop_per_sample(task)
-    rates: dict[str, list[float]] = {"real": [], "memory": [], "peak": []}
+    is_reference = shape.name == "reference"
+    bare_gflop = 0.0
+    rates: dict[str, list[float]] = {"real": [], "memory": [], "peak": [], "bare": []}
     for number in range(rounds):
         rates["peak"].append(matmul_peak())
         rates["real"].append(samples_per_s(task, shape=shape, out=folder / f"real{number}"))
         rates["memory"].append(samples_per_s(in_memory, shape=shape, out=folder / f"memory{number}"))
+        if is_reference:
+            bare_rate, bare_gflop = bare_samples_per_s(shape)
+            rates["bare"].append(bare_rate)
     peak = max(rates["peak"])
+    to_bare = {}
+    if is_reference:
+        to_bare = {
+            "samples_per_s_bare_loop": round(median(rates["bare"]), 1),
+            "to_bare_loop": round(median(r / b for r, b in zip(rates["real"], rates["bare"], strict=True)), 3),
+            "bare_loop_gflop_per_sample": round(bare_gflop, 4),
+            "share_of_peak_as_if_every_token_were_computed": round(median(rates["real"]) * bare_gflop / peak, 3),
+        }
     return {
+        **to_bare,
         "parameters": sum(p.numel() for p in task.module.parameters()),
         "samples_per_s": round(median(rates["real"]), 1),
         "samples_per_s_in_memory": round(median(rates["memory"]), 1),
@@ -317,10 +387,11 @@ def main() -> None:
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     for allocator in ("default_allocator", "tcmalloc"):
         for name, figures in (result[allocator] or {}).items():
+            bare = f"  {figures['to_bare_loop']:.2f} x a bare torch loop" if "to_bare_loop" in figures else ""
             print(
                 f"{allocator:18s} {name:10s} {figures['samples_per_s']:8.1f} samples/s  "
                 f"{figures['share_of_peak']:.0%} of {figures['matmul_peak_gflop_per_s']:.0f} GFLOP/s  "
-                f"real/memory {figures['real_to_memory_rate']:.1%}"
+                f"real/memory {figures['real_to_memory_rate']:.1%}{bare}"
             )
     print(f"{cores} processes of one thread: {result['side_by_side']['to_one_process']:.2f} x one of {cores} threads")
 
