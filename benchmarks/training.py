@@ -285,7 +285,7 @@ def measure(shape: Shape, *, rounds: int, folder: Path) -> dict[str, Any]:
     """Alternate real batches, batches in memory and the bare product; the ratios come from neighbours in time."""
     shop = Shop(shape, folder / "photos")
     task = ContrastiveTask(shape.config, catalogue=shop, split=shop, tokenizer=Words(shape), seed=0)  # type: ignore[arg-type]
-    # As many as the steps: a few that come again and again would have fewer shapes than real ones, and so fewer kernels.
+    # As many as the steps: a few that come again would have fewer shapes than real ones, and so fewer kernels.
     in_memory = InMemory(task, count=shape.steps)
     gflop = gflop_per_sample(task)
     is_reference = shape.name == "reference"

@@ -74,7 +74,7 @@ def cut_by_length(lengths: NDArray[np.integer], *, parts: int) -> list[NDArray[n
         return [order]
     sorted_lengths = lengths[order]
     before = np.arange(CUT_ROWS, len(order), CUT_ROWS)
-    padded = before * sorted_lengths[:-1] + (len(order) - before) * sorted_lengths[-1]
+    padded = before * sorted_lengths[before - 1] + (len(order) - before) * sorted_lengths[-1]
     if padded.min() > (1 - LEAST_SAVING) * len(order) * sorted_lengths[-1]:
         return [order]
     cut = int(before[padded.argmin()])
