@@ -85,7 +85,7 @@ def masked_scores(
     inputs: dict[tuple[int, str | None, bool], int] = {}
     places = np.empty((3, len(rows)), np.int64)
     for place, row in enumerate(rows):
-        title = shelf.text(row, features=embedder.title_features) if reads.reads_title else None
+        title = shelf.title(row) if reads.reads_title else None
         photo = bool(has_photo[place]) and reads.reads_photo
         for side, (seen_title, seen_photo) in enumerate(((title, photo), (None, photo), (title, False))):
             places[side, place] = inputs.setdefault((place, seen_title, seen_photo), len(inputs))
