@@ -32,6 +32,7 @@ from triptych.data.check import Checked, render, set_aside_photos, write_rejecte
 from triptych.data.events import KIND_CODES, Histories, build_histories, is_positive
 from triptych.data.images import PhotoStore, decode_photos
 from triptych.data.schema import EVENTS_SCHEMA, TIME, Role
+from triptych.data.words import each, rows_among
 from triptych.foundation.artifact import Artifact, produce, sha256, write_json
 from triptych.foundation.config import Config
 from triptych.foundation.errors import DataError, did_you_mean
@@ -266,9 +267,11 @@ def _write(folder: Path, *, config: CatalogueConfig, tables: Checked) -> dict[st
     write_json(folder / CHECKS, render(tables))
 
     events = tables.events if tables.events is not None else pl.DataFrame(schema=EVENTS_SCHEMA)
-    events = events.sort("time", maintain_order=True)
-    asked = [events["query"]] if tables.judgements is None else [events["query"], tables.judgements["query"]]
-    users, queries = _distinct(events["user"]), _distinct(pl.concat(asked))
+    if not events["time"].is_sorted():
+        events = events.sort("time", maintain_order=True)
+    users, queries = _distinct(events["user"]), _distinct(events["query"])
+    if tables.judgements is not None:
+        queries = _distinct(pl.concat([queries, tables.judgements["query"]]))
     numbered = _number_events(events, users=users, queries=queries, item_ids=tables.items["item_id"])
     _write_table(folder, "users", users.alias("user").to_frame())
     _write_table(folder, "queries", queries.alias("query").to_frame())
@@ -300,35 +303,30 @@ def _write(folder: Path, *, config: CatalogueConfig, tables: Checked) -> dict[st
 
 
 def _distinct(values: pl.Series) -> pl.Series:
-    """Return the distinct values by first appearance, without null."""
-    return values.drop_nulls().unique(maintain_order=True)
-
-
-def _rows_of(values: pl.Series, names: pl.Series) -> pl.Series:
-    """Return the place of each value among the names, int32; -1 for null."""
-    return values.cast(pl.Enum(names)).to_physical().cast(pl.Int32).fill_null(-1)
+    """Return the distinct words by first appearance, without null."""
+    return values.drop_nulls().unique(maintain_order=True).cast(pl.String)
 
 
 def _number_events(events: pl.DataFrame, *, users: pl.Series, queries: pl.Series, item_ids: pl.Series) -> pl.DataFrame:
     kind_codes = {kind.value: code for kind, code in KIND_CODES.items()}
     return events.select(
         "time",
-        _rows_of(events["user"], users).alias("user_row"),
-        _rows_of(events["query"], queries).alias("query_row"),
-        _rows_of(events["item_id"], item_ids).alias("item_row"),
-        events["kind"].replace_strict(kind_codes, return_dtype=pl.UInt8),
-        _rows_of(events["page"], _distinct(events["page"])).alias("page"),
+        rows_among(events["user"], users).alias("user_row"),
+        rows_among(events["query"], queries).alias("query_row"),
+        rows_among(events["item_id"], item_ids).alias("item_row"),
+        each(events["kind"], of=lambda text: text.replace_strict(kind_codes, return_dtype=pl.UInt8)).alias("kind"),
+        rows_among(events["page"], _distinct(events["page"])).alias("page"),
         pl.col("position").fill_null(-1),
         # Sorted, and an Enum: the codes of a Categorical depend on what the process has read before.
-        pl.col("cell").cast(pl.Enum(events["cell"].drop_nulls().unique().sort())),
+        pl.col("cell").cast(pl.Enum(_distinct(events["cell"]).sort())),
     )
 
 
 def _number_judgements(tables: Checked, *, queries: pl.Series) -> pl.DataFrame:
     assert tables.judgements is not None
     return tables.judgements.select(
-        _rows_of(tables.judgements["query"], queries).alias("query_row"),
-        _rows_of(tables.judgements["item_id"], tables.items["item_id"]).alias("item_row"),
+        rows_among(tables.judgements["query"], queries).alias("query_row"),
+        rows_among(tables.judgements["item_id"], tables.items["item_id"]).alias("item_row"),
         pl.col("grade").cast(pl.Float32),
         pl.exclude("query", "item_id", "grade"),
     )

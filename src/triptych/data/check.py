@@ -60,7 +60,7 @@ class Checked:
     items: pl.DataFrame
     """`schema.ITEMS_SCHEMA`, all of it, then the features; in the order read."""
     events: pl.DataFrame | None
-    """`schema.EVENTS_SCHEMA`, in the order read; None where there is no such table."""
+    """`schema.EVENTS_SCHEMA`, text as Enums (see `words`), in the order read; None where there is no such table."""
     judgements: pl.DataFrame | None
     """`schema.JUDGEMENTS_SCHEMA`, with `photo_only` where the table has it; in the order read; or None."""
     faults: list[Fault]
@@ -213,7 +213,9 @@ def _summarise(
     judgements: pl.DataFrame | None,
 ) -> Summary:
     clean = {"items": items, "events": events, "judgements": judgements}
-    queries = [table["query"].drop_nulls().unique() for table in (events, judgements) if table is not None]
+    queries = [
+        table["query"].drop_nulls().unique().cast(pl.String) for table in (events, judgements) if table is not None
+    ]
     kinds = {kind.value: 0 for kind in EventKind}
     if events is not None:
         kinds |= dict(events["kind"].value_counts().iter_rows())

@@ -12,6 +12,7 @@ from triptych.data.fields import known_kinds
 from triptych.data.parse import parse_numbers
 from triptych.data.schema import CLICK_KINDS, EVENTS_SCHEMA, JUDGEMENTS_SCHEMA, PHOTO_ONLY, EventKind
 from triptych.data.tables import MappedTable
+from triptych.data.words import each
 from triptych.foundation.errors import DataError
 
 _ROW = "row set aside"
@@ -31,7 +32,7 @@ def check_events(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series, lates
     """
     sieve.set_lines_aside()
     frame = sieve.mapped.frame
-    missing = [pl.lit(None, dtype).alias(name) for name, dtype in EVENTS_SCHEMA.items() if name not in frame.columns]
+    missing = [pl.lit(None, _held(name)).alias(name) for name in EVENTS_SCHEMA if name not in frame.columns]
     _check_item_ids(sieve, items=items, item_ids=item_ids)
     read = frame.with_columns(missing).with_columns(
         check_times(sieve, column="time", latest=latest, of_rows=True).alias("time"), _kinds(sieve).alias("kind")
@@ -50,7 +51,7 @@ def check_events(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series, lates
     for fault, mask, meaning in strange:
         action = "position set aside, event kept"
         sieve.set_values_aside(fault, mask, column="position", meaning=meaning, action=action)
-    clean = read.filter(sieve.kept).cast(EVENTS_SCHEMA)  # type: ignore[arg-type]
+    clean = read if sieve.kept.all() else read.filter(sieve.kept)  # a long log is not copied for nothing
     if not clean["kind"].is_in([kind.value for kind in CLICK_KINDS]).any():
         sieve.note(
             "no_positives",
@@ -105,7 +106,7 @@ def check_judgements(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series) -
 
 def _check_item_ids(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series) -> None:
     ids = sieve.mapped.frame["item_id"]
-    known = ids.is_in(item_ids.implode()).fill_null(False)
+    known = each(ids, of=lambda text: text.is_in(item_ids.implode())).fill_null(False)
     if not known.any():
         here, there = sieve.mapped.mapping["item_id"], items.mapping["item_id"]
         raise DataError(
@@ -122,17 +123,24 @@ def _check_item_ids(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series) ->
     )
 
 
+def _held(column: str) -> pl.DataType:
+    """Return the type a column of events is held in: text as an Enum."""
+    dtype = EVENTS_SCHEMA[column]
+    return pl.Enum([]) if dtype == pl.String else dtype
+
+
 def _some(ids: pl.Series) -> str:
     return ", ".join(repr(one) for one in ids.drop_nulls().head(2)) or "nothing"
 
 
 def _kinds(sieve: Sieve) -> pl.Series:
-    """Return each event's kind as text; all clicks where the table does not say."""
+    """Return each event's kind, an Enum of `EventKind`; all clicks where the table does not say."""
     frame = sieve.mapped.frame
+    held = pl.Enum([kind.value for kind in EventKind])
     if "kind" not in frame.columns:
-        return pl.repeat(EventKind.CLICK.value, len(frame), dtype=pl.String, eager=True)
+        return pl.repeat(EventKind.CLICK.value, len(frame), dtype=held, eager=True)
     words = frame["kind"]
-    kinds = known_kinds(words, sieve.mapped.kinds)
+    kinds = each(words, of=lambda text: known_kinds(text, sieve.mapped.kinds).cast(held))
     unknown = words.is_not_null() & kinds.is_null()
     if kinds.null_count() == len(kinds) and unknown.any():
         raise DataError(
@@ -198,8 +206,11 @@ def _repeats(frame: pl.DataFrame, *, among: pl.Series) -> pl.Series:
     Returns:
         Boolean ``[rows]``.
     """
-    rows = among.arg_true()
-    alike = frame.filter(among).hash_rows().is_duplicated()
+    plain = frame.select(pl.all().to_physical())
+    hashes = (plain if among.all() else plain.filter(among)).hash_rows()
+    if hashes.n_unique() == len(hashes):
+        return pl.repeat(False, len(frame), dtype=pl.Boolean, eager=True)
+    rows, alike = among.arg_true(), hashes.is_duplicated()
     candidates = frame[rows.filter(alike)]
     first = candidates.select(pl.struct(pl.all()).is_first_distinct()).to_series()
     repeated = pl.repeat(False, len(frame), dtype=pl.Boolean, eager=True)

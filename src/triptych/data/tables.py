@@ -32,6 +32,7 @@ from triptych.data.schema import (
     Role,
     Table,
 )
+from triptych.data.words import Clean, as_words, enumerated
 from triptych.foundation.errors import DataError, did_you_mean
 
 ROW = "row"
@@ -65,8 +66,8 @@ class MappedTable:
     name: str
     """How messages call it: its file's name, or the path as the user wrote it."""
     frame: pl.DataFrame
-    """Canonical columns that the table has, then features, blanks as nulls. Ids, words and titles are text; what is
-    read by `check` (times, numbers, lists, flags) is as it was found."""
+    """Canonical columns that the table has, then features, blanks as nulls. Ids, words and titles are text (of events:
+    Enums, see `words`); what is read by `check` (times, numbers, lists, flags) is as it was found."""
     mapping: dict[str, str]
     """Canonical column or feature → the user's column (for photos in a folder keyed by id: the folder)."""
     guessed: dict[str, str]
@@ -316,21 +317,35 @@ def _refuse_unknown_kinds(
 def _read(source: TableFiles, mapping: Mapping[str, str], *, table: Table) -> pl.DataFrame:
     """Load the mapped columns under their canonical names, blanks as nulls."""
     columns = []
+    text = _TEXT[table]
     for name, column in mapping.items():
         dtype = source.columns[column]
         is_ours = name in SCHEMAS[table]
-        may_be = {"cells": _LISTS, "photo": (pl.Binary,)}.get(name, () if is_ours else _NESTED)
+        may_be = {"cells": _LISTS, "photo": (pl.Binary, *_LISTS)}.get(name, () if is_ours else _NESTED)
         if isinstance(dtype, _NESTED) and not isinstance(dtype, may_be):
             raise DataError(f"{source.name}: column '{column}' ({name}) holds {_shape(dtype)}, not one value per row.")
-        is_text = name in _TEXT[table]
-        read = plain(pl.col(column), dtype, free_text=is_text and name in _FREE_TEXT)
-        columns.append((as_text(read, dtype) if is_text else read).alias(name))
+        if table is Table.EVENTS and name in text:  # a log is long and repeats its words: each is cleaned once
+            read = pl.col(column) if dtype == pl.String else as_text(plain(pl.col(column), dtype), dtype)
+            columns.append(as_words(read).alias(name))
+            continue
+        read = plain(pl.col(column), dtype, free_text=name in text & _FREE_TEXT)
+        columns.append((as_text(read, dtype) if name in text else read).alias(name))
     frame = source.collect(source.frame.select(columns))
     if frame.is_empty():
         raise DataError(f"{source.name} has no rows; the {table} table needs at least one.")
-    return frame.with_columns(
-        trim_whole_floats(frame[name]) for name in _TEXT[table] - _FREE_TEXT if name in frame.columns
-    )
+    if table is Table.EVENTS:
+        return frame.with_columns(enumerated(frame[name], clean=_clean(name)) for name in mapping if name in text)
+    return frame.with_columns(trim_whole_floats(frame[name]) for name in text - _FREE_TEXT if name in frame.columns)
+
+
+def _clean(name: str) -> Clean:
+    """Return what makes a text column's words plain: blanks null and, but in free text, whole floats integers."""
+
+    def clean(words: pl.Series) -> pl.Series:
+        told = words.to_frame("word").select(plain(pl.col("word"), pl.String(), free_text=name in _FREE_TEXT))["word"]
+        return told if name in _FREE_TEXT else trim_whole_floats(told)
+
+    return clean
 
 
 def _shape(dtype: pl.DataType) -> str:
