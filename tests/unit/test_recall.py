@@ -109,7 +109,7 @@ def embedder(small_shop):
 @pytest.fixture(scope="module")
 def index(small_shop, embedder):
     vectors = embedder.items(small_shop.catalogue.titles)
-    return ExactIndex.build(vectors, config=ExactConfig(precision="float32"))
+    return ExactIndex.build(vectors, config=ExactConfig(stored_as="float32"))
 
 
 @pytest.fixture(scope="module")
