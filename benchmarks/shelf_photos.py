@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         catalogue = open_groceries(dataset, folder=folder)
-        shelf = list(dataset.shelf_photos())
+        shelf = dataset.photo_queries()
         photos = [
             decode_photo(one.path, px=catalogue.photos.px) for one in track(shelf, label="shelf photos", unit="photo")
         ]
@@ -51,7 +51,7 @@ def main() -> None:
             models(arguments.run, catalogue=catalogue),
             catalogue=catalogue,
             photos=np.stack(photos),
-            item_rows=np.array([catalogue.item_row(one.item_id) for one in shelf]),
+            item_rows=np.array([catalogue.item_row(one.item_ids[0]) for one in shelf]),
             config=EvaluationConfig(),
             task="shelf-photo",
         )

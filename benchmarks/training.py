@@ -34,7 +34,7 @@ from machine import machine
 from torch.utils.flop_counter import FlopCounterMode
 
 from triptych.cli.launch import find_tcmalloc
-from triptych.data.images import PhotoStore
+from triptych.data.photo_store import PhotoStore
 from triptych.data.splits import Part, Targets, TrainPairs
 from triptych.data.text import CLS, PAD, SEP
 from triptych.foundation.machine import num_cores

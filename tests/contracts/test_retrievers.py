@@ -17,6 +17,7 @@ from triptych.data.catalogue import Catalogue, CatalogueConfig
 from triptych.data.check import check_tables
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
 from triptych.data.tables import read_events, read_items, read_judgements
+from triptych.data.targets import UserItems
 from triptych.data.text import TextTokenizer, TokenizerConfig
 from triptych.encoders.embed import Embedder
 from triptych.encoders.two_tower import EncoderConfig, TwoTowerEncoder
@@ -24,6 +25,7 @@ from triptych.foundation.registry import config_class, kinds
 from triptych.index.backends.exact import ExactIndex
 from triptych.recall.base import Request, RetrieverConfig
 from triptych.recall.models.dense import Dense
+from triptych.recall.models.item_knn import ItemKnn
 from triptych.recall.models.lexical import Lexical
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
@@ -95,6 +97,14 @@ def popularity(shop):
     return Popularity.fit(shop.catalogue, train=slice(0, 100))
 
 
+def item_knn(shop):
+    """Nine users; whoever chose an item chose its twin, so that every similarity is met twice."""
+    rng = np.random.default_rng(2)
+    chosen = [rng.choice(NUM_ITEMS // 2, size=5, replace=False) for _ in range(9)]
+    rows = np.concatenate([[row, row + NUM_ITEMS // 2] for rows in chosen for row in rows])
+    return ItemKnn.fit(UserItems(np.arange(0, 91, 10), rows.astype(np.int32)), num_items=NUM_ITEMS)
+
+
 # One line per kind: how it is made, and how it is read back.
 SUITE = {
     "popularity": (popularity, lambda shop, folder: Popularity.load(folder)),
@@ -103,6 +113,7 @@ SUITE = {
         lambda shop: Dense(shop.embedder, shop.index),
         lambda shop, folder: Dense.load(folder, embedder=shop.embedder, index=shop.index),
     ),
+    "item_knn": (item_knn, lambda shop, folder: ItemKnn.load(folder)),
     "oracle": (
         lambda shop: Oracle.fit(shop.catalogue, counts=popularity(shop).counts),
         lambda shop, folder: Oracle.load(folder),
@@ -128,8 +139,17 @@ def retriever(kind, shop):
     return SUITE[kind][0](shop)
 
 
-def requests(*, keep=None):
-    return [Request(query=query, keep=keep) for query in QUERIES]
+@pytest.fixture
+def ask(kind):
+    """Make five requests of the sort that the retriever reads: queries, or histories for one that goes by them."""
+    histories = [[0, 1, 1], [2], [14, 3, 29], [7, 22], [5, 6, 8, 9]]
+
+    def requests(keeps=(None,) * 5):
+        if kind == "item_knn":
+            return [Request(history=np.array(rows), keep=keep) for rows, keep in zip(histories, keeps, strict=True)]
+        return [Request(query=query, keep=keep) for query, keep in zip(QUERIES, keeps, strict=True)]
+
+    return requests
 
 
 def assert_same(first, second):
@@ -137,23 +157,23 @@ def assert_same(first, second):
     np.testing.assert_array_equal(first.scores, second.scores)
 
 
-def test_shapes_types_and_name(retriever):
-    hits = retriever.retrieve(requests(), 7)
+def test_shapes_types_and_name(retriever, ask):
+    hits = retriever.retrieve(ask(), 7)
     assert hits.item_rows.shape == hits.scores.shape == (5, 7)
     assert hits.item_rows.dtype == np.int64
     assert hits.scores.dtype == np.float32
     assert retriever.name
 
 
-def test_deterministic(retriever, shop, kind):
-    hits = retriever.retrieve(requests(), 10)
-    assert_same(hits, retriever.retrieve(requests(), 10))
-    assert_same(hits, SUITE[kind][0](shop).retrieve(requests(), 10))
+def test_deterministic(retriever, shop, kind, ask):
+    hits = retriever.retrieve(ask(), 10)
+    assert_same(hits, retriever.retrieve(ask(), 10))
+    assert_same(hits, SUITE[kind][0](shop).retrieve(ask(), 10))
 
 
-def test_no_number_depends_on_the_batch(retriever):
-    together = retriever.retrieve(requests(), 10)
-    for place, request in enumerate(requests()):
+def test_no_number_depends_on_the_batch(retriever, ask):
+    together = retriever.retrieve(ask(), 10)
+    for place, request in enumerate(ask()):
         alone = retriever.retrieve([request], 10)
         np.testing.assert_array_equal(alone.item_rows[0], together.item_rows[place])
         np.testing.assert_allclose(alone.scores[0], together.scores[place], rtol=1e-6)
@@ -164,8 +184,8 @@ def test_no_requests(retriever):
     assert hits.item_rows.shape == hits.scores.shape == (0, 4)
 
 
-def test_descending_ties_by_item_row_nothing_twice(retriever):
-    hits = retriever.retrieve(requests(), NUM_ITEMS)
+def test_descending_ties_by_item_row_nothing_twice(retriever, ask):
+    hits = retriever.retrieve(ask(), NUM_ITEMS)
     ties = 0
     for rows, scores in zip(*hits, strict=True):
         rows, scores = rows[rows >= 0], scores[rows >= 0]
@@ -176,30 +196,29 @@ def test_descending_ties_by_item_row_nothing_twice(retriever):
     assert ties > 10
 
 
-def test_shorter_answers_are_the_head_of_longer_ones(retriever):
+def test_shorter_answers_are_the_head_of_longer_ones(retriever, ask):
     """Ties are cut at the k-th place by item row as well."""
-    full = retriever.retrieve(requests(), NUM_ITEMS)
+    full = retriever.retrieve(ask(), NUM_ITEMS)
     for k in range(1, NUM_ITEMS):
-        hits = retriever.retrieve(requests(), k)
+        hits = retriever.retrieve(ask(), k)
         np.testing.assert_array_equal(hits.item_rows, full.item_rows[:, :k])
 
 
-def test_more_places_than_items_are_padding(retriever):
-    full = retriever.retrieve(requests(), NUM_ITEMS)
-    hits = retriever.retrieve(requests(), NUM_ITEMS + 12)
+def test_more_places_than_items_are_padding(retriever, ask):
+    full = retriever.retrieve(ask(), NUM_ITEMS)
+    hits = retriever.retrieve(ask(), NUM_ITEMS + 12)
     np.testing.assert_array_equal(hits.item_rows[:, :NUM_ITEMS], full.item_rows)
     assert (hits.item_rows[:, NUM_ITEMS:] == -1).all()
     np.testing.assert_array_equal(np.isneginf(hits.scores), hits.item_rows == -1)
 
 
-def test_keep_gives_the_full_ranking_without_what_is_not_kept(retriever):
-    full = retriever.retrieve(requests(), NUM_ITEMS)
+def test_keep_gives_the_full_ranking_without_what_is_not_kept(retriever, ask):
+    full = retriever.retrieve(ask(), NUM_ITEMS)
     rng = np.random.default_rng(1)
     masks = [rng.random(NUM_ITEMS) < share for share in (0.0, 0.2, 0.7)]
     # in one batch: two requests share a mask, others have their own, one has none
     keeps = [masks[0], masks[1], masks[1], masks[2], None]
-    mixed = [Request(query=query, keep=keep) for query, keep in zip(QUERIES, keeps, strict=True)]
-    hits = retriever.retrieve(mixed, 8)
+    hits = retriever.retrieve(ask(keeps), 8)
     for place, keep in enumerate(keeps):
         rows = full.item_rows[place]
         expected = rows[rows >= 0] if keep is None else [row for row in rows if row >= 0 and keep[row]]
@@ -208,11 +227,11 @@ def test_keep_gives_the_full_ranking_without_what_is_not_kept(retriever):
         np.testing.assert_array_equal(hits.item_rows[place], padded)
 
 
-def test_save_and_load(kind, retriever, shop, tmp_path):
-    hits = retriever.retrieve(requests(), 12)
+def test_save_and_load(kind, retriever, shop, tmp_path, ask):
+    hits = retriever.retrieve(ask(), 12)
     retriever.save(tmp_path / "retriever")
     loaded = SUITE[kind][1](shop, tmp_path / "retriever")
-    assert_same(loaded.retrieve(requests(), 12), hits)
+    assert_same(loaded.retrieve(ask(), 12), hits)
     files = [file for file in (tmp_path / "retriever").rglob("*") if file.is_file()]
     assert {file.suffix for file in files} <= {".npy", ".json", ".parquet"}
     for file in files:

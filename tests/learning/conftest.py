@@ -45,7 +45,7 @@ class PlantedShop(NamedTuple):
 
 def photo(thing: str, colour: str) -> bytes:
     """The colour, with grey where the kind of thing says: nowhere, in stripes down or across, in one half."""
-    canvas = np.full((PX, PX, 3), COLOURS[colour], dtype=np.uint8)
+    canvas = np.full((PX, PX, 3), COLOURS.get(colour, (128, 128, 128)), dtype=np.uint8)
     down, across = np.indices((PX, PX))
     grey = [down < 0, down % 8 < 4, across % 8 < 4, down < PX // 2, across < PX // 2][THINGS.index(thing)]
     canvas[grey] = 128
@@ -60,13 +60,14 @@ def planted_shop(tmp_path_factory: pytest.TempPathFactory) -> PlantedShop:
     return make_planted_shop(tmp_path_factory.mktemp("planted"))
 
 
-def make_planted_shop(folder: Path) -> PlantedShop:
+def make_planted_shop(folder: Path, *, colour_is_shown: int = 0) -> PlantedShop:
+    """Make the shop; the item's photo of that number shows its colour, those before it are grey."""
     pairs = [(thing, colour) for thing in THINGS for colour in COLOURS]
     items = pl.DataFrame(
         {
             "item_id": [f"{thing}-{colour}" for thing, colour in pairs],
             "title": [f"nice {thing}" for thing, _ in pairs],
-            "photo": [photo(thing, colour) for thing, colour in pairs],
+            "photo": [[*[photo(thing, "grey")] * colour_is_shown, photo(thing, colour)] for thing, colour in pairs],
         }
     )
     start = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -86,11 +87,16 @@ def make_planted_shop(folder: Path) -> PlantedShop:
     items.write_parquet(folder / "items.parquet")
     events.write_parquet(folder / "events.parquet")
     checked = check_tables(
-        read_items(ItemsConfig(path="items.parquet"), base=folder),
+        read_items(ItemsConfig(path="items.parquet", photo="photo"), base=folder),
         read_events(EventsConfig(path="events.parquet"), base=folder),
         None,
     )
-    built = catalogue.build(CatalogueConfig(photo_px=PX), tables=checked, inputs={}, out=folder / "catalogue")
+    built = catalogue.build(
+        CatalogueConfig(photo_px=PX, max_photos=colour_is_shown + 1),
+        tables=checked,
+        inputs={},
+        out=folder / "catalogue",
+    )
     opened = Catalogue.open(built)
     split = Split.open(splits.build(SplitConfig(), catalogue=opened, out=folder / "split"))
     tokenizer = TextTokenizer.fit([*opened.titles, *opened.queries], config=TokenizerConfig(min_count=1))
@@ -98,6 +104,6 @@ def make_planted_shop(folder: Path) -> PlantedShop:
 
 
 @pytest.fixture(scope="session")
-def planted_shop_maker() -> Callable[[Path], PlantedShop]:
+def planted_shop_maker() -> Callable[..., PlantedShop]:
     """Makes a planted shop in a folder of the caller's."""
     return make_planted_shop

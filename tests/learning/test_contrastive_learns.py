@@ -10,7 +10,7 @@ import pytest
 from triptych.encoders.embed import Embedder
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ConfigError
-from triptych.pretrain import contrastive
+from triptych.pretrain import base
 from triptych.pretrain.contrastive import ContrastiveConfig
 from triptych.training.log import read_log
 
@@ -55,7 +55,7 @@ def train(planted_shop, tmp_path_factory: pytest.TempPathFactory):
 
     def trained(modalities: str, *, out: Path = folder, **settings) -> Artifact:
         photo_rows = settings.pop("photo_rows", None)
-        return contrastive.run(
+        return base.run(
             config(modalities, **settings),
             catalogue=planted_shop.catalogue,
             split=planted_shop.split,

@@ -18,4 +18,4 @@ def test_cards_say_whose_behaviour_is_simulated():
         assert card.source
         assert card.licence
         simulated[kind] = card.simulated
-    assert simulated == {"fashion": True, "generated_shop": True, "grocery": False}
+    assert [kind for kind, is_simulated in simulated.items() if is_simulated] == ["fashion", "generated_shop"]

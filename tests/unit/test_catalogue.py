@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from photo_files import encoded, picture
 from PIL import Image
 
 from triptych.data.catalogue import Catalogue, CatalogueConfig, build, fingerprint, photo_fingerprint
@@ -324,3 +325,67 @@ def test_the_fashion_items_make_a_catalogue(real_data: Path, tmp_path: Path) -> 
     source = checked.photo_sources()[7]
     assert isinstance(source, Path)
     assert catalogue.photos.jpeg(7) == source.read_bytes()  # small plain JPEGs are kept as they are
+
+
+def several_photos(folder: Path) -> Checked:
+    """Items with three photos, with a first and with a second one that cannot be decoded, with none that can."""
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    for number, colour in enumerate(colours):
+        (folder / f"{number}.png").write_bytes(png(colour))
+    (folder / "torn.png").write_bytes(png((0, 0, 0))[:30])
+    photos = [["0.png", "1.png", "2.png"], ["torn.png", "2.png"], ["1.png", "torn.png"], ["torn.png", "torn.png"], None]
+    pl.DataFrame({"item_id": list("abcde"), "title": ["x"] * 5, "photos": photos}).write_parquet(folder / "i.parquet")
+    return check_tables(read_items(ItemsConfig(path="i.parquet"), base=folder), None, None)
+
+
+def test_one_photo_is_kept_of_an_item_that_has_several(tmp_path: Path) -> None:
+    artifact = build(CONFIG, tables=several_photos(tmp_path), inputs={}, out=tmp_path / "out")
+    catalogue = Catalogue.open(artifact)
+    assert catalogue.photos.has.tolist() == [True, False, True, False, False]
+    assert catalogue.photos.other_counts.sum() == 0
+    assert (artifact.summary["broken_photos"], artifact.summary["further_photos"]) == (2, 0)
+    assert catalogue.checks is not None
+    assert catalogue.checks["summary"]["photo_rate"] == pytest.approx(2 / 5)
+    assert not {"photo", "more_photos"} & set(catalogue.items.columns)
+
+
+def test_further_photos_are_kept_where_the_config_says_so(tmp_path: Path) -> None:
+    config = CONFIG.override("max_photos=2")
+    artifact = build(config, tables=several_photos(tmp_path), inputs={}, out=tmp_path / "out")
+    catalogue = Catalogue.open(artifact)
+    photos = catalogue.photos
+    assert photos.has.tolist() == [True, True, True, False, False]
+    assert [len(photos.others(row)) for row in range(5)] == [1, 0, 0, 0, 0]
+    assert tuple(photos.distinct(photos.others(0))[0, 8, 8]) == (0, 200, 0)
+    assert tuple(photos.pixels([1])[0, 8, 8]) == (0, 0, 200)  # its first one cannot be decoded
+    assert artifact.summary["further_photos"] == 1
+    assert catalogue.checks is not None
+    assert catalogue.checks["summary"]["photo_rate"] == pytest.approx(3 / 5)
+    rejected = pl.read_parquet(artifact.file("rejected/items.parquet"))
+    assert rejected["item_id"].to_list() == ["b", "c", "d"]
+    whys = [[why.split(": ")[0] for why in reason.split("; ")] for reason in rejected["reason"].to_list()]
+    assert whys == [["torn.png"], ["torn.png"], ["torn.png", "torn.png"]]
+
+
+def test_the_limit_of_pixels_is_a_setting(tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(encoded(Image.new("RGB", (70, 60)), "PNG"))
+    (tmp_path / "small.png").write_bytes(encoded(Image.new("RGB", (64, 64)), "PNG"))
+    pl.DataFrame({"item_id": ["a", "b"], "photo": ["large.png", "small.png"]}).write_csv(tmp_path / "i.csv")
+    checked = check_tables(read_items(ItemsConfig(path="i.csv"), base=tmp_path), None, None)
+    artifact = build(CONFIG.override("max_photo_pixels=4096"), tables=checked, inputs={}, out=tmp_path / "out")
+    assert Catalogue.open(artifact).photos.has.tolist() == [False, True]
+    (reason,) = pl.read_parquet(artifact.file("rejected/items.parquet"))["reason"]
+    assert reason == "large.png: the photo has 70 × 60 pixels, more than 4,096"
+
+
+def test_jpegs_that_are_shown_as_they_are(tmp_path: Path) -> None:
+    data = encoded(picture(200, 100), "JPEG")
+    pl.DataFrame({"item_id": ["a"], "title": ["x"], "photo": [data]}).write_parquet(tmp_path / "i.parquet")
+    checked = check_tables(read_items(ItemsConfig(path="i.parquet"), base=tmp_path), None, None)
+    shown = []
+    for limit in (0, len(data)):
+        config = CONFIG.override(f"display_bytes={limit}")
+        shown.append(Catalogue.open(build(config, tables=checked, inputs={}, out=tmp_path / "out")).photos.jpeg(0))
+    assert shown[1] == data
+    assert shown[0] is not None
+    assert Image.open(io.BytesIO(shown[0])).size == (64, 32)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from triptych.data.check import Checked, check_tables, exit_code, render, set_aside_photos, write_rejected
 from triptych.data.check_items import missing_files
 from triptych.data.faults import Severity
-from triptych.data.images import check_photos
+from triptych.data.photo_store import check_photos
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
 from triptych.data.tables import read_events, read_items, read_judgements
 from triptych.foundation.errors import DataError

@@ -180,7 +180,7 @@ def test_every_setting_that_the_users_tables_have_is_listed():
             f"{section}.{n}" for n in config.model_fields
         ]
         assert rows[f"{section}.path"].default == "required"
-    assert rows["dataset"].type == "fashion | generated_shop | grocery | None"
+    assert rows["dataset"].type == " | ".join([*kinds("triptych.data.datasets"), "None"])
     assert all(row.meaning for row in rows.values() if not row.path.endswith(".kind"))
 
 

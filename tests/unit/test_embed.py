@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from photo_files import encoded
+from PIL import Image
 
+from triptych.data import catalogue as catalogues
+from triptych.data.catalogue import Catalogue, CatalogueConfig
+from triptych.data.check import check_tables
+from triptych.data.schema import ItemsConfig
+from triptych.data.tables import read_items
 from triptych.data.text import TextTokenizer, TokenizerConfig
 from triptych.encoders import embed
 from triptych.encoders.embed import Embedder
@@ -27,16 +37,19 @@ def photos(count: int) -> np.ndarray:
     return np.random.default_rng(2).integers(0, 256, size=(count, PX, PX, 3), dtype=np.uint8)
 
 
-def build(modalities: Modalities) -> tuple[TwoTowerEncoder, TextTokenizer]:
+def build(modalities: Modalities, **settings: int) -> tuple[TwoTowerEncoder, TextTokenizer]:
     tokenizer = TextTokenizer.fit(phrases(200), config=TokenizerConfig(vocab_size=64, min_count=1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = EncoderConfig(modalities=modalities, dim=32, layers=2, heads=4, vector_dim=16, photo_px=PX)
+        sizes = {"dim": 32, "layers": 2, "heads": 4, "vector_dim": 16, "photo_px": PX}
+        config = EncoderConfig(modalities=modalities, **sizes, **settings)
         return TwoTowerEncoder(config, vocab_size=tokenizer.vocab_size), tokenizer
 
 
-def embedder(modalities: Modalities = Modalities.TITLE_PHOTO, *, precision: Precision = Precision.FP32) -> Embedder:
-    encoder, tokenizer = build(modalities)
+def embedder(
+    modalities: Modalities = Modalities.TITLE_PHOTO, *, precision: Precision = Precision.FP32, **settings: int
+) -> Embedder:
+    encoder, tokenizer = build(modalities, **settings)
     return Embedder(encoder, tokenizer=tokenizer, precision=precision, device="cpu")
 
 
@@ -111,3 +124,43 @@ def test_opens_an_artefact_and_nothing_else(tmp_path):
     other = produce(tmp_path, kind="index", config={}, inputs={}, build=lambda folder: {})
     with pytest.raises(ArtifactError, match="is a 'index', not a 'encoder'"):
         Embedder.open(other)
+
+
+def with_several_photos(folder: Path) -> Catalogue:
+    """Fifty items with no, one, two or three photos; a photo here and there is shown by several items."""
+    rng = np.random.default_rng(4)
+    noise = [encoded(Image.fromarray(photo), "PNG") for photo in photos(60)]
+    shown = [[noise[n] for n in rng.choice(60, size=row % 4, replace=False)] or None for row in range(50)]
+    rows = {"item_id": [str(row) for row in range(50)], "title": phrases(50, seed=5), "photo": shown}
+    pl.DataFrame(rows).write_parquet(folder / "items.parquet")
+    checked = check_tables(read_items(ItemsConfig(path="items.parquet", photo="photo"), base=folder), None, None)
+    config = CatalogueConfig(photo_px=PX, display_px=PX, max_photos=3)
+    return Catalogue.open(catalogues.build(config, tables=checked, inputs={}, out=folder / "out"))
+
+
+def test_further_photos_of_a_catalogue_are_read(tmp_path: Path, block_tokens: int) -> None:
+    catalogue = with_several_photos(tmp_path)
+    store = catalogue.photos
+    assert store.other_counts.tolist() == [max(0, row % 4 - 1) for row in range(50)]
+    one, several = embedder(), embedder(photos=3)
+    plain, vectors = one.embed_catalogue(catalogue, label=None), several.embed_catalogue(catalogue, label=None)
+    alone = store.other_counts == 0
+    assert np.abs(vectors[alone] - plain[alone]).max() < 1e-3
+    assert np.abs(vectors[~alone] - plain[~alone]).max(axis=1).min() > 1e-3
+    rows = np.array([7, 2, 3, 1, 3])  # as the engine asks, one small request
+    asked = several.items(
+        [catalogue.titles[row] for row in rows],
+        pixels=store.pixels(rows),
+        has_photo=store.has[rows],
+        others=store.other_pixels(rows, most=2),
+    )
+    assert np.abs(asked - vectors[rows]).max() < 2e-3
+    two = embedder(photos=2).embed_catalogue(catalogue, label=None)  # reads only the first of the further ones
+    assert np.abs(two[store.other_counts < 2] - vectors[store.other_counts < 2]).max() < 1e-3
+    assert np.abs(two[store.other_counts == 2] - vectors[store.other_counts == 2]).max(axis=1).min() > 1e-4
+
+
+def test_an_encoder_of_one_photo_does_not_ask_for_further_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue = with_several_photos(tmp_path)
+    monkeypatch.setattr(type(catalogue.photos), "other_pixels", None)
+    assert embedder().embed_catalogue(catalogue, label=None).shape == (50, 16)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from triptych.data.check import Checked
 from triptych.data.datasets.grocery import FOLDER, GroceryConfig
+from triptych.data.schema import Part
 from triptych.foundation.registry import config_class
 from triptych.recipes.config import RunConfig
 from triptych.recipes.tables import find_source
@@ -32,9 +33,9 @@ def test_products_and_shelf_photos(real_data: Path, tmp_path: Path):
     for name in items["photo"]:
         with Image.open(Path(tables.items.photo_root) / name) as image:
             assert min(image.size) >= 150
-    photos = list(config.shelf_photos())
-    assert Counter(photo.split for photo in photos) == {"test": 2_485, "val": 296}
-    assert {photo.item_id for photo in photos} == set(items["item_id"])
+    photos = config.photo_queries()
+    assert Counter(photo.part for photo in photos) == {Part.TEST: 2_485, Part.VALIDATION: 296}
+    assert {photo.item_ids for photo in photos} == {(item,) for item in items["item_id"]}
     assert all(photo.path.is_file() for photo in photos)
 
 

@@ -172,7 +172,7 @@ def test_crop_and_relight_changes_every_photo_but_not_what_it_shows():
 
 
 def test_errors_say_what_is_wrong(small_shop):
-    with pytest.raises(DataError, match="there are 0 photos and 2 items they show"):
+    with pytest.raises(DataError, match="there are 0 photos and 2 lists of items they show"):
         photo.evaluate(
             {"pixels": NearestPixels(small_shop.catalogue)},
             catalogue=small_shop.catalogue,
@@ -180,3 +180,19 @@ def test_errors_say_what_is_wrong(small_shop):
             item_rows=np.array([1, 2]),
             config=CONFIG,
         )
+
+
+def test_a_photo_of_several_items_asks_for_each_of_them_once(small_shop):
+    """A collage of two items; rows 2 and 3 share a photo, so that asking for both asks for one thing."""
+    catalogue = small_shop.catalogue
+    photos = catalogue.photos.pixels(np.array([0, 2, 5]))
+    shown = [np.array([0, 8]), np.array([2, 3]), np.array([5])]
+    given = {"catalogue": catalogue, "photos": photos, "item_rows": shown, "config": CONFIG}
+    result = photo.evaluate({"pixels": NearestPixels(catalogue)}, **given)
+    values = result.per_query.filter(model="pixels")
+    assert values["item_id"].to_list() == ["i0 i8", "i2 i3", "i5"]
+    first = NearestPixels(catalogue).retrieve([Request(photo=photos[0])], 5).item_rows[0]
+    assert values["recall@1"].to_list() == [0.5, 1.0, 1.0]
+    assert values["recall@5"][0] == (0.5 if 8 not in first else 1.0)
+    chance = result.per_query.filter(model="chance")["recall@1"].to_list()
+    assert chance == pytest.approx([1 / 40, 2 / 40, 1 / 40])

@@ -12,12 +12,12 @@ import pytest
 
 from triptych.evaluate import report
 from triptych.evaluate.examples import ExampleKind, choose_examples
-from triptych.evaluate.figures import forest, forest_scale, recall_by_slice, training_curves
+from triptych.evaluate.figures import by_slice, forest, forest_scale, training_curves
 from triptych.evaluate.page.layout import training_logs
 from triptych.evaluate.palette import variables
 from triptych.evaluate.records import Role, role_of
 from triptych.evaluate.report import About, read_records, text_tables
-from triptych.evaluate.tasks import photo
+from triptych.evaluate.tasks import photo, search
 from triptych.evaluate.tasks.base import EvaluationConfig, Rankings
 from triptych.evaluate.text_table import with_interval
 from triptych.foundation.artifact import produce
@@ -81,11 +81,13 @@ def made(models, inputs, small_shop, tmp_path_factory):
         CONFIG,
         catalogue=catalogue,
         split=small_shop.split,
-        retrievers=lambda: models,
+        tasks=[
+            lambda: search.evaluate(models, catalogue=catalogue, split=small_shop.split, config=CONFIG),
+            photo_task,
+        ],
         inputs=inputs,
         out=tmp_path_factory.mktemp("report"),
         about=ABOUT,
-        more=[photo_task],
     )
 
 
@@ -135,11 +137,10 @@ def test_a_finished_report_is_opened_without_loading_a_model(made, inputs, small
         CONFIG,
         catalogue=small_shop.catalogue,
         split=small_shop.split,
-        retrievers=refuse,
+        tasks=[refuse],
         inputs=inputs,
         out=made.path.parent,
         about=About(name="another name"),
-        more=[refuse],
     )
     assert again.id == made.id
 
@@ -298,7 +299,7 @@ def test_a_paired_interval_is_drawn_to_scale():
 
 def test_figures_are_the_same_every_time(made):
     rows = [row for row in read_records(made) if row["task"] == "search"]
-    assert recall_by_slice(rows, ks=[2, 5]) == recall_by_slice(rows, ks=[2, 5])
+    assert by_slice(rows, metric="recall", ks=[2, 5]) == by_slice(rows, metric="recall", ks=[2, 5])
     assert training_curves({"title": [{"step": 1}]}, field="loss", title="Loss") == ""
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from triptych.data.sampling import ItemQuerySampler
+from triptych.data.sampling import ItemPairSampler, ItemQuerySampler, KnownPairs
+from triptych.data.targets import UserItems
 from triptych.foundation.errors import DataError
 
 
@@ -43,8 +46,9 @@ def test_known_equals_brute_force():
 
 
 def test_known_of_a_query_without_clicks_is_empty():
-    sampler = ItemQuerySampler(**random_pairs(), seed=1)
-    known = sampler.known(np.array([0, 59, 60, 10_000]), item_rows=np.array([0, 3, 6, 267]))
+    pairs = random_pairs()
+    pairs = KnownPairs(pairs["query_row"], pairs["item_row"])
+    known = pairs.among(np.array([0, 59, 60, 10_000]), item_rows=np.array([0, 3, 6, 267]))
     assert not known[2:].any()
 
 
@@ -99,3 +103,63 @@ def test_nothing_to_train_on():
     empty = np.array([], dtype=np.int32)
     with pytest.raises(DataError, match="no positive event of the training part has a query"):
         ItemQuerySampler(query_row=empty, item_row=empty, clicks=empty, seed=0)
+
+
+def random_histories(*, seed: int = 0, num_users: int = 30) -> UserItems:
+    """Histories of 0 to 40 choices among 60 items, with repeats."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(0, 40, num_users)
+    rows = rng.zipf(1.5, size=int(sizes.sum())) % 60 * 2  # gaps: not every item is chosen
+    return UserItems(np.concatenate([[0], np.cumsum(sizes)]), rows.astype(np.int32))
+
+
+def test_pairs_stand_near_each_other_in_one_history_and_what_the_user_chose_is_known():
+    histories = random_histories()
+    firsts = [list(dict.fromkeys(histories.of(user).tolist())) for user in range(30)]
+    sampler = ItemPairSampler(histories, batch_pairs=64, window=3, seed=5)
+    for index in range(20):
+        batch = sampler.batch(index)
+        assert (np.diff(batch.item_rows) > 0).all()
+        assert (batch.anchor != batch.positive).all()
+        assert set(batch.anchor.tolist()) | set(batch.positive.tolist()) == set(range(len(batch.item_rows)))
+        for anchor, positive, known in zip(batch.anchor, batch.positive, batch.known, strict=True):
+            pair = int(batch.item_rows[anchor]), int(batch.item_rows[positive])
+            chosen = set(batch.item_rows[known].tolist())
+            whose = [
+                own
+                for own in firsts
+                if set(pair) <= set(own)
+                and abs(own.index(pair[0]) - own.index(pair[1])) <= 3
+                and chosen == set(own) & set(batch.item_rows.tolist())
+            ]
+            assert whose  # a user who chose both, at most three choices apart, and exactly what is known
+
+
+def test_pair_batches_are_functions_of_seed_and_index():
+    first, again = (ItemPairSampler(random_histories(), seed=1).batch(7) for _ in range(2))
+    assert all((one == other).all() for one, other in zip(first, again, strict=True))
+    other = ItemPairSampler(random_histories(), seed=2).batch(7)
+    assert other.known.shape != first.known.shape or (other.item_rows != first.item_rows).any()
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_items_are_asked_for_by_a_power_of_their_users(power: float):
+    histories = random_histories(seed=3)
+    firsts = [list(dict.fromkeys(histories.of(user).tolist())) for user in range(30)]
+    users = Counter(item for own in firsts if len(own) > 1 for item in own)
+    total = Counter(item for own in firsts for item in own)
+    sampler = ItemPairSampler(histories, batch_pairs=2000, item_power=power, seed=0)
+    drawn: Counter[int] = Counter()
+    for index in range(20):
+        batch = sampler.batch(index)
+        drawn.update(batch.item_rows[batch.positive].tolist())
+    weights = {item: users[item] * total[item] ** (power - 1) for item in users}
+    for item, weight in weights.items():
+        share = weight / sum(weights.values())
+        assert drawn[item] / 40_000 == pytest.approx(share, abs=5 * np.sqrt(share / 40_000))
+
+
+def test_without_two_choices_of_anybody_there_is_nothing_to_learn():
+    lonely = UserItems(np.array([0, 1, 3]), np.array([4, 5, 5], dtype=np.int32))
+    with pytest.raises(DataError, match="no user chose two items in the training part"):
+        ItemPairSampler(lonely, seed=0)

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from triptych.data.events import KIND_CODES, is_positive
+from triptych.evaluate.measure import take_queries
 from triptych.evaluate.records import PairedRecord, Record, evidence, select, to_rows
 from triptych.evaluate.tasks import base, search
 from triptych.evaluate.tasks.base import EvaluationConfig
@@ -233,6 +234,7 @@ def test_records_have_the_fields_that_scripts_read(result):
         "seeds",
         "evidence",
         "simulated",
+        "caution",
     }
     assert {frozenset(row) for row in singles} == {frozenset(shared | {"seed_values"})}
     assert {frozenset(row) for row in paired} == {frozenset(shared | {"baseline", "kind", "claim", "verdict"})}
@@ -280,7 +282,7 @@ def test_max_queries_draws_the_same_queries_for_every_model(models, small_shop):
 
 def test_take_queries_keeps_each_set_whole():
     targets = TargetSets(np.array([0, 2, 2, 5]), np.array([7, 8, 1, 2, 3]), np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
-    taken = search.take_queries(targets, chosen=np.array([2, 1, 0]))
+    taken = take_queries(targets, chosen=np.array([2, 1, 0]))
     assert taken.offsets.tolist() == [0, 3, 3, 5]
     assert taken.item_rows.tolist() == [1, 2, 3, 7, 8]
     assert taken.grades.tolist() == [3.0, 4.0, 5.0, 1.0, 2.0]

@@ -120,7 +120,10 @@ def test_a_log_that_is_too_short() -> None:
         ({"by": "dates", "validation_from": "2024-02-01", "test_from": "2024-02-01"}, "must be before test_from"),
         ({"by": "fraction", "test_fraction": 0.95}, "leave nothing to train on"),
         ({"by": "fraction", "test_fraction": 1.5}, "less than 1"),
-        ({"by": "week"}, "'last_day', 'fraction' or 'dates'"),
+        ({"by": "user", "validation_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
+        ({"by": "user", "relevant_grade": 2}, "relevant_grade has no effect with by = 'user'.*set by = 'query'"),
+        ({"by": "given", "test_fraction": 0.2}, "Remove it, or set by = 'fraction' or 'user' or 'query'"),
+        ({"by": "week"}, "'last_day', 'fraction', 'dates', 'user', 'query' or 'given'"),
     ],
 )
 def test_a_wrong_config_is_one_sentence(tree: dict[str, Any], message: str) -> None:

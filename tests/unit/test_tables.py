@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from triptych.data.catalogue import photo_fingerprint
 from triptych.data.check import check_tables
 from triptych.data.schema import (
     EVENTS_SCHEMA,
@@ -99,6 +101,7 @@ def test_every_format_gives_the_same_tables(tmp_path: Path, form: str) -> None:
             "item_id": ["007", "008", "009", "010"],
             "title": ["red “round” dress, long", "白色衬衫", None, "two\nlines"],
             "photo": ["a.jpg", "b.jpg", None, "b.jpg"],
+            "more_photos": None,
             "category": ["dresses", "shirts", "shirts", "shirts"],
             "brand": None,
             "merchant": None,
@@ -654,3 +657,98 @@ def test_real_tables_are_understood_without_a_config(real_data: Path) -> None:
     checked = check_tables(films, ratings, None)
     assert [(fault.fault, fault.count) for fault in checked.faults] == [("no_photo", 199)]
     assert (checked.summary.num_users, checked.summary.num_positives) == (610, 100_836)
+
+
+def test_several_photos_of_an_item(tmp_path: Path) -> None:
+    """However they are written: the first is the item's photo, further ones follow in order."""
+    _photos(tmp_path, "a.jpg", "b.jpg", "c.png", "sub/d.jpg", "x,y.jpg")
+    lists = [["a.jpg", "b.jpg", " sub\\d.jpg "], ["c.png"], [], ["", None, "b.jpg"], None, ["x,y.jpg"]]
+    firsts = ["a.jpg", "c.png", None, "b.jpg", None, "x,y.jpg"]
+    pl.DataFrame({"id": list("123456"), "pictures": lists}).write_parquet(tmp_path / "lists.parquet")
+    texts = ["a.jpg|b.jpg|sub\\d.jpg", "c.png", "", "b.jpg;", None, "x,y.jpg"]
+    commas = ["a.jpg, b.jpg ,sub/d.jpg", "c.png", None, "b.jpg", None, "x,y.jpg"]
+    literals = ['["a.jpg", "b.jpg", "sub/d.jpg"]', "['c.png']", "[]", "b.jpg", None, "x,y.jpg"]
+    for number, column in enumerate((texts, commas, literals)):
+        pl.DataFrame({"id": list("123456"), "photo": column}).write_csv(tmp_path / f"text{number}.csv")
+    for file in ("lists.parquet", "text0.csv", "text1.csv", "text2.csv"):
+        items = read_items(ItemsConfig(path=file), base=tmp_path)
+        assert items.photo_source is PhotoSource.PATHS, file
+        assert items.frame["photo"].to_list() == firsts, file
+        assert items.frame["more_photos"].to_list() == [["b.jpg", "sub/d.jpg"], *[None] * 5], file
+        checked = check_tables(items, None, None)
+        assert [fault.fault for fault in checked.faults] == ["no_photo"], file
+        assert checked.photo_sources()[:2] == [tmp_path / "a.jpg", tmp_path / "c.png"]
+        assert checked.other_photos(max_photos=5) == [(0, tmp_path / "b.jpg"), (0, tmp_path / "sub/d.jpg")]
+        assert checked.other_photos(max_photos=2) == [(0, tmp_path / "b.jpg")]
+        assert checked.other_photos(max_photos=1) == []
+        assert len(items.photo_files()) == 6
+
+
+def test_several_photos_some_of_which_are_not_there(tmp_path: Path) -> None:
+    _photos(tmp_path, "a.jpg", "b.jpg")
+    photos = [["gone.jpg", "a.jpg", "b.jpg"], ["a.jpg", "https://x.org/1.jpg", "gone.jpg"], ["gone.jpg", "gone2.jpg"]]
+    pl.DataFrame({"id": ["1", "2", "3"], "photos": photos}).write_parquet(tmp_path / "i.parquet")
+    checked = check_tables(read_items(ItemsConfig(path="i.parquet"), base=tmp_path), None, None)
+    assert checked.items.select("photo", "more_photos").rows() == [("a.jpg", ["b.jpg"]), ("a.jpg", None), (None, None)]
+    assert [(fault.fault, fault.count) for fault in checked.faults] == [("photo_is_url", 1), ("missing_photo", 3)]
+    meaning = "there is no such file under the photo root"
+    assert checked.rejected["items"].filter(pl.col("fault") == "missing_photo")["reason"].to_list() == [
+        f"gone.jpg: {meaning}", f"gone.jpg: {meaning}", f"gone.jpg, gone2.jpg: {meaning}",
+    ]  # fmt: skip
+
+
+def test_several_photos_as_bytes(tmp_path: Path) -> None:
+    photos = [[b"one", b"", b"two"], None, [b"three"]]
+    pl.DataFrame({"id": ["1", "2", "3"], "photo": photos}).write_parquet(tmp_path / "i.parquet")
+    checked = check_tables(read_items(ItemsConfig(path="i.parquet", photo="photo"), base=tmp_path), None, None)
+    assert checked.photo_sources() == [b"one", None, b"three"]
+    assert checked.other_photos(max_photos=3) == [(0, b"two")]
+
+
+def test_lists_of_neither_paths_nor_bytes_are_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"id": ["1"], "photo": [[{"src": "a.jpg"}]]}).write_parquet(tmp_path / "i.parquet")
+    with pytest.raises(DataError, match=r"column 'photo' \(photo\) holds lists of neither paths nor bytes"):
+        read_items(ItemsConfig(path="i.parquet", photo="photo"), base=tmp_path)
+
+
+def test_numbered_photos_in_a_folder(tmp_path: Path) -> None:
+    names = [
+        "7_10.jpg",
+        "7_2.jpg",
+        "7.jpg",
+        "7-1.png",
+        "8_1.jpg",
+        "8_2.jpg",
+        "8_x.jpg",
+        "9_1.jpg",
+        "9_1_1.jpg",
+        "10.jpg",
+    ]
+    _photos(tmp_path / "pics", *names)
+    items = _items(tmp_path, [{"id": "7"}, {"id": "8"}, {"id": "9_1"}, {"id": "9"}, {"id": "6"}], photo="pics")
+    assert items.frame.select("photo", "more_photos").rows() == [
+        ("7.jpg", ["7-1.png", "7_2.jpg", "7_10.jpg"]),
+        ("8_1.jpg", ["8_2.jpg"]),
+        ("9_1.jpg", ["9_1_1.jpg"]),  # an item of its own, not the first photo of item 9
+        (None, None),
+        (None, None),
+    ]
+
+
+def test_strange_names_beside_the_photos(tmp_path: Path) -> None:
+    """A link that leads to itself and names that are no Unicode cost no other photo."""
+    _photos(tmp_path / "pics", "1.jpg")
+    (tmp_path / "pics" / "2.jpg").symlink_to(tmp_path / "pics" / "2.jpg")
+    os.close(os.open(os.fsencode(tmp_path / "pics") + b"/3\xff.jpg", os.O_CREAT))
+    os.mkfifo(tmp_path / "pics" / "4.jpg")
+    rows = [
+        {"id": str(n), "image": name} for n, name in enumerate(["1.jpg", "2.jpg", "4.jpg", "x" * 5_000, "bad\0.jpg"])
+    ]
+    checked = check_tables(_items(tmp_path, rows, path="items.parquet", photo_root="pics"), None, None)
+    assert checked.items["photo"].to_list() == ["1.jpg", None, None, None, None]
+    assert [(fault.fault, fault.count) for fault in checked.faults] == [("missing_photo", 4)]
+    assert photo_fingerprint(checked.tables["items"].photo_files(), root=tmp_path)
+    by_id = _items(tmp_path, [{"id": "1"}, {"id": "3"}], photo="pics")
+    assert by_id.frame["photo"].to_list() == ["1.jpg", None]
+    beside = _items(tmp_path, rows, path="items.parquet")  # where the root has to be looked for
+    assert beside.photo_root == tmp_path

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from triptych.data.text import CLS, PAD, SEP
-from triptych.encoders.image import PatchEmbedding, Stem
+from triptych.encoders.image import POOLED_TOKENS, PatchEmbedding, PhotoPool, Stem
 from triptych.encoders.text import CUT_ROWS, LEAST_SAVING, cut_by_length, trim
-from triptych.encoders.two_tower import EncoderConfig, ItemInputs, Modalities, TwoTowerEncoder
+from triptych.encoders.two_tower import EncoderConfig, ItemInputs, Modalities, OtherPhotos, TwoTowerEncoder
 from triptych.foundation.errors import ArtifactError, ConfigError
 
 BATCH, PX = 6, 32
@@ -96,7 +96,7 @@ def test_an_item_does_not_depend_on_its_batch():
     model, given = encoder(), items()
     together = model.encode_items(given)
     for row in range(BATCH):
-        alone = model.encode_items(ItemInputs(*(part[row : row + 1] for part in given)))
+        alone = model.encode_items(ItemInputs(*(part[row : row + 1] for part in given[:4])))
         assert torch.allclose(alone, together[row : row + 1], atol=1e-6)
     # a batch in which nobody has a title, or nobody a photo, may leave the tensor out
     no_titles = torch.zeros(BATCH, dtype=torch.bool)
@@ -197,3 +197,71 @@ def test_the_cut_by_length_is_the_cheapest_one_or_none(seed: int):
     assert sum(len(rows) * lengths[rows].max() for rows in parts) == tokens[len(parts)]
     assert (len(parts) == 2) == (tokens[2] <= (1 - LEAST_SAVING) * tokens[1])
     assert len(cut_by_length(lengths, parts=1)) == 1
+
+
+def several(present: list[list[bool]], *, seed: int = 3) -> OtherPhotos:
+    shape = (BATCH, len(present[0]), PX, PX, 3)
+    pixels = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return OtherPhotos(pixels, torch.tensor(present))
+
+
+# Rows 2 and 4 of `items` have no photo at all, so their further ones are not looked at.
+PRESENT = [[True, True, True], [False, False, False], [True] * 3, [True, False, False], [True] * 3, [False, True, True]]
+
+
+def loud(**settings) -> TwoTowerEncoder:
+    """An encoder of several photos whose pooled tokens weigh as much as a trained one's may."""
+    model = encoder(photos=4, **settings)
+    generator = torch.Generator().manual_seed(5)
+    for weight in (model.pool.queries, model.pool.keys.weight):
+        weight.copy_(torch.randn(weight.shape, generator=generator))
+    return model
+
+
+def test_one_photo_is_encoded_as_without_the_option():
+    plain, model = encoder(), encoder(photos=4)
+    shared = [name for name in model.state_dict() if not name.startswith("pool.")]
+    assert shared == list(plain.state_dict())
+    assert torch.equal(model.encode_items(items()), plain.encode_items(items()))
+    beside = model.encode_items(items(others=several(PRESENT)))
+    alone = [1, 2, 4]  # no further photo, or no photo at all
+    assert torch.allclose(beside[alone], plain.encode_items(items())[alone], atol=1e-6)
+
+
+def test_the_order_of_further_photos_has_no_influence():
+    model, given = loud(), several(PRESENT)
+    vectors = model.encode_items(items(others=given))
+    for order in ([2, 1, 0], [1, 2, 0]):
+        turned = OtherPhotos(given.pixels[:, order], given.present[:, order])
+        assert torch.allclose(model.encode_items(items(others=turned)), vectors, atol=1e-6)
+
+
+def test_each_further_photo_is_looked_at_and_what_is_not_there_is_not():
+    model, given = loud(), several(PRESENT)
+    vectors = model.encode_items(items(others=given))
+    for place in range(3):
+        pixels = given.pixels.clone()
+        pixels[:, place] = 255 - pixels[:, place]
+        changed = model.encode_items(items(others=OtherPhotos(pixels, given.present)))
+        differs = ((changed - vectors).abs().amax(dim=1) > 1e-4).tolist()
+        assert differs == [PRESENT[row][place] and row not in (2, 4) for row in range(BATCH)]
+
+
+def test_the_pool_against_a_loop():
+    pool = PhotoPool(8)
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(3, 2, 5, 8, generator=generator)
+    present = torch.tensor([[True, True], [False, True], [True, False]])
+    pooled = pool(patches, present=present)
+    for row in range(3):
+        states = torch.cat([patches[row, photo] for photo in range(2) if present[row, photo]])
+        keys = pool.keys(pool.norm(states))
+        for token in range(POOLED_TOKENS):
+            weights = torch.softmax(keys @ pool.queries[token] / 8**0.5, dim=0)
+            expected = sum(w * state for w, state in zip(weights, states, strict=True)) + pool.kind
+            assert torch.allclose(pooled[row, token], expected, atol=1e-5)
+
+
+def test_an_encoder_without_photos_has_no_pool():
+    assert encoder(Modalities.TITLE, photos=3).pool is None
+    assert encoder(photos=1).pool is None

@@ -31,7 +31,7 @@ def check(
     Exit code 0: clean, or faulty rows are set aside; 1: something was set aside, under --strict; 2: unusable.
     """
     from triptych.data.check import exit_code, render, set_aside_photos, write_rejected
-    from triptych.data.images import check_photos
+    from triptych.data.photo_store import check_photos
     from triptych.recipes import resolve
     from triptych.recipes.tables import read_and_check
 
@@ -43,7 +43,10 @@ def check(
     resolved = resolve(str(source) if source else "shop", settings=overrides)
     checked = read_and_check(resolved.config, base=resolved.base)
     if photos:
-        checked = set_aside_photos(checked, check_photos(checked.photo_sources()))
+        kept = resolved.config.catalogue
+        others = [photo for _, photo in checked.other_photos(max_photos=kept.max_photos)]
+        broken = check_photos([*checked.photo_sources(), *others], max_pixels=kept.max_photo_pixels)
+        checked = set_aside_photos(checked, broken, max_photos=kept.max_photos)
     if out is not None:
         write_rejected(checked, out / "rejected")
     if as_json:

@@ -6,7 +6,7 @@ on the numbers and asks the catalogue for the strings.
 
     items.arrow  users.arrow  queries.arrow  events.arrow  judgements.arrow    Arrow IPC, uncompressed, one batch each
     history_offsets.npy  history_positions.npy                                see `events.Histories`
-    photos/                                                                   see `images.decode_photos`
+    photos/                                                                   see `photo_store`
     rejected/<table>.parquet                                                  rows set aside, each with its reason
     checks.json                                                               what the check found, see `check.render`
     features.json                                                             feature column → role
@@ -30,10 +30,11 @@ from pydantic import Field
 
 from triptych.data.check import Checked, render, set_aside_photos, write_rejected
 from triptych.data.events import KIND_CODES, Histories, build_histories, is_positive
-from triptych.data.images import PhotoStore, decode_photos
-from triptych.data.schema import EVENTS_SCHEMA, TIME, Role
+from triptych.data.images import MAX_PIXELS
+from triptych.data.photo_store import PhotoStore, decode_photos
+from triptych.data.schema import EVENTS_SCHEMA, PART, TIME, Part, Role
 from triptych.data.words import each, rows_among
-from triptych.foundation.artifact import Artifact, produce, sha256, write_json
+from triptych.foundation.artifact import RESUME, Artifact, produce, sha256, write_json
 from triptych.foundation.config import Config
 from triptych.foundation.errors import DataError, did_you_mean
 
@@ -50,6 +51,13 @@ class CatalogueConfig(Config):
     """Side of the square that models see, in pixels."""
     display_px: int = Field(256, ge=16, le=4096)
     """Longest side of the photo that the page shows, in pixels; smaller photos are not enlarged."""
+    display_bytes: int = Field(0, ge=0, le=2**24)
+    """JPEGs of at most so many bytes are shown as they are, however many pixels they have: not making a smaller one
+    saves two thirds of the time that a photo of 600 × 800 takes, and costs the room."""
+    max_photos: int = Field(1, ge=1, le=5)
+    """Photos kept of an item; its first one stands for it wherever one is shown."""
+    max_photo_pixels: int = Field(MAX_PIXELS, ge=64**2, le=MAX_PIXELS)
+    """Larger photos are set aside unread: a file of 100 kB can unpack to gigabytes."""
 
 
 class Catalogue:
@@ -95,7 +103,8 @@ class Catalogue:
     def events(self) -> pl.DataFrame:
         """By time: time, user_row, query_row, item_row, kind (as `events.KIND_CODES`), page, position, cell.
 
-        A row, page or position that is not known is -1; cell is null.
+        A row, page or position that is not known is -1; cell is null. `part` (an Enum of `schema.Part`) follows where
+        the table brings a split.
         """
         return self._table("events")
 
@@ -252,7 +261,7 @@ def photo_fingerprint(files: Iterable[Path], *, root: Path) -> str:
         try:
             status = file.stat()
             state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that no file can have
             state = "absent"
         digest.update(f"{os.path.relpath(file, root)}\0{state}\n".encode())
     return digest.hexdigest()[:16]
@@ -260,9 +269,16 @@ def photo_fingerprint(files: Iterable[Path], *, root: Path) -> str:
 
 def _write(folder: Path, *, config: CatalogueConfig, tables: Checked) -> dict[str, Any]:
     photos = decode_photos(
-        tables.photo_sources(), px=config.photo_px, display_px=config.display_px, out=folder / "photos"
+        tables.photo_sources(),
+        others=tables.other_photos(max_photos=config.max_photos) if config.max_photos > 1 else None,
+        px=config.photo_px,
+        display_px=config.display_px,
+        keep_bytes=config.display_bytes,
+        max_pixels=config.max_photo_pixels,
+        out=folder / "photos",
+        resume=folder / RESUME,
     )
-    tables = set_aside_photos(tables, photos.faults)
+    tables = set_aside_photos(tables, photos.faults, max_photos=config.max_photos)
     write_rejected(tables, folder / "rejected")
     write_json(folder / CHECKS, render(tables))
 
@@ -276,7 +292,7 @@ def _write(folder: Path, *, config: CatalogueConfig, tables: Checked) -> dict[st
     _write_table(folder, "users", users.alias("user").to_frame())
     _write_table(folder, "queries", queries.alias("query").to_frame())
     _write_table(folder, "events", numbered)
-    _write_table(folder, "items", _fill_first_seen(tables.items.drop("photo"), numbered))
+    _write_table(folder, "items", _fill_first_seen(tables.items.drop("photo", "more_photos"), numbered))
     if tables.judgements is not None:
         _write_table(folder, "judgements", _number_judgements(tables, queries=queries))
     write_json(folder / "features.json", tables.roles)
@@ -294,6 +310,7 @@ def _write(folder: Path, *, config: CatalogueConfig, tables: Checked) -> dict[st
         "judgements": 0 if tables.judgements is None else len(tables.judgements),
         "items_with_title": len(tables.items) - tables.items["title"].null_count(),
         "items_with_photo": photos.num_with_photo,
+        "further_photos": photos.num_others,
         "distinct_photos": photos.num_photos,
         "broken_photos": len(photos.faults),
         "rejected": {table: len(rows) for table, rows in tables.rejected.items()},
@@ -309,6 +326,7 @@ def _distinct(values: pl.Series) -> pl.Series:
 
 def _number_events(events: pl.DataFrame, *, users: pl.Series, queries: pl.Series, item_ids: pl.Series) -> pl.DataFrame:
     kind_codes = {kind.value: code for kind, code in KIND_CODES.items()}
+    given = [pl.col(PART).cast(pl.Enum([part.value for part in Part]))] if PART in events.columns else []
     return events.select(
         "time",
         rows_among(events["user"], users).alias("user_row"),
@@ -319,6 +337,7 @@ def _number_events(events: pl.DataFrame, *, users: pl.Series, queries: pl.Series
         pl.col("position").fill_null(-1),
         # Sorted, and an Enum: the codes of a Categorical depend on what the process has read before.
         pl.col("cell").cast(pl.Enum(_distinct(events["cell"]).sort())),
+        *given,
     )
 
 

@@ -5,7 +5,7 @@ How faults are counted and rows set aside is told in `faults`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -79,10 +79,17 @@ class Checked:
     """UInt32 ``[items]``, the row (from 0) that each clean item was read from."""
 
     def photo_sources(self) -> list[Path | bytes | None]:
-        """Return where each item's photo is, in the order of `items`: what `images.check_photos` takes."""
-        photos = self.items["photo"].to_list()
-        root = self.photo_root or Path()
-        return [root / photo if isinstance(photo, str) else photo for photo in photos]
+        """Return where each item's photo is, in the order of `items`: what `photo_store.check_photos` takes."""
+        return [self._source(photo) for photo in self.items["photo"].to_list()]
+
+    def other_photos(self, *, max_photos: int) -> list[tuple[int, Path | bytes]]:
+        """Return where items' further photos are, each with its item's row; at most `max_photos` with the first one."""
+        more = self.items["more_photos"].list.head(max_photos - 1)
+        pairs = pl.DataFrame({"row": range(len(more)), "photo": more}).filter(more.list.len() > 0).explode("photo")
+        return [(row, self._source(photo)) for row, photo in pairs.iter_rows()]
+
+    def _source(self, photo: Any) -> Any:
+        return (self.photo_root or Path()) / photo if isinstance(photo, str) else photo
 
 
 def check_tables(
@@ -127,43 +134,59 @@ def check_tables(
     )
 
 
-def set_aside_photos(checked: Checked, broken: Mapping[int, str]) -> Checked:
+def set_aside_photos(checked: Checked, broken: Mapping[int, str], *, max_photos: int = 1) -> Checked:
     """Set aside photos that could not be decoded; their items stay.
 
     Args:
         checked: the tables.
-        broken: row of `checked.items` → reason, as `images.check_photos` and `images.decode_photos` return it.
+        broken: place of a photo → reason, as `photo_store.check_photos` and `decode_photos` return it: the row of
+            `checked.items`, and counted on from there for `checked.other_photos`.
+        max_photos: that the other photos were asked for with.
 
     Returns:
         The tables without these photos, with a `broken_photo` fault and the rejected rows; their reasons name the
-        photo's path as the table has it (below the photo root), or the item where the table holds bytes.
+        photo's path as the table has it (below the photo root), or the item where the table holds bytes. Where an
+        item has further photos, the first usable one takes the place of its own.
     """
     if not broken:
         return checked
     mapped = checked.tables[Table.ITEMS]
-    rows = sorted(broken)
-    mask = pl.Series(range(len(checked.items)), dtype=pl.UInt32).is_in(rows)
-    sieve = Sieve(mapped)
-    read = pl.Series(range(len(mapped.frame)), dtype=pl.UInt32).is_in(checked.rows_read.filter(mask).implode())
-    action = "photo set aside, item kept"
+    found = _broken_by_item(broken, num_items=len(checked.items), others=checked.other_photos(max_photos=max_photos))
+    rows = sorted(found)
+    kept, reasons = [], []
     is_bytes = mapped.photo_source is PhotoSource.BYTES
-    names = pl.format("item {}", "item_id") if is_bytes else pl.col("photo").cast(pl.String)
-    found = checked.items[rows].select(name=names, why=pl.Series([broken[row] for row in rows], dtype=pl.String))
-    reasons = pl.repeat(None, len(mapped.frame), dtype=pl.String, eager=True)
+    for row, (item_id, photo, more) in zip(
+        rows, checked.items[rows].select("item_id", "photo", "more_photos").iter_rows(), strict=True
+    ):
+        photos = [photo, *(more or ())][:max_photos]
+        kept.append([one for place, one in enumerate(photos) if place not in found[row]])
+        names = [f"item {item_id}" if is_bytes else photos[place] for place in found[row]]
+        reasons.append("; ".join(f"{name}: {why}" for name, why in zip(names, found[row].values(), strict=True)))
+    sieve = Sieve(mapped)
+    wanted = pl.Series(range(len(checked.items)), dtype=pl.UInt32).is_in(rows)
+    read = pl.Series(range(len(mapped.frame)), dtype=pl.UInt32).is_in(checked.rows_read.filter(wanted).implode())
+    details = pl.repeat(None, len(mapped.frame), dtype=pl.String, eager=True)
     sieve.set_values_aside(
         "broken_photo",
         read,
         column="photo",
         meaning="the photo cannot be decoded",
-        action=action,
-        details=reasons.scatter(read.arg_true(), found.select(pl.format("{}: {}", "name", "why")).to_series()),
+        action="photo set aside, item kept",
+        details=details.scatter(read.arg_true(), pl.Series(reasons, dtype=pl.String)),
     )
     fresh = sieve.rejected()
     assert fresh is not None
     before = checked.rejected.get(Table.ITEMS)
     if before is not None:
         fresh = pl.concat([before, fresh], how="diagonal").sort("row", maintain_order=True, nulls_last=True)
-    items = checked.items.with_columns(photo=checked.items["photo"].set(mask, None))
+    photo, more = checked.items["photo"], checked.items["more_photos"]
+    photo = photo.scatter(rows, pl.Series([photos[0] if photos else None for photos in kept], dtype=photo.dtype))
+    if more.null_count() < len(more):
+        further = more.to_list()
+        for row, photos in zip(rows, kept, strict=True):
+            further[row] = photos[1:] or None
+        more = pl.Series("more_photos", further, dtype=more.dtype)
+    items = checked.items.with_columns(photo, more)
     at = sum(fault.table is Table.ITEMS for fault in checked.faults)
     return replace(
         checked,
@@ -172,6 +195,23 @@ def set_aside_photos(checked: Checked, broken: Mapping[int, str]) -> Checked:
         rejected=checked.rejected | {Table.ITEMS.value: fresh},
         summary=_summarise(checked.tables, items, checked.events, checked.judgements),
     )
+
+
+def _broken_by_item(
+    broken: Mapping[int, str], *, num_items: int, others: Sequence[tuple[int, object]]
+) -> dict[int, dict[int, str]]:
+    """Sort broken photos by item: row → place among the item's photos → reason."""
+    found: dict[int, dict[int, str]] = {}
+    first_of: dict[int, int] = {}
+    for at, (row, _) in enumerate(others):
+        first_of.setdefault(row, at)
+    for place, why in sorted(broken.items()):
+        row, nth = place, 0
+        if place >= num_items:
+            row, _ = others[place - num_items]
+            nth = 1 + place - num_items - first_of[row]
+        found.setdefault(row, {})[nth] = why
+    return found
 
 
 def exit_code(checked: Checked, *, strict: bool) -> int:

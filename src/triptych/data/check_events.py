@@ -8,9 +8,9 @@ import polars as pl
 
 from triptych.data.check_columns import check_times, read_flags, require_readable
 from triptych.data.faults import Sieve
-from triptych.data.fields import known_kinds
+from triptych.data.fields import known_kinds, known_parts
 from triptych.data.parse import parse_numbers
-from triptych.data.schema import CLICK_KINDS, EVENTS_SCHEMA, JUDGEMENTS_SCHEMA, PHOTO_ONLY, EventKind
+from triptych.data.schema import CLICK_KINDS, EVENTS_SCHEMA, JUDGEMENTS_SCHEMA, PART, PHOTO_ONLY, EventKind, Part
 from triptych.data.tables import MappedTable
 from triptych.data.words import each
 from triptych.foundation.errors import DataError
@@ -45,12 +45,15 @@ def check_events(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series, lates
         action=_ROW,
     )
     position, strange = _positions(sieve)
-    read = read.with_columns(position.alias("position")).select(EVENTS_SCHEMA.keys())
+    columns = [*EVENTS_SCHEMA, *([PART] if PART in frame.columns else [])]
+    read = read.with_columns(position.alias("position")).select(columns)
     _check_repeats(sieve, read)
     sieve.require_rows()
     for fault, mask, meaning in strange:
         action = "position set aside, event kept"
         sieve.set_values_aside(fault, mask, column="position", meaning=meaning, action=action)
+    if PART in columns:
+        read = read.with_columns(_parts(sieve).alias(PART))
     clean = read if sieve.kept.all() else read.filter(sieve.kept)  # a long log is not copied for nothing
     if not clean["kind"].is_in([kind.value for kind in CLICK_KINDS]).any():
         sieve.note(
@@ -180,11 +183,26 @@ def _positions(sieve: Sieve) -> tuple[pl.Series, list[tuple[str, pl.Series, str]
     return positions.set(~whole | negative, None), faults
 
 
+def _parts(sieve: Sieve) -> pl.Series:
+    """Return the part of a split that each event is in, an Enum of `Part`; null where the table does not say."""
+    words = sieve.mapped.frame[PART]
+    parts = each(words, of=lambda text: known_parts(text).cast(pl.Enum([part.value for part in Part])))
+    require_readable(sieve, parts, column=PART, what="train, validation or test")
+    sieve.set_values_aside(
+        "unknown_part",
+        words.is_not_null() & parts.is_null(),
+        column=PART,
+        meaning="the word for the part of a split is not known (train, validation, test, or 0, 1, 2)",
+        action="part set aside: the event is in none",
+    )
+    return parts
+
+
 def _check_repeats(sieve: Sieve, read: pl.DataFrame) -> None:
     """Set repeated events aside, where times are fine enough to tell a repeat from a second click that day."""
     repeated = _repeats(read, among=sieve.kept)
     days_only = bool((read["time"].drop_nulls().dt.time() == time(0)).all())
-    columns = [name for name in EVENTS_SCHEMA if name in sieve.mapped.mapping]
+    columns = [name for name in read.columns if name in sieve.mapped.mapping]
     meaning = "an earlier row is the same event in every column"
     if days_only:
         action = "kept: the times are whole days, so it may have happened again"

@@ -12,7 +12,9 @@ from triptych.data.check_columns import check_times, read_numbers
 from triptych.data.faults import Sieve
 from triptych.data.parse import as_text, parse_lists
 from triptych.data.schema import FEATURE_TYPES, ITEMS_SCHEMA, Role
-from triptych.data.tables import PhotoSource
+from triptych.data.tables import PhotoSource, is_unicode
+
+_TEXTS = pl.List(pl.String)
 
 
 def check_items(sieve: Sieve, *, latest: datetime) -> pl.DataFrame:
@@ -48,11 +50,11 @@ def check_items(sieve: Sieve, *, latest: datetime) -> pl.DataFrame:
     for name, role in sieve.mapped.roles.items():
         read[name] = _feature(sieve, name=name, role=role)
     if sieve.mapped.photo_source is PhotoSource.PATHS:
-        read["photo"] = _photos(sieve)
+        read["photo"], read["more_photos"] = _photos(sieve)
     _note_gaps(sieve)
     types = ITEMS_SCHEMA | {name: FEATURE_TYPES[role] for name, role in sieve.mapped.roles.items()}
     if sieve.mapped.photo_source is PhotoSource.BYTES:
-        types = types | {"photo": pl.Binary()}
+        types = types | {"photo": pl.Binary(), "more_photos": pl.List(pl.Binary())}
     whole = frame.with_columns(values.alias(name) for name, values in read.items())
     missing = [pl.lit(None).alias(name) for name in types if name not in whole.columns]
     return (
@@ -95,9 +97,16 @@ def missing_files(paths: pl.Series, *, root: Path) -> pl.Series:
 def _files_in(root: Path, folder: str) -> list[str]:
     try:
         with os.scandir(root / folder) as entries:
-            return [entry.name for entry in entries if entry.is_file()]
+            return [entry.name for entry in entries if _is_file(entry)]
     except (OSError, ValueError):  # no such folder, or a path no file system takes
         return []
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file() and is_unicode(entry.name)
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _prices(sieve: Sieve) -> pl.Series:
@@ -122,33 +131,32 @@ def _feature(sieve: Sieve, *, name: str, role: Role) -> pl.Series:
     return values.to_frame().select(as_text(pl.col(name), values.dtype)).to_series()
 
 
-def _photos(sieve: Sieve) -> pl.Series:
-    photos = sieve.mapped.frame["photo"]
-    is_url = photos.str.contains(r"^(?i:https?)://").fill_null(False)
-    action = "photo set aside, item kept"
-    sieve.set_values_aside(
-        "photo_is_url",
-        is_url,
-        column="photo",
-        meaning="the photo is a web address; download it into a folder",
-        action=action,
-        details=_named("the photo is a web address; download it into a folder", photos),
-    )
-    root = sieve.mapped.photo_root or Path()
-    missing = missing_files(photos.set(is_url, None), root=root)
-    sieve.set_values_aside(
-        "missing_photo",
-        missing,
-        column="photo",
-        meaning="there is no such file under the photo root",
-        action=action,
-        details=_named("there is no such file under the photo root", photos),
-    )
-    return photos.set(is_url | missing, None)
-
-
-def _named(meaning: str, photos: pl.Series) -> pl.Series:
-    return pl.select(pl.format("{}: {}", photos, pl.lit(meaning))).to_series()
+def _photos(sieve: Sieve) -> tuple[pl.Series, pl.Series]:
+    """Look for the photos; return each item's first that is there, and its further ones."""
+    frame = sieve.mapped.frame
+    further = pl.col("more_photos").fill_null([]) if "more_photos" in frame.columns else pl.lit([], dtype=_TEXTS)
+    rows = frame.select(row=pl.int_range(pl.len(), dtype=pl.UInt32))
+    listed = frame.select(rows["row"], photo=pl.concat_list("photo", further)).explode("photo").drop_nulls("photo")
+    is_url = listed["photo"].str.contains(r"^(?i:https?)://")
+    missing = missing_files(listed["photo"].set(is_url, None), root=sieve.mapped.photo_root or Path())
+    for fault, meaning, faulty in (
+        ("photo_is_url", "the photo is a web address; download it into a folder", is_url),
+        ("missing_photo", "there is no such file under the photo root", missing),
+    ):
+        found = listed.filter(faulty).group_by("row", maintain_order=True).agg(pl.col("photo").str.join(", "))
+        details = found.select(pl.format("{}: {}", "photo", pl.lit(meaning))).to_series()
+        sieve.set_values_aside(
+            fault,
+            pl.repeat(False, len(frame), eager=True).scatter(found["row"], True),
+            column="photo",
+            meaning=meaning,
+            action="photo set aside, item kept",
+            details=pl.repeat(None, len(frame), dtype=pl.String, eager=True).scatter(found["row"], details),
+        )
+    usable = listed.filter(~is_url & ~missing).group_by("row", maintain_order=True).agg("photo")
+    photos = rows.join(usable, on="row", how="left", maintain_order="left")["photo"]
+    more = pl.select(pl.when(photos.list.len() > 1).then(photos.list.slice(1))).to_series()
+    return photos.list.first(), more
 
 
 def _note_gaps(sieve: Sieve) -> None:

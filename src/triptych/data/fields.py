@@ -6,7 +6,7 @@ import polars as pl
 
 from triptych.data.guess import Field
 from triptych.data.parse import parse_flags, parse_numbers, parse_times
-from triptych.data.schema import PHOTO_ONLY, EventKind
+from triptych.data.schema import PART, PART_WORDS, PHOTO_ONLY, EventKind, Part
 
 PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff")
 _NESTED = (pl.List, pl.Array, pl.Struct, pl.Binary, pl.Object)
@@ -33,6 +33,17 @@ def known_kinds(values: pl.Series, words: dict[str, EventKind]) -> pl.Series:
     distinct = values.drop_nulls().unique()
     known = {word: words[bare_word(word)].value for word in distinct if bare_word(word) in words}
     return values.replace_strict(list(known), list(known.values()), default=None, return_dtype=pl.String)
+
+
+def known_parts(values: pl.Series) -> pl.Series:
+    """Return the part of a split that each word means, as text; null where it is not known."""
+
+    def meaning(word: str) -> Part | None:
+        return PART_WORDS.get(word.lower().removesuffix(".0"))
+
+    words = values.cast(pl.String)
+    found = {word: part.value for word in words.drop_nulls().unique() if (part := meaning(word)) is not None}
+    return words.replace_strict(list(found), list(found.values()), default=None, return_dtype=pl.String)
 
 
 def _rate(matches: pl.Series) -> float:
@@ -80,9 +91,12 @@ def _is_photo(values: pl.Series) -> bool:
 
 
 def _photo_rate(values: pl.Series) -> float:
+    if isinstance(values.dtype, pl.List) and values.dtype.inner == pl.String:  # several photos per item
+        values = values.explode().str.strip_chars().drop_nulls()
+        values = values.filter(values != "")
     if values.dtype != pl.String or values.is_empty():
         return float(values.dtype == pl.Binary or (values.is_empty() and not isinstance(values.dtype, _NESTED)))
-    return _rate(values.str.to_lowercase().str.contains(rf"\.({'|'.join(PHOTO_SUFFIXES)})(\?.*)?$"))
+    return _rate(values.str.to_lowercase().str.contains(rf"\.({'|'.join(PHOTO_SUFFIXES)})(\?.*)?[\"'\]|,;]*$"))
 
 
 def _is_listed(values: pl.Series) -> bool:
@@ -91,6 +105,10 @@ def _is_listed(values: pl.Series) -> bool:
 
 def _is_flag(values: pl.Series) -> bool:
     return not isinstance(values.dtype, _NESTED) and _rate(parse_flags(values).is_not_null()) >= 0.5
+
+
+def _is_part(values: pl.Series) -> bool:
+    return not isinstance(values.dtype, _NESTED) and _rate(known_parts(values).is_not_null()) == 1
 
 
 def _is_key(values: pl.Series) -> bool:
@@ -284,5 +302,12 @@ def event_fields(words: dict[str, EventKind]) -> tuple[Field, ...]:
             meaning="the delivery cell",
             names="cell | cellid deliverycell zone region",
             fits=_is_id,
+        ),
+        Field(
+            name=PART,
+            setting=PART,
+            meaning="the part of a split",
+            names="part | split xlabel datasplit subset",
+            fits=_is_part,
         ),
     )

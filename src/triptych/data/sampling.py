@@ -1,6 +1,7 @@
-"""Batches of items with queries they were clicked under, drawn so that any batch can be drawn again.
+"""Batches of what belongs together, drawn so that any batch can be drawn again.
 
-A batch is a pure function of (seed, index): there is no state to save, so a run that is killed and resumed sees the
+Two sorts: items with queries they were clicked under, and pairs of items that one user chose soon after each other.
+Both are pure functions of (seed, index): there is no state to save, so a run that is killed and resumed sees the
 batches it would have seen.
 """
 
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.data.targets import UserItems
 from triptych.foundation.errors import DataError
 
 
@@ -25,6 +27,60 @@ class ItemQueryBatch(NamedTuple):
     """``[queries]``, the place in `item_rows` of the item each query was drawn for."""
     known: NDArray[np.bool_]
     """``[queries, items]``, True where the pair was clicked in training: no negative, whether drawn for it or not."""
+
+
+class ItemPairBatch(NamedTuple):
+    """Distinct items, and pairs of them that one user chose."""
+
+    item_rows: NDArray[np.int64]
+    """``[items]``, distinct, ascending."""
+    anchor: NDArray[np.int64]
+    """``[pairs]``, the place in `item_rows` of the item that asks."""
+    positive: NDArray[np.int64]
+    """``[pairs]``, the place of the item it should find; never the anchor's."""
+    known: NDArray[np.bool_]
+    """``[pairs, items]``, True where the pair's user chose the item in training, the anchor included: no negative."""
+
+
+class KnownPairs:
+    """Looks up which (row, item) pairs there are; a row is a query or a user."""
+
+    def __init__(self, rows: NDArray[np.integer], item_row: NDArray[np.integer]) -> None:
+        """Sort the pairs.
+
+        Args:
+            rows: ``[pairs]``, at least one.
+            item_row: ``[pairs]``.
+        """
+        order = np.lexsort((item_row, rows))
+        self._rows, starts = np.unique(rows[order], return_index=True)
+        self._offsets = np.append(starts, len(order))
+        self._items = item_row[order].astype(np.int64)
+
+    def among(self, rows: NDArray[np.integer], *, item_rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which pairs of some rows and some items there are.
+
+        Walks through the items of each row, not through all pairs of the batch.
+
+        Args:
+            rows: ``[n]``.
+            item_rows: ``[items]``, distinct and ascending.
+
+        Returns:
+            ``[n, items]``.
+        """
+        known = np.zeros((len(rows), len(item_rows)), dtype=bool)
+        place = np.minimum(np.searchsorted(self._rows, rows), len(self._rows) - 1)
+        seen = self._rows[place] == rows
+        starts = self._offsets[place]
+        counts = np.where(seen, self._offsets[place + 1] - starts, 0)
+        row = np.repeat(np.arange(len(rows)), counts)
+        within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        there = self._items[np.repeat(starts, counts) + within]
+        column = np.minimum(np.searchsorted(item_rows, there), len(item_rows) - 1)
+        hit = item_rows[column] == there
+        known[row[hit], column[hit]] = True
+        return known
 
 
 class ItemQuerySampler:
@@ -67,10 +123,7 @@ class ItemQuerySampler:
         self._log_weight = item_power * np.log(np.diff(self._item_clicks))
         self.batch_items = min(batch_items, len(self._items))
 
-        by_query = np.lexsort((item_row, query_row))
-        self._queries, query_starts = np.unique(query_row[by_query], return_index=True)
-        self._query_offsets = np.append(query_starts, len(by_query))
-        self._query_items = item_row[by_query].astype(np.int64)
+        self._known = KnownPairs(query_row, item_row)
 
     def batch(self, index: int) -> ItemQueryBatch:
         """Draw batch `index` (from 0, no end); the same index gives the same batch."""
@@ -86,33 +139,8 @@ class ItemQuerySampler:
             item_rows=item_rows,
             query_rows=query_rows,
             positive=np.repeat(np.arange(len(chosen)), self._queries_per_item),
-            known=self.known(query_rows, item_rows=item_rows),
+            known=self._known.among(query_rows, item_rows=item_rows),
         )
-
-    def known(self, query_rows: NDArray[np.int64], *, item_rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Look up which pairs were clicked in training.
-
-        Walks through the clicked items of each query, not through all pairs of the batch.
-
-        Args:
-            query_rows: ``[queries]``.
-            item_rows: ``[items]``, distinct and ascending.
-
-        Returns:
-            ``[queries, items]``.
-        """
-        known = np.zeros((len(query_rows), len(item_rows)), dtype=bool)
-        place = np.minimum(np.searchsorted(self._queries, query_rows), len(self._queries) - 1)
-        seen = self._queries[place] == query_rows
-        starts = self._query_offsets[place]
-        counts = np.where(seen, self._query_offsets[place + 1] - starts, 0)
-        row = np.repeat(np.arange(len(query_rows)), counts)
-        within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-        clicked = self._query_items[np.repeat(starts, counts) + within]
-        column = np.minimum(np.searchsorted(item_rows, clicked), len(item_rows) - 1)
-        hit = item_rows[column] == clicked
-        known[row[hit], column[hit]] = True
-        return known
 
     def _draw_items(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw distinct places in ``self._items``, ascending, one after another with chance in proportion to weight.
@@ -122,3 +150,54 @@ class ItemQuerySampler:
         """
         keys = self._log_weight + rng.gumbel(size=len(self._log_weight))
         return np.sort(np.argpartition(-keys, self.batch_items - 1)[: self.batch_items])
+
+
+class ItemPairSampler:
+    """Draw pairs of items that stand near each other in a user's history."""
+
+    def __init__(
+        self, histories: UserItems, *, batch_pairs: int = 256, window: int = 10, item_power: float = 1.0, seed: int
+    ) -> None:
+        """Lay the histories end to end, each item where its user first chose it.
+
+        Args:
+            histories: what each user chose in training, in time order; users with one item are never drawn.
+            batch_pairs: pairs in a batch.
+            window: furthest apart that the two stand, in choices of that user.
+            item_power: an item is asked for in proportion to its number of users to this power: 1 by choices, 0 all
+                items alike.
+            seed: of all batches.
+
+        Raises:
+            DataError: nobody chose two items.
+        """
+        user_row = np.repeat(np.arange(len(histories.offsets) - 1), np.diff(histories.offsets))
+        pairs = np.stack([user_row, histories.item_rows.astype(np.int64)], axis=1)
+        _, first = np.unique(pairs, axis=0, return_index=True)
+        self._user, self._item = pairs[np.sort(first)].T
+        _, starts, sizes = np.unique(self._user, return_index=True, return_counts=True)
+        self._start, self._size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
+        usable = self._size > 1
+        if not usable.any():
+            raise DataError("events: no user chose two items in the training part, so there is nothing to learn.")
+        count = np.bincount(self._item)[self._item]
+        self._weight_before = np.concatenate([[0.0], np.cumsum(usable * count ** (item_power - 1.0))])
+        self._known = KnownPairs(self._user, self._item)
+        self._batch_pairs, self._window, self._seed = batch_pairs, window, seed
+
+    def batch(self, index: int) -> ItemPairBatch:
+        """Draw batch `index` (from 0, no end); the same index gives the same batch."""
+        rng = np.random.default_rng([self._seed, index])
+        luck = rng.uniform(0, self._weight_before[-1], size=self._batch_pairs)
+        positive = np.searchsorted(self._weight_before, luck, side="right") - 1
+        start, end = self._start[positive], self._start[positive] + self._size[positive]
+        low, high = np.maximum(start, positive - self._window), np.minimum(end, positive + self._window + 1)
+        anchor = rng.integers(low, high - 1)  # one place fewer: the positive's own is skipped
+        anchor += anchor >= positive
+        item_rows, place = np.unique(self._item[np.concatenate([anchor, positive])], return_inverse=True)
+        return ItemPairBatch(
+            item_rows=item_rows,
+            anchor=place[: self._batch_pairs],
+            positive=place[self._batch_pairs :],
+            known=self._known.among(self._user[positive], item_rows=item_rows),
+        )

@@ -42,6 +42,15 @@ class EventKind(StrEnum):
 CLICK_KINDS = (EventKind.CLICK, EventKind.CART, EventKind.ORDER)
 """The positives: kinds in which the user chose the item."""
 
+
+class Part(StrEnum):
+    """The three parts of a split, in the order in which they are looked at."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
 TIME = pl.Datetime("us", "UTC")
 """Type of every canonical time column."""
 
@@ -49,6 +58,7 @@ ITEMS_SCHEMA: dict[str, pl.DataType] = {
     "item_id": pl.String(),
     "title": pl.String(),
     "photo": pl.String(),  # a path below the photo root; Binary instead where the table holds the bytes
+    "more_photos": pl.List(pl.String()),  # the item's further ones, without nulls
     "category": pl.String(),
     "brand": pl.String(),
     "merchant": pl.String(),
@@ -68,7 +78,11 @@ EVENTS_SCHEMA: dict[str, pl.DataType] = {
     "position": pl.Int32(),  # from 0
     "cell": pl.String(),
 }
-"""Columns of the events table in order. `time`, `item_id`, `kind` are never null, nor `user` and `query` both."""
+"""Columns of the events table in order. `time`, `item_id`, `kind` are never null, nor `user` and `query` both. `part`
+(String, a value of `Part`, or null) follows where the table has it."""
+
+PART = "part"
+"""Optional events column: the part of a split that the table itself brings (`SplitBy.GIVEN`)."""
 
 JUDGEMENTS_SCHEMA: dict[str, pl.DataType] = {
     "query": pl.String(),
@@ -126,6 +140,24 @@ KIND_WORDS: dict[str, EventKind] = {
 """Words known in a kind column, lower-case, `_` for spaces and hyphens. `EventsConfig.kinds` overrides them."""
 
 
+PART_WORDS: dict[str, Part] = {
+    "train": Part.TRAIN,
+    "training": Part.TRAIN,
+    "trn": Part.TRAIN,
+    "0": Part.TRAIN,
+    "valid": Part.VALIDATION,
+    "validation": Part.VALIDATION,
+    "val": Part.VALIDATION,
+    "dev": Part.VALIDATION,
+    "1": Part.VALIDATION,
+    "test": Part.TEST,
+    "testing": Part.TEST,
+    "tst": Part.TEST,
+    "2": Part.TEST,
+}
+"""Words known in a part column, lower-case; the numbers are MMRec's ``x_label``."""
+
+
 class ItemsConfig(Config):
     """The items table: where it is, and which of its columns mean what.
 
@@ -140,7 +172,9 @@ class ItemsConfig(Config):
     title: str | None = None
     """Column of the title."""
     photo: str | None = None
-    """Column of the photo's path or bytes, or a folder of photos named by item id."""
+    """Column of the photo's path or bytes, or a folder of photos named by item id. Several photos are a list, or paths
+    with `|`, `,` or `;` between them; in a folder `<id>.jpg`, `<id>_1.jpg`, `<id>-2.jpg`. The first stands for the
+    item, further ones are kept where catalogue.max_photos allows."""
     photo_root: str | None = None
     """Folder that photo paths start from, relative to the config file; without a photo column, the folder whose
     files are named by item id. Left out: the folder of the items file, else that of the config file."""
@@ -185,6 +219,8 @@ class EventsConfig(Config):
     """Column of the item's position on the page, from 0."""
     cell: str | None = None
     """Column of the delivery cell the user was in."""
+    part: str | None = None
+    """Column that says train, validation or test (or 0, 1, 2); read by split.by = given."""
     kinds: dict[str, EventKind] = Field({})
     """The table's own words for what happened, each with impression, click, cart or order."""
 

@@ -1,123 +1,83 @@
-"""Splits by time: train, then validation, then test, as three runs of the events sorted by time.
+"""Splits: train, validation and test of a catalogue, cut as `cuts` says, and what has to be found in each.
 
-Nobody's later events can train a model that is tested on earlier ones, since each part ends before the next begins;
-events of one instant are never divided. For search, the targets of a part are the article's next-day sets: all that
-anybody chose under a query in that part, merged.
+By default the parts are three runs of the events sorted by time: nobody's later events can train a model that is tested
+on earlier ones, since each part ends before the next begins. For search, the targets of a part are the article's
+next-day sets: all that anybody chose under a query in that part, merged; of judged data, the query's relevant items.
 """
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, date, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from triptych.data.catalogue import Catalogue
+from triptych.data.cuts import DAY_US, PARTS, SplitBy, SplitConfig, cut, cut_queries, cut_within_users, instant
 from triptych.data.events import is_positive
+from triptych.data.schema import PART, Part
+from triptych.data.targets import (
+    HistoryFrom,
+    Targets,
+    TrainPairs,
+    UserItems,
+    UserTargets,
+    count_pairs,
+    make_user_targets,
+    merge_targets,
+    ragged,
+    user_items,
+)
 from triptych.foundation.artifact import Artifact, produce, write_json
-from triptych.foundation.config import Config
 from triptych.foundation.errors import DataError
 
+__all__ = [
+    "DAY_US",
+    "Part",
+    "Places",
+    "Split",
+    "SplitBy",
+    "SplitConfig",
+    "Targets",
+    "TrainPairs",
+    "build",
+    "count_pairs",
+    "cut",
+    "merge_targets",
+]
+
 KIND = "split"
-DAY_US = 86_400_000_000
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-DEFAULT_FRACTION = 0.1
+RUNS, EVENT_PARTS, QUERY_PARTS = "parts.json", "event_parts.npy", "query_parts.npy"
 
+Places = slice | NDArray[np.int64]
+"""Places among a catalogue's events: a run, or one by one in ascending order. Both index an array."""
 
-class SplitBy(StrEnum):
-    """How the parts are cut."""
-
-    LAST_DAY = "last_day"
-    FRACTION = "fraction"
-    DATES = "dates"
-
-
-class Part(StrEnum):
-    """The three parts, in order of time."""
-
-    TRAIN = "train"
-    VALIDATION = "validation"
-    TEST = "test"
-
-
-class SplitConfig(Config):
-    """Where the log is cut into train, validation and test."""
-
-    by: SplitBy = SplitBy.LAST_DAY
-    """last_day: test is the last day (UTC) that has events, validation the one before it; fraction: shares of the
-    events; dates: days given here."""
-    validation_fraction: float | None = Field(None, gt=0, lt=1)
-    """Share of the events that is validation, only with by = fraction; 0.1 when not given."""
-    test_fraction: float | None = Field(None, gt=0, lt=1)
-    """Share of the events that is test, only with by = fraction; 0.1 when not given."""
-    validation_from: date | None = None
-    """First day (UTC) of validation, only and always with by = dates."""
-    test_from: date | None = None
-    """First day (UTC) of test, only and always with by = dates."""
-
-    @model_validator(mode="after")
-    def _no_option_without_effect(self) -> Self:
-        fractions = {"validation_fraction": self.validation_fraction, "test_fraction": self.test_fraction}
-        dates = {"validation_from": self.validation_from, "test_from": self.test_from}
-        idle = (fractions if self.by is not SplitBy.FRACTION else {}) | (dates if self.by is not SplitBy.DATES else {})
-        for name, value in idle.items():
-            if value is not None:
-                needed = "fraction" if name in fractions else "dates"
-                raise ValueError(f"{name} has no effect with by = '{self.by}'. Remove it, or set by = '{needed}'.")
-        if self.by is SplitBy.DATES:
-            if self.validation_from is None or self.test_from is None:
-                raise ValueError("by = 'dates' needs both validation_from and test_from, for example 2024-05-30.")
-            if self.validation_from >= self.test_from:
-                raise ValueError(
-                    f"validation_from ({self.validation_from}) must be before test_from ({self.test_from})."
-                )
-        if sum(self.fractions) >= 1:
-            raise ValueError("validation_fraction and test_fraction leave nothing to train on: keep their sum below 1.")
-        return self
-
-    @property
-    def fractions(self) -> tuple[float, float]:
-        """Shares of validation and test, the defaults filled in."""
-        given = (self.validation_fraction, self.test_fraction)
-        validation, test = (DEFAULT_FRACTION if share is None else share for share in given)
-        return validation, test
-
-
-class Targets(NamedTuple):
-    """What each query of a part should find: everybody's positives under it, merged."""
-
-    query_row: NDArray[np.int32]
-    """``[queries]``, ascending."""
-    offsets: NDArray[np.int64]
-    """``[queries + 1]``; query i has ``item_rows[offsets[i]:offsets[i + 1]]``."""
-    item_rows: NDArray[np.int32]
-    """``[pairs]``, distinct and ascending within a query."""
-
-
-class TrainPairs(NamedTuple):
-    """Distinct (query, item) pairs of the training part, sorted by query, then item."""
-
-    query_row: NDArray[np.int32]
-    """``[pairs]``."""
-    item_row: NDArray[np.int32]
-    """``[pairs]``."""
-    clicks: NDArray[np.int32]
-    """``[pairs]``, how many positive events the pair has."""
+CAUTIONS = {
+    SplitBy.USER: "Split within each user: other users' later events are in training.",
+    SplitBy.GIVEN: "Split as the events table brings it: later events may be in training.",
+}
+"""What a reader of any number of a split has to know; nothing where it is cut by time for all, or by query."""
 
 
 class Split:
-    """Three runs of a catalogue's events, and the target sets of the last two."""
+    """Three parts of a catalogue's events or judged queries, and the target sets of the last two."""
 
     def __init__(self, artifact: Artifact) -> None:
         """Wrap the artefact; use `open`."""
         self.artifact = artifact
-        bounds = json.loads(artifact.file("parts.json").read_text(encoding="utf-8"))
-        self._parts = {part: slice(*bounds[part]) for part in Part}
+        self.config = SplitConfig.parse(artifact.config)
+        self._parts: dict[Part, Places]
+        if RUNS in artifact.manifest["files"]:
+            bounds = json.loads(artifact.file(RUNS).read_text(encoding="utf-8"))
+            self._parts = {part: slice(*bounds[part]) for part in Part}
+        elif EVENT_PARTS in artifact.manifest["files"]:
+            codes = _load(artifact.file(EVENT_PARTS))
+            self._parts = {part: np.flatnonzero(codes == code) for code, part in enumerate(PARTS)}
+        else:
+            self._parts = dict.fromkeys(PARTS, slice(0, 0))
 
     @classmethod
     def open(cls, source: Artifact | str | Path) -> Split:
@@ -128,24 +88,29 @@ class Split:
         """
         return cls(Artifact.open(source.path if isinstance(source, Artifact) else source, kind=KIND))
 
-    def part(self, part: Part) -> slice:
+    def part(self, part: Part) -> Places:
         """Return the places of a part among the catalogue's events."""
         return self._parts[part]
 
     @property
-    def train(self) -> slice:
+    def train(self) -> Places:
         """Places of the training events."""
         return self._parts[Part.TRAIN]
 
     @property
-    def validation(self) -> slice:
+    def validation(self) -> Places:
         """Places of the validation events."""
         return self._parts[Part.VALIDATION]
 
     @property
-    def test(self) -> slice:
+    def test(self) -> Places:
         """Places of the test events."""
         return self._parts[Part.TEST]
+
+    @property
+    def caution(self) -> str:
+        """What has to be said beside every number: a sentence, or ""."""
+        return CAUTIONS.get(self.config.by, "")
 
     def targets(self, part: Part) -> Targets:
         """Return the merged target sets of validation or test; empty where no search led to a choice."""
@@ -153,36 +118,116 @@ class Split:
         return Targets(*arrays)
 
     def train_pairs(self, catalogue: Catalogue) -> TrainPairs:
-        """Return what was chosen under which query in training, over all users."""
+        """Return what was chosen under which query in training, over all users, or judged relevant to it."""
         self.artifact.require_input("catalogue", catalogue.artifact)
-        return count_pairs(*_searches(catalogue, self.train), num_items=catalogue.num_items)
+        return count_pairs(*self._found(catalogue, Part.TRAIN), num_items=catalogue.num_items)
 
     def query_seen_in_train(self, catalogue: Catalogue) -> NDArray[np.bool_]:
         """Say, for each query ``[queries]``, whether something was chosen under it in training."""
         self.artifact.require_input("catalogue", catalogue.artifact)
         seen = np.zeros(catalogue.num_queries, dtype=np.bool_)
-        seen[_searches(catalogue, self.train)[0]] = True
+        seen[self._found(catalogue, Part.TRAIN)[0]] = True
         return seen
 
     def items_new(self, catalogue: Catalogue) -> NDArray[np.bool_]:
-        """Say, for each item ``[items]``, whether nobody chose it in training, with or without a query."""
-        self.artifact.require_input("catalogue", catalogue.artifact)
-        new = np.ones(catalogue.num_items, dtype=np.bool_)
-        positive = is_positive(catalogue.event_array("kind")[self.train])
-        new[catalogue.event_array("item_row")[self.train][positive]] = False
+        """Say, for each item ``[items]``, whether nobody chose it in training, with or without a query.
+
+        Of judged data: whether it was relevant to no training query.
+        """
+        new: NDArray[np.bool_] = self.train_counts(catalogue) == 0
         return new
+
+    def train_counts(self, catalogue: Catalogue) -> NDArray[np.int64]:
+        """Count, for each item ``[items]``, how often it was chosen in training, or judged relevant."""
+        self.artifact.require_input("catalogue", catalogue.artifact)
+        if self.config.by is SplitBy.QUERY:
+            chosen = self._found(catalogue, Part.TRAIN)[1]
+        else:
+            positive = is_positive(catalogue.event_array("kind")[self.train])
+            chosen = catalogue.event_array("item_row")[self.train][positive]
+        return np.bincount(chosen, minlength=catalogue.num_items)
+
+    def train_histories(self, catalogue: Catalogue) -> UserItems:
+        """Return what every user ``[users]`` of the catalogue chose in training, in time order, repeats included."""
+        self.artifact.require_input("catalogue", catalogue.artifact)
+        wanted = self._event_codes(catalogue) == PARTS.index(Part.TRAIN)
+        chosen = user_items(catalogue.histories, item_row=catalogue.event_array("item_row"), wanted=wanted)
+        return ragged(*chosen, users=np.arange(catalogue.num_users))
+
+    def user_targets(
+        self, catalogue: Catalogue, part: Part, *, history: HistoryFrom = HistoryFrom.EARLIER
+    ) -> UserTargets:
+        """Return what each user chose in a part and had not chosen before, with what he had.
+
+        Args:
+            catalogue: the one that was split.
+            part: validation or test.
+            history: which of his earlier choices count.
+        """
+        self.artifact.require_input("catalogue", catalogue.artifact)
+        codes = self._event_codes(catalogue)
+        last = PARTS.index(part if history is HistoryFrom.EARLIER else Part.VALIDATION)
+        return make_user_targets(
+            catalogue.histories,
+            item_row=catalogue.event_array("item_row"),
+            is_history=(codes >= 0) & (codes < last),
+            is_target=codes == PARTS.index(part),
+            num_items=catalogue.num_items,
+        )
+
+    def train_query_rows(self, catalogue: Catalogue) -> NDArray[np.int64]:
+        """Return the queries that were asked in training, or, of judged data, that belong to it; ascending."""
+        return self.query_rows(Part.TRAIN, catalogue=catalogue)
+
+    def query_rows(self, part: Part, *, catalogue: Catalogue) -> NDArray[np.int64]:
+        """Return the queries that were asked in a part, or, of judged data, that belong to it; ascending."""
+        self.artifact.require_input("catalogue", catalogue.artifact)
+        if self.config.by is SplitBy.QUERY:
+            return np.flatnonzero(self._query_codes() == PARTS.index(part))
+        rows = np.unique(catalogue.event_array("query_row")[self.part(part)])
+        return rows[rows >= 0].astype(np.int64)
+
+    def items_known(self, catalogue: Catalogue) -> NDArray[np.bool_]:
+        """Say, for each item ``[items]``, whether training may know its title.
+
+        Cut by time: it was there before validation began. Otherwise the catalogue is taken to be there from the start.
+        """
+        self.artifact.require_input("catalogue", catalogue.artifact)
+        if not self.config.by.is_by_time:
+            return np.ones(catalogue.num_items, dtype=np.bool_)
+        first = self.validation.start if isinstance(self.validation, slice) else int(self.validation[0])
+        first_seen = catalogue.items["first_seen"]
+        known: NDArray[np.bool_] = (first_seen.is_null() | (first_seen < catalogue.events["time"][first])).to_numpy()
+        return known
+
+    def _event_codes(self, catalogue: Catalogue) -> NDArray[np.int8]:
+        codes = np.full(len(catalogue.events), -1, dtype=np.int8)
+        for code, part in enumerate(PARTS):
+            codes[self._parts[part]] = code
+        return codes
+
+    def _query_codes(self) -> NDArray[np.int8]:
+        codes: NDArray[np.int8] = _load(self.artifact.file(QUERY_PARTS))
+        return codes
+
+    def _found(self, catalogue: Catalogue, part: Part) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return query and item of what was chosen under a query of a part, or judged relevant to one."""
+        if self.config.by is SplitBy.QUERY:
+            codes = self._query_codes()
+            return _relevant(catalogue, wanted=codes == PARTS.index(part), config=self.config)
+        return _searches(catalogue, self.part(part))
 
 
 def build(config: SplitConfig, *, catalogue: Catalogue, out: Path) -> Artifact:
-    """Cut a catalogue's log and merge the target sets.
+    """Cut a catalogue's log, or its judged queries, and merge the target sets.
 
     Args:
         config: where to cut.
-        catalogue: whose events.
+        catalogue: whose events or judgements.
         out: the stage's folder; the artefact is made in it.
 
     Raises:
-        DataError: the log is too short for this cut.
+        DataError: the log is too short for this cut, or there is nothing that it could cut.
     """
     return produce(
         out,
@@ -193,112 +238,131 @@ def build(config: SplitConfig, *, catalogue: Catalogue, out: Path) -> Artifact:
     )
 
 
-def cut(time_us: NDArray[np.int64], *, config: SplitConfig) -> dict[Part, slice]:
-    """Find the three parts.
-
-    Args:
-        time_us: ``[events]``, microseconds since 1970 UTC, ascending.
-        config: where to cut.
-
-    Raises:
-        DataError: a part would be empty.
-    """
-    if len(time_us) == 0:
-        raise DataError("events: there are none, so there is nothing to split.")
-    match config.by:
-        case SplitBy.LAST_DAY:
-            validation_us, test_us = _last_days(time_us)
-        case SplitBy.FRACTION:
-            validation_us, test_us = _by_fraction(time_us, config=config)
-        case SplitBy.DATES:
-            assert config.validation_from is not None and config.test_from is not None  # the config has checked
-            validation_us, test_us = _midnight_us(config.validation_from), _midnight_us(config.test_from)
-    first, second = (int(place) for place in np.searchsorted(time_us, [validation_us, test_us]))
-    parts = {
-        Part.TRAIN: slice(0, first),
-        Part.VALIDATION: slice(first, second),
-        Part.TEST: slice(second, len(time_us)),
-    }
-    for part, places in parts.items():
-        if places.start == places.stop:
-            raise DataError(
-                f"events: the {part} part is empty (cut at {_instant(validation_us)} and {_instant(test_us)}; the log "
-                f"covers {_instant(time_us[0])} to {_instant(time_us[-1])}). Choose other cuts in split."
-            )
-    return parts
-
-
-def merge_targets(query_row: NDArray[np.int32], item_row: NDArray[np.int32], *, num_items: int) -> Targets:
-    """Merge the chosen items of each query into a set.
-
-    Args:
-        query_row: ``[events]`` of positive search events.
-        item_row: ``[events]``, the item of each.
-        num_items: items in the catalogue.
-    """
-    pairs = count_pairs(query_row, item_row, num_items=num_items)
-    queries, starts = np.unique(pairs.query_row, return_index=True)
-    return Targets(queries, np.append(starts, len(pairs.item_row)).astype(np.int64), pairs.item_row)
-
-
-def count_pairs(query_row: NDArray[np.int32], item_row: NDArray[np.int32], *, num_items: int) -> TrainPairs:
-    """Count how often each distinct (query, item) pair occurs, sorted by query, then item."""
-    codes, counts = np.unique(query_row.astype(np.int64) * num_items + item_row, return_counts=True)
-    queries, items = np.divmod(codes, max(num_items, 1))
-    return TrainPairs(queries.astype(np.int32), items.astype(np.int32), counts.astype(np.int32))
-
-
 def _write(folder: Path, *, config: SplitConfig, catalogue: Catalogue) -> dict[str, Any]:
+    if config.by is SplitBy.QUERY:
+        return _write_queries(folder, config=config, catalogue=catalogue)
+    parts = _event_parts(folder, config=config, catalogue=catalogue)
     time_us = catalogue.event_array("time")
-    parts = cut(time_us, config=config)
-    write_json(folder / "parts.json", {part: [places.start, places.stop] for part, places in parts.items()})
+    user_row = catalogue.event_array("user_row")
     summary: dict[str, Any] = {}
     for part, places in parts.items():
+        times, users = time_us[places], user_row[places]
         targets = merge_targets(*_searches(catalogue, places), num_items=catalogue.num_items)
         if part is not Part.TRAIN:
-            for name, array in targets._asdict().items():
-                np.save(folder / f"{part}_{name}.npy", array)
+            _save_targets(folder, part, targets)
         summary[part] = {
-            "from": _instant(time_us[places.start]),
-            "to": _instant(time_us[places.stop - 1]),
-            "events": places.stop - places.start,
+            "from": instant(times.min()),
+            "to": instant(times.max()),
+            "events": len(times),
+            "users": len(np.unique(users[users >= 0])),
             "queries": len(targets.query_row),
             "pairs": len(targets.item_rows),
         }
     return summary
 
 
-def _searches(catalogue: Catalogue, places: slice) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _event_parts(folder: Path, *, config: SplitConfig, catalogue: Catalogue) -> dict[Part, Places]:
+    """Cut the events and write where."""
+    if config.by.is_by_time:
+        runs = cut(catalogue.event_array("time"), config=config)
+        write_json(folder / RUNS, {part: [places.start, places.stop] for part, places in runs.items()})
+        return dict(runs)
+    codes = _codes(config, catalogue=catalogue)
+    parts = {part: np.flatnonzero(codes == code) for code, part in enumerate(PARTS)}
+    for part, places in parts.items():
+        if len(places) == 0:
+            raise DataError(
+                f"events: the {part} part of a split by '{config.by}' is empty ({len(codes):,} events of "
+                f"{catalogue.num_users:,} users). Choose another split.by."
+            )
+    np.save(folder / EVENT_PARTS, codes)
+    return dict(parts)
+
+
+def _codes(config: SplitConfig, *, catalogue: Catalogue) -> NDArray[np.int8]:
+    """Return the code of each event's part where parts are no runs."""
+    if config.by is SplitBy.USER:
+        if catalogue.num_users == 0:
+            raise DataError("events: no event has a user, so there is nobody whose events could be split.")
+        return cut_within_users(catalogue.event_array("user_row"), config=config)
+    if PART not in catalogue.events.columns:
+        raise DataError(
+            "events: the table brings no split. Name the column that holds train, validation and test with part under "
+            "[events], or choose another split.by."
+        )
+    given = catalogue.events[PART]
+    codes: NDArray[np.int8] = given.to_physical().cast(pl.Int8).fill_null(-1).to_numpy()
+    return codes
+
+
+def _write_queries(folder: Path, *, config: SplitConfig, catalogue: Catalogue) -> dict[str, Any]:
+    judgements = catalogue.judgements
+    if judgements is None or judgements.is_empty():
+        raise DataError(
+            "judgements: there are none, and split.by = 'query' divides judged queries. Choose another one."
+        )
+    if len(catalogue.events):
+        raise DataError(
+            "events: split.by = 'query' divides judged queries of data without events, and here are "
+            f"{len(catalogue.events):,}. Choose a split of the events."
+        )
+    query_row = judgements["query_row"].to_numpy()
+    codes = cut_queries(np.unique(query_row), num_queries=catalogue.num_queries, config=config)
+    np.save(folder / QUERY_PARTS, codes)
+    summary: dict[str, Any] = {}
+    for code, part in enumerate(PARTS):
+        pairs = _relevant(catalogue, wanted=codes == code, config=config)
+        targets = merge_targets(*pairs, num_items=catalogue.num_items)
+        if len(targets.query_row) == 0:
+            raise DataError(
+                f"judgements: no query of the {part} part has an item of grade "
+                f"{_least(catalogue, config):g} or more. Lower split.relevant_grade, or choose other fractions."
+            )
+        if part is not Part.TRAIN:
+            _save_targets(folder, part, targets)
+        summary[part] = {
+            "judged_queries": int((codes == code).sum()),
+            "judgements": int((codes[query_row] == code).sum()),
+            "queries": len(targets.query_row),
+            "pairs": len(targets.item_rows),
+        }
+    return summary
+
+
+def _save_targets(folder: Path, part: Part, targets: Targets) -> None:
+    for name, array in targets._asdict().items():
+        np.save(folder / f"{part}_{name}.npy", array)
+
+
+def _searches(catalogue: Catalogue, places: Places) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return query and item of the positive events under a query."""
     query_row = catalogue.event_array("query_row")[places]
     chosen = is_positive(catalogue.event_array("kind")[places]) & (query_row >= 0)
     return query_row[chosen], catalogue.event_array("item_row")[places][chosen]
 
 
-def _last_days(time_us: NDArray[np.int64]) -> tuple[int, int]:
-    days = np.unique(time_us // DAY_US)
-    if len(days) < 3:
-        raise DataError(
-            f"events: the log has events on {len(days)} day{'s' if len(days) > 1 else ''} ({_instant(time_us[0])} to "
-            f'{_instant(time_us[-1])}), and a split by last day needs 3. Set split.by = "fraction".'
-        )
-    return int(days[-2]) * DAY_US, int(days[-1]) * DAY_US
+def _relevant(
+    catalogue: Catalogue, *, wanted: NDArray[np.bool_], config: SplitConfig
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return query and item of the relevant judgements of some queries.
+
+    Args:
+        catalogue: whose judgements.
+        wanted: bool ``[queries]``.
+        config: from which grade on an item is relevant.
+    """
+    assert catalogue.judgements is not None
+    columns = (catalogue.judgements[name].to_numpy() for name in ("query_row", "item_row", "grade"))
+    query_row, item_row, grade = columns
+    kept = wanted[query_row] & (grade >= np.float32(_least(catalogue, config)))
+    return query_row[kept], item_row[kept]
 
 
-def _by_fraction(time_us: NDArray[np.int64], *, config: SplitConfig) -> tuple[int, int]:
-    """Cut at the instants before which the wanted share of the events lies; ties go to the later part."""
-    validation, test = config.fractions
-    last = len(time_us) - 1
-    places = [min(last, round(len(time_us) * share)) for share in (1 - test - validation, 1 - test)]
-    return int(time_us[places[0]]), int(time_us[places[1]])
-
-
-def _midnight_us(day: date) -> int:
-    return (day - EPOCH.date()).days * DAY_US
-
-
-def _instant(time_us: int | np.int64) -> str:
-    return (EPOCH + timedelta(microseconds=int(time_us))).isoformat(timespec="seconds")
+def _least(catalogue: Catalogue, config: SplitConfig) -> float:
+    assert catalogue.judgements is not None
+    if config.relevant_grade is not None:
+        return config.relevant_grade
+    return float(catalogue.judgements["grade"].to_numpy().max())
 
 
 def _load(path: Path) -> NDArray[Any]:

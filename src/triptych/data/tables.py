@@ -19,7 +19,7 @@ from triptych.data.fields import ITEM_FIELDS, JUDGEMENT_FIELDS, PHOTO_SUFFIXES, 
 from triptych.data.files import FILE, TableFiles, open_table
 from triptych.data.guess import SAMPLE_ROWS, Field, listed, map_columns, named_like
 from triptych.data.lines import WORDS
-from triptych.data.parse import as_text, plain, trim_whole_floats
+from triptych.data.parse import as_text, parse_lists, plain, trim_whole_floats
 from triptych.data.roles import recognise_role
 from triptych.data.schema import (
     ITEMS_SCHEMA,
@@ -40,12 +40,16 @@ ROW = "row"
 
 _TEXT = {
     Table.ITEMS: {"item_id", "title", "category", "brand", "merchant"},
-    Table.EVENTS: {"user", "query", "item_id", "kind", "page", "cell"},
+    Table.EVENTS: {"user", "query", "item_id", "kind", "page", "cell", "part"},
     Table.JUDGEMENTS: {"query", "item_id"},
 }
 _FREE_TEXT = {"title", "query"}
 _LISTS = (pl.List, pl.Array)
 _NESTED = (*_LISTS, pl.Struct, pl.Binary)
+_PHOTO_FILE = rf"[^|,;\n]+\.(?:{'|'.join(PHOTO_SUFFIXES)})(?:\?[^|,;\n]*)?"
+_SEVERAL = rf"(?i)^(?:{_PHOTO_FILE}\s*[|,;\n]\s*)+(?:{_PHOTO_FILE})?$"
+"""Several photos in one text: each part ends like a photo's name, so that a comma within a name parts nothing."""
+_NUMBERED = r"^(.+)[_-](\d{1,4})$"
 
 
 class PhotoSource(StrEnum):
@@ -105,6 +109,15 @@ class MappedTable:
         raw = raw.rename({name: f"original_{name}" for name in taken})
         return raw.rename({"(row)": ROW, FILE: "file"}, strict=False)
 
+    def photo_files(self) -> list[Path]:
+        """Return the files of all photos: of each item the first, then further ones; empty where photos are bytes."""
+        if self.photo_root is None or "photo" not in self.frame.columns:
+            return []
+        names = self.frame["photo"].drop_nulls().to_list()
+        if "more_photos" in self.frame.columns:
+            names += self.frame["more_photos"].drop_nulls().explode().to_list()
+        return [self.photo_root / name for name in names]
+
     def describe(self) -> list[dict[str, Any]]:
         """Return one row per column: what it was taken for, and whether that was given or guessed."""
         used = [
@@ -159,14 +172,13 @@ def read_items(config: ItemsConfig, *, base: Path) -> MappedTable:
 
     photo_source, root = PhotoSource.NONE, None
     if "photo" in mapping:
+        frame = _part_photos(frame, column=mapping["photo"], source=source)
         is_bytes = frame["photo"].dtype == pl.Binary
         photo_source = PhotoSource.BYTES if is_bytes else PhotoSource.PATHS
         root = None if is_bytes else _photo_root(config, frame["photo"], source=source, base=base)
-        if not is_bytes:
-            frame = frame.with_columns(pl.col("photo").cast(pl.String).str.replace_all("\\", "/", literal=True))
     elif folder is not None or config.photo_root is not None:
         photo_source, root = PhotoSource.FOLDER, folder or _existing_root(config, base=base)
-        frame = frame.join(photos_by_id(root), on="item_id", how="left", maintain_order="left")
+        frame = _photos_of(frame, root)
         mapping["photo"] = config.photo or config.photo_root or ""
     return MappedTable(
         table=Table.ITEMS,
@@ -262,16 +274,22 @@ def photos_by_id(folder: Path) -> pl.DataFrame:
     Returns:
         `item_id` and `photo` (path below the folder), one row per id; of several the first by path.
     """
-    paths = sorted(
-        os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")  # noqa: PTH118
-        for parent, _, names in os.walk(folder)
-        for name in names
-    )
+    found = (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)  # noqa: PTH118
+    paths = sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in found if is_unicode(path))
     pattern = rf"^(?:.*/)?([^/]+)\.(?i:{'|'.join(PHOTO_SUFFIXES)})$"
     listed = pl.DataFrame({"photo": pl.Series(paths, dtype=pl.String)}).select(
         item_id=pl.col("photo").str.extract(pattern, 1), photo="photo"
     )
     return listed.drop_nulls("item_id").unique("item_id", keep="first", maintain_order=True)
+
+
+def is_unicode(name: str) -> bool:
+    """Say whether a file's name can stand in a table; to the file system it is bytes, and those may spell nothing."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mapped(
@@ -378,6 +396,63 @@ def _check_role(role: Role, dtype: pl.DataType, *, column: str, source: TableFil
         )
 
 
+def _part_photos(frame: pl.DataFrame, *, column: str, source: TableFiles) -> pl.DataFrame:
+    """Put an item's first photo into `photo`, and its further ones, where any item has some, into `more_photos`."""
+    photos = frame["photo"]
+    if isinstance(photos.dtype, _LISTS):
+        if isinstance(photos.dtype.inner, pl.Struct | pl.List | pl.Array):
+            raise DataError(f"{source.name}: column '{column}' (photo) holds lists of neither paths nor bytes.")
+        is_bytes = photos.dtype.inner == pl.Binary
+        element = pl.element()
+        bytes_given = pl.col("photo").cast(pl.List(pl.Binary)).list.eval(element.filter(element.bin.size() > 0))
+        parts = frame.select(bytes_given).to_series() if is_bytes else parse_lists(photos)
+    elif photos.dtype == pl.Binary:
+        return frame
+    else:
+        photos = photos.cast(pl.String)
+        split = pl.col("photo").str.extract_all(r"[^|,;\n]+").list.eval(pl.element().str.strip_chars())
+        one = pl.concat_list("photo")
+        parts = photos.to_frame().select(pl.when(pl.col("photo").str.contains(_SEVERAL)).then(split).otherwise(one))[
+            "photo"
+        ]
+        literal = photos.str.contains(r"^\[.*\]$").fill_null(False)
+        if literal.any():
+            parts = pl.select(pl.when(literal).then(parse_lists(photos)).otherwise(parts)).to_series()
+    if parts.dtype == pl.List(pl.String):
+        parts = parts.list.eval(pl.element().str.replace_all("\\", "/", literal=True))
+    return _with_photos(frame, parts)
+
+
+def _with_photos(frame: pl.DataFrame, photos: pl.Series) -> pl.DataFrame:
+    """Set `photo` and `more_photos` from lists that may be empty or null."""
+    more = pl.select(pl.when(photos.list.len() > 1).then(photos.list.slice(1))).to_series().alias("more_photos")
+    frame = frame.with_columns(photos.list.first().alias("photo"))
+    return frame if more.null_count() == len(more) else frame.with_columns(more)
+
+
+def _photos_of(frame: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    """Find items' photos in a folder: `<id>.jpg`, then `<id>_1.jpg` or `<id>-1.jpg` by number.
+
+    A name that is an item's id as a whole is that item's, whatever number it ends in.
+    """
+    ids = frame["item_id"].drop_nulls().unique()
+    listing = photos_by_id(folder).with_columns(
+        whole=pl.col("item_id").is_in(ids.implode()),
+        base=pl.col("item_id").str.extract(_NUMBERED, 1),
+        number=pl.col("item_id").str.extract(_NUMBERED, 2).cast(pl.UInt32),
+    )
+    own = listing.filter("whole").select("item_id", "photo", number=pl.lit(None, dtype=pl.UInt32))
+    numbered = listing.filter(~pl.col("whole") & pl.col("base").is_in(ids.implode()))
+    found = (
+        pl.concat([own, numbered.select(pl.col("base").alias("item_id"), "photo", "number")])
+        .sort("item_id", "number", "photo", nulls_last=False)
+        .group_by("item_id", maintain_order=True)
+        .agg("photo")
+    )
+    joined = frame.select("item_id").join(found, on="item_id", how="left", maintain_order="left")
+    return _with_photos(frame, joined["photo"])
+
+
 def _photo_folder(config: ItemsConfig, *, source: TableFiles, base: Path) -> Path | None:
     """Return the folder that `photo` names, where it names no column."""
     if not config.photo or config.photo in source.columns:
@@ -406,5 +481,12 @@ def _photo_root(config: ItemsConfig, photos: pl.Series, *, source: TableFiles, b
         return _existing_root(config, base=base)
     beside = source.files[0].parent.absolute()
     some = photos.drop_nulls().cast(pl.String).head(20).to_list()
-    found = (root for root in (beside, base.absolute()) if any((root / path).is_file() for path in some))
+    found = (root for root in (beside, base.absolute()) if any(_is_file(root / path) for path in some))
     return next(found, beside)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False

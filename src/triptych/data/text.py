@@ -24,7 +24,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 
 from triptych.foundation.artifact import Artifact, produce
 from triptych.foundation.config import Config
-from triptych.foundation.errors import ArtifactError
+from triptych.foundation.errors import ArtifactError, ConfigError, did_you_mean
 
 if TYPE_CHECKING:  # encoders read this file to serve, and need no tables for it
     from triptych.data.catalogue import Catalogue
@@ -174,35 +174,75 @@ def words(text: str) -> list[str]:
     return found
 
 
-def build(config: TokenizerConfig, *, catalogue: Catalogue, split: Split, out: Path) -> Artifact:
+def item_texts(catalogue: Catalogue, *, features: Sequence[str] = ()) -> list[str]:
+    """Return what encoders read as each item's title ``[items]``: the title, with text features appended.
+
+    Args:
+        catalogue: whose items.
+        features: names of text features, in order.
+
+    Raises:
+        ConfigError: there is no such text feature.
+    """
+    if not features:
+        return catalogue.titles
+    for name in features:
+        if catalogue.feature_roles.get(name) != "text":
+            known = [one for one, role in catalogue.feature_roles.items() if role == "text"]
+            raise ConfigError(
+                f"encoder.title_features: the items have no text feature '{name}'.{did_you_mean(name, known)} "
+                f"Text features: {', '.join(known) or 'none'}."
+            )
+    columns = [catalogue.items[name].to_list() for name in features]
+    return [with_features(title, values) for title, *values in zip(catalogue.titles, *columns, strict=True)]
+
+
+def with_features(title: str | None, values: Iterable[str | None]) -> str:
+    """Append the values of text features to a title; what is absent is passed over."""
+    return ". ".join(text for text in (title, *values) if text)
+
+
+def build(
+    config: TokenizerConfig,
+    *,
+    catalogue: Catalogue,
+    split: Split | None,
+    out: Path,
+    title_features: Sequence[str] = (),
+) -> Artifact:
     """Train a tokenizer on what was known in the training part: titles of its items, and its queries, each once.
 
     Args:
         config: its size.
         catalogue: whose titles and queries.
-        split: what is training; later items and queries are not read.
+        split: what is training; later items and queries are not read. None: there is no log, and all titles are.
         out: the stage's folder; the artefact is made in it, with `FILE` in it.
+        title_features: text features that are read with the titles (`EncoderConfig.title_features`).
     """
-    split.artifact.require_input("catalogue", catalogue.artifact)
+    inputs = {"catalogue": catalogue.artifact}
+    if split is not None:
+        split.artifact.require_input("catalogue", catalogue.artifact)
+        inputs["split"] = split.artifact
 
     def write(folder: Path) -> dict[str, Any]:
-        titles, queries = training_texts(catalogue, split=split)
+        titles, queries = training_texts(catalogue, split=split, title_features=title_features)
         tokenizer = TextTokenizer.fit([*titles, *queries], config=config)
         tokenizer.save(folder / FILE)
         return {"titles": len(titles), "queries": len(queries), "vocab_size": tokenizer.vocab_size}
 
-    inputs = {"catalogue": catalogue.artifact, "split": split.artifact}
-    return produce(out, kind=KIND, config=config, inputs=inputs, build=write)
+    tree = config.dump() | ({"title_features": list(title_features)} if title_features else {})
+    return produce(out, kind=KIND, config=tree, inputs=inputs, build=write)
 
 
-def training_texts(catalogue: Catalogue, *, split: Split) -> tuple[list[str], list[str]]:
-    """Return titles of the items first seen before validation, and the distinct queries of training events."""
-    validation_from = catalogue.events["time"][split.validation.start]
-    first_seen = catalogue.items["first_seen"]
-    old = (first_seen.is_null() | (first_seen < validation_from)).to_numpy()
-    titles = [title for title, known in zip(catalogue.titles, old, strict=True) if known and title]
-    query_rows = np.unique(catalogue.event_array("query_row")[split.train])
-    return titles, [catalogue.queries[row] for row in query_rows if row >= 0]
+def training_texts(
+    catalogue: Catalogue, *, split: Split | None, title_features: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Return titles of the items that were there before validation, and the distinct queries of training."""
+    texts = item_texts(catalogue, features=title_features)
+    if split is None:
+        return [text for text in texts if text], []
+    titles = [text for text, is_known in zip(texts, split.items_known(catalogue), strict=True) if is_known and text]
+    return titles, [catalogue.queries[row] for row in split.train_query_rows(catalogue)]
 
 
 def _alphabet(texts: Sequence[str], *, tokenizer: Tokenizer, limit: int) -> list[str]:

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from triptych.data.catalogue import Catalogue
-from triptych.data.text import PAD, TextTokenizer
+from triptych.data.text import PAD, TextTokenizer, item_texts
 from triptych.encoders.text import text_tensor
-from triptych.encoders.two_tower import ItemInputs, Modalities, TwoTowerEncoder
+from triptych.encoders.two_tower import ItemInputs, Modalities, OtherPhotos, TwoTowerEncoder
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import DataError
 from triptych.foundation.progress import Progress
@@ -33,6 +33,8 @@ SMALL_REQUEST = 64
 
 Pixels = NDArray[np.uint8]
 PixelSource = Callable[[NDArray[np.int64]], Pixels]
+OtherPixels = tuple[Pixels, NDArray[np.bool_]]
+OtherSource = Callable[[NDArray[np.int64]], OtherPixels]
 
 
 class Embedder:
@@ -88,6 +90,16 @@ class Embedder:
         """What it reads of an item."""
         return self._encoder.config.modalities
 
+    @property
+    def photos(self) -> int:
+        """How many photos of an item it reads."""
+        return self._encoder.config.photos
+
+    @property
+    def title_features(self) -> tuple[str, ...]:
+        """Text features of an item that it reads behind the title (`data.text.with_features`)."""
+        return self._encoder.config.title_features
+
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode query texts.
 
@@ -104,16 +116,22 @@ class Embedder:
         return out
 
     def items(
-        self, titles: Sequence[str | None], *, pixels: Pixels | None = None, has_photo: ArrayLike | None = None
+        self,
+        titles: Sequence[str | None],
+        *,
+        pixels: Pixels | None = None,
+        has_photo: ArrayLike | None = None,
+        others: OtherPixels | None = None,
     ) -> NDArray[np.float32]:
         """Encode items, or photos as queries: ``items([None], pixels=photo)``.
 
         What the encoder does not read (see `modalities`) has no influence.
 
         Args:
-            titles: None or an empty text where there is no title.
+            titles: None or an empty text where there is no title; with the encoder's `title_features` appended.
             pixels: uint8 RGB ``[len(titles), px, px, 3]``; None where nobody has a photo.
             has_photo: bool ``[len(titles)]``; None means all if there are pixels.
+            others: further photos, as `PhotoStore.other_pixels` returns them; None where nobody has any.
 
         Returns:
             ``[len(titles), vector_dim]``, L2-normalised.
@@ -127,7 +145,13 @@ class Embedder:
         else:
             self._check(pixels, num_items=len(titles))
         bulk = len(titles) > SMALL_REQUEST
-        return self._items(titles, source=None if pixels is None else pixels.__getitem__, present=present, bulk=bulk)
+        return self._items(
+            titles,
+            source=None if pixels is None else pixels.__getitem__,
+            others=None if others is None else lambda rows: (others[0][rows], others[1][rows]),
+            present=present,
+            bulk=bulk,
+        )
 
     def embed_catalogue(
         self,
@@ -157,8 +181,11 @@ class Embedder:
         bar = None if label is None else Progress(label, total=catalogue.num_items, unit="item")
         with nullcontext() if bar is None else bar:
             vectors = self._items(
-                catalogue.titles,
+                item_texts(catalogue, features=self.title_features),
                 source=lambda rows: photos.pixels(shown[rows]),
+                others=None
+                if self.photos == 1
+                else lambda rows: photos.other_pixels(shown[rows], most=self.photos - 1),
                 present=np.asarray(photos.has)[shown],
                 bulk=True,
                 bar=bar,
@@ -170,11 +197,12 @@ class Embedder:
         titles: Sequence[str | None],
         *,
         source: PixelSource | None,
+        others: OtherSource | None,
         present: NDArray[np.bool_],
         bulk: bool,
         bar: Progress | None = None,
     ) -> NDArray[np.float32]:
-        """Encode items in blocks of like length, photos fetched block by block from `source`."""
+        """Encode items in blocks of like length, photos fetched block by block from `source` and `others`."""
         config = self._encoder.config
         has_title = np.array([bool(title) for title in titles], dtype=bool)
         tokens = self._tokenizer.encode([title or "" for title in titles], max_tokens=config.max_title_tokens)
@@ -190,6 +218,7 @@ class Embedder:
                     pixels=None if with_photo is None else torch.from_numpy(with_photo(rows)).to(self._device),
                     has_title=torch.from_numpy(has_title[rows]).to(self._device),
                     has_photo=torch.from_numpy(present[rows]).to(self._device),
+                    others=None if with_photo is None or others is None else self._others(others(rows)),
                 )
                 with autocast(precision, device=self._device):
                     encoded = self._encoder.encode_items(batch)
@@ -197,6 +226,11 @@ class Embedder:
                 if bar is not None:
                     bar.advance(len(rows))
         return out
+
+    def _others(self, found: OtherPixels) -> OtherPhotos | None:
+        if self.photos == 1 or not found[1].any():
+            return None
+        return OtherPhotos(*(torch.from_numpy(one).to(self._device) for one in found))
 
     def _check(self, pixels: Pixels, *, num_items: int) -> None:
         expected = (num_items, self.px, self.px, 3)

@@ -1,4 +1,4 @@
-"""Pixels to patch states: the stems."""
+"""Pixels to patch states: the stems, and the pooling of an item's further photos."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 PATCH_PX = 16
 """Side of the square of pixels that becomes one token, in every stem."""
+POOLED_TOKENS = 4
+"""Tokens that an item's further photos become, however many they are: a quarter of those of a photo of 64 px."""
 
 
 class Stem(StrEnum):
@@ -54,6 +56,44 @@ class PatchEmbedding(nn.Module):
         """
         scaled = pixels.to(torch.float32).div_(127.5).sub_(1.0)  # [-1, 1]
         return self.stem(scaled) + self.positions
+
+
+class PhotoPool(nn.Module):
+    """Pool the patch states of several photos into a few tokens; the order of the photos has no influence.
+
+    Learned queries attend to all patches of all photos. Source: Lee et al., "Set Transformer", 2019, section 3.2,
+    pooling by multi-head attention; ours has one head, no values of its own and no feed-forward layer.
+    """
+
+    def __init__(self, dim: int) -> None:
+        """Make the queries.
+
+        Args:
+            dim: width of a token state.
+        """
+        super().__init__()
+        self.queries = nn.Parameter(torch.empty(POOLED_TOKENS, dim))
+        self.kind = nn.Parameter(torch.empty(dim))
+        self.norm = nn.LayerNorm(dim)
+        self.keys = nn.Linear(dim, dim, bias=False)
+        for vectors in (self.queries, self.kind):
+            nn.init.normal_(vectors, std=0.02)
+
+    def forward(self, patches: Tensor, *, present: Tensor) -> Tensor:
+        """Pool photos.
+
+        Args:
+            patches: ``[batch, photos, patches, dim]``; of a photo that is not there, anything.
+            present: bool ``[batch, photos]``.
+
+        Returns:
+            ``[batch, POOLED_TOKENS, dim]``; finite, but of no meaning, for an item without photos.
+        """
+        keep = present.repeat_interleave(patches.shape[2], dim=1)[:, None]
+        states = patches.flatten(1, 2)
+        scores = self.queries @ self.keys(self.norm(states)).transpose(1, 2) / states.shape[-1] ** 0.5
+        weights = scores.masked_fill(~keep, torch.finfo(scores.dtype).min).softmax(dim=-1)
+        return weights @ states + self.kind
 
 
 class _ConvStem(nn.Sequential):

@@ -7,7 +7,8 @@
 
 Title and patches attend to each other from the first layer. A type vector tells query, title and patch apart. Where an
 item has no title or no photo, one learned token stands in that modality's place, so a photo alone is a query and a
-title alone is an item. Source: the Taobao pre-training model (query tower, single-stream item tower, shared encoder).
+title alone is an item. With `photos` above 1, four tokens pooled from an item's further photos follow the patches of
+its own. Source: the Taobao pre-training model (query tower, single-stream item tower, shared encoder).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from triptych.data.text import PAD
-from triptych.encoders.image import PATCH_PX, PatchEmbedding, Stem
+from triptych.encoders.image import PATCH_PX, PatchEmbedding, PhotoPool, Stem
 from triptych.encoders.text import WORD_INIT_STD, TextEmbedding
 from triptych.foundation.artifact import write_json
 from triptych.foundation.config import Config
@@ -70,10 +71,15 @@ class EncoderConfig(Config):
     """How pixels become patch tokens: conv (three small convolutions) or linear (one, as in ViT)."""
     photo_px: int = Field(64, ge=16, le=1024)
     """Side of the square photo in pixels; a multiple of 16, and that of the catalogue."""
+    photos: int = Field(1, ge=1, le=5)
+    """Photos of an item that are read, as far as it has them: its own, and further ones pooled into four tokens; at
+    most the catalogue's max_photos."""
     max_query_tokens: int = Field(16, ge=3, le=512)
     """Longest query in tokens, [CLS] and [SEP] included; longer ones lose their end."""
     max_title_tokens: int = Field(32, ge=3, le=512)
     """Longest title in tokens, [CLS] and [SEP] included; longer ones lose their end."""
+    title_features: tuple[str, ...] = ()
+    """Text features of the items that are read behind the title, e.g. a description; raise max_title_tokens with it."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -90,6 +96,15 @@ class _Type(IntEnum):
     PATCH = 2
 
 
+class OtherPhotos(NamedTuple):
+    """Further photos of a batch of items, in any order."""
+
+    pixels: Tensor
+    """uint8 RGB ``[batch, photos, px, px, 3]``; of a photo that is not there, anything."""
+    present: Tensor
+    """bool ``[batch, photos]``."""
+
+
 class ItemInputs(NamedTuple):
     """A batch of items. What an item lacks may hold anything: it is never looked at."""
 
@@ -101,6 +116,8 @@ class ItemInputs(NamedTuple):
     """bool ``[batch]``."""
     has_photo: Tensor
     """bool ``[batch]``."""
+    others: OtherPhotos | None = None
+    """Further photos, read only by an encoder of several `photos`, and only of items that have one at all."""
 
 
 class TwoTowerEncoder(nn.Module):
@@ -132,6 +149,8 @@ class TwoTowerEncoder(nn.Module):
         self.transformer = Transformer(dim, layers=config.layers, heads=config.heads)
         self.query_projection = nn.Linear(dim, config.vector_dim, bias=False)
         self.item_projection = nn.Linear(dim, config.vector_dim, bias=False)
+        several = config.photos > 1 and config.modalities.reads_photo
+        self.pool = PhotoPool(dim) if several else None  # last: what is drawn before it is as without
 
     def encode_queries(self, tokens: Tensor) -> Tensor:
         """Encode query texts.
@@ -173,6 +192,12 @@ class TwoTowerEncoder(nn.Module):
                 patch = self.patches(items.pixels) + self.types[_Type.PATCH]
                 in_photo = items.has_photo.new_ones(batch, self.patches.num_patches)
             _append(states, keeps, present=items.has_photo, tokens=patch, inside=in_photo, missing=self.missing_photo)
+            if self.pool is not None and items.others is not None:
+                pixels, present = items.others.pixels, items.others.present & items.has_photo[:, None]
+                other = self.patches(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+                pooled = self.pool(other, present=present)
+                states.append(pooled)
+                keeps.append(present.any(dim=1, keepdim=True).expand(-1, pooled.shape[1]))
         return torch.cat(states, dim=1), torch.cat(keeps, dim=1)
 
     def save(self, folder: Path) -> None:

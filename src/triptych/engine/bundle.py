@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -21,8 +21,6 @@ from triptych.foundation.errors import ArtifactError, did_you_mean
 from triptych.index.backends.exact import ExactConfig
 from triptych.index.base import IndexConfig
 from triptych.recall.models.dense import DenseConfig
-from triptych.recall.models.lexical import Lexical
-from triptych.recall.models.popularity import Popularity
 
 KIND, INDEX_KIND = "bundle", "index"
 BUNDLE, RUN = "bundle.json", "run.json"
@@ -42,6 +40,14 @@ class Parts:
     def named(self) -> dict[str, Artifact]:
         """Return part → artefact."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class Savable(Protocol):
+    """A retriever that writes itself into a folder."""
+
+    def save(self, folder: Path) -> None:
+        """Write its files."""
+        ...
 
 
 def write_index(
@@ -75,7 +81,7 @@ def write_index(
 def write_retriever(
     parent: Path,
     *,
-    fit: Callable[[], Popularity | Lexical],
+    fit: Callable[[], Savable],
     kind: str,
     config: Config,
     inputs: Mapping[str, Artifact],
@@ -85,7 +91,7 @@ def write_retriever(
     Args:
         parent: the stage's folder, ``runs/<name>/<kind>``.
         fit: makes it; called only if it is not there yet.
-        kind: ``popularity`` or ``bm25``.
+        kind: of the artefact; the engine opens ``popularity`` and ``bm25``.
         config: the one that `fit` uses.
         inputs: what it is made from: ``catalogue``, and for popularity ``split``.
     """

@@ -85,14 +85,20 @@ def masked_scores(
     inputs: dict[tuple[int, str | None, bool], int] = {}
     places = np.empty((3, len(rows)), np.int64)
     for place, row in enumerate(rows):
-        title = shelf.title(row) if reads.reads_title else None
+        title = shelf.text(row, features=embedder.title_features) if reads.reads_title else None
         photo = bool(has_photo[place]) and reads.reads_photo
         for side, (seen_title, seen_photo) in enumerate(((title, photo), (None, photo), (title, False))):
             places[side, place] = inputs.setdefault((place, seen_title, seen_photo), len(inputs))
+    whose = [place for place, _, _ in inputs]
+    others = None
+    if embedder.photos > 1 and reads.reads_photo:
+        other_pixels, there = shelf.other_pixels(rows, most=embedder.photos - 1)
+        others = other_pixels[whose], there[whose]
     vectors = embedder.items(
         [title for _, title, _ in inputs],
-        pixels=pixels[[place for place, _, _ in inputs]] if reads.reads_photo else None,
+        pixels=pixels[whose] if reads.reads_photo else None,
         has_photo=[photo for _, _, photo in inputs],
+        others=others,
     )
     return MaskedScores(*(vectors @ vector)[places])
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.data.catalogue import NEAR_AMONG, Catalogue
+from triptych.data.text import with_features
 from triptych.encoders.embed import Embedder
 from triptych.engine.filters import FilterColumns
 from triptych.engine.new_items import NewItem
@@ -87,6 +88,14 @@ class Shelf:
         added = self._added_at(row)
         return self._catalogue.titles[row] or None if added is None else added.title
 
+    def text(self, row: int, *, features: Sequence[str]) -> str | None:
+        """Return what the encoder reads as the title: the title with text features behind, None where all is empty."""
+        if not features:
+            return self.title(row)
+        added = self._added_at(row)
+        values = self._catalogue.items.row(row, named=True) if added is None else added.features
+        return with_features(self.title(row), [values.get(name) for name in features]) or None
+
     def pixels(self, rows: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Return photos uint8 ``[n, px, px, 3]``, zeros where there is none, and which items have one ``[n]``."""
         photos = self._catalogue.photos
@@ -101,9 +110,16 @@ class Shelf:
                 pixels[place], has[place] = added.pixels, True
         return pixels, has
 
+    def other_pixels(self, rows: Sequence[int], *, most: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Return further photos as `PhotoStore.other_pixels` does; items added at run time have none."""
+        listed = np.asarray(rows, dtype=np.int64)
+        own = listed < self._catalogue.num_items
+        pixels, present = self._catalogue.photos.other_pixels(np.where(own, listed, 0), most=most)
+        return pixels, present & own[:, None]
+
     def encode(self, rows: Sequence[int], *, embedder: Embedder) -> NDArray[np.float32]:
         """Encode items ``[n, dim]``."""
-        titles = [self.title(row) for row in rows]
+        titles = [self.text(row, features=embedder.title_features) for row in rows]
         if not embedder.modalities.reads_photo:
             return embedder.items(titles)
         pixels, has_photo = self.pixels(rows)

@@ -11,8 +11,8 @@ class Definition(NamedTuple):
 
     label: str
     meaning: str
-    is_share: bool = True
-    """Printed in percent."""
+    is_goal: bool = True
+    """Whether more is better."""
 
 
 METRICS: Mapping[str, Definition] = {
@@ -44,8 +44,49 @@ METRICS: Mapping[str, Definition] = {
         "Share of the first K whose judged grade is at least the highest in the judgements (or the one set in the "
         "config); an item without a judgement counts as not relevant. Queries without a judgement are left out.",
     ),
+    "ndcg_judged": Definition(
+        "NDCG, judged items",
+        "Only the query's judged items are ranked; an item the model gives no score stands last, by item row. Gain = "
+        "grade, log2 discount, the ideal ordering that of the grades. Queries without a grade above 0 are left out.",
+    ),
+    "ndcg_catalogue": Definition(
+        "NDCG, catalogue",
+        "The same with the whole catalogue ranked; an item without a judgement gains nothing, though it may be good.",
+    ),
+    "unjudged": Definition(
+        "Unjudged", "Share of the first K of the whole catalogue that was not judged for the query.", is_goal=False
+    ),
     "coverage": Definition("Coverage", "Share of the catalogue that is among the first K of at least one query."),
 }
+
+
+class Layout(NamedTuple):
+    """How the tables of a task are laid out."""
+
+    unit: str = "queries"
+    """What asks, in the plural."""
+    headline: str = "recall"
+    """The metric that is shown first, at every cut-off, and by slice."""
+    sentence: str = "With {k} results shown, {model} finds {value} of what {who} went on to choose."
+    """The result in a sentence."""
+
+
+_PHOTOS = Layout(unit="photos", sentence="With {k} results shown, {model} finds {value} of what photos show.")
+LAYOUTS: Mapping[str, Layout] = {
+    "recommend": Layout(unit="users"),
+    "photo": _PHOTOS,
+    "photo query": _PHOTOS,
+    "graded": Layout(
+        headline="ndcg_judged",
+        sentence="{model} ranks the judged items of a query with an NDCG@{k} of {value} of the ideal one.",
+    ),
+}
+"""Task → layout, where it is not that of search."""
+
+
+def layout(task: str) -> Layout:
+    """Look up the layout of a task."""
+    return LAYOUTS.get(task, Layout())
 
 
 def label(metric: str, k: int | None = None) -> str:

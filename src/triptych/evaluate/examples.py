@@ -35,14 +35,15 @@ class Example(NamedTuple):
     """Item rows that the picture brought."""
 
 
-def choose_examples(rankings: Rankings, *, config: EvaluationConfig, beside: str = "bm25") -> list[Example]:
-    """Draw a third of the examples from each kind; fewer where a kind has fewer queries.
+def choose_examples(rankings: Rankings, *, config: EvaluationConfig) -> list[Example]:
+    """Draw a third of the examples from each kind; fewer where a kind has fewer queries (users).
 
     Brought: a target stands among the first `SHOWN` of the model, and not among the first `headline_k` of the title
     model. Good: the recall of the model is in the upper fifth and above 0. Bad: it is in the lower fifth.
     """
     if config.model not in rankings.item_rows or config.examples == 0:
         return []
+    beside = "bm25" if rankings.histories is None else "item-knn"
     rng = np.random.default_rng(config.seed)
     recall = recall_at_k(match(rankings.item_rows[config.model], targets=rankings.targets), k=config.headline_k)
     brought = _brought(rankings, config)

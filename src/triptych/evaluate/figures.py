@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from triptych.evaluate.definitions import label, layout
 from triptych.evaluate.palette import variables
 from triptych.evaluate.records import Role, distinct, role_of, select, single
 
@@ -52,17 +53,18 @@ _STYLE = {
 }
 
 
-def recall_by_slice(rows: Rows, *, ks: Sequence[int]) -> str:
-    """Recall of every model on every slice with its interval, one panel for each cut-off.
+def by_slice(rows: Rows, *, metric: str, ks: Sequence[int]) -> str:
+    """One metric of every model on every slice with its interval, one panel for each cut-off.
 
     Args:
         rows: Records of one task.
+        metric: What to show, a share.
         ks: The cut-offs to show.
 
     Returns:
         An `<svg>` element.
     """
-    found = [row for row in select(single(rows), metric="recall") if row["k"] in ks]
+    found = [row for row in select(single(rows), metric=metric) if row["k"] in ks]
     models, slices = distinct(found, "model"), distinct(found, "slice")
     colours = _colours(models)
     step = 0.74 / max(1, len(models) - 1)
@@ -84,14 +86,15 @@ def recall_by_slice(rows: Rows, *, ks: Sequence[int]) -> str:
             axes.tick_params(axis="y", pad=84)
             axes.grid(visible=False, axis="y")
             axes.set_xlim(left=0)
-            axes.set_title(f"Recall@{k}, %")
+            axes.set_title(f"{label(metric, k)}, %")
         _legend(figure, models, colours)
-        return finish(f"Recall of {', '.join(models)} on the slices {', '.join(slices)}")
+        return finish(f"{label(metric)} of {', '.join(models)} on the slices {', '.join(slices)}")
 
 
 def _slice_label(found: Rows, name: str) -> str:
-    number = select(found, slice=name)[0]["num_queries"]
-    return f"{name.replace('_', ' ')}\n{number:,} {'query' if number == 1 else 'queries'}"
+    row = select(found, slice=name)[0]
+    unit = {"queries": "query"}.get(units := layout(row["task"]).unit, units.removesuffix("s"))
+    return f"{name.replace('_', ' ')}\n{row['num_queries']:,} {unit if row['num_queries'] == 1 else units}"
 
 
 def _dot(axes: Axes, found: Rows, *, y: float, colours: Mapping[str, str]) -> None:
@@ -114,10 +117,16 @@ def _dot(axes: Axes, found: Rows, *, y: float, colours: Mapping[str, str]) -> No
         )
 
 
-def recall_by_cutoff(rows: Rows) -> str:
-    """Recall of every model against K, over all queries; returns an `<svg>` element."""
-    found = select(single(rows), metric="recall", slice="all")
+def by_cutoff(rows: Rows, *, metric: str) -> str:
+    """One metric of every model against K, over all queries.
+
+    Returns:
+        An `<svg>` element, or "" where there is one cut-off only.
+    """
+    found = select(single(rows), metric=metric, slice="all")
     models, ks = distinct(found, "model"), sorted(distinct(found, "k"))
+    if len(ks) < 2:
+        return ""
     colours = _colours(models)
     with _figure("cutoffs", width=5.1, height=3.5, panels=1, colours=colours) as (_, (axes,), finish):
         for model in models:
@@ -139,8 +148,8 @@ def recall_by_cutoff(rows: Rows) -> str:
         ends = [(model, 100 * select(found, model=model, k=ks[-1])[0]["value"]) for model in models]
         _end_labels(axes, ends, x=ks[-1] * 1.08, colours=colours)
         axes.set_xlabel("K")
-        axes.set_title("Recall@K, %")
-        return finish("Recall against the number of results shown")
+        axes.set_title(f"{label(metric)}@K, %")
+        return finish(f"{label(metric)} against the number of results shown")
 
 
 def _end_labels(axes: Axes, ends: Sequence[tuple[str, float]], *, x: float, colours: Mapping[str, str]) -> None:

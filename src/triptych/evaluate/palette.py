@@ -14,6 +14,7 @@ _KNOWN = {
     "photo": "photo",
     "permuted-photo": "permuted",
     "bm25": "bm25",
+    "item-knn": "bm25",
     "popularity": "popularity",
     "chance": "popularity",
     "colour-histogram": "bm25",

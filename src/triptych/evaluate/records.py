@@ -29,6 +29,7 @@ class Role(StrEnum):
 _ROLES = {
     "popularity": Role.BASELINE,
     "bm25": Role.BASELINE,
+    "item-knn": Role.BASELINE,
     "chance": Role.BASELINE,
     "colour-histogram": Role.BASELINE,
     "oracle": Role.CEILING,
@@ -76,7 +77,7 @@ class Record:
     """Lower end of the 95 % interval over queries; NaN where the metric has none (coverage, chance)."""
     high: float
     num_queries: int
-    """Queries behind the value: a slice with few of them is a wide guess."""
+    """Queries (users, photos) behind the value: a slice with few of them is a wide guess."""
     seeds: int
     seed_values: tuple[float, ...] = ()
     """The value of each seed, in the order given."""
@@ -110,18 +111,19 @@ class PairedRecord:
 
 AnyRecord = Record | PairedRecord
 
+SIMULATED = "Simulated behaviour."
 
-def to_rows(records: Iterable[AnyRecord], *, simulated: bool = False) -> list[dict[str, Any]]:
+
+def to_rows(records: Iterable[AnyRecord], *, simulated: bool = False, caution: str = "") -> list[dict[str, Any]]:
     """Turn records into JSON-ready rows; an unknown or infinite number becomes None.
 
     Args:
         records: From the tasks.
         simulated: Whether the behaviour behind them is simulated. Every row carries it, wherever it goes.
+        caution: What else has to be said beside every number (`Split.caution`); likewise.
     """
-    return [
-        {**{key: _json(value) for key, value in dataclasses.asdict(record).items()}, "simulated": simulated}
-        for record in records
-    ]
+    beside = {"simulated": simulated, "caution": caution}
+    return [{**{key: _json(value) for key, value in dataclasses.asdict(one).items()}, **beside} for one in records]
 
 
 def _json(value: Any) -> Any:
@@ -143,6 +145,12 @@ def paired(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def is_simulated(rows: Iterable[Mapping[str, Any]]) -> bool:
     """Whether simulated behaviour stands behind any of these rows."""
     return any(row["simulated"] for row in rows)
+
+
+def cautions(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return what has to be said beside a table of these rows, in sentences; "" where there is nothing."""
+    said = [SIMULATED] if is_simulated(rows := list(rows)) else []
+    return " ".join([*said, *dict.fromkeys(row["caution"] for row in rows if row.get("caution"))])
 
 
 def select(rows: Sequence[Mapping[str, Any]], **fields: Any) -> list[Mapping[str, Any]]:

@@ -12,13 +12,13 @@ import polars as pl
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
+from triptych.evaluate.definitions import layout
 from triptych.evaluate.examples import choose_examples
 from triptych.evaluate.page.base import Page
 from triptych.evaluate.page.layout import write_page
 from triptych.evaluate.records import select, single, to_rows
-from triptych.evaluate.tasks import search
-from triptych.evaluate.tasks.base import EvaluationConfig, Models, TaskResult
-from triptych.evaluate.text_table import text_tables
+from triptych.evaluate.tasks.base import EvaluationConfig, TaskResult
+from triptych.evaluate.text_table import headline, text_tables
 from triptych.foundation.artifact import Artifact, produce, write_json
 from triptych.foundation.errors import ArtifactError
 
@@ -55,40 +55,39 @@ def run(
     config: EvaluationConfig,
     *,
     catalogue: Catalogue,
-    split: Split,
-    retrievers: Models | Callable[[], Models],
+    split: Split | None,
+    tasks: Sequence[Callable[[], TaskResult]],
     inputs: Mapping[str, Artifact | str],
     out: Path,
     about: About | None = None,
-    more: Sequence[Callable[[], TaskResult]] = (),
 ) -> Artifact:
-    """Evaluate retrievers and write the report, or open it where it is finished already.
+    """Run evaluation tasks and write the report, or open it where it is finished already.
 
     Args:
         config: Cut-offs, resamples, claims, examples.
         catalogue: Items, queries, judgements, photos.
-        split: The periods.
-        retrievers: Model name → retriever, or one for each seed; or a function that loads them, called only when the
-            report is not there yet.
-        inputs: Everything the numbers depend on: catalogue, split, and what the retrievers and `more` are made of. An
-            encoder's `train.jsonl` is drawn as its training curve.
+        split: The parts; None where no task speaks of any.
+        tasks: At least one, called only when the report is not there yet. The first is shown first, with examples.
+        inputs: Everything the numbers depend on: catalogue, split, and what the tasks' models are made of. An encoder's
+            `train.jsonl` is drawn as its training curve.
         out: The stage's folder.
         about: Words for the page.
-        more: Further tasks to run and show, such as photo → item.
 
     Returns:
         Artefact of kind `report` with `records.json`, `per_query.parquet` and `report.html`.
 
     Raises:
-        DataError: The held-out period has no query with a click.
+        DataError: A task has nothing to measure.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
         words = about or About()
-        models = retrievers() if callable(retrievers) else retrievers
-        results = [search.evaluate(models, catalogue=catalogue, split=split, config=config)]
-        results += [task() for task in more]
-        rows = to_rows((record for result in results for record in result.records), simulated=words.simulated)
+        results = [task() for task in tasks]
+        rows = to_rows(
+            (record for result in results for record in result.records),
+            simulated=words.simulated,
+            caution=split.caution if split is not None else "",
+        )
         write_json(folder / RECORDS, rows)
         frames = [one.per_query.select(pl.lit(one.task).alias("task"), pl.all()) for one in results]
         pl.concat(frames, how="diagonal").write_parquet(folder / PER_QUERY)
@@ -103,7 +102,7 @@ def run(
             examples=choose_examples(results[0].rankings, config=config) if results[0].rankings else [],
         )
         (folder / HTML).write_text(write_page(page), encoding="utf-8")
-        return summary(rows, config=config, simulated=words.simulated)
+        return summary(select(rows, task=results[0].task), config=config, simulated=words.simulated)
 
     return produce(out, kind=KIND, config=config, inputs=inputs, build=build)
 
@@ -124,12 +123,19 @@ def read_records(artifact: Artifact) -> list[dict[str, Any]]:
 
 
 def summary(rows: Sequence[Mapping[str, Any]], *, config: EvaluationConfig, simulated: bool) -> dict[str, Any]:
-    """Sum up a report for its manifest: what to show first, and that metric of each model over all queries."""
-    found = select(single(rows), task=search.TASK, slice="all", metric="recall", k=config.headline_k)
+    """Sum up a report for its manifest: what to show first, and that metric of each model over all queries.
+
+    Args:
+        rows: of the report's first task.
+        config: its cut-offs.
+        simulated: whether behaviour is simulated.
+    """
+    metric, k = headline(rows, headline_k=config.headline_k)
+    found = select(single(rows), slice="all", metric=metric, k=k)
     return {
-        "queries": found[0]["num_queries"] if found else 0,
+        layout(found[0]["task"]).unit if found else "queries": found[0]["num_queries"] if found else 0,
         "split": config.part.value,
         "headline_k": config.headline_k,
         "simulated": simulated,
-        f"recall@{config.headline_k}": {row["model"]: round(row["value"], 6) for row in found},
+        f"{metric}@{k}": {row["model"]: round(row["value"], 6) for row in found},
     }

@@ -16,6 +16,7 @@ import polars as pl
 from triptych.data.catalogue import Catalogue
 from triptych.data.schema import PHOTO_ONLY
 from triptych.data.splits import Split
+from triptych.data.targets import UserTargets
 from triptych.metrics.ranking import BoolArray, TargetSets
 
 
@@ -67,6 +68,53 @@ def search_slices(catalogue: Catalogue, *, split: Split, query_rows: np.ndarray,
         *_picture_slices(catalogue, query_rows=query_rows, targets=targets, new_item=new_item),
     ]
     return [one for one in slices if one.pair_mask.any()]
+
+
+_ITEM_BANDS = ((1, 5), (6, 20), (21, None))
+"""How often an item was chosen in training, from and to."""
+_HISTORY_BANDS = ((1, 5), (6, 20), (21, 100), (101, None))
+"""How many choices a user's history has, from and to."""
+
+
+def user_slices(catalogue: Catalogue, *, split: Split, found: UserTargets) -> list[Slice]:
+    """List the standard slices of the recommendation task that are not empty.
+
+    Args:
+        catalogue: Items and events.
+        split: Says which events were there to learn from.
+        found: Histories and target sets.
+    """
+    user_of_pair = np.repeat(np.arange(len(found.user_row)), np.diff(found.targets.offsets))
+    count = split.train_counts(catalogue)[found.targets.item_rows]
+    length = np.diff(found.histories.offsets)[user_of_pair]
+    everybody = (
+        "Every user who chose something in the part that he had not chosen before, and something before it; "
+        f"{found.num_without_history:,} more had nothing before it."
+    )
+    slices = [
+        Slice("all", SliceUnit.QUERIES, everybody, np.ones(len(user_of_pair), dtype=np.bool_)),
+        Slice("new_items", SliceUnit.PAIRS, "Targets that were never chosen in training: cold items.", count == 0),
+    ]
+    for low, high in _ITEM_BANDS:
+        said = f"Targets that were chosen {_band(low, high)} times in training."
+        slices.append(Slice(f"items_{_name(low, high)}", SliceUnit.PAIRS, said, _inside(count, low, high)))
+    for low, high in _HISTORY_BANDS:
+        said = f"Users with {_band(low, high)} choices in their history."
+        slices.append(Slice(f"history_{_name(low, high)}", SliceUnit.QUERIES, said, _inside(length, low, high)))
+    return [one for one in slices if one.pair_mask.any()]
+
+
+def _inside(values: np.ndarray, low: int, high: int | None) -> BoolArray:
+    inside: BoolArray = (values >= low) & (True if high is None else values <= high)
+    return inside
+
+
+def _band(low: int, high: int | None) -> str:
+    return f"{low} or more" if high is None else f"{low} to {high}"
+
+
+def _name(low: int, high: int | None) -> str:
+    return f"{low}_up" if high is None else f"{low}_{high}"
 
 
 def _picture_slices(

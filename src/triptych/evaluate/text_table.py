@@ -6,18 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from triptych.evaluate.compare import Column
-from triptych.evaluate.definitions import METRICS
-from triptych.evaluate.records import Role, distinct, is_simulated, paired, role_of, select, single
+from triptych.evaluate.definitions import METRICS, layout
+from triptych.evaluate.records import Role, cautions, distinct, paired, role_of, select, single
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
 HEADLINE_K = 20
-_SHORT = {"recall": "R", "ndcg": "NDCG", "mrr": "MRR"}
+_SHORT = {
+    "recall": "R",
+    "ndcg": "NDCG",
+    "mrr": "MRR",
+    "ndcg_judged": "NDCG judged",
+    "ndcg_catalogue": "NDCG all",
+    "unjudged": "unjudged",
+}
 """What a terminal has room for."""
 _ORDER = (Role.BASELINE, Role.MODEL, Role.CONTROL, Role.CEILING)
 ONE_SEED = "Trained with one seed: the intervals speak of queries, not of training luck. One seed is never evidence."
-SIMULATED = "Simulated behaviour."
 
 
 class TextTable(NamedTuple):
@@ -33,6 +39,8 @@ class TextTable(NamedTuple):
 def text_tables(rows: Rows, *, headline_k: int = HEADLINE_K) -> list[TextTable]:
     """Turn records into the tables a terminal shows: for each task the models, the slices, the verdicts.
 
+    The note below each says whether behaviour is simulated, and what the split lets through.
+
     Args:
         rows: Records as read from `records.json`.
         headline_k: The cut-off shown with its interval, as the report's summary has it; where a task does not have it,
@@ -42,34 +50,40 @@ def text_tables(rows: Rows, *, headline_k: int = HEADLINE_K) -> list[TextTable]:
     for task in distinct(rows, "task"):
         own = select(rows, task=task)
         for split in distinct(own, "split"):
-            tables += _tables_of(select(own, split=split), name=f"{task}, {split}", headline_k=headline_k)
+            tables += _tables_of(select(own, split=split), task=task, split=split, headline_k=headline_k)
     return [table for table in tables if table.rows]
 
 
-def _tables_of(rows: Rows, *, name: str, headline_k: int) -> list[TextTable]:
-    k = headline(rows, headline_k=headline_k)
+def _tables_of(rows: Rows, *, task: str, split: str, headline_k: int) -> list[TextTable]:
+    first = headline(rows, headline_k=headline_k)
+    name, unit = f"{task}, {split}", layout(task).unit
     models = ordered_models(rows)
     everything = select(single(rows), slice="all")
     number = everything[0]["num_queries"] if everything else 0
-    columns = [column for column in table_columns(rows, headline_k=k) if column.metric in _SHORT]
+    columns = [column for column in table_columns(rows, headline_k=headline_k) if column.metric in _SHORT]
     main = [
-        {"model": model, **{_short(column): _cell(everything, model, column, k) for column in columns}}
+        {"model": model, **{_short(column): _cell(everything, model, column, first=first) for column in columns}}
         for model in models
     ]
     slices = distinct(single(rows), "slice")
-    simulated = [SIMULATED] if is_simulated(rows) else []
-    one_seed = [ONE_SEED] if "one seed" in distinct(rows, "evidence") else []
-    note = " ".join(simulated)
+    note = cautions(rows)
+    one_seed = ONE_SEED.replace("queries", unit) if "one seed" in distinct(rows, "evidence") else ""
     return [
         TextTable(
-            f"{name}: {number:,} queries, in %, [95 % interval over queries]", main, " ".join(simulated + one_seed)
+            f"{name}: {number:,} {unit}, in %, [95 % interval over {unit}]",
+            main,
+            " ".join(filter(None, [note, one_seed])),
         ),
         TextTable(
-            f"{name}: R@{k} by slice, in %",
-            [_slice_row(rows, one, models=models, k=k) for one in slices] if len(slices) > 1 else [],
+            f"{name}: {_short(first)} by slice, in %",
+            [_slice_row(rows, one, models=models, column=first) for one in slices] if len(slices) > 1 else [],
             note,
         ),
-        TextTable(f"{name}: paired comparisons", [_verdict_row(row) for row in shown_pairs(rows, headline_k=k)], note),
+        TextTable(
+            f"{name}: paired comparisons",
+            [_verdict_row(row) for row in shown_pairs(rows, headline_k=headline_k)],
+            note,
+        ),
     ]
 
 
@@ -77,20 +91,19 @@ def _short(column: Column) -> str:
     return f"{_SHORT[column.metric]}@{column.k}"
 
 
-def _cell(rows: Rows, model: str, column: Column, k: int) -> str:
+def _cell(rows: Rows, model: str, column: Column, *, first: Column) -> str:
     found = select(rows, model=model, metric=column.metric, k=column.k)
     if not found:
         return "–"
-    is_headline = column.k == k and column.metric == "recall"
-    return with_interval(found[0]) if is_headline else value_text(found[0])
+    return with_interval(found[0]) if column == first else value_text(found[0])
 
 
-def _slice_row(rows: Rows, name: str, *, models: Sequence[str], k: int) -> dict[str, str]:
-    found = select(single(rows), slice=name, metric="recall", k=k)
+def _slice_row(rows: Rows, name: str, *, models: Sequence[str], column: Column) -> dict[str, str]:
+    found = select(single(rows), slice=name, metric=column.metric, k=column.k)
     values = {row["model"]: value_text(row) for row in found}
     return {
         "slice": name,
-        "queries": f"{found[0]['num_queries']:,}",
+        layout(found[0]["task"]).unit: f"{found[0]['num_queries']:,}",
         **{model: values.get(model, "–") for model in models},
     }
 
@@ -107,25 +120,27 @@ def _verdict_row(row: Row) -> dict[str, str]:
     }
 
 
-def headline(rows: Rows, *, headline_k: int) -> int:
-    """Return the cut-off to show first: the wanted one where the task has it, else its largest."""
-    ks = [k for k in distinct(single(rows), "k") if k is not None]
-    return headline_k if headline_k in ks or not ks else max(ks)
+def headline(rows: Rows, *, headline_k: int) -> Column:
+    """Return what to show first of one task's rows: its metric at the wanted cut-off, or at its largest without it."""
+    metric = layout(rows[0]["task"]).headline if rows else "recall"
+    ks = [k for k in distinct(select(single(rows), metric=metric), "k") if k is not None]
+    return Column(metric, headline_k if headline_k in ks or not ks else max(ks))
 
 
 def table_columns(rows: Rows, *, headline_k: int) -> list[Column]:
-    """List the columns of the main table: recall at every cut-off, then the other metrics at one each."""
+    """List the columns of the main table: the headline at every cut-off, then the other metrics at one each."""
+    first = headline(rows, headline_k=headline_k)
     present = dict.fromkeys(Column(row["metric"], row["k"]) for row in select(single(rows), slice="all"))
-    recalls = [column for column in present if column.metric == "recall"]
-    recalls.sort(key=lambda column: column.k or 0)
+    firsts = [column for column in present if column.metric == first.metric]
+    firsts.sort(key=lambda column: column.k or 0)
     others = [
         column
         for metric in METRICS
-        if metric not in ("recall", "recall_micro")
+        if metric not in (first.metric, "recall_micro")
         for column in present
-        if column.metric == metric and (column.k == headline_k or metric == "ndcg_graded")
+        if column.metric == metric and (column.k == first.k or metric == "ndcg_graded")
     ]
-    return recalls + others
+    return firsts + others
 
 
 def ordered_models(rows: Rows) -> list[str]:
@@ -134,14 +149,15 @@ def ordered_models(rows: Rows) -> list[str]:
 
 
 def shown_pairs(rows: Rows, *, headline_k: int) -> list[Row]:
-    """Choose the comparisons worth a line: recall at the headline over all queries, and the picture's ratios."""
+    """Choose the comparisons worth a line: the headline over all queries, and the picture's ratios."""
     found = paired(rows)
+    first = headline(rows, headline_k=headline_k)
     largest = max((row["k"] for row in found if row["k"] is not None), default=headline_k)
-    differences = select(found, slice="all", metric="recall", k=headline_k, kind="difference")
+    differences = select(found, slice="all", metric=first.metric, k=first.k, kind="difference")
     ratios = [
         row
         for row in select(found, kind="ratio", metric="recall")
-        if row["k"] in (headline_k, largest) and (row["claim"] or row["slice"] == "photo_only_new")
+        if row["k"] in (first.k, largest) and (row["claim"] or row["slice"] == "photo_only_new")
         if role_of(row["baseline"]) is not Role.CEILING
     ]
     return [row for row in differences if row["claim"] is not None] + ratios

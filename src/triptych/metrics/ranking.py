@@ -11,6 +11,7 @@ A query for which a metric is not defined (it has no target) gets NaN; `macro` a
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -193,10 +194,24 @@ def ndcg_at_k(matches: Matches, *, k: int) -> FloatArray:
     return _ndcg(matches, gains=gains, k=k)
 
 
-def graded_ndcg_at_k(matches: Matches, *, k: int) -> FloatArray:
-    """Graded NDCG: gain 2^grade − 1, log2 discount, the ideal ordering taken from all judgements of the query.
+class Gain(StrEnum):
+    """What a grade is worth."""
 
-    An item without a judgement has gain 0. Source: Burges et al. 2005.
+    EXPONENTIAL = "exponential"
+    """2^grade − 1 (Burges et al. 2005)."""
+    LINEAR = "linear"
+    """The grade itself (Järvelin and Kekäläinen 2002)."""
+
+
+def graded_ndcg_at_k(matches: Matches, *, k: int, gain: Gain = Gain.EXPONENTIAL) -> FloatArray:
+    """Graded NDCG: log2 discount, the ideal ordering taken from all judgements of the query.
+
+    An item without a judgement has gain 0.
+
+    Args:
+        matches: From `match`, with grades.
+        k: Cut-off.
+        gain: What a grade is worth.
 
     Returns:
         float64 `[num_queries]`; NaN for a query without a judgement above 0.
@@ -209,7 +224,8 @@ def graded_ndcg_at_k(matches: Matches, *, k: int) -> FloatArray:
         raise DataError(
             "graded NDCG: the targets have no grades; give TargetSets.grades, or use ndcg_at_k for targets without."
         )
-    return _ndcg(matches, gains=np.exp2(grades.astype(np.float64)) - 1.0, k=k)
+    worth = grades.astype(np.float64)
+    return _ndcg(matches, gains=np.exp2(worth) - 1.0 if gain is Gain.EXPONENTIAL else worth, k=k)
 
 
 def _ndcg(matches: Matches, *, gains: FloatArray, k: int) -> FloatArray:

@@ -11,9 +11,19 @@ from triptych.foundation.errors import ConfigError, did_you_mean
 from triptych.recipes.config import RunConfig
 from triptych.recipes.demo import demo
 from triptych.recipes.fashion import fashion
+from triptych.recipes.grocery import grocery
+from triptych.recipes.homedepot import homedepot
+from triptych.recipes.movielens import movielens
 from triptych.recipes.shop import shop
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"demo": demo, "shop": shop, "fashion": fashion}
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "demo": demo,
+    "shop": shop,
+    "fashion": fashion,
+    "movielens": movielens,
+    "homedepot": homedepot,
+    "grocery": grocery,
+}
 
 
 class Resolved(NamedTuple):

@@ -18,8 +18,11 @@ from triptych.foundation.config import Config
 from triptych.foundation.registry import one_of
 from triptych.index.backends.exact import ExactConfig
 from triptych.index.base import BACKENDS, IndexConfig
+from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.pretrain.contrastive import ContrastiveConfig
+from triptych.pretrain.history_contrast import HistoryContrastConfig
 from triptych.recall.models.dense import DenseConfig
+from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recall.models.lexical import LexicalConfig
 from triptych.recall.models.popularity import PopularityConfig
 
@@ -57,8 +60,9 @@ class RunConfig(Config):
     """How time is divided into training, validation and test."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     """Subwords of titles and queries."""
-    pretrain: ContrastiveConfig = ContrastiveConfig()
-    """The encoder and its training."""
+    pretrain: Annotated[PretrainConfig, one_of(TASKS)] = ContrastiveConfig()
+    """The encoder, and what it learns from: contrastive (queries and what was chosen under them), history_contrast
+    (what users chose one after another), item_contrast (titles and photos alone)."""
     compare: tuple[Arm, ...] = (Arm.TITLE,)
     """Encoders trained beside the one that is served, to show what title and photo are worth."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
@@ -67,6 +71,8 @@ class RunConfig(Config):
     """The popularity baseline."""
     bm25: LexicalConfig = LexicalConfig()
     """Lexical search."""
+    item_knn: ItemKnnConfig = ItemKnnConfig()
+    """The item-kNN baseline, for logs of users without queries."""
     dense: DenseConfig = DenseConfig()
     """How requests become vectors."""
     index: Annotated[IndexConfig, one_of(BACKENDS)] = ExactConfig()
@@ -89,10 +95,21 @@ class RunConfig(Config):
             )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must not name a seed twice.")
+        if self.pretrain.encoder.photos > self.catalogue.max_photos:
+            raise ValueError(
+                f"pretrain.encoder.photos is {self.pretrain.encoder.photos}, but the catalogue keeps "
+                f"{self.catalogue.max_photos} per item; raise catalogue.max_photos to the same."
+            )
         if self.pretrain.encoder.photo_px != self.catalogue.photo_px:
             raise ValueError(
                 f"pretrain.encoder.photo_px is {self.pretrain.encoder.photo_px} and catalogue.photo_px is "
                 f"{self.catalogue.photo_px}; set both to the same."
+            )
+        learned = self.pretrain
+        if isinstance(learned, HistoryContrastConfig) and learned.history_events != self.dense.history_events:
+            raise ValueError(
+                f"pretrain.history_events is {learned.history_events} and dense.history_events is "
+                f"{self.dense.history_events}; set both to the same."
             )
         return self
 

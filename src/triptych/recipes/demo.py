@@ -10,7 +10,7 @@ def demo() -> RunConfig:
     tree = {
         "recipe": "demo",
         "dataset": {"kind": "generated_shop"},
-        "pretrain": {"loop": {"steps": 300, "warmup_steps": 30, "validate_every": 100}},
+        "pretrain": {"kind": "contrastive", "loop": {"steps": 300, "warmup_steps": 30, "validate_every": 100}},
         "compare": [Arm.TITLE],
     }
     return RunConfig.parse(tree)

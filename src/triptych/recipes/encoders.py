@@ -26,8 +26,8 @@ from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import TriptychError
 from triptych.foundation.machine import num_cores
 from triptych.foundation.progress import Progress, heard_by
-from triptych.pretrain import contrastive
-from triptych.pretrain.contrastive import ContrastiveConfig
+from triptych.pretrain import base as pretrain
+from triptych.pretrain.base import PretrainConfig
 from triptych.recipes.config import Arm
 
 THREADS = "OMP_NUM_THREADS"
@@ -39,10 +39,11 @@ class EncoderWork:
 
     arm: Arm
     seed: int
-    config: ContrastiveConfig
+    config: PretrainConfig
     """Of the whole run; the arm decides what the item tower reads."""
     catalogue: Artifact
-    split: Artifact
+    split: Artifact | None
+    """None where there is no log."""
     tokenizer: Artifact
     out: Path
     """Folder of the stage."""
@@ -54,16 +55,16 @@ class EncoderWork:
 
     def find(self) -> Artifact | None:
         """Return the finished encoder, or None."""
-        return contrastive.find_trained(
+        return pretrain.find_trained(
             self._arms_config, inputs=self._inputs, out=self.out, seed=self.seed, photo_rows=self.photo_rows
         )
 
     def train(self) -> Artifact:
         """Train it, go on where an attempt was interrupted, or open it."""
-        return contrastive.run(
+        return pretrain.run(
             self._arms_config,
             catalogue=Catalogue.open(self.catalogue),
-            split=Split.open(self.split),
+            split=None if self.split is None else Split.open(self.split),
             tokenizer=TextTokenizer.load(self.tokenizer.file(text.FILE)),
             inputs=self._inputs,
             out=self.out,
@@ -79,13 +80,14 @@ class EncoderWork:
         return permuted_photos(Catalogue.open(self.catalogue), seed=self.seed)
 
     @property
-    def _arms_config(self) -> ContrastiveConfig:
+    def _arms_config(self) -> PretrainConfig:
         encoder = self.config.encoder.model_copy(update={"modalities": self.arm.modalities})
         return self.config.model_copy(update={"encoder": encoder})
 
     @property
     def _inputs(self) -> dict[str, Artifact]:
-        return {"catalogue": self.catalogue, "split": self.split, "tokenizer": self.tokenizer}
+        made_from = {"catalogue": self.catalogue, "tokenizer": self.tokenizer}
+        return made_from if self.split is None else {**made_from, "split": self.split}
 
 
 def permuted_photos(catalogue: Catalogue, *, seed: int) -> NDArray[np.int64]:

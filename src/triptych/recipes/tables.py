@@ -12,6 +12,7 @@ from triptych.data.check import Checked, check_tables
 from triptych.data.datasets.base import DatasetConfig
 from triptych.data.files import open_table
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig, Table
+from triptych.data.splits import SplitBy
 from triptych.data.tables import MappedTable, PhotoSource, read_events, read_items, read_judgements
 from triptych.foundation.artifact import Artifact, produce, work_id, write_json
 from triptych.foundation.config import Config
@@ -42,10 +43,19 @@ def require_tables(config: RunConfig) -> None:
     """Check that a run has tables to start from, before anything is written.
 
     Raises:
-        ConfigError: the config names no items or no events.
+        ConfigError: the config names no items, or not what is to be learned from.
     """
-    if config.dataset is None and _own_tables(config).events is None:
-        raise ConfigError("events: this config names no events table, and there is nothing to learn from without one.")
+    if config.dataset is not None:
+        return
+    own = _own_tables(config)
+    if config.split.by is SplitBy.QUERY:
+        if own.judgements is None:
+            raise ConfigError("judgements: this config names no judgements table, and split.by = 'query' divides one.")
+    elif own.events is None and config.pretrain.kind != "item_contrast":
+        raise ConfigError(
+            "events: this config names no events table, and there is nothing to learn from without one. With titles "
+            'and photos alone, set pretrain = "item_contrast".'
+        )
 
 
 def find_source(config: RunConfig, *, base: Path, out: Path) -> Source:
@@ -145,4 +155,4 @@ def _photo_fingerprint(items: MappedTable) -> str:
     """Identify an items table's photo files."""
     root = items.photo_root
     assert root is not None, "asked only where photos are files"
-    return photo_fingerprint((root / photo for photo in items.frame["photo"].drop_nulls().to_list()), root=root)
+    return photo_fingerprint(items.photo_files(), root=root)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import polars as pl
 
-from triptych.data.datasets.base import Card, DatasetConfig, Tables, dataset_folder
-from triptych.data.schema import ItemsConfig, Role
+from triptych.data.datasets.base import Card, DatasetConfig, PhotoQuery, Tables, dataset_folder, items_config
+from triptych.data.schema import Part, Role
 from triptych.data.simulate.tables import ITEMS_FILE, write_parquet
 
 FOLDER = "grocery_store"
-
-
-class ShelfPhoto(NamedTuple):
-    """A photo taken in a shop, of one product."""
-
-    path: Path
-    item_id: str
-    split: str
-    """`val` or `test`."""
+PHOTOS_FILE = "photos.parquet"
+_PARTS = {"val": Part.VALIDATION, "test": Part.TEST}
 
 
 class GroceryConfig(DatasetConfig):
@@ -45,18 +38,12 @@ class GroceryConfig(DatasetConfig):
             description=pl.col("description"),
         )
         write_parquet(items, out / ITEMS_FILE)
-        tables = ItemsConfig(
-            path=ITEMS_FILE,
-            id="item_id",
+        tables = items_config(
+            ITEMS_FILE,
             title="title",
             photo="photo",
             photo_root=str(folder),
             category="category",
-            brand="",
-            merchant="",
-            price="",
-            cells="",
-            first_seen="",
             features={"group": Role.CATEGORICAL, "description": Role.TEXT},
         )
         return Tables(items=tables, events=None, judgements=None)
@@ -69,16 +56,11 @@ class GroceryConfig(DatasetConfig):
         """Return the folder that photo paths start from."""
         return dataset_folder(FOLDER, data_root=self.data_root)
 
-    def shelf_photos(self) -> Iterator[ShelfPhoto]:
-        """Yield the shelf photos, each with the product it shows.
-
-        Raises:
-            DataError: the folder is absent.
-        """
+    def photo_queries(self) -> Sequence[PhotoQuery]:
+        """Return the photos taken at the shelf, each of one product."""
         folder = dataset_folder(FOLDER, data_root=self.data_root)
-        photos = pl.read_parquet(folder / "photos.parquet").select("image", pl.col("item_id").cast(pl.String), "split")
-        for image, item_id, split in photos.iter_rows():
-            yield ShelfPhoto(folder / image, item_id, split)
+        photos = pl.read_parquet(folder / PHOTOS_FILE).select("image", pl.col("item_id").cast(pl.String), "split")
+        return [PhotoQuery(folder / image, (item,), _PARTS[split]) for image, item, split in photos.iter_rows()]
 
     def card(self) -> Card:
         """Return the dataset's origin and licence."""

@@ -22,8 +22,14 @@ class Page:
     """Records, as in `records.json`."""
     results: Sequence[TaskResult]
     catalogue: Catalogue
-    split: Split
+    split: Split | None
+    """None where photos alone were asked with."""
     inputs: Mapping[str, Artifact | str]
     about: Mapping[str, Any]
     """The fields of `report.About`."""
     examples: Sequence[Example]
+
+    @property
+    def caution(self) -> str:
+        """What has to be said of the split beside every number."""
+        return self.split.caution if self.split is not None else ""

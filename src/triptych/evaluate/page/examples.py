@@ -28,6 +28,7 @@ class Gallery:
         self._config = config
         self._thumbnails: dict[int, str] = {}
         self._colours = variables(rankings.item_rows)
+        self._unit = "queries" if rankings.histories is None else "users"
 
     def section(self, examples: Sequence[Example]) -> str:
         """All examples, under a heading for each kind that says how they were chosen."""
@@ -46,35 +47,40 @@ class Gallery:
         match example.kind:
             case ExampleKind.BROUGHT:
                 return "What the picture brought", (
-                    f"Drawn at random from the queries with a clicked item among the first {SHOWN} of {model} that "
+                    f"Drawn at random from the {self._unit} with a chosen item among the first {SHOWN} of {model} that "
                     f"{text(example.beside)} does not have among its first {k}; that item carries a ◆."
                 )
             case ExampleKind.GOOD:
                 return "Good results", (
-                    f"Drawn at random from the fifth of the queries with the highest Recall@{k} of {model}."
+                    f"Drawn at random from the fifth of the {self._unit} with the highest Recall@{k} of {model}."
                 )
             case ExampleKind.BAD:
                 return "Bad results", (
-                    f"Drawn at random from the fifth with the lowest Recall@{k}; below, what was clicked instead."
+                    f"Drawn at random from the fifth with the lowest Recall@{k}; below, what was chosen instead."
                 )
 
     def _example(self, example: Example) -> str:
         targets = self._targets(example)
-        relevant = self._relevant(int(self._rankings.query_rows[example.position])) - targets
+        asked = int(self._rankings.query_rows[example.position])
+        histories = self._rankings.histories
+        relevant = self._relevant(asked) - targets if histories is None else set()
         rows = [
             self._shelf(model, self._first(model, example), example, targets, relevant)
             for model in (example.model, example.beside)
         ]
+        if histories is not None:
+            latest = dict.fromkeys(int(row) for row in histories.of(example.position)[::-1])
+            rows.insert(0, self._shelf("chosen before", list(latest)[:SHOWN], example, set(), set()))
         if example.kind is ExampleKind.BAD:
-            rows.append(self._shelf("clicked", sorted(targets)[:SHOWN], example, targets, relevant))
+            rows.append(self._shelf("chosen", sorted(targets)[:SHOWN], example, targets, relevant))
         k = self._config.headline_k
         shares = " · ".join(
             f"{text(model)} {self._found(model, example, targets)}" for model in (example.model, example.beside)
         )
         number = len(targets)
-        meta = f"{number} clicked {'item' if number == 1 else 'items'}; among the first {k}: {shares}"
-        query = self._catalogue.queries[self._rankings.query_rows[example.position]]
-        return f'<article class="example"><h4>{text(query)}</h4><p>{meta}</p>{"".join(rows)}</article>'
+        meta = f"{number} chosen {'item' if number == 1 else 'items'}; among the first {k}: {shares}"
+        who = self._catalogue.queries[asked] if histories is None else f"User {self._catalogue.users[asked]}"
+        return f'<article class="example"><h4>{text(who)}</h4><p>{meta}</p>{"".join(rows)}</article>'
 
     def _found(self, model: str, example: Example, targets: set[int]) -> int:
         first = self._rankings.item_rows[model][example.position, : self._config.headline_k]
@@ -114,7 +120,7 @@ class Gallery:
     def _card(self, item_row: int, *, clicked: bool, relevant: bool, brought: bool) -> str:
         title = self._catalogue.titles[item_row] or "(no title)"
         state, words = (
-            ("clicked", "clicked") if clicked else ("relevant", "relevant, not clicked") if relevant else ("", "")
+            ("clicked", "chosen") if clicked else ("relevant", "relevant, not chosen") if relevant else ("", "")
         )
         mark = "◆" if brought else "✓" if clicked else ""
         badge = f'<b aria-hidden="true">{mark}</b>' if mark else ""

@@ -5,20 +5,20 @@ from __future__ import annotations
 import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from string import Template
 from typing import Any
 
 from triptych.data.events import KIND_CODES
-from triptych.data.splits import Part, Split
 from triptych.evaluate import figures
-from triptych.evaluate.definitions import METRICS, label
+from triptych.evaluate.compare import Column
+from triptych.evaluate.definitions import METRICS, label, layout
 from triptych.evaluate.page import opening, tables
 from triptych.evaluate.page.base import Page
 from triptych.evaluate.page.examples import Gallery
 from triptych.evaluate.page.markup import command, definitions, figure, section, table, text
+from triptych.evaluate.page.parts import parts_of
 from triptych.evaluate.records import distinct, select, single
-from triptych.evaluate.tasks.base import EvaluationConfig, TaskResult
+from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.text_table import ONE_SEED, headline, table_columns
 from triptych.foundation.artifact import Artifact, git_commit, package_version
 from triptych.training.log import LOG_FILE, read_log
@@ -49,17 +49,22 @@ def write_page(page: Page) -> str:
 
 def _task(page: Page, result: TaskResult, *, is_first: bool) -> str:
     rows = select(page.rows, task=result.task)
-    k = headline(rows, headline_k=page.config.headline_k)
+    first = headline(rows, headline_k=page.config.headline_k)
+    k, unit = page.config.headline_k, layout(result.task).unit
     slices = distinct(single(rows), "slice")
     everything = select(single(rows), slice="all")
     number = everything[0]["num_queries"] if everything else 0
     lead = (
-        f"{number:,} {'queries' if is_first else 'photos'}; all shares in percent; small print: 95 % bootstrap "
-        f"interval over queries. <b>Bold</b>: the best that can be had (not the ceiling, not a control)."
+        f"{number:,} {unit}; all shares in percent; small print: 95 % bootstrap "
+        f"interval over {unit}. <b>Bold</b>: the best that can be had (not the ceiling, not a control)."
     )
     metrics = [column.metric for column in table_columns(rows, headline_k=k)]
     meanings = {label(one): result.meanings.get(one, METRICS[one].meaning) for one in metrics}
-    one_seed = f'<p class="warning">{text(ONE_SEED)}</p>' if "one seed" in distinct(rows, "evidence") else ""
+    one_seed = (
+        f'<p class="warning">{text(ONE_SEED.replace("queries", unit))}</p>'
+        if "one seed" in distinct(rows, "evidence")
+        else ""
+    )
     parts = [
         tables.main_table(rows, headline_k=k, main_model=page.config.model),
         one_seed,
@@ -67,11 +72,11 @@ def _task(page: Page, result: TaskResult, *, is_first: bool) -> str:
         command(page.about["report_command"], what="prints this table"),
     ]
     if len(slices) > 1:
-        parts.append(_slices(rows, result, k=k))
+        parts.append(_slices(rows, result, first=first))
     claims = tables.claims_table(rows, headline_k=k)
     if claims and is_first:
         parts.append(
-            "<h3>Is it more than luck?</h3><p>Both models answer the same queries, so the bootstrap is paired. A claim "
+            f"<h3>Is it more than luck?</h3><p>Both models answer the same {unit}, so the bootstrap is paired. A claim "
             "<i>holds</i> when the whole interval agrees with it and <i>fails</i> when all of it contradicts it.</p>"
         )
     parts += [claims, tables.all_pairs(rows)]
@@ -88,21 +93,23 @@ def _with(line: str, flag: str) -> str:
     return f"{line} {flag}" if line else ""
 
 
-def _slices(rows: Sequence[Mapping[str, Any]], result: TaskResult, *, k: int) -> str:
-    ks = sorted({k, max(distinct(select(single(rows), metric="recall"), "k"))})
-    picture = figures.recall_by_slice(rows, ks=ks)
-    curve = figures.recall_by_cutoff(rows)
+def _slices(rows: Sequence[Mapping[str, Any]], result: TaskResult, *, first: Column) -> str:
+    metric, unit = first.metric, layout(result.task).unit
+    ks = sorted({first.k or 1, max(distinct(select(single(rows), metric=metric), "k"))})
+    picture = figures.by_slice(rows, metric=metric, ks=ks)
+    curve = figures.by_cutoff(rows, metric=metric)
     meanings = {name.replace("_", " "): meaning for name, meaning in result.definitions.items()}
     return (
         "<h3>Where it is good, and where not</h3>"
         + figure(
             picture,
-            caption="Point: recall, macro over the slice's queries. Line: 95 % interval. Hollow: control or ceiling.",
+            caption=f"Point: {label(metric)}, macro over the slice's {unit}. Line: 95 % interval. "
+            "Hollow: control or ceiling.",
         )
-        + tables.slice_table(rows, ks=ks)
+        + tables.slice_table(rows, metric=metric, ks=ks)
         + '<div class="halves">'
         + definitions(meanings)
-        + figure(curve, caption="Recall over all queries against the number of results shown.", css="half")
+        + figure(curve, caption=f"{label(metric)} over all {unit} against the number of results shown.", css="half")
         + "</div>"
     )
 
@@ -112,12 +119,15 @@ def _photos(page: Page) -> str:
     if not page.examples or rankings is None:
         return ""
     gallery = Gallery(page.catalogue, rankings=rankings, config=page.config)
+    judged = rankings.histories is None and page.catalogue.judgements is not None
+    relevant = '<span class="key relevant">judged relevant, not chosen</span>' if judged else ""
+    asked = "query" if rankings.histories is None else "user"
     key = (
-        '<span class="key clicked">✓ clicked in the period</span>'
-        '<span class="key relevant">judged relevant, not clicked</span>'
+        '<span class="key clicked">✓ chosen in the period</span>'
+        f"{relevant}"
         '<span class="key brought">◆ brought by the picture</span>'
     )
-    lead = f'The first eight results of two models for the same query. <span class="keys">{key}</span>'
+    lead = f'The first eight results of two models for the same {asked}. <span class="keys">{key}</span>'
     return section("pictures", "What it looks like", gallery.section(page.examples), lead=lead)
 
 
@@ -163,12 +173,12 @@ def _data(page: Page) -> str:
     catalogue = page.catalogue
     with_photo = float(catalogue.photos.has.mean()) if catalogue.num_items else 0.0
     with_title = sum(1 for title in catalogue.titles if title) / max(1, catalogue.num_items)
-    kinds = dict(catalogue.events["kind"].value_counts().iter_rows())
+    kinds: dict[int, int] = dict(catalogue.events["kind"].value_counts().iter_rows())
+    counts = {"users": catalogue.num_users, "query strings": catalogue.num_queries}
     shares = f"{100 * with_photo:.1f} % with a photo, {100 * with_title:.1f} % with a title"
     facts = {
         "items": f"{catalogue.num_items:,} ({shares})",
-        "users": f"{catalogue.num_users:,}",
-        "query strings": f"{catalogue.num_queries:,}",
+        **{name: f"{number:,}" for name, number in counts.items() if number},
         **{f"{kind}s": f"{kinds[code]:,}" for kind, code in KIND_CODES.items() if code in kinds},
     }
     if catalogue.judgements is not None:
@@ -184,31 +194,9 @@ def _data(page: Page) -> str:
         "data",
         "Data",
         definitions(facts),
-        "<h3>Split by time</h3>" + _timeline(page.split, page.config),
+        "" if page.split is None else parts_of(page.split, config=page.config),
         f"<h3>What the check of the tables found</h3>{faults}" if faults else "",
     )
-
-
-def _timeline(split: Split, config: EvaluationConfig) -> str:
-    """The three periods beside each other; the longer the one, the more events it has."""
-    summary = split.artifact.summary
-    parts = []
-    for part in Part:
-        own = summary[part.value]
-        parts.append(
-            f'<div class="period {part.value}" style="flex-grow:{max(own["events"], 1)}"><b>{part.value}</b>'
-            f"<span>{_day(own['from'])} – {_day(own['to'])}</span>"
-            f"<small>{own['events']:,} events<br>{own['queries']:,} queries, {own['pairs']:,} pairs</small></div>"
-        )
-    return (
-        f'<div class="timeline">{"".join(parts)}</div><p class="rule">Models learn from train; '
-        f"settings are chosen on validation; the numbers above are of the {config.part} period.</p>"
-    )
-
-
-def _day(instant: str) -> str:
-    time = datetime.fromisoformat(instant)
-    return f"{time.day} {time:%b %Y, %H:%M}"
 
 
 def _provenance(page: Page) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from triptych.evaluate.compare import Column
-from triptych.evaluate.definitions import METRICS, label
+from triptych.evaluate.definitions import METRICS, label, layout
 from triptych.evaluate.figures import forest, forest_scale
 from triptych.evaluate.page.markup import chip, table, text
 from triptych.evaluate.palette import variables
-from triptych.evaluate.records import Role, distinct, is_simulated, paired, role_of, select, single
+from triptych.evaluate.records import Role, cautions, distinct, paired, role_of, select, single
 from triptych.evaluate.text_table import (
-    SIMULATED,
+    headline,
     interval_text,
     ordered_models,
     shown_pairs,
@@ -45,11 +45,11 @@ def model_name(model: str, *, colours: Mapping[str, str]) -> str:
 
 def main_table(rows: Rows, *, headline_k: int, main_model: str) -> str:
     """Models × metrics over all queries; the best of those that can be had is bold, the headline has a bar."""
+    first = headline(rows, headline_k=headline_k)
     found = select(single(rows), slice="all")
     columns, models = table_columns(rows, headline_k=headline_k), ordered_models(rows)
     cells = {(row["model"], Column(row["metric"], row["k"])): row for row in found}
     best = {column: _best(cells, models, column) for column in columns}
-    first = Column("recall", headline_k)
     largest = max((cells[model, first]["value"] for model in models if (model, first) in cells), default=0.0)
     head = ["Model", *(_metric_head(column, is_headline=column == first) for column in columns)]
     colours = variables(models)
@@ -68,14 +68,12 @@ def main_table(rows: Rows, *, headline_k: int, main_model: str) -> str:
         for model in models
     ]
     row_css = [f"is-{'main' if model == main_model else role_of(model).value}" for model in models]
-    return table(head, body, css="numbers main-table", row_css=row_css, caption=_caption(rows))
-
-
-def _caption(rows: Rows) -> str:
-    return SIMULATED if is_simulated(rows) else ""
+    return table(head, body, css="numbers main-table", row_css=row_css, caption=cautions(rows))
 
 
 def _best(cells: Mapping[tuple[str, Column], Row], models: Sequence[str], column: Column) -> str | None:
+    if column.metric in METRICS and not METRICS[column.metric].is_goal:
+        return None
     rivals = [model for model in models if role_of(model) in (Role.MODEL, Role.BASELINE) and (model, column) in cells]
     return max(rivals, key=lambda model: cells[model, column]["value"], default=None) if len(rivals) > 1 else None
 
@@ -162,11 +160,11 @@ def _pairs_table(rows: Rows, *, kind: str, heading: str) -> str:
         "Metric",
         f"{heading}, {unit}",
         f"<small>dashes: {'0' if kind == 'difference' else '1×'}; right of it is better</small>",
-        "Queries",
+        layout(rows[0]["task"]).unit.capitalize(),
         "Claim",
         "Verdict",
     ]
-    return table(head, body, css="numbers pairs", caption=_caption(rows))
+    return table(head, body, css="numbers pairs", caption=cautions(rows))
 
 
 def _pair_name(row: Row, *, sign: str, colour: str) -> str:
@@ -174,9 +172,9 @@ def _pair_name(row: Row, *, sign: str, colour: str) -> str:
     return f'<span class="pair">{model} <em>{sign}</em> {text(row["baseline"])}</span>'
 
 
-def slice_table(rows: Rows, *, ks: Sequence[int]) -> str:
-    """Recall of every model on every slice, for reading off what the figure shows."""
-    found = select(single(rows), metric="recall")
+def slice_table(rows: Rows, *, metric: str, ks: Sequence[int]) -> str:
+    """One metric of every model on every slice, for reading off what the figure shows."""
+    found = select(single(rows), metric=metric)
     slices, models = distinct(found, "slice"), ordered_models(rows)
     colours = variables(models)
     head = ["Model", *(f"{text(name.replace('_', ' '))}<small>@{k}</small>" for name in slices for k in ks)]
@@ -185,7 +183,7 @@ def slice_table(rows: Rows, *, ks: Sequence[int]) -> str:
         cells = [select(found, model=model, slice=name, k=k) for name in slices for k in ks]
         values = (_cell(cell[0] if cell else None, is_best=False, scale=None) for cell in cells)
         body.append([model_name(model, colours=colours), *values])
-    shown = table(head, body, css="numbers", caption=_caption(rows))
+    shown = table(head, body, css="numbers", caption=cautions(rows))
     return f"<details><summary>The same as a table</summary>{shown}</details>"
 
 

@@ -11,6 +11,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from triptych.data.splits import Part
+from triptych.data.targets import HistoryFrom, UserItems
 from triptych.evaluate.records import AnyRecord
 from triptych.foundation.config import Config
 from triptych.foundation.errors import DataError
@@ -52,7 +53,9 @@ class EvaluationConfig(Config):
     seed: int = 0
     """Seed of the resamples and of the examples shown; every interval starts from it afresh."""
     max_queries: int | None = Field(None, gt=0)
-    """Evaluate this many queries, drawn at random; none: all."""
+    """Evaluate this many queries (users), drawn at random; none: all."""
+    history: HistoryFrom = HistoryFrom.EARLIER
+    """What a recommendation starts from and leaves out: a user's choices in all earlier parts, or in train alone."""
     examples: int = Field(12, ge=0)
     """Queries shown with photos in the report."""
 
@@ -71,10 +74,12 @@ class Rankings(NamedTuple):
     """What was retrieved, kept for the examples of the report."""
 
     query_rows: IntArray
-    """`[queries]`"""
+    """`[queries]`: rows of the catalogue's queries, or of its users where there are histories."""
     targets: TargetSets
     item_rows: Mapping[str, IntArray]
     """Model → `[queries, k]` of its first seed, padded with -1."""
+    histories: UserItems | None = None
+    """What each user had chosen before; None where queries ask."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
-"""Photo → item: does a photo alone find the item it shows?
+"""Photo → item: does a photo alone find the item, or the items, it shows?
 
-Two uses: shelf photos against the studio photos of their products, and a shop's own photos cropped and re-lit. Items
-whose catalogue photos are identical count as one. Chance and a colour histogram stand in the same table.
+Two uses: photos of shelves and rooms against the studio photos of the products in them, and a shop's own photos cropped
+and re-lit. Items whose catalogue photos are identical count as one. Chance and a colour histogram stand in the same
+table.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ from triptych.foundation.errors import DataError
 from triptych.metrics.ranking import FloatArray, IntArray, TargetSets, hit_rate_at_k, match
 from triptych.recall.base import Request
 
+Shown = npt.NDArray[Any] | Sequence[npt.NDArray[Any]]
+"""What each photo shows: one item row `[photos]`, or for each photo its item rows."""
 KS = (1, 5, 10)
 CHANCE = "chance"
 _BLOCK = 1024
@@ -35,7 +38,7 @@ def evaluate(
     *,
     catalogue: Catalogue,
     photos: npt.NDArray[np.uint8],
-    item_rows: npt.NDArray[Any],
+    item_rows: Shown,
     config: EvaluationConfig,
     split: Split | None = None,
     task: str = "photo",
@@ -47,10 +50,10 @@ def evaluate(
         models: Name → retriever that answers requests with a photo, or one for each seed.
         catalogue: The items to search in.
         photos: uint8 `[photos, px, px, 3]` at the side the encoders expect.
-        item_rows: Integers `[photos]`: the item each photo shows.
+        item_rows: What each photo shows.
         config: Resamples and their seed.
-        split: Divides the photos into those of items that were there to learn from and those of new ones; None: no
-            slices.
+        split: Divides the photos into those of items that were there to learn from and those that show a new one; None:
+            no slices.
         task: Name for the records.
         title: The task in a few words.
 
@@ -58,16 +61,17 @@ def evaluate(
         Recall@1, 5 and 10 of the models, the colour histogram and chance; every model against the two.
 
     Raises:
-        DataError: There are no photos, or not one item for each.
+        DataError: There are no photos, or one of them shows nothing.
         ArtifactError: The split is of another catalogue.
     """
-    if not len(photos) or len(photos) != len(item_rows):
+    shown = [np.atleast_1d(np.asarray(rows, dtype=np.int64)) for rows in item_rows]
+    if not len(photos) or len(photos) != len(shown) or not all(len(rows) for rows in shown):
         raise DataError(
-            f"evaluate {task}: there are {len(photos)} photos and {len(item_rows)} items they show; "
-            "give one item row for each photo, and at least one."
+            f"evaluate {task}: there are {len(photos)} photos and {len(shown)} lists of items they show; give at least "
+            "one photo, and at least one item row for each."
         )
-    targets = same_photo_targets(catalogue, item_rows=np.asarray(item_rows, dtype=np.int64))
-    slices = _photo_slices(catalogue, item_rows=item_rows, split=split)
+    problem = _Problem.of(shown, catalogue=catalogue)
+    slices = _photo_slices(catalogue, shown=shown, split=split)
     listed = seeds_of({**models, ColourHistogram.name: ColourHistogram.fit(catalogue)})
     values: dict[str, dict[Column, FloatArray]] = {}
     for model, retrievers in listed.items():
@@ -81,9 +85,10 @@ def evaluate(
             )
             for retriever in retrievers
         ]
-        matches = [match(rows, targets=targets) for rows in found]
-        values[model] = {Column("recall", k): np.stack([hit_rate_at_k(one, k=k) for one in matches]) for k in KS}
-    values[CHANCE] = {Column("recall", k): chance(targets, num_items=catalogue.num_items, k=k)[None] for k in KS}
+        values[model] = {Column("recall", k): np.stack([problem.recall(rows, k=k) for rows in found]) for k in KS}
+    values[CHANCE] = {
+        Column("recall", k): problem.mean(chance(problem.targets, num_items=catalogue.num_items, k=k))[None] for k in KS
+    }
     records: list[AnyRecord] = []
     frames: list[pl.DataFrame] = []
     for one in slices:
@@ -92,13 +97,16 @@ def evaluate(
             for model, columns in values.items()
         }
         records += _records(Comparison(own, task=task, slice_name=one.name, split="all", config=config))
-        frames += _frames(own, one, catalogue=catalogue, item_rows=item_rows)
+        frames += _frames(own, one, catalogue=catalogue, shown=shown)
     return TaskResult(
         task=task,
         title=title,
         records=records,
         per_query=pl.concat(frames),
-        meanings={"recall": "Share of photos whose item stands among the first K of the whole catalogue."},
+        meanings={
+            "recall": "Share of the items a photo shows that stand among the first K of the whole catalogue, averaged "
+            "over photos."
+        },
         definitions={one.name: one.definition for one in slices},
     )
 
@@ -110,18 +118,44 @@ class _PhotoSlice(NamedTuple):
     """Of its photos among all."""
 
 
-def _photo_slices(catalogue: Catalogue, *, item_rows: npt.NDArray[Any], split: Split | None) -> list[_PhotoSlice]:
+class _Problem(NamedTuple):
+    """What has to be found: a pair for each photo and each different picture among the items it shows."""
+
+    photo_of_pair: IntArray
+    """`[pairs]`, ascending."""
+    targets: TargetSets
+    """`[pairs]` sets: the items with that picture."""
+
+    @classmethod
+    def of(cls, shown: Sequence[IntArray], *, catalogue: Catalogue) -> _Problem:
+        group = _photo_groups(catalogue)
+        firsts = [rows[np.unique(group[rows], return_index=True)[1]] for rows in shown]
+        photos = np.repeat(np.arange(len(shown)), [len(rows) for rows in firsts])
+        return cls(photos, _same_group(group, item_rows=np.concatenate(firsts)))
+
+    def recall(self, item_rows: IntArray, *, k: int) -> FloatArray:
+        """Share of the pictures found among the first `k` of lists `[photos, n]`: float64 `[photos]`."""
+        return self.mean(hit_rate_at_k(match(item_rows[self.photo_of_pair], targets=self.targets), k=k))
+
+    def mean(self, values: FloatArray) -> FloatArray:
+        """Average a value of each pair over each photo's."""
+        sums = np.bincount(self.photo_of_pair, weights=values)
+        return np.asarray(sums / np.bincount(self.photo_of_pair), dtype=np.float64)
+
+
+def _photo_slices(catalogue: Catalogue, *, shown: Sequence[IntArray], split: Split | None) -> list[_PhotoSlice]:
     """All photos, and with a split those of items chosen in training and of new ones; none that is empty."""
     every = "Every photo; items with identical catalogue photos count as one."
-    slices = [_PhotoSlice("all", every, np.arange(len(item_rows)))]
+    slices = [_PhotoSlice("all", every, np.arange(len(shown)))]
     if split is not None:
-        is_new = split.items_new(catalogue)[item_rows]
+        new = split.items_new(catalogue)
+        is_new = np.array([bool(new[rows].any()) for rows in shown])
         slices += [
             _PhotoSlice(
                 "seen_items", "Photos of items that were chosen in the training period.", np.flatnonzero(~is_new)
             ),
             _PhotoSlice(
-                "new_items", "Photos of items that were never chosen in the training period.", np.flatnonzero(is_new)
+                "new_items", "Photos of an item that was never chosen in the training period.", np.flatnonzero(is_new)
             ),
         ]
     return [one for one in slices if len(one.positions)]
@@ -148,7 +182,10 @@ def _records(comparison: Comparison) -> list[AnyRecord]:
 
 def same_photo_targets(catalogue: Catalogue, *, item_rows: IntArray) -> TargetSets:
     """For each photo, the items whose catalogue photo is the same, pixel for pixel, as that of the item it shows."""
-    group = _photo_groups(catalogue)
+    return _same_group(_photo_groups(catalogue), item_rows=item_rows)
+
+
+def _same_group(group: IntArray, *, item_rows: IntArray) -> TargetSets:
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(group.max() + 2))
     first, last = starts[group[item_rows]], starts[group[item_rows] + 1]
@@ -208,10 +245,10 @@ def _frames(
     one: _PhotoSlice,
     *,
     catalogue: Catalogue,
-    item_rows: npt.NDArray[Any],
+    shown: Sequence[IntArray],
 ) -> Iterator[pl.DataFrame]:
     """One row for each model, seed and photo of the slice."""
-    item_ids = [catalogue.item_ids[row] for row in item_rows[one.positions]]
+    item_ids = [" ".join(catalogue.item_ids[row] for row in shown[place]) for place in one.positions]
     for model, columns in values.items():
         for seed in range(len(next(iter(columns.values())))):
             yield pl.DataFrame(

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.events import is_positive
+from triptych.data.splits import Places
 from triptych.foundation.artifact import write_json
 from triptych.foundation.types import Hits
 from triptych.recall.base import BoolArray, FloatArray, Request, RetrieverConfig, group_by_keep
@@ -45,7 +46,7 @@ class Popularity:
         self._order = np.argsort(-self._scores, kind="stable")
 
     @classmethod
-    def fit(cls, catalogue: Catalogue, *, train: slice, config: PopularityConfig | None = None) -> Self:
+    def fit(cls, catalogue: Catalogue, *, train: Places, config: PopularityConfig | None = None) -> Self:
         """Count the positive events (click, cart, order) of each item.
 
         Args:

@@ -1,0 +1,272 @@
+"""Retrieved lists against target sets, slice by slice: the columns, the records and the values of each request.
+
+Shared by the tasks in which every request has a set of items to be found: search (a query), recommendation (a user).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from triptych.data.catalogue import Catalogue
+from triptych.evaluate.compare import Column, Comparison, Values
+from triptych.evaluate.records import AnyRecord, Record, Role, role_of
+from triptych.evaluate.slices import Slice, SliceUnit
+from triptych.evaluate.tasks.base import EvaluationConfig
+from triptych.metrics.ranking import (
+    FloatArray,
+    IntArray,
+    Matches,
+    TargetSets,
+    coverage_at_k,
+    graded_ndcg_at_k,
+    hit_counts,
+    hit_rate_at_k,
+    match,
+    mrr_at_k,
+    ndcg_at_k,
+    recall_at_k,
+)
+from triptych.metrics.significance import Claim, Effect, Relation
+
+GRADED_K = 10
+"""Cut-off of graded NDCG, as it is usually reported."""
+
+
+class Problem(NamedTuple):
+    """What is to be found for each request."""
+
+    targets: TargetSets
+    """What was chosen."""
+    judged: TargetSets | None = None
+    """Judged items with grades, for the same requests; None without judgements."""
+    relevant: TargetSets | None = None
+    """The judged items whose grade makes them relevant."""
+
+
+class Answer(NamedTuple):
+    """What one retriever found."""
+
+    item_rows: IntArray
+    chosen: Matches
+    judged: Matches | None
+    relevant: Matches | None
+
+    @classmethod
+    def of(cls, item_rows: IntArray, problem: Problem) -> Answer:
+        """Find the targets in retrieved lists ``[requests, k]``."""
+        return cls(
+            item_rows,
+            match(item_rows, targets=problem.targets),
+            None if problem.judged is None else match(item_rows, targets=problem.judged),
+            None if problem.relevant is None else match(item_rows, targets=problem.relevant),
+        )
+
+
+class Measured(NamedTuple):
+    """The numbers of every slice, and the values they are means of."""
+
+    records: list[AnyRecord]
+    per_query: pl.DataFrame
+
+
+def measure(
+    answers: Mapping[str, Sequence[Answer]],
+    *,
+    slices: Sequence[Slice],
+    asked: Mapping[str, pl.Series],
+    task: str,
+    num_items: int,
+    config: EvaluationConfig,
+) -> Measured:
+    """Compare models on every slice.
+
+    Args:
+        answers: model → what it found, one for each seed.
+        slices: parts of the target pairs.
+        asked: column → value of each request, for the table of values: who or what asked.
+        task: name for the records.
+        num_items: items in the catalogue.
+        config: cut-offs, resamples, which models the claims speak of.
+    """
+    records: list[AnyRecord] = []
+    frames: list[pl.DataFrame] = []
+    for one in slices:
+        values = {model: _columns(by_seed, one, config) for model, by_seed in answers.items()}
+        comparison = Comparison(values, task=task, slice_name=one.name, split=config.part.value, config=config)
+        records += _singles(comparison, config)
+        if one.unit is SliceUnit.QUERIES:
+            records += _coverages(comparison, answers, one, num_items=num_items, config=config)
+        records += paired_records(comparison, config)
+        frames += value_frames(values, slice_name=one.name, asked=asked, inside=Column("targets"))
+    return Measured(records, pl.concat(frames, how="diagonal"))
+
+
+def judged_targets(catalogue: Catalogue, *, query_rows: IntArray) -> TargetSets | None:
+    """Return the judged items of some queries with their grades; None where none of them was judged."""
+    if catalogue.judgements is None:
+        return None
+    asked = pl.DataFrame({"query_row": query_rows, "position": np.arange(len(query_rows))})
+    pairs = (
+        catalogue.judgements.select(pl.col("query_row", "item_row").cast(pl.Int64), pl.col("grade").cast(pl.Float64))
+        .join(asked, on="query_row")
+        .sort("position", "item_row")
+    )
+    if pairs.is_empty():
+        return None
+    sizes = np.bincount(pairs["position"].to_numpy(), minlength=len(query_rows))
+    return TargetSets(np.concatenate([[0], np.cumsum(sizes)]), pairs["item_row"].to_numpy(), pairs["grade"].to_numpy())
+
+
+def relevant_targets(judged: TargetSets, *, catalogue: Catalogue, config: EvaluationConfig) -> TargetSets:
+    """The judged items that are relevant; a query that was judged but has none of them scores 0, not nothing."""
+    assert catalogue.judgements is not None
+    assert judged.grades is not None
+    least = config.relevant_grade
+    if least is None:
+        least = float(catalogue.judgements.select(pl.col("grade").max()).item())
+    keep = judged.grades >= least
+    sizes = np.bincount(judged.query_of_pair[keep], minlength=judged.num_queries)
+    return TargetSets(np.concatenate([[0], np.cumsum(sizes)]), judged.item_rows[keep])
+
+
+def take_queries(targets: TargetSets, *, chosen: IntArray) -> TargetSets:
+    """Keep the target sets at these positions, in this order."""
+    sizes = np.diff(targets.offsets)[chosen]
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    inside = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
+    pairs = np.repeat(targets.offsets[chosen], sizes) + inside
+    grades = None if targets.grades is None else targets.grades[pairs]
+    return TargetSets(offsets, targets.item_rows[pairs], grades)
+
+
+def some_requests(number: int, *, config: EvaluationConfig) -> IntArray:
+    """Draw the places of the requests that are evaluated, ascending: all, or `max_queries` at random."""
+    if config.max_queries is None or config.max_queries >= number:
+        return np.arange(number)
+    rng = np.random.default_rng(config.seed)
+    return np.sort(rng.choice(number, size=config.max_queries, replace=False))
+
+
+def paired_records(comparison: Comparison, config: EvaluationConfig) -> list[AnyRecord]:
+    """Compare the model of the config with every other, and the control with the title model.
+
+    Differences claim to be above 0. On `photo_only` the two ratios of recall carry the config's claims. The oracle is a
+    ceiling, not a rival: it gets the share reached, and no claim.
+    """
+    on_photos = comparison.slice_name == "photo_only"
+    gain = Claim(Effect.RATIO, Relation.AT_LEAST, config.min_photo_gain) if on_photos else None
+    control = Claim(Effect.RATIO, Relation.AT_MOST, config.max_control_gain) if on_photos else None
+    columns = [Column("recall", k) for k in config.ks]
+    also = [Column(metric, config.headline_k) for metric in ("ndcg", "mrr", "relevance")]
+    also.append(Column("ndcg_graded", GRADED_K))
+    found: list[AnyRecord | None] = []
+    for other in comparison.values if config.model in comparison.values else ():
+        if other == config.model:
+            continue
+        if role_of(other) is Role.CEILING:
+            found += [comparison.ratio(config.model, baseline=other, column=column) for column in columns]
+            continue
+        found += [comparison.difference(config.model, baseline=other, column=column) for column in columns + also]
+    for column in columns:
+        found.append(comparison.ratio(config.model, baseline=config.title_model, column=column, claim=gain))
+        found.append(comparison.ratio(config.control_model, baseline=config.title_model, column=column, claim=control))
+        found.append(
+            comparison.difference(config.control_model, baseline=config.title_model, column=column, claim=None)
+        )
+    return [record for record in found if record is not None]
+
+
+def value_frames(
+    values: Values, *, slice_name: str, asked: Mapping[str, pl.Series], inside: Column
+) -> Iterator[pl.DataFrame]:
+    """Yield the values of a slice: one row for each model, seed and request.
+
+    Args:
+        values: model → column → ``[seeds, requests]``.
+        slice_name: for the table.
+        asked: column → value of each request: who or what asked.
+        inside: the column that is NaN where a request is not in the slice; without it in a model, its first one.
+    """
+    for model, columns in values.items():
+        told = columns.get(inside, next(iter(columns.values())))
+        rows = np.flatnonzero(~np.isnan(told[0]))
+        for seed in range(len(told)):
+            yield pl.DataFrame(
+                {
+                    "slice": pl.Series([slice_name]).new_from_index(0, len(rows)),
+                    "model": pl.Series([model]).new_from_index(0, len(rows)),
+                    "seed": np.full(len(rows), seed, dtype=np.int32),
+                    **{name: given.gather(rows) for name, given in asked.items()},
+                    **{
+                        str(column): pl.Series(by_seed[seed][rows]).fill_nan(None)
+                        for column, by_seed in columns.items()
+                    },
+                }
+            )
+
+
+def _columns(by_seed: Sequence[Answer], one: Slice, config: EvaluationConfig) -> dict[Column, FloatArray]:
+    """Every metric of one model on one slice: column → `[seeds, requests]`, NaN outside the slice."""
+    per_seed = [_per_request(answer, one, config) for answer in by_seed]
+    return {column: np.stack([columns[column] for columns in per_seed]) for column in per_seed[0]}
+
+
+def _per_request(answer: Answer, one: Slice, config: EvaluationConfig) -> dict[Column, FloatArray]:
+    columns: dict[Column, FloatArray] = {}
+    outside = np.bincount(answer.chosen.targets.query_of_pair[one.pair_mask], minlength=len(answer.item_rows)) == 0
+    for k in config.ks:
+        counts = hit_counts(answer.chosen, k=k, pair_mask=one.pair_mask)
+        columns[Column("recall", k)] = recall_at_k(answer.chosen, k=k, pair_mask=one.pair_mask)
+        columns[Column("hits", k)] = counts.hits.astype(np.float64)
+        columns[Column("targets")] = counts.targets.astype(np.float64)
+        if one.unit is SliceUnit.QUERIES:
+            columns[Column("ndcg", k)] = ndcg_at_k(answer.chosen, k=k)
+            columns[Column("mrr", k)] = mrr_at_k(answer.chosen, k=k)
+            columns[Column("hit_rate", k)] = hit_rate_at_k(answer.chosen, k=k)
+            if answer.judged is not None and answer.relevant is not None:
+                columns[Column("relevance", k)] = _relevance(answer.relevant, answer.judged, k=k)
+    if one.unit is SliceUnit.QUERIES and answer.judged is not None:
+        columns[Column("ndcg_graded", GRADED_K)] = graded_ndcg_at_k(answer.judged, k=GRADED_K)
+    return {column: np.where(outside, np.nan, values) for column, values in columns.items()}
+
+
+def _relevance(relevant: Matches, judged: Matches, *, k: int) -> FloatArray:
+    """Share of the first `k` that is relevant, for requests that were judged at all."""
+    share = (relevant.pairs[:, :k] >= 0).sum(axis=1) / k
+    return np.where(np.diff(judged.targets.offsets) > 0, share, np.nan)
+
+
+def _singles(comparison: Comparison, config: EvaluationConfig) -> Iterator[Record]:
+    """Records of each model, in the order of its columns; counts serve the micro average only."""
+    for model, columns in comparison.values.items():
+        for column in columns:
+            record = None if column.metric in ("hits", "targets") else comparison.record(model, column)
+            if record is not None:
+                yield record
+        for k in config.ks:
+            micro = comparison.quotient(
+                model, Column("recall_micro", k), numerator=Column("hits", k), denominator=Column("targets")
+            )
+            if micro is not None:
+                yield micro
+
+
+def _coverages(
+    comparison: Comparison,
+    answers: Mapping[str, Sequence[Answer]],
+    one: Slice,
+    *,
+    num_items: int,
+    config: EvaluationConfig,
+) -> Iterator[Record]:
+    for model, by_seed in answers.items():
+        inside = np.unique(by_seed[0].chosen.targets.query_of_pair[one.pair_mask])
+        for k in config.ks:
+            values = [coverage_at_k(answer.item_rows[inside], k=k, num_items=num_items) for answer in by_seed]
+            yield comparison.constant(
+                model, Column("coverage", k), seed_values=np.array(values), num_queries=len(inside)
+            )

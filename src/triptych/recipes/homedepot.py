@@ -1,0 +1,19 @@
+"""The recipe for judged queries: product titles, and how relevant people found them."""
+
+from __future__ import annotations
+
+from triptych.data.splits import SplitBy
+from triptych.recipes.config import RunConfig
+
+
+def homedepot() -> RunConfig:
+    """Real queries and graded titles (TRIPTYCH_DATA), split by query; text only."""
+    tree = {
+        "recipe": "homedepot",
+        "dataset": {"kind": "homedepot"},
+        "split": {"by": SplitBy.QUERY, "relevant_grade": 1.33},  # a mean relevance of 2.33 on the raters' scale
+        "pretrain": {"kind": "contrastive", "encoder": {"modalities": "title"}},
+        "compare": [],
+        "evaluation": {"model": "title", "examples": 0},
+    }
+    return RunConfig.parse(tree)

@@ -1,0 +1,64 @@
+"""A log of users without queries: the encoder learns from histories, and is measured on what users chose next."""
+
+from __future__ import annotations
+
+from triptych.engine.bundle import write_retriever
+from triptych.evaluate.tasks import recommend
+from triptych.evaluate.tasks.base import TaskResult
+from triptych.foundation.artifact import Artifact
+from triptych.foundation.errors import DataError
+from triptych.recall.base import Retriever
+from triptych.recall.models.item_knn import ItemKnn
+from triptych.recall.models.popularity import Popularity
+from triptych.recipes.stages import Stages
+
+
+def run(stages: Stages) -> Artifact:
+    """Run every stage; returns the report.
+
+    Raises:
+        DataError: no event has a user.
+    """
+    catalogue, config = stages.catalogue, stages.config
+    if catalogue.num_users == 0:
+        raise DataError(
+            "events: no event has a user, and pretrain.kind = 'history_contrast' learns from users' histories. Name "
+            'the column with user under [events], or set pretrain = "contrastive" to learn from queries.'
+        )
+    split = stages.split()
+    popularity, bm25 = stages.popularity(split), stages.bm25()
+    item_knn = stages.stage(
+        "item-knn",
+        lambda out: write_retriever(
+            out,
+            kind="item_knn",
+            config=config.item_knn,
+            fit=lambda: ItemKnn.fit(
+                split.train_histories(catalogue), num_items=catalogue.num_items, config=config.item_knn
+            ),
+            inputs={"catalogue": catalogue.artifact, "split": split.artifact},
+        ),
+    )
+    trained = stages.train(split, stages.tokenizer(split))
+    stages.bundle(trained, popularity=popularity, bm25=bm25)
+
+    def recommended() -> TaskResult:
+        models: dict[str, Retriever] = {
+            "popularity": Popularity.load(popularity.path),
+            "item-knn": ItemKnn.load(item_knn.path),
+        }
+        return recommend.evaluate(
+            {**models, **stages.encoders(trained)}, catalogue=catalogue, split=split, config=config.evaluation
+        )
+
+    return stages.report(
+        [recommended, *stages.relit_photos(split, trained)],
+        split=split,
+        trained=trained,
+        inputs={
+            "popularity": popularity,
+            "item-knn": item_knn,
+            "history events": str(config.dense.history_events),
+            "photo queries": str(config.photo_queries),
+        },
+    )

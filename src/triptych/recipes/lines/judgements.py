@@ -1,0 +1,32 @@
+"""Judged queries without a log: the encoder learns from relevant pairs, and is measured by the grades."""
+
+from __future__ import annotations
+
+from triptych.evaluate.tasks import graded
+from triptych.evaluate.tasks.base import TaskResult
+from triptych.foundation.artifact import Artifact
+from triptych.recall.base import Retriever
+from triptych.recall.models.lexical import Lexical
+from triptych.recipes.stages import Stages
+
+
+def run(stages: Stages) -> Artifact:
+    """Run every stage; returns the report."""
+    catalogue, config = stages.catalogue, stages.config
+    split = stages.split()
+    popularity, bm25 = stages.popularity(None), stages.bm25()
+    trained = stages.train(split, stages.tokenizer(split))
+    stages.bundle(trained, popularity=popularity, bm25=bm25)
+
+    def judged() -> TaskResult:
+        models: dict[str, Retriever] = {"bm25": Lexical.load(bm25.path)}
+        return graded.evaluate(
+            {**models, **stages.encoders(trained)}, catalogue=catalogue, split=split, config=config.evaluation
+        )
+
+    return stages.report(
+        [judged, *stages.relit_photos(split, trained)],
+        split=split,
+        trained=trained,
+        inputs={"bm25": bm25, "photo queries": str(config.photo_queries)},
+    )

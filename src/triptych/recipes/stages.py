@@ -1,0 +1,326 @@
+"""The stages every line shares; each makes one artefact and notes it in the run folder.
+
+A stage finds its artefact again where its work is unchanged; so a second run skips what is finished, and a killed one
+goes on where it stopped. The order of the stages is the business of the lines (`recipes.lines`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from triptych.data import catalogue as catalogues
+from triptych.data import splits, text
+from triptych.data.catalogue import Catalogue
+from triptych.data.check import Checked
+from triptych.data.splits import Split
+from triptych.encoders import embeddings
+from triptych.encoders.embed import Embedder
+from triptych.engine.bundle import write_bundle, write_index, write_retriever
+from triptych.evaluate import report
+from triptych.evaluate.report import About
+from triptych.evaluate.tasks import photo
+from triptych.evaluate.tasks.base import TaskResult
+from triptych.evaluate.tasks.photo import crop_and_relight
+from triptych.foundation.artifact import MANIFEST, Artifact
+from triptych.index.base import open_index
+from triptych.recall.base import Retriever
+from triptych.recall.models.dense import Dense
+from triptych.recall.models.lexical import Lexical
+from triptych.recall.models.popularity import Popularity
+from triptych.recipes.config import Arm, RunConfig
+from triptych.recipes.encoders import EncoderWork, train_side_by_side
+from triptych.recipes.run_folder import RunFolder
+from triptych.recipes.tables import find_source, spoken
+
+log = logging.getLogger(__name__)
+
+IN_TABLES = (Arm.TITLE, Arm.PHOTO, Arm.TITLE_PHOTO, Arm.PERMUTED_PHOTO)
+"""The order in which encoders stand in a table."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One encoder and its vectors of the catalogue."""
+
+    encoder: Artifact
+    index: Artifact
+
+    def retriever(self, *, name: str, config: RunConfig) -> Dense:
+        """Put the encoder before its index."""
+        return Dense(Embedder.open(self.encoder), index=open_index(self.index), config=config.dense, name=name)
+
+
+AllTrained = Mapping[tuple[Arm, int], Trained]
+"""Arm and seed → what was trained."""
+
+
+class Stages:
+    """The stages of one run."""
+
+    def __init__(self, config: RunConfig, *, base: Path, out: Path, command: str, jobs: int) -> None:
+        """Begin a run; arguments as in `pipeline.run_pipeline`."""
+        self.config = config
+        self.out = out
+        self._command = command
+        self._jobs = jobs
+        self._base = base
+        self._folder = RunFolder(out)
+        self._folder.start(config.dump())
+
+    def stage(
+        self, name: str, make: Callable[[Path], Artifact], *, record: str | None = None, is_new: bool = False
+    ) -> Artifact:
+        """Make a stage's artefact under its folder, note it, and say what happened.
+
+        Args:
+            name: the folder.
+            make: is given it.
+            record: what the run calls the artefact; None: as the folder.
+            is_new: that this run has made it even if `make` finds it finished.
+        """
+        label = record or name
+        found = {path.name for path in (self.out / name).glob("*") if (path / MANIFEST).is_file()}
+        artifact = make(self.out / name)
+        self._folder.record(label, artifact)
+        made_now = is_new or artifact.id not in found
+        what = f"{artifact.manifest['seconds']:.1f} s" if made_now else "finished before"
+        log.info("%-30s %16s   %s", label, what, _brief(artifact.summary))
+        return artifact
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Tables read and checked, photos decoded."""
+        return Catalogue.open(self.stage("catalogue", self._catalogue))
+
+    def split(self) -> Split:
+        """Cut the log, or the judged queries."""
+        return Split.open(
+            self.stage("split", lambda out: splits.build(self.config.split, catalogue=self.catalogue, out=out))
+        )
+
+    def tokenizer(self, split: Split | None) -> Artifact:
+        """Train the tokenizer on what training may know; None: on all titles."""
+        config = self.config
+        return self.stage(
+            "tokenizer",
+            lambda out: text.build(
+                config.tokenizer,
+                catalogue=self.catalogue,
+                split=split,
+                out=out,
+                title_features=config.pretrain.encoder.title_features,
+            ),
+        )
+
+    def popularity(self, split: Split | None) -> Artifact:
+        """Count what was chosen in training; None: nothing was."""
+        config = self.config.popularity
+        inputs = {"catalogue": self.catalogue.artifact}
+        return self.stage(
+            "popularity",
+            lambda out: write_retriever(
+                out,
+                kind="popularity",
+                config=config,
+                fit=lambda: Popularity.fit(
+                    self.catalogue, train=slice(0, 0) if split is None else split.train, config=config
+                ),
+                inputs=inputs if split is None else {**inputs, "split": split.artifact},
+            ),
+        )
+
+    def bm25(self) -> Artifact:
+        """Index the titles."""
+        config = self.config.bm25
+        return self.stage(
+            "bm25",
+            lambda out: write_retriever(
+                out,
+                kind="bm25",
+                config=config,
+                fit=lambda: Lexical.fit(self.catalogue.titles, config=config),
+                inputs={"catalogue": self.catalogue.artifact},
+            ),
+        )
+
+    def train(self, split: Split | None, tokenizer: Artifact) -> AllTrained:
+        """Train the encoder of every arm and seed, embed the catalogue with each and index the vectors."""
+        works = [
+            EncoderWork(
+                arm=arm,
+                seed=seed,
+                config=self.config.pretrain,
+                catalogue=self.catalogue.artifact,
+                split=None if split is None else split.artifact,
+                tokenizer=tokenizer,
+                out=self.out / "encoder",
+            )
+            for seed in self.config.seeds
+            for arm in self.config.arms
+        ]
+        new = {work.name for work in works if work.find() is None}
+        if self._jobs > 1 and len(new) > 1:
+            train_side_by_side(works, jobs=self._jobs)
+        return {(work.arm, work.seed): self._finish(work, is_new=work.name in new) for work in works}
+
+    def bundle(self, trained: AllTrained, *, popularity: Artifact, bm25: Artifact) -> Artifact:
+        """Name what the engine opens: the first arm's encoder with the first seed."""
+        served = trained[self.config.arms[0], self.config.seeds[0]]
+        return self.stage(
+            "bundle",
+            lambda out: write_bundle(
+                out,
+                catalogue=self.catalogue.artifact,
+                encoder=served.encoder,
+                index=served.index,
+                popularity=popularity,
+                bm25=bm25,
+                dense=self.config.dense,
+            ),
+        )
+
+    def report(
+        self,
+        tasks: Sequence[Callable[[], TaskResult]],
+        *,
+        split: Split | None,
+        trained: AllTrained,
+        inputs: Mapping[str, Artifact | str],
+    ) -> Artifact:
+        """Run the evaluation tasks and write the report.
+
+        Args:
+            tasks: the first is shown first.
+            split: what was held out.
+            trained: every encoder that a task asks.
+            inputs: whatever else the numbers depend on, apart from catalogue, split and encoders.
+        """
+        found: dict[str, Artifact | str] = {"catalogue": self.catalogue.artifact}
+        if split is not None:
+            found["split"] = split.artifact
+        found |= inputs
+        for (arm, seed), one in trained.items():
+            found[f"{arm.value} seed {seed}"] = one.encoder
+            found[f"index {arm.value} seed {seed}"] = one.index
+        return self.stage(
+            "report",
+            lambda out: report.run(
+                self.config.evaluation,
+                catalogue=self.catalogue,
+                split=split,
+                tasks=tasks,
+                inputs=found,
+                out=out,
+                about=self._about(),
+            ),
+        )
+
+    def encoders(self, trained: AllTrained, *, reading_photos: bool = False) -> dict[str, Sequence[Retriever]]:
+        """Open the trained encoders as retrievers, by the names of their arms in the order of the tables.
+
+        Args:
+            trained: from `train`.
+            reading_photos: leave out those that read none, and the control, which was shown other items' photos.
+        """
+        arms = [arm for arm in IN_TABLES if arm in self.config.arms]
+        if reading_photos:
+            arms = [arm for arm in arms if arm.modalities.reads_photo and arm is not Arm.PERMUTED_PHOTO]
+        return {
+            arm.value: [trained[arm, seed].retriever(name=arm.value, config=self.config) for seed in self.config.seeds]
+            for arm in arms
+        }
+
+    def relit_photos(self, split: Split | None, trained: AllTrained) -> list[Callable[[], TaskResult]]:
+        """Return the task that crops and re-lights photos of the catalogue and looks for their items, if it can."""
+        served = self.config.pretrain.encoder.modalities
+        with_photo = np.flatnonzero(np.asarray(self.catalogue.photos.has))
+        if not served.reads_photo or self.config.photo_queries == 0 or len(with_photo) == 0:
+            return []
+        return [partial(self._relit, split, trained, with_photo)]
+
+    def _relit(self, split: Split | None, trained: AllTrained, with_photo: np.ndarray) -> TaskResult:
+        rng = np.random.default_rng([self.config.evaluation.seed, 11])
+        rows = np.sort(rng.permutation(with_photo)[: self.config.photo_queries])
+        photos = crop_and_relight(self.catalogue.photos.pixels(rows), rng=rng)
+        return photo.evaluate(
+            self.encoders(trained, reading_photos=True),
+            catalogue=self.catalogue,
+            photos=photos,
+            item_rows=rows,
+            config=self.config.evaluation,
+            split=split,
+            task="photo",
+            title="Cropped and re-lit photo → its own item",
+        )
+
+    def _catalogue(self, out: Path) -> Artifact:
+        source = find_source(self.config, base=self._base, out=self.out / "tables")
+        if source.artifact is not None:
+            self._folder.record("tables", source.artifact)
+
+        def read() -> Checked:
+            checked = source.read()
+            for line in spoken(checked):
+                log.info("%s", line)
+            return checked
+
+        return catalogues.build(self.config.catalogue, tables=read, inputs=source.inputs, out=out)
+
+    def _finish(self, work: EncoderWork, *, is_new: bool) -> Trained:
+        """Train an encoder unless that is done, embed the catalogue with it and index the vectors."""
+        name, photo_rows = work.name, work.photo_rows
+        encoder = self.stage("encoder", lambda _: work.train(), record=f"encoder {name}", is_new=is_new)
+        vectors = self.stage(
+            "embeddings",
+            lambda out: embeddings.run(encoder=encoder, catalogue=self.catalogue, photo_rows=photo_rows, out=out),
+            record=f"embeddings {name}",
+        )
+        index = self.stage(
+            "index",
+            lambda out: write_index(
+                out,
+                vectors=partial(embeddings.load_vectors, vectors),
+                catalogue=self.catalogue.artifact,
+                encoder=encoder,
+                config=self.config.index,
+            ),
+            record=f"index {name}",
+        )
+        return Trained(encoder, index)
+
+    def _about(self) -> About:
+        """Gather the words the report needs beside its numbers."""
+        dataset = self.config.dataset
+        card = dataset.card() if dataset is not None else None
+        checks = self.catalogue.checks
+        return About(
+            name=self.out.name,
+            dataset=card.name if card else "your own tables",
+            source=card.source if card else "",
+            licence=card.licence if card else "",
+            simulated=card is not None and card.simulated,
+            run_command=self._command,
+            report_command=f"triptych report {self.out}",
+            faults=checks["faults"] if checks else (),
+        )
+
+
+def _brief(summary: Mapping[str, Any]) -> str:
+    """Show the figures of a summary that fit on a line."""
+    plain = {key: value for key, value in summary.items() if isinstance(value, int | float | str) and value != ""}
+    shown = [f"{key} {_figure(value)}" for key, value in plain.items()]
+    counted = [f"{name} {rows:,}" for name, rows in summary.get("rejected", {}).items()]
+    return ", ".join(shown[:5] + ([f"rejected: {' '.join(counted)}"] if counted else []))
+
+
+def _figure(value: float | str) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
