@@ -24,12 +24,12 @@ def random_case(*, dtype: torch.dtype = torch.float32):
     return queries, items, positive, known
 
 
-def loop_loss(queries, items, positive, known) -> tuple[float, float]:
+def loop_loss(queries, items, positive, known, log_q=(0.0,) * 5) -> tuple[float, float]:
     losses, right = [], []
     for q, query in enumerate(queries.tolist()):
         own = int(positive[q])
         scores = {
-            i: sum(a * b for a, b in zip(query, item, strict=True)) / TEMPERATURE
+            i: sum(a * b for a, b in zip(query, item, strict=True)) / TEMPERATURE - log_q[i]
             for i, item in enumerate(items.tolist())
             if i == own or not known[q, i]
         }
@@ -46,6 +46,17 @@ def test_equals_the_loop():
     assert output.parts["infonce"].item() == pytest.approx(expected, rel=1e-6)
     assert output.parts["accuracy"].item() == pytest.approx(accuracy)
     assert 0 < accuracy < 1
+
+
+def test_log_q_is_taken_off_every_score():
+    queries, items, positive, known = random_case()
+    log_q = [-0.1, -3.0, -1.5, -0.7, -5.0]
+    corrected = infonce(
+        queries, items=items, positive=positive, known=known, temperature=TEMPERATURE, log_q=torch.tensor(log_q)
+    )
+    expected, accuracy = loop_loss(queries, items, positive, known, log_q)
+    assert corrected.total.item() == pytest.approx(expected, rel=1e-6)
+    assert corrected.parts["accuracy"].item() == pytest.approx(accuracy)
 
 
 def test_own_item_counts_whether_marked_known_or_not():

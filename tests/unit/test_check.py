@@ -19,7 +19,7 @@ from triptych.data.faults import Severity
 from triptych.data.photo_store import check_photos
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
 from triptych.data.tables import read_events, read_items, read_judgements
-from triptych.foundation.errors import DataError
+from triptych.foundation.errors import ConfigError, DataError
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 Rows = list[dict[str, Any]]
@@ -220,6 +220,36 @@ def test_repeats_within_whole_days_are_only_noted(tmp_path: Path) -> None:
 def test_a_log_without_positives_is_noted(tmp_path: Path) -> None:
     checked = _check(tmp_path, _items(), [row | {"action": "view"} for row in _events()])
     assert _found(checked) == {("events", "action", "no_positives", 200)}
+
+
+def test_ratings_from_a_threshold_on_are_clicks(tmp_path: Path) -> None:
+    stars = ["5", "3.5", "3,5", "4", "", "good", "-1", "1e1"]
+    events = [row | {"action": star, "event": "click"} for row, star in zip(_events(len(stars)), stars, strict=True)]
+    _check(tmp_path, _items())  # writes the items and their photos
+    pl.DataFrame(events).write_csv(tmp_path / "stars.csv")
+    rated = EventsConfig(path="stars.csv", rating="action", positive_from=3.5)
+    items = read_items(ItemsConfig(path="items.csv", photo_root="photos"), base=tmp_path)
+    checked = check_tables(items, read_events(rated, base=tmp_path), None, now=NOW)
+    assert checked.events is not None
+    assert checked.events["kind"].to_list() == ["click", "click", "click", "impression", "click"]
+    assert _found(checked) == {("events", "action", "empty_rating", 1), ("events", "action", "bad_rating", 2)}
+    assert checked.rejected["events"]["action"].to_list() == ["3,5", "", "good"]
+
+
+def test_a_rating_needs_its_threshold_and_leaves_no_room_for_a_kind() -> None:
+    for wrong in ({"rating": "stars"}, {"positive_from": 4}, {"rating": "stars", "positive_from": 4, "kind": "action"}):
+        with pytest.raises(ConfigError, match="rating"):
+            EventsConfig.parse({"path": "events.csv", **wrong})
+
+
+def test_a_column_that_may_be_a_rating_is_pointed_out_and_not_used(tmp_path: Path) -> None:
+    events = [{**row, "stars": "3"} for row in _events(4)]
+    for row in events:
+        del row["action"]
+    told = render(_check(tmp_path, _items(), events))["columns"]
+    assert [row["how"] for row in told if row["column"] == "stars"] == [
+        'not used: if it is a rating, say rating = "stars" and positive_from'
+    ]
 
 
 def test_rejected_rows_are_the_users_own(tmp_path: Path) -> None:

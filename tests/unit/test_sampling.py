@@ -159,6 +159,19 @@ def test_items_are_asked_for_by_a_power_of_their_users(power: float):
         assert drawn[item] / 40_000 == pytest.approx(share, abs=5 * np.sqrt(share / 40_000))
 
 
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_log_q_is_how_often_an_item_is_in_a_batch(power: float):
+    sampler = ItemPairSampler(random_histories(), batch_pairs=4, window=3, item_power=power, seed=3)
+    batches = [sampler.batch(index) for index in range(6000)]
+    seen = Counter(item for batch in batches for item in batch.item_rows.tolist())
+    told = {item: log_q for batch in batches for item, log_q in zip(batch.item_rows.tolist(), batch.log_q, strict=True)}
+    frequency = np.array([seen[item] / len(batches) for item in sorted(told)])
+    probability = np.exp([told[item] for item in sorted(told)])
+    noise = np.sqrt(probability * (1 - probability) / len(batches))
+    assert (np.abs(frequency - probability) < 4.5 * noise).all()
+    assert probability.max() / probability.min() > 1.2, "the case must have rare and frequent items"
+
+
 def test_without_two_choices_of_anybody_there_is_nothing_to_learn():
     lonely = UserItems(np.array([0, 1, 3]), np.array([4, 5, 5], dtype=np.int32))
     with pytest.raises(DataError, match="no user chose two items in the training part"):

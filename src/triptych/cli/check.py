@@ -11,6 +11,7 @@ from triptych.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from triptych.data.check import Checked
+    from triptych.recipes.config import RunConfig
 
 
 def check(
@@ -56,10 +57,28 @@ def check(
         if checked.rejected:
             where = out / "rejected" if out is not None else "add --out DIR to write them"
             print(f"\nrejected rows, with reasons: {where}")
-        if checked.events is not None and checked.summary.num_positives == 0:
-            print("\nNo event is a click, cart or order: nothing can be learned. Is a word missing under [events]?")
-            print('  kinds = { opened = "click" }')
+        print(f"\n{_next(checked, resolved.config, source=source)}")
     raise typer.Exit(exit_code(checked, strict=strict))
+
+
+def _next(checked: Checked, config: RunConfig, *, source: Path | None) -> str:
+    """Say whether a run would find what it learns from, and how it is started."""
+    from triptych.foundation.errors import TriptychError
+    from triptych.recipes.tables import require_behaviour, require_tables
+
+    if checked.events is not None and checked.summary.num_positives == 0:
+        return (
+            "No event is a click, cart or order: nothing can be learned. Is a word missing under [events]?\n"
+            '  kinds = { opened = "click" }'
+        )
+    events = checked.events
+    has_queries = events is None or events["query"].null_count() < len(events)
+    try:
+        require_tables(config)
+        require_behaviour(config, has_queries=has_queries, has_users=checked.summary.num_users > 0)
+    except TriptychError as error:
+        return f"before a run: {error}"
+    return f"next: triptych run {source} --out runs/NAME" if source else "next: write these settings into a config file"
 
 
 def _print(checked: Checked) -> None:

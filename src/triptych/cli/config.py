@@ -55,6 +55,33 @@ def fields(
 
 
 @app.command()
+def draft(
+    *,
+    items: Annotated[Path, typer.Option(help="Items table: file, glob or folder.")],
+    events: Annotated[Path | None, typer.Option(help="Events table: file, glob or folder.")] = None,
+    judgements: Annotated[Path | None, typer.Option(help="Judgements table: file, glob or folder.")] = None,
+    photos: Annotated[Path | None, typer.Option(help="Folder of the photos.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Config file to write; left out: printed.")] = None,
+) -> None:
+    """Write a first config file for your own tables: what can be told is filled in, the rest is asked for."""
+    from triptych.foundation.errors import ConfigError
+    from triptych.recipes.draft import ASKED
+    from triptych.recipes.draft import draft as drafted
+
+    if out is not None and out.exists():
+        raise ConfigError(f"--out {out}: the file exists, and nothing is overwritten. Name another one.")
+    base = Path() if out is None else out.parent
+    text = drafted(items=items, events=events, judgements=judgements, photos=photos, base=base)
+    if out is None:
+        print(text, end="")
+        return
+    out.write_text(text, encoding="utf-8")
+    asked = text.count(f'"{ASKED}"')
+    todo = f"{asked} to fill in, marked {ASKED}; then: " if asked else ""
+    print(f"written: {out}    read it; {todo}triptych check {out}")
+
+
+@app.command()
 def check(path: Annotated[Path, typer.Argument(help="Config file.")]) -> None:
     """Check a config file without running it."""
     from triptych.recipes import resolve

@@ -10,7 +10,16 @@ from triptych.data.check_columns import check_times, read_flags, require_readabl
 from triptych.data.faults import Sieve
 from triptych.data.fields import known_kinds, known_parts
 from triptych.data.parse import parse_numbers
-from triptych.data.schema import CLICK_KINDS, EVENTS_SCHEMA, JUDGEMENTS_SCHEMA, PART, PHOTO_ONLY, EventKind, Part
+from triptych.data.schema import (
+    CLICK_KINDS,
+    EVENTS_SCHEMA,
+    JUDGEMENTS_SCHEMA,
+    PART,
+    PHOTO_ONLY,
+    RATING,
+    EventKind,
+    Part,
+)
 from triptych.data.tables import MappedTable
 from triptych.data.words import each
 from triptych.foundation.errors import DataError
@@ -59,9 +68,10 @@ def check_events(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series, lates
         sieve.note(
             "no_positives",
             sieve.kept,
-            columns=["kind"],
+            columns=["kind", RATING],
             meaning="no event is a click, cart or order, so nothing can be learnt from them",
-            action='events kept; where a word means a click, say so: kinds = {view = "click"}',
+            action='events kept; where a word means a click, say so: kinds = {view = "click"}; of ratings lower '
+            "positive_from",
         )
     return clean
 
@@ -140,6 +150,8 @@ def _kinds(sieve: Sieve) -> pl.Series:
     """Return each event's kind, an Enum of `EventKind`; all clicks where the table does not say."""
     frame = sieve.mapped.frame
     held = pl.Enum([kind.value for kind in EventKind])
+    if RATING in frame.columns:
+        return _kinds_of_ratings(sieve, held=held)
     if "kind" not in frame.columns:
         return pl.repeat(EventKind.CLICK.value, len(frame), dtype=held, eager=True)
     words = frame["kind"]
@@ -163,6 +175,20 @@ def _kinds(sieve: Sieve) -> pl.Series:
         action=f"row set aside; to keep such rows say what the word means under [events]: {hint}",
     )
     return kinds
+
+
+def _kinds_of_ratings(sieve: Sieve, *, held: pl.Enum) -> pl.Series:
+    """Return a click where the rating is high enough, else an impression."""
+    raw = sieve.mapped.frame[RATING]
+    ratings = parse_numbers(raw)
+    require_readable(sieve, ratings, column=RATING, what="numbers")
+    for fault, mask, meaning in (
+        ("empty_rating", raw.is_null(), "the rating is missing"),
+        ("bad_rating", raw.is_not_null() & ratings.is_null(), "the rating is not a number"),
+    ):
+        sieve.set_rows_aside(fault, mask, columns=[RATING], meaning=meaning, action=_ROW)
+    clicked = pl.when(ratings >= sieve.mapped.positive_from).then(pl.lit(EventKind.CLICK.value))
+    return pl.select(clicked.otherwise(pl.lit(EventKind.IMPRESSION.value)).cast(held)).to_series()
 
 
 def _positions(sieve: Sieve) -> tuple[pl.Series, list[tuple[str, pl.Series, str]]]:

@@ -6,8 +6,10 @@ import polars as pl
 
 from triptych.data.guess import Field
 from triptych.data.parse import parse_flags, parse_numbers, parse_times
-from triptych.data.schema import PART, PART_WORDS, PHOTO_ONLY, EventKind, Part
+from triptych.data.schema import PART, PART_WORDS, PHOTO_ONLY, RATING, EventKind, Part
 
+RATING_NAMES = "rating stars score ratingvalue overall reviewrating userrating"
+"""What a rating may be called, as `guess.bare_name` spells it: it is pointed out, never taken for one unasked."""
 PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff")
 _NESTED = (pl.List, pl.Array, pl.Struct, pl.Binary, pl.Object)
 
@@ -282,6 +284,7 @@ def event_fields(words: dict[str, EventKind]) -> tuple[Field, ...]:
             decisive=True,
             by_content=lambda values: _kind_rate(values, words) >= 0.9,
         ),
+        Field(name=RATING, setting=RATING, meaning="the rating", names="", fits=_is_number),
         Field(
             name="page",
             setting="page",

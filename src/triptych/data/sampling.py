@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from triptych.data.targets import UserItems
 from triptych.foundation.errors import DataError
 
+_LEAST_CHANCE = 1e-12
+"""Stands for the chance of an item that is never drawn, so that it has a logarithm."""
+
 
 class ItemQueryBatch(NamedTuple):
     """Distinct items, and for each the queries that should find it."""
@@ -40,6 +43,8 @@ class ItemPairBatch(NamedTuple):
     """``[pairs]``, the place of the item it should find; never the anchor's."""
     known: NDArray[np.bool_]
     """``[pairs, items]``, True where the pair's user chose the item in training, the anchor included: no negative."""
+    log_q: NDArray[np.float32]
+    """``[items]``, log probability of each to be in a batch."""
 
 
 class KnownPairs:
@@ -181,17 +186,18 @@ class ItemPairSampler:
         if not usable.any():
             raise DataError("events: no user chose two items in the training part, so there is nothing to learn.")
         count = np.bincount(self._item)[self._item]
-        self._weight_before = np.concatenate([[0.0], np.cumsum(usable * count ** (item_power - 1.0))])
+        weight = usable * count ** (item_power - 1.0)
+        self._weight_before = np.concatenate([[0.0], np.cumsum(weight)])
         self._known = KnownPairs(self._user, self._item)
         self._batch_pairs, self._window, self._seed = batch_pairs, window, seed
+        self._log_q = self._log_probabilities(weight / weight.sum())
 
     def batch(self, index: int) -> ItemPairBatch:
         """Draw batch `index` (from 0, no end); the same index gives the same batch."""
         rng = np.random.default_rng([self._seed, index])
         luck = rng.uniform(0, self._weight_before[-1], size=self._batch_pairs)
         positive = np.searchsorted(self._weight_before, luck, side="right") - 1
-        start, end = self._start[positive], self._start[positive] + self._size[positive]
-        low, high = np.maximum(start, positive - self._window), np.minimum(end, positive + self._window + 1)
+        low, high = self._near(positive)
         anchor = rng.integers(low, high - 1)  # one place fewer: the positive's own is skipped
         anchor += anchor >= positive
         item_rows, place = np.unique(self._item[np.concatenate([anchor, positive])], return_inverse=True)
@@ -200,4 +206,28 @@ class ItemPairSampler:
             anchor=place[: self._batch_pairs],
             positive=place[self._batch_pairs :],
             known=self._known.among(self._user[positive], item_rows=item_rows),
+            log_q=self._log_q[item_rows],
         )
+
+    def _near(self, place: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first place and the one behind the last that are near some, themselves included."""
+        start, end = self._start[place], self._start[place] + self._size[place]
+        return np.maximum(start, place - self._window), np.minimum(end, place + self._window + 1)
+
+    def _log_probabilities(self, chance: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return, for each item, the log probability to be in a batch.
+
+        Args:
+            chance: of each place to be drawn as the positive of a pair.
+        """
+        places = np.arange(len(chance))
+        low, high = self._near(places)
+        share = chance / np.maximum(high - low - 1, 1)  # of each place near it to be its anchor
+        change = np.zeros(len(chance) + 1)
+        np.add.at(change, low, share)
+        np.subtract.at(change, high, share)
+        as_anchor = np.cumsum(change)[:-1] - share
+        in_pair = np.bincount(self._item, weights=chance + as_anchor)  # a pair never holds an item twice
+        in_batch = 1 - (1 - np.minimum(in_pair, 1)) ** self._batch_pairs
+        log_q: NDArray[np.float32] = np.log(np.maximum(in_batch, _LEAST_CHANCE)).astype(np.float32)
+        return log_q

@@ -6,9 +6,10 @@ Everything after `data/check.py` sees only the names and types written here.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from triptych.foundation.config import Config
 
@@ -83,6 +84,9 @@ EVENTS_SCHEMA: dict[str, pl.DataType] = {
 
 PART = "part"
 """Optional events column: the part of a split that the table itself brings (`SplitBy.GIVEN`)."""
+
+RATING = "rating"
+"""Optional column of a user's events table; `check` makes a kind of it, so no clean table has it."""
 
 JUDGEMENTS_SCHEMA: dict[str, pl.DataType] = {
     "query": pl.String(),
@@ -212,7 +216,11 @@ class EventsConfig(Config):
     time: str | None = None
     """Column of the time: ISO text (UTC where it has no zone), a date, or epoch seconds to nanoseconds."""
     kind: str | None = None
-    """Column of what happened. Without one, every event is a click."""
+    """Column of what happened. Without one, and without a rating, every event is a click."""
+    rating: str | None = None
+    """Column of what the user thought of the item, a number such as stars; in place of kind, and never guessed."""
+    positive_from: float | None = None
+    """Rating from which an event is a click; a lower one is an impression. Only and always with rating."""
     page: str | None = None
     """Column of the page (one list of results as it was shown)."""
     position: str | None = None
@@ -223,6 +231,17 @@ class EventsConfig(Config):
     """Column that says train, validation or test (or 0, 1, 2); read by split.by = given."""
     kinds: dict[str, EventKind] = Field({})
     """The table's own words for what happened, each with impression, click, cart or order."""
+
+    @model_validator(mode="after")
+    def _rating_says_what_happened(self) -> Self:
+        if bool(self.rating) != (self.positive_from is not None):
+            raise ValueError(
+                'rating and positive_from go together: rating = "stars" with positive_from = 4 makes four stars or '
+                "more a click, and fewer an impression."
+            )
+        if self.rating and self.kind:
+            raise ValueError(f"kind = '{self.kind}' and rating = '{self.rating}' both say what happened. Give one.")
+        return self
 
 
 class JudgementsConfig(Config):

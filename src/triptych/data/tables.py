@@ -8,22 +8,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from triptych.data.fields import ITEM_FIELDS, JUDGEMENT_FIELDS, PHOTO_SUFFIXES, bare_word, event_fields
+from triptych.data.fields import (
+    ITEM_FIELDS,
+    JUDGEMENT_FIELDS,
+    PHOTO_SUFFIXES,
+    RATING_NAMES,
+    bare_word,
+    event_fields,
+    number_rate,
+)
 from triptych.data.files import FILE, TableFiles, open_table
-from triptych.data.guess import SAMPLE_ROWS, Field, listed, map_columns, named_like
+from triptych.data.guess import SAMPLE_ROWS, Field, bare_name, listed, map_columns, named_like
 from triptych.data.lines import WORDS
 from triptych.data.parse import as_text, parse_lists, plain, trim_whole_floats
 from triptych.data.roles import recognise_role
 from triptych.data.schema import (
     ITEMS_SCHEMA,
     KIND_WORDS,
+    RATING,
     SCHEMAS,
     EventKind,
     EventsConfig,
@@ -92,6 +101,8 @@ class MappedTable:
     """Folder that `frame["photo"]` starts from, unless it holds bytes (items)."""
     kinds: dict[str, EventKind] = field(default_factory=dict)
     """Every event word that is known (events)."""
+    positive_from: float | None = None
+    """Rating from which an event is a click (events with ratings)."""
 
     def rows(self, numbers: pl.Series) -> pl.DataFrame:
         """Return rows as the user wrote them.
@@ -130,7 +141,7 @@ class MappedTable:
             }
             for name, column in self.mapping.items()
         ]
-        if self.table is Table.EVENTS and "kind" not in self.mapping:
+        if self.table is Table.EVENTS and not {"kind", RATING} & set(self.mapping):
             how = "every event is a click"
             used.append({"table": self.table.value, "field": "kind", "column": None, "role": None, "how": how})
         unused = [
@@ -207,6 +218,8 @@ def read_events(config: EventsConfig, *, base: Path) -> MappedTable:
         DataError: as `read_items`; also where neither user nor query has a column.
     """
     source = open_table(config.path, base=base, table=Table.EVENTS)
+    if config.rating:
+        config = config.model_copy(update={"kind": ""})  # the rating says what happened: nothing else is guessed to
     words = KIND_WORDS | {bare_word(word): kind for word, kind in config.kinds.items()}
     fields = event_fields(words)
     sample = source.collect(source.frame.head(SAMPLE_ROWS))
@@ -219,7 +232,10 @@ def read_events(config: EventsConfig, *, base: Path) -> MappedTable:
     if "kind" not in mapping and config.kind is None:
         _refuse_unknown_kinds(fields, source=source, sample=sample, taken=mapping.values())
     frame = _read(source, mapping, table=Table.EVENTS)
-    return _mapped(Table.EVENTS, source=source, frame=frame, mapping=mapping, guessed=guessed, kinds=words)
+    table = _mapped(Table.EVENTS, source=source, frame=frame, mapping=mapping, guessed=guessed)
+    if not {"kind", RATING} & set(mapping):
+        table.unused.update(_rating_like(source, sample=sample, unused=table.unused))
+    return replace(table, kinds=words, positive_from=config.positive_from)
 
 
 def read_judgements(config: JudgementsConfig, *, base: Path) -> MappedTable:
@@ -299,7 +315,6 @@ def _mapped(
     frame: pl.DataFrame,
     mapping: dict[str, str],
     guessed: dict[str, str],
-    kinds: dict[str, EventKind] | None = None,
 ) -> MappedTable:
     used = set(mapping.values())
     unused = {column: "no field of this table" for column in source.columns if column not in used}
@@ -312,8 +327,19 @@ def _mapped(
         files=source.files,
         source=source,
         unused=unused,
-        kinds=kinds or {},
     )
+
+
+def _rating_like(source: TableFiles, *, sample: pl.DataFrame, unused: Collection[str]) -> dict[str, str]:
+    """Point out columns that may be ratings, where every event is a click: a bad rating would be one too."""
+    looks = [
+        name
+        for name in unused
+        if bare_name(name) in RATING_NAMES.split()
+        and not isinstance(source.columns[name], _NESTED)
+        and number_rate(sample[name].drop_nulls()) == 1
+    ]
+    return {name: f'if it is a rating, say rating = "{name}" and positive_from' for name in looks}
 
 
 def _refuse_unknown_kinds(

@@ -9,7 +9,15 @@ from torch.nn import functional
 from triptych.losses.base import LossOutput
 
 
-def infonce(queries: Tensor, *, items: Tensor, positive: Tensor, known: Tensor, temperature: float) -> LossOutput:
+def infonce(
+    queries: Tensor,
+    *,
+    items: Tensor,
+    positive: Tensor,
+    known: Tensor,
+    temperature: float,
+    log_q: Tensor | None = None,
+) -> LossOutput:
     r"""Contrast each query's item with the other items of the batch.
 
     .. math:: L = -\frac{1}{Q} \sum_q \log \frac{e^{q \cdot i_{p(q)} / t}}
@@ -19,8 +27,12 @@ def infonce(queries: Tensor, *, items: Tensor, positive: Tensor, known: Tensor, 
     user clicked under this query, or the same item drawn twice. They leave the denominator. Without that, popular
     items become false negatives of each other. AM-softmax with scale 1/t and margin 0 is this loss.
 
+    Items that are often in a batch are often negatives, so the scores learn how much *more* often than usual an item is
+    chosen. Taking `log_q` off every logit undoes that: then they learn how often, popularity included.
+
     Source: van den Oord et al., "Representation learning with contrastive predictive coding", 2018, eq. 4; the
-    masking is ours (proposed in the Taobao reconstruction).
+    masking is ours (proposed in the Taobao reconstruction); the correction is that of Bengio and Senécal, 2008, as in
+    Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations", 2019.
 
     Args:
         queries: ``[queries, dim]``, L2-normalised for a cosine.
@@ -28,6 +40,7 @@ def infonce(queries: Tensor, *, items: Tensor, positive: Tensor, known: Tensor, 
         positive: int64 ``[queries]``, the column of each query's own item.
         known: bool ``[queries, items]``, True where a pair is a known positive; the own item may be True too.
         temperature: divides the scores; > 0.
+        log_q: ``[items]``, log probability of each item to be in a batch; None corrects nothing.
 
     Returns:
         The mean over queries in float32 (float64 for float64 input), whatever autocast says. Parts: ``infonce``, and
@@ -36,6 +49,8 @@ def infonce(queries: Tensor, *, items: Tensor, positive: Tensor, known: Tensor, 
     dtype = torch.promote_types(queries.dtype, torch.float32)
     with torch.autocast(queries.device.type, enabled=False):
         scores = queries.to(dtype) @ items.to(dtype).T / temperature
+        if log_q is not None:
+            scores = scores - log_q.to(dtype)
         own = functional.one_hot(positive, num_classes=items.shape[0]).bool()
         scores = scores.masked_fill(known & ~own, float("-inf"))
         total = functional.cross_entropy(scores, positive)

@@ -54,6 +54,9 @@ class HistoryContrastConfig(PretrainConfig):
     """Furthest apart that the two items of a pair stand in a history, in choices."""
     item_power: float = Field(1.0, ge=0, le=1)
     """Items are asked for by their number of users to this power: 0 all alike, 1 by choices."""
+    log_q_weight: float = Field(1.0, ge=0, le=1)
+    """How much of the log probability to be in a batch is taken off an item's score in training: 1 lets the vectors
+    learn how often an item is chosen, popularity included, 0 how much more often than usual."""
     title_query_items: int = Field(64, ge=1)
     """Items of a batch whose title, as a query, must also find its item among the batch."""
     title_query_weight: float = Field(0.2, ge=0)
@@ -93,6 +96,8 @@ class HistoryBatch(NamedTuple):
     """int64 ``[pairs]``, the place of the item it should find."""
     known: Tensor
     """bool ``[pairs, items]``, items that the pair's user chose: no negatives."""
+    log_q: Tensor
+    """float32 ``[items]``, log probability of each item to be in a batch."""
     photo_views: PhotoViews | None
     """None where the encoder reads no photos, or that loss is off."""
     title_queries: TitleQueries | None
@@ -145,6 +150,7 @@ class HistoryContrastTask:
             anchor=torch.from_numpy(items.place[drawn.anchor]),
             positive=torch.from_numpy(items.place[drawn.positive]),
             known=torch.from_numpy(drawn.known[:, items.order]),
+            log_q=torch.from_numpy(drawn.log_q[items.order]),
             photo_views=self._reader.photo_views(item_rows, rng=rng),
             title_queries=self._reader.title_queries(item_rows, most=most, rng=rng),
         )
@@ -159,7 +165,14 @@ class HistoryContrastTask:
         temperature = config.temperature
         items = torch.cat([module.encode_items(part) for part in batch.items])
         anchors = items[batch.anchor]
-        chosen = infonce(anchors, items=items, positive=batch.positive, known=batch.known, temperature=temperature)
+        chosen = infonce(
+            anchors,
+            items=items,
+            positive=batch.positive,
+            known=batch.known,
+            temperature=temperature,
+            log_q=config.log_q_weight * batch.log_q,
+        )
         seen = view_loss(batch.photo_views, module=module, items=items, temperature=temperature)
         named = view_loss(batch.title_queries, module=module, items=items, temperature=temperature)
         return combined(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from triptych.recipes.catalogue import catalogue
 from triptych.recipes.config import RunConfig
 
 
@@ -14,9 +15,8 @@ def grocery() -> RunConfig:
     tree = {
         "recipe": "grocery",
         "dataset": {"kind": "grocery"},
-        "pretrain": {"kind": "item_contrast", "validation_k": 1, "encoder": {"title_features": ["description"]}},
-        "compare": [],
+        "pretrain": {"validation_k": 1, "encoder": {"title_features": ["description"]}},
         "seeds": [0, 1, 2],
         "photo_queries": 0,
     }
-    return RunConfig.parse(tree)
+    return catalogue().merged(tree)

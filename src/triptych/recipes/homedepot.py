@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from triptych.data.splits import SplitBy
 from triptych.recipes.config import RunConfig
+from triptych.recipes.judged import judged
 
 
 def homedepot() -> RunConfig:
@@ -11,9 +11,9 @@ def homedepot() -> RunConfig:
     tree = {
         "recipe": "homedepot",
         "dataset": {"kind": "homedepot"},
-        "split": {"by": SplitBy.QUERY, "relevant_grade": 1.33},  # a mean relevance of 2.33 on the raters' scale
-        "pretrain": {"kind": "contrastive", "encoder": {"modalities": "title"}},
+        "split": {"relevant_grade": 1.33},  # a mean relevance of 2.33 on the raters' scale
+        "pretrain": {"encoder": {"modalities": "title"}},
         "compare": [],
         "evaluation": {"model": "title", "examples": 0},
     }
-    return RunConfig.parse(tree)
+    return judged().merged(tree)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from triptych.data.splits import SplitBy
 from triptych.recipes.config import Arm, RunConfig
+from triptych.recipes.feed import feed
 
 
 def movielens() -> RunConfig:
@@ -16,7 +17,6 @@ def movielens() -> RunConfig:
         "recipe": "movielens",
         "dataset": {"kind": "movielens"},
         "split": {"by": SplitBy.USER},
-        "pretrain": {"kind": "history_contrast"},
         "compare": [Arm.TITLE, Arm.PHOTO, Arm.PERMUTED_PHOTO],
     }
-    return RunConfig.parse(tree)
+    return feed().merged(tree)

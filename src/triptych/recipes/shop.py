@@ -1,4 +1,4 @@
-"""The recipe for a user's own tables."""
+"""The recipe for a user's own log of searches."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from triptych.recipes.config import RunConfig
 
 
 def shop() -> RunConfig:
-    """Your own tables and photos: name them in a config file (see README, "Your own data")."""
+    """Your own log of searches and clicks (docs/data.md); for tables of other kinds: feed, judged, catalogue."""
     return RunConfig()

@@ -16,7 +16,7 @@ from triptych.data.splits import SplitBy
 from triptych.data.tables import MappedTable, PhotoSource, read_events, read_items, read_judgements
 from triptych.foundation.artifact import Artifact, produce, work_id, write_json
 from triptych.foundation.config import Config
-from triptych.foundation.errors import ConfigError
+from triptych.foundation.errors import ConfigError, DataError
 from triptych.recipes.config import RunConfig
 
 MAPPING = "tables.json"
@@ -53,8 +53,33 @@ def require_tables(config: RunConfig) -> None:
             raise ConfigError("judgements: this config names no judgements table, and split.by = 'query' divides one.")
     elif own.events is None and config.pretrain.kind != "item_contrast":
         raise ConfigError(
-            "events: this config names no events table, and there is nothing to learn from without one. With titles "
-            'and photos alone, set pretrain = "item_contrast".'
+            "events: this config names no events table, and there is nothing to learn from without one. "
+            + ('Judged queries are learned from by recipe = "judged", t' if own.judgements else "T")
+            + 'itles and photos alone by recipe = "catalogue".'
+        )
+
+
+def require_behaviour(config: RunConfig, *, has_queries: bool, has_users: bool) -> None:
+    """Check that a log holds what the config learns from.
+
+    Args:
+        config: of the run.
+        has_queries: whether any event, or of judged data any judgement, has a query.
+        has_users: whether any event has a user.
+
+    Raises:
+        DataError: it learns from queries and there are none, or from histories and there are no users.
+    """
+    learns = config.pretrain.kind
+    if learns == "contrastive" and not has_queries:
+        raise DataError(
+            f"events: no event has a query, and recipe '{config.recipe}' learns from queries. recipe = \"feed\" learns "
+            "from what users chose one after another."
+        )
+    if learns == "history_contrast" and not has_users:
+        raise DataError(
+            f"events: no event has a user, and recipe '{config.recipe}' learns from users' histories. Name the column "
+            'with user under [events]; recipe = "shop" learns from queries.'
         )
 
 

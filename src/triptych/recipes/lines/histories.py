@@ -6,11 +6,11 @@ from triptych.engine.bundle import write_retriever
 from triptych.evaluate.tasks import recommend
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.artifact import Artifact
-from triptych.foundation.errors import DataError
 from triptych.recall.base import Retriever
 from triptych.recall.models.item_knn import ItemKnn
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.stages import Stages
+from triptych.recipes.tables import require_behaviour
 
 
 def run(stages: Stages) -> Artifact:
@@ -20,11 +20,7 @@ def run(stages: Stages) -> Artifact:
         DataError: no event has a user.
     """
     catalogue, config = stages.catalogue, stages.config
-    if catalogue.num_users == 0:
-        raise DataError(
-            "events: no event has a user, and pretrain.kind = 'history_contrast' learns from users' histories. Name "
-            'the column with user under [events], or set pretrain = "contrastive" to learn from queries.'
-        )
+    require_behaviour(config, has_queries=catalogue.num_queries > 0, has_users=catalogue.num_users > 0)
     split = stages.split()
     popularity, bm25 = stages.popularity(split), stages.bm25()
     item_knn = stages.stage(

@@ -7,12 +7,12 @@ import numpy as np
 from triptych.evaluate.tasks import search
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.artifact import Artifact
-from triptych.foundation.errors import DataError
 from triptych.recall.base import Retriever
 from triptych.recall.models.lexical import Lexical
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.stages import Stages
+from triptych.recipes.tables import require_behaviour
 
 
 def run(stages: Stages) -> Artifact:
@@ -22,11 +22,8 @@ def run(stages: Stages) -> Artifact:
         DataError: no event has a query.
     """
     catalogue, config = stages.catalogue, stages.config
-    if len(catalogue.events) and not np.any(catalogue.event_array("query_row") >= 0):
-        raise DataError(
-            "events: no event has a query, and pretrain.kind = 'contrastive' learns from queries. Set "
-            'pretrain = "history_contrast" to learn from what users chose one after another.'
-        )
+    has_queries = bool(np.any(catalogue.event_array("query_row") >= 0))
+    require_behaviour(config, has_queries=has_queries, has_users=catalogue.num_users > 0)
     split = stages.split()
     tokenizer = stages.tokenizer(split)
     popularity, bm25 = stages.popularity(split), stages.bm25()

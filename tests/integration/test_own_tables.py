@@ -1,0 +1,124 @@
+"""Tables that are no log of searches: each kind is drafted, checked, run, and answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import triptych
+from triptych.cli import app
+from triptych.evaluate.report import read_records
+from triptych.foundation.errors import DataError
+from triptych.recipes import resolve
+from triptych.recipes.pipeline import run_pipeline
+from triptych.recipes.run_folder import RunFolder
+
+GENRES = ("crime", "space", "music", "war")
+SMALL = (
+    "catalogue.photo_px=32",
+    'pretrain.encoder={"dim":32,"layers":1,"heads":2,"vector_dim":16,"photo_px":32}',
+    "pretrain.loop.steps=30",
+    "pretrain.loop.warmup_steps=3",
+    "pretrain.loop.validate_every=30",
+    "pretrain.validation_k=5",
+    "evaluation.bootstrap_repeats=100",
+    "tokenizer.min_count=1",
+)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighty films in four genres, viewers who rate one genre high and the others low, and graded queries."""
+    folder = tmp_path_factory.mktemp("films")
+    rng = np.random.default_rng(0)
+    (folder / "posters").mkdir()
+    genre = np.arange(80) % 4
+    for row in range(80):
+        colour = tuple(int(value) for value in np.clip(60 * genre[row] + rng.integers(0, 40, 3), 0, 255))
+        Image.new("RGB", (48, 48), colour).save(folder / "posters" / f"f{row}.png")
+    names = [f"{GENRES[genre[row]]} story {row}" for row in range(80)]
+    pl.DataFrame({"film_no": [f"f{row}" for row in range(80)], "name": names}).write_csv(folder / "films.csv")
+    viewer = rng.integers(0, 30, 1500)
+    film = rng.integers(0, 80, 1500)
+    stars = np.where(viewer % 4 == genre[film], 5, rng.integers(1, 4, 1500))
+    pl.DataFrame(
+        {
+            "viewer": viewer,
+            "film_no": [f"f{row}" for row in film],
+            "stars": stars,
+            "rated_at": 1_600_000_000 + 3600 * np.arange(1500),
+        }
+    ).write_csv(folder / "ratings.csv")
+    judged = [(f"{GENRES[one]} {n}", f"f{row}", 2 * int(genre[row] == one)) for one in range(4) for n in range(10)
+              for row in rng.choice(80, 8, replace=False)]  # fmt: skip
+    pl.DataFrame(judged, schema=["q", "film_no", "grade"], orient="row").write_csv(folder / "grades.csv")
+    return folder
+
+
+def drafted_and_run(tables: Path, out: Path, *, recipe: str, **files: str) -> list[dict]:
+    """Draft a config, check it and run it small; returns the report's records."""
+    config = tables / f"{recipe}.toml"
+    options = [part for name, file in files.items() for part in (f"--{name}", str(tables / file))]
+    options += ["--items", str(tables / "films.csv"), "--photos", str(tables / "posters"), "--out", str(config)]
+    assert CliRunner().invoke(app, ["config", "draft", *options], catch_exceptions=False).exit_code == 0
+    told = CliRunner().invoke(app, ["check", str(config), "--strict"], catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    assert f"next: triptych run {config}" in told.output
+    resolved = resolve(str(config), settings=SMALL)
+    assert resolved.config.recipe == recipe
+    run_pipeline(resolved.config, base=resolved.base, out=out)
+    return read_records(RunFolder.existing(out).stage("report"))
+
+
+def values(records: list[dict], *, task: str, metric: str, k: int) -> dict[str, float]:
+    return {
+        row["model"]: row["value"]
+        for row in records
+        if (row["task"], row["slice"], row.get("metric"), row.get("k")) == (task, "all", metric, k)
+        and "kind" not in row
+    }
+
+
+def test_ratings_become_a_feed(tables: Path, tmp_path: Path):
+    records = drafted_and_run(tables, tmp_path, recipe="feed", events="ratings.csv")
+    recall = values(records, task="recommend", metric="recall", k=20)
+    assert {"popularity", "item-knn", "title+photo", "title"} <= set(recall)
+    assert recall["item-knn"] > recall["popularity"]
+    hits = triptych.load(tmp_path).recommend(user="3", k=5)
+    assert len(hits) == 5
+
+
+def test_grades_become_a_search(tables: Path, tmp_path: Path):
+    records = drafted_and_run(tables, tmp_path, recipe="judged", judgements="grades.csv")
+    ndcg = values(records, task="graded", metric="ndcg_judged", k=10)
+    assert {"bm25", "title+photo", "title", "chance"} <= set(ndcg)
+    assert ndcg["bm25"] > ndcg["chance"]
+    assert len(triptych.load(tmp_path).search("war 3", k=5)) == 5
+
+
+def test_items_alone_become_a_search_by_photo(tables: Path, tmp_path: Path):
+    records = drafted_and_run(tables, tmp_path, recipe="catalogue")
+    recall = values(records, task="photo", metric="recall", k=10)
+    assert {"title+photo", "colour-histogram", "chance"} <= set(recall)
+    shop = triptych.load(tmp_path)
+    assert len(shop.search(photo=tables / "posters" / "f7.png", k=5)) == 5
+
+
+def test_a_log_without_queries_under_the_recipe_of_searches_is_told_so_by_check_and_run(tables: Path, tmp_path: Path):
+    config = tmp_path / "shop.toml"
+    config.write_text(
+        f'[items]\npath = "{tables / "films.csv"}"\nid = "film_no"\n'
+        f'[events]\npath = "{tables / "ratings.csv"}"\nitem = "film_no"\nuser = "viewer"\ntime = "rated_at"\n'
+    )
+    told = CliRunner().invoke(app, ["check", str(config)], catch_exceptions=False)
+    assert "no event has a query" in told.output and 'recipe = "feed"' in told.output
+    done = CliRunner().invoke(app, ["check", str(config), "--set", "recipe=feed"], catch_exceptions=False)
+    assert "next: triptych run" in done.output
+    resolved = resolve(str(config), settings=SMALL)
+    with pytest.raises(DataError, match='recipe = "feed"'):
+        run_pipeline(resolved.config, base=resolved.base, out=tmp_path / "run")
