@@ -227,7 +227,7 @@ def test_ratings_from_a_threshold_on_are_clicks(tmp_path: Path) -> None:
     events = [row | {"action": star, "event": "click"} for row, star in zip(_events(len(stars)), stars, strict=True)]
     _check(tmp_path, _items())  # writes the items and their photos
     pl.DataFrame(events).write_csv(tmp_path / "stars.csv")
-    rated = EventsConfig(path="stars.csv", rating="action", positive_from=3.5)
+    rated = EventsConfig(path="stars.csv", rating="action", positive_rating=3.5)
     items = read_items(ItemsConfig(path="items.csv", photo_root="photos"), base=tmp_path)
     checked = check_tables(items, read_events(rated, base=tmp_path), None, now=NOW)
     assert checked.events is not None
@@ -237,7 +237,11 @@ def test_ratings_from_a_threshold_on_are_clicks(tmp_path: Path) -> None:
 
 
 def test_a_rating_needs_its_threshold_and_leaves_no_room_for_a_kind() -> None:
-    for wrong in ({"rating": "stars"}, {"positive_from": 4}, {"rating": "stars", "positive_from": 4, "kind": "action"}):
+    for wrong in (
+        {"rating": "stars"},
+        {"positive_rating": 4},
+        {"rating": "stars", "positive_rating": 4, "kind": "action"},
+    ):
         with pytest.raises(ConfigError, match="rating"):
             EventsConfig.parse({"path": "events.csv", **wrong})
 
@@ -248,7 +252,7 @@ def test_a_column_that_may_be_a_rating_is_pointed_out_and_not_used(tmp_path: Pat
         del row["action"]
     told = render(_check(tmp_path, _items(), events))["columns"]
     assert [row["how"] for row in told if row["column"] == "stars"] == [
-        'not used: if it is a rating, say rating = "stars" and positive_from'
+        'not used: if it is a rating, say rating = "stars" and positive_rating'
     ]
 
 

@@ -72,7 +72,7 @@ def test_films_and_ratings_under_foreign_names_need_nothing_filled_in(films: Pat
         "item": "film_no",
         "time": "rated_at",
         "rating": "stars",
-        "positive_from": 3.5,
+        "positive_rating": 3.5,
         "user": "viewer",
     }
     assert "synopsis (text)" in config.read_text() and "moods (multi)" in config.read_text()

@@ -71,7 +71,7 @@ def check_events(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series, lates
             columns=["kind", RATING],
             meaning="no event is a click, cart or order, so nothing can be learnt from them",
             action='events kept; where a word means a click, say so: kinds = {view = "click"}; of ratings lower '
-            "positive_from",
+            "positive_rating",
         )
     return clean
 
@@ -187,7 +187,7 @@ def _kinds_of_ratings(sieve: Sieve, *, held: pl.Enum) -> pl.Series:
         ("bad_rating", raw.is_not_null() & ratings.is_null(), "the rating is not a number"),
     ):
         sieve.set_rows_aside(fault, mask, columns=[RATING], meaning=meaning, action=_ROW)
-    clicked = pl.when(ratings >= sieve.mapped.positive_from).then(pl.lit(EventKind.CLICK.value))
+    clicked = pl.when(ratings >= sieve.mapped.positive_rating).then(pl.lit(EventKind.CLICK.value))
     return pl.select(clicked.otherwise(pl.lit(EventKind.IMPRESSION.value)).cast(held)).to_series()
 
 

@@ -219,7 +219,7 @@ class EventsConfig(Config):
     """Column of what happened. Without one, and without a rating, every event is a click."""
     rating: str | None = None
     """Column of what the user thought of the item, a number such as stars; in place of kind, and never guessed."""
-    positive_from: float | None = None
+    positive_rating: float | None = None
     """Rating from which an event is a click; a lower one is an impression. Only and always with rating."""
     page: str | None = None
     """Column of the page (one list of results as it was shown)."""
@@ -234,9 +234,9 @@ class EventsConfig(Config):
 
     @model_validator(mode="after")
     def _rating_says_what_happened(self) -> Self:
-        if bool(self.rating) != (self.positive_from is not None):
+        if bool(self.rating) != (self.positive_rating is not None):
             raise ValueError(
-                'rating and positive_from go together: rating = "stars" with positive_from = 4 makes four stars or '
+                'rating and positive_rating go together: rating = "stars" with positive_rating = 4 makes four stars or '
                 "more a click, and fewer an impression."
             )
         if self.rating and self.kind:

@@ -101,7 +101,7 @@ class MappedTable:
     """Folder that `frame["photo"]` starts from, unless it holds bytes (items)."""
     kinds: dict[str, EventKind] = field(default_factory=dict)
     """Every event word that is known (events)."""
-    positive_from: float | None = None
+    positive_rating: float | None = None
     """Rating from which an event is a click (events with ratings)."""
 
     def rows(self, numbers: pl.Series) -> pl.DataFrame:
@@ -235,7 +235,7 @@ def read_events(config: EventsConfig, *, base: Path) -> MappedTable:
     table = _mapped(Table.EVENTS, source=source, frame=frame, mapping=mapping, guessed=guessed)
     if not {"kind", RATING} & set(mapping):
         table.unused.update(_rating_like(source, sample=sample, unused=table.unused))
-    return replace(table, kinds=words, positive_from=config.positive_from)
+    return replace(table, kinds=words, positive_rating=config.positive_rating)
 
 
 def read_judgements(config: JudgementsConfig, *, base: Path) -> MappedTable:
@@ -339,7 +339,7 @@ def _rating_like(source: TableFiles, *, sample: pl.DataFrame, unused: Collection
         and not isinstance(source.columns[name], _NESTED)
         and number_rate(sample[name].drop_nulls()) == 1
     ]
-    return {name: f'if it is a rating, say rating = "{name}" and positive_from' for name in looks}
+    return {name: f'if it is a rating, say rating = "{name}" and positive_rating' for name in looks}
 
 
 def _refuse_unknown_kinds(

@@ -169,7 +169,9 @@ def _rating_or_words(section: _Section) -> None:
             low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]  # numbers
             least = values.filter(values >= low + 0.75 * (high - low)).min()
             section.say("rating", name, why=f"{low:g} to {high:g} in the first rows")
-            section.say("positive_from", float(least), why="from here on it is a click, below an impression: change it")  # type: ignore[arg-type]
+            section.say(
+                "positive_rating", float(least), why="from here on it is a click, below an impression: change it"
+            )  # type: ignore[arg-type]
             section.found[RATING] = name
             return
     kind = next(one for one in event_fields(KIND_WORDS) if one.name == "kind")
