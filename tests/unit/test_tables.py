@@ -342,9 +342,9 @@ def test_the_events_that_people_have_need_no_names(tmp_path: Path, origin: str) 
         ),
         (
             "user_id,item_id,behavior_type,timestamp",
-            "1,7,pv,1706702400",
+            "1,7,zap,1706702400",
             (
-                "column 'behavior_type' may be what happened, but its words are not known ('pv'); give kind = "
+                "column 'behavior_type' may be what happened, but its words are not known ('zap'); give kind = "
                 '"behavior_type" and their meaning in kinds, or kind = "" where every event is a click.'
             ),
         ),
