@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -425,38 +426,71 @@ def test_columns_of_the_wrong_type(tmp_path: Path, setting: str, column: str, se
         check_tables(items, read_events(config, base=tmp_path), None, now=NOW)
 
 
-# What each value of a column is, for the loop below to judge rows by.
-TIMES = {"2024-05-01T00:00:01Z": None, "1714521602": None, "never": "bad_time", "": "empty_time", "5": "time_too_early"}
+# What each value of a column is, for the loop below to judge rows by: a time is an instant or a fault.
+TIMES: dict[str, int | str] = {
+    "2024-05-01T00:00:01Z": 1714521601,
+    "2024-05-01T02:00:01+02:00": 1714521601,
+    "2024-05-01 00:00:01": 1714521601,
+    "1714521601": 1714521601,
+    "1714521602": 1714521602,
+    "1714521602000": 1714521602,
+    "2024-04-30T19:30:02-0430": 1714521602,
+    "2024-05-02": 1714608000,
+    "never": "bad_time",
+    "2024-13-01": "bad_time",
+    "": "empty_time",
+    "5": "time_too_early",
+    "1989-12-31T23:59:59Z": "time_too_early",
+    "2024-06-03": "time_in_future",
+}
 ITEM_IDS = {"a": None, "b": None, "z": "unknown_item", "": "empty_item"}
 KINDS = {"click": None, "View": None, "hug": "unknown_kind", "": "empty_kind"}
 PRICES = {"1.5": None, "": None, "x": "bad_price", "-2": "negative_price"}
-ORDER = ("empty_item", "unknown_item", "empty_time", "bad_time", "time_too_early", "empty_kind", "unknown_kind",
-         "no_user_no_query", "duplicate_event")  # fmt: skip
+ORDER = ("empty_item", "unknown_item", "empty_time", "bad_time", "time_too_early", "time_in_future", "empty_kind",
+         "unknown_kind", "no_user_no_query", "duplicate_event")  # fmt: skip
+EVENT_VALUES = {
+    "time": list(TIMES),
+    "item": list(ITEM_IDS),
+    "kind": list(KINDS),
+    "user": ["u", "v", ""],
+    "query": ["q", "", " "],
+    "note": ["m", "n"],
+}
+ITEM_VALUES = {"id": ["a", "b", "c", "", "NULL"], "price": list(PRICES)}
 
-event_rows = st.lists(
-    st.fixed_dictionaries(
-        {
-            "time": st.sampled_from(list(TIMES)),
-            "item": st.sampled_from(list(ITEM_IDS)),
-            "kind": st.sampled_from(list(KINDS)),
-            "user": st.sampled_from(["u", "v", ""]),
-            "query": st.sampled_from(["q", "", " "]),
-            "note": st.sampled_from(["m", "n"]),
-        }
-    ),
-    max_size=30,
-)
-item_rows = st.lists(
-    st.fixed_dictionaries({"id": st.sampled_from(["a", "b", "c", "", "NULL"]), "price": st.sampled_from(list(PRICES))}),
-    max_size=12,
-)
+
+def _rows(values: dict[str, list[str]], *, most: int) -> st.SearchStrategy[Rows]:
+    one = {name: st.sampled_from(choices) for name, choices in values.items()}
+    return st.lists(st.fixed_dictionaries(one), max_size=most)
 
 
 @settings(max_examples=80, deadline=None)
-@given(item_rows, event_rows)
+@given(_rows(ITEM_VALUES, most=12), _rows(EVENT_VALUES, most=30))
 def test_nothing_is_lost_and_every_row_is_judged_as_by_hand(items: Rows, events: Rows) -> None:
+    _judge(items, events)
+
+
+@settings(max_examples=2, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_ten_thousand_rows_of_all_sorts_are_judged_as_by_hand(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def drawn(values: dict[str, list[str]], *, count: int) -> Rows:
+        columns = {name: rng.choice(np.array(choices, dtype=object), count) for name, choices in values.items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    # Users by the thousand, so that not every good event is the repeat of another one.
+    users = [*(f"u{number}" for number in range(3000)), ""]
+    _judge(drawn(ITEM_VALUES, count=1_000), drawn({**EVENT_VALUES, "user": users}, count=10_000))
+
+
+def _judge(items: Rows, events: Rows) -> None:
+    """Check two tables, and hold every row kept and set aside against a loop over the rows."""
     items = [{"id": "a", "price": "1"}, {"id": "b", "price": "2"}, *items]  # never unusable
-    events = [{"time": "1714521700", "item": "a", "kind": "click", "user": "u", "query": "q", "note": "m"}, *events]
+    events = [
+        {"time": "2024-05-01T00:01:40Z", "item": "a", "kind": "click", "user": "u", "query": "q", "note": "m"},
+        *events,
+    ]
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         pl.DataFrame(items).write_csv(base / "items.csv")
@@ -469,10 +503,12 @@ def test_nothing_is_lost_and_every_row_is_judged_as_by_hand(items: Rows, events:
     reasons, counts, seen = [], dict.fromkeys(ORDER, 0), set()
     for event in events:
         query = event["query"].strip()
-        faults = [ITEM_IDS[event["item"]], TIMES.get(event["time"]), KINDS[event["kind"]]]
+        instant = TIMES.get(event["time"])
+        faults = [ITEM_IDS[event["item"]], KINDS[event["kind"]]]
+        faults.append(instant if isinstance(instant, str) else None)
         faults.append("no_user_no_query" if not event["user"] and not query else None)
         faults = [fault for fault in faults if fault is not None]
-        key = (event["time"], event["user"], query, event["item"], event["kind"])
+        key = (instant, event["user"], query, event["item"], event["kind"])
         if not faults and key in seen:
             faults = ["duplicate_event"]
         if not faults:
