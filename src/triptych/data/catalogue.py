@@ -33,7 +33,7 @@ from triptych.data.events import KIND_CODES, Histories, build_histories, is_posi
 from triptych.data.images import MAX_PIXELS
 from triptych.data.photo_store import PhotoStore, decode_photos
 from triptych.data.schema import EVENTS_SCHEMA, PART, TIME, Part, Role
-from triptych.data.words import each, rows_among
+from triptych.data.words import each, numbered, rows_among
 from triptych.foundation.artifact import RESUME, Artifact, produce, sha256, write_json
 from triptych.foundation.config import Config
 from triptych.foundation.errors import DataError, did_you_mean
@@ -282,30 +282,26 @@ def _write(folder: Path, *, config: CatalogueConfig, tables: Checked) -> dict[st
     write_rejected(tables, folder / "rejected")
     write_json(folder / CHECKS, render(tables))
 
-    events = tables.events if tables.events is not None else pl.DataFrame(schema=EVENTS_SCHEMA)
-    if not events["time"].is_sorted():
-        events = events.sort("time", maintain_order=True)
-    users, queries = _distinct(events["user"]), _distinct(events["query"])
+    events, users, queries = _number_events(_log(tables), item_ids=tables.items["item_id"])
     if tables.judgements is not None:
-        queries = _distinct(pl.concat([queries, tables.judgements["query"]]))
-    numbered = _number_events(events, users=users, queries=queries, item_ids=tables.items["item_id"])
+        queries = pl.concat([queries, tables.judgements["query"]]).unique(maintain_order=True)
     _write_table(folder, "users", users.alias("user").to_frame())
     _write_table(folder, "queries", queries.alias("query").to_frame())
-    _write_table(folder, "events", numbered)
-    _write_table(folder, "items", _fill_first_seen(tables.items.drop("photo", "more_photos"), numbered))
+    _write_table(folder, "events", events)
+    _write_table(folder, "items", _fill_first_seen(tables.items.drop("photo", "more_photos"), events))
     if tables.judgements is not None:
         _write_table(folder, "judgements", _number_judgements(tables, queries=queries))
     write_json(folder / "features.json", tables.roles)
 
-    kind = numbered["kind"].to_numpy()
-    histories = build_histories(user_row=numbered["user_row"].to_numpy(), kind=kind, num_users=len(users))
+    kind = events["kind"].to_numpy()
+    histories = build_histories(user_row=events["user_row"].to_numpy(), kind=kind, num_users=len(users))
     np.save(folder / "history_offsets.npy", histories.offsets)
     np.save(folder / "history_positions.npy", histories.positions)
     return {
         "items": len(tables.items),
         "users": len(users),
         "queries": len(queries),
-        "events": len(numbered),
+        "events": len(events),
         "positives": int(is_positive(kind).sum()),
         "judgements": 0 if tables.judgements is None else len(tables.judgements),
         "items_with_title": len(tables.items) - tables.items["title"].null_count(),
@@ -314,31 +310,41 @@ def _write(folder: Path, *, config: CatalogueConfig, tables: Checked) -> dict[st
         "distinct_photos": photos.num_photos,
         "broken_photos": len(photos.faults),
         "rejected": {table: len(rows) for table, rows in tables.rejected.items()},
-        "from": None if numbered.is_empty() else numbered["time"][0].isoformat(),
-        "to": None if numbered.is_empty() else numbered["time"][-1].isoformat(),
+        "from": None if events.is_empty() else events["time"][0].isoformat(),
+        "to": None if events.is_empty() else events["time"][-1].isoformat(),
     }
 
 
-def _distinct(values: pl.Series) -> pl.Series:
-    """Return the distinct words by first appearance, without null."""
-    return values.drop_nulls().unique(maintain_order=True).cast(pl.String)
+def _log(tables: Checked) -> pl.DataFrame:
+    """Return the events by time; of one time in the order read."""
+    if tables.events is None:
+        held = {name: pl.Enum([]) if dtype == pl.String else dtype for name, dtype in EVENTS_SCHEMA.items()}
+        return pl.DataFrame(schema=held)
+    is_sorted = tables.events["time"].is_sorted()
+    return tables.events if is_sorted else tables.events.sort("time", maintain_order=True)
 
 
-def _number_events(events: pl.DataFrame, *, users: pl.Series, queries: pl.Series, item_ids: pl.Series) -> pl.DataFrame:
+def _number_events(events: pl.DataFrame, *, item_ids: pl.Series) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+    """Return the events in numbers, and the users and queries that are numbered."""
     kind_codes = {kind.value: code for kind, code in KIND_CODES.items()}
+    user_row, users = numbered(events["user"])
+    query_row, queries = numbered(events["query"])
+    page, _ = numbered(events["page"])
+    _, cells = numbered(events["cell"])
     given = [pl.col(PART).cast(pl.Enum([part.value for part in Part]))] if PART in events.columns else []
-    return events.select(
+    rows = events.select(
         "time",
-        rows_among(events["user"], users).alias("user_row"),
-        rows_among(events["query"], queries).alias("query_row"),
+        user_row.alias("user_row"),
+        query_row.alias("query_row"),
         rows_among(events["item_id"], item_ids).alias("item_row"),
         each(events["kind"], of=lambda text: text.replace_strict(kind_codes, return_dtype=pl.UInt8)).alias("kind"),
-        rows_among(events["page"], _distinct(events["page"])).alias("page"),
+        page.alias("page"),
         pl.col("position").fill_null(-1),
         # Sorted, and an Enum: the codes of a Categorical depend on what the process has read before.
-        pl.col("cell").cast(pl.Enum(_distinct(events["cell"]).sort())),
+        pl.col("cell").cast(pl.Enum(cells.sort())),
         *given,
     )
+    return rows, users, queries
 
 
 def _number_judgements(tables: Checked, *, queries: pl.Series) -> pl.DataFrame:
@@ -354,14 +360,10 @@ def _number_judgements(tables: Checked, *, queries: pl.Series) -> pl.DataFrame:
 def _fill_first_seen(items: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
     """Fill in the first event's time, else the log's first; null stays where there is no log."""
     log_start = events["time"].min()
-    first_event = events.group_by("item_row").agg(first_event=pl.col("time").min())
-    return (
-        items.with_row_index("item_row")
-        .with_columns(pl.col("item_row").cast(pl.Int32))
-        .join(first_event, on="item_row", how="left", maintain_order="left")
-        .with_columns(pl.coalesce("first_seen", "first_event", pl.lit(log_start, dtype=TIME)).alias("first_seen"))
-        .drop("item_row", "first_event")
-    )
+    first = events["item_row"].arg_unique()  # the events are sorted by time
+    first_event = pl.repeat(None, len(items), dtype=TIME, eager=True)
+    first_event = first_event.scatter(events["item_row"].gather(first), events["time"].gather(first))
+    return items.with_columns(first_seen=pl.coalesce("first_seen", first_event, pl.lit(log_start, dtype=TIME)))
 
 
 def _write_table(folder: Path, name: str, frame: pl.DataFrame) -> None:

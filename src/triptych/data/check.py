@@ -80,7 +80,7 @@ class Checked:
 
     def photo_sources(self) -> list[Path | bytes | None]:
         """Return where each item's photo is, in the order of `items`: what `photo_store.check_photos` takes."""
-        return [self._source(photo) for photo in self.items["photo"].to_list()]
+        return [None if photo is None else self._source(photo) for photo in self.items["photo"].to_list()]
 
     def other_photos(self, *, max_photos: int) -> list[tuple[int, Path | bytes]]:
         """Return where items' further photos are, each with its item's row; at most `max_photos` with the first one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import polars as pl
 
@@ -12,6 +12,11 @@ from triptych.foundation.errors import DataError
 
 FIRST_YEAR = 1990
 """Earlier times are faults: mostly zeros, or numbers in another unit."""
+
+
+def blank(values: pl.Series, where: pl.Series) -> pl.Series:
+    """Return a column with null where a mask is true; the column itself where it never is, which costs nothing."""
+    return values.set(where, None) if where.any() else values
 
 
 def require_readable(sieve: Sieve, read: pl.Series, *, column: str, what: str) -> None:
@@ -90,7 +95,7 @@ def check_times(sieve: Sieve, *, column: str, latest: datetime, of_rows: bool) -
     raw = sieve.mapped.frame[column]
     times = parse_times(raw)
     require_readable(sieve, times, column=column, what="times")
-    early = (times.dt.year() < FIRST_YEAR).fill_null(False)
+    early = (times < datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)).fill_null(False)
     late = (times > latest).fill_null(False)
     found = [
         ("bad_time", raw.is_not_null() & times.is_null(), "the time cannot be read"),
@@ -104,4 +109,4 @@ def check_times(sieve: Sieve, *, column: str, latest: datetime, of_rows: bool) -
             sieve.set_rows_aside(fault, mask, columns=[column], meaning=meaning, action="row set aside")
         else:
             sieve.set_values_aside(fault, mask, column=column, meaning=meaning, action="time set aside, row kept")
-    return times.set(early | late, None)
+    return blank(times, early | late)

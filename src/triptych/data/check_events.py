@@ -6,7 +6,7 @@ from datetime import datetime, time
 
 import polars as pl
 
-from triptych.data.check_columns import check_times, read_flags, require_readable
+from triptych.data.check_columns import blank, check_times, read_flags, require_readable
 from triptych.data.faults import Sieve
 from triptych.data.fields import known_kinds, known_parts
 from triptych.data.parse import parse_numbers
@@ -21,7 +21,7 @@ from triptych.data.schema import (
     Part,
 )
 from triptych.data.tables import MappedTable
-from triptych.data.words import each
+from triptych.data.words import each, rows_among
 from triptych.foundation.errors import DataError
 
 _ROW = "row set aside"
@@ -42,9 +42,10 @@ def check_events(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series, lates
     sieve.set_lines_aside()
     frame = sieve.mapped.frame
     missing = [pl.lit(None, _held(name)).alias(name) for name in EVENTS_SCHEMA if name not in frame.columns]
-    _check_item_ids(sieve, items=items, item_ids=item_ids)
     read = frame.with_columns(missing).with_columns(
-        check_times(sieve, column="time", latest=latest, of_rows=True).alias("time"), _kinds(sieve).alias("kind")
+        _item_ids(sieve, items=items, item_ids=item_ids).alias("item_id"),
+        check_times(sieve, column="time", latest=latest, of_rows=True).alias("time"),
+        _kinds(sieve).alias("kind"),
     )
     sieve.set_rows_aside(
         "no_user_no_query",
@@ -91,7 +92,7 @@ def check_judgements(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series) -
     frame = sieve.mapped.frame
     empty = frame["query"].is_null()
     sieve.set_rows_aside("empty_query", empty, columns=["query"], meaning="the query is missing", action=_ROW)
-    _check_item_ids(sieve, items=items, item_ids=item_ids)
+    _item_ids(sieve, items=items, item_ids=item_ids)
     raw = frame["grade"]
     grades = parse_numbers(raw)
     require_readable(sieve, grades, column="grade", what="numbers")
@@ -117,9 +118,11 @@ def check_judgements(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series) -
     return read.filter(sieve.kept).select(pl.col(name).cast(dtype) for name, dtype in types.items())
 
 
-def _check_item_ids(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series) -> None:
+def _item_ids(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series) -> pl.Series:
+    """Return each row's item, an Enum of the items' ids; null where set aside."""
     ids = sieve.mapped.frame["item_id"]
-    known = each(ids, of=lambda text: text.is_in(item_ids.implode())).fill_null(False)
+    rows = rows_among(ids, item_ids)
+    known = rows >= 0
     if not known.any():
         here, there = sieve.mapped.mapping["item_id"], items.mapping["item_id"]
         raise DataError(
@@ -134,6 +137,7 @@ def _check_item_ids(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series) ->
         meaning="the item is not in the items table",
         action=_ROW,
     )
+    return blank(rows, ~known).cast(pl.UInt32).cat.to(pl.Enum(item_ids))
 
 
 def _held(column: str) -> pl.DataType:
@@ -197,16 +201,20 @@ def _positions(sieve: Sieve) -> tuple[pl.Series, list[tuple[str, pl.Series, str]
     if "position" not in frame.columns:
         return pl.repeat(None, len(frame), dtype=pl.Int32, eager=True), []
     raw = frame["position"]
-    numbers = parse_numbers(raw)
-    require_readable(sieve, numbers, column="position", what="numbers")
-    positions = numbers.cast(pl.Int32, strict=False)
-    whole = ((numbers % 1 == 0) & positions.is_not_null()).fill_null(False)
+    if raw.dtype.is_integer():
+        positions = raw.cast(pl.Int32, strict=False)
+        whole = positions.is_not_null()
+    else:
+        numbers = parse_numbers(raw)
+        require_readable(sieve, numbers, column="position", what="numbers")
+        positions = numbers.cast(pl.Int32, strict=False)
+        whole = ((numbers % 1 == 0) & positions.is_not_null()).fill_null(False)
     negative = whole & (positions < 0).fill_null(False)
     faults = [
         ("bad_position", raw.is_not_null() & ~whole, "the position is not a whole number"),
         ("negative_position", negative, "the position is below zero"),
     ]
-    return positions.set(~whole | negative, None), faults
+    return blank(positions, ~whole | negative), faults
 
 
 def _parts(sieve: Sieve) -> pl.Series:
@@ -227,6 +235,8 @@ def _parts(sieve: Sieve) -> pl.Series:
 def _check_repeats(sieve: Sieve, read: pl.DataFrame) -> None:
     """Set repeated events aside, where times are fine enough to tell a repeat from a second click that day."""
     repeated = _repeats(read, among=sieve.kept)
+    if not repeated.any():
+        return
     days_only = bool((read["time"].drop_nulls().dt.time() == time(0)).all())
     columns = [name for name in read.columns if name in sieve.mapped.mapping]
     meaning = "an earlier row is the same event in every column"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from triptych.data.check_columns import check_times, read_numbers
+from triptych.data.check_columns import blank, check_times, read_numbers
 from triptych.data.faults import Sieve
 from triptych.data.parse import as_text, parse_lists
 from triptych.data.schema import FEATURE_TYPES, ITEMS_SCHEMA, Role
@@ -119,7 +119,7 @@ def _prices(sieve: Sieve) -> pl.Series:
         meaning="the price is below zero",
         action="price set aside, item kept",
     )
-    return prices.set(negative, None)
+    return blank(prices, negative)
 
 
 def _feature(sieve: Sieve, *, name: str, role: Role) -> pl.Series:

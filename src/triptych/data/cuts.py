@@ -193,13 +193,18 @@ def _shares(sizes: NDArray[np.integer], share: float) -> NDArray[np.int64]:
 
 
 def _last_days(time_us: NDArray[np.int64]) -> tuple[int, int]:
-    days = np.unique(time_us // DAY_US)
-    if len(days) < 3:
+    midnights: list[int] = []
+    left = len(time_us)
+    while left > 0 and len(midnights) < 3:  # from the end, day by day that has events
+        midnights.append(int(time_us[left - 1]) // DAY_US * DAY_US)
+        left = int(np.searchsorted(time_us, midnights[-1]))
+    if len(midnights) < 3:
         raise DataError(
-            f"events: the log has events on {len(days)} day{'s' if len(days) > 1 else ''} ({instant(time_us[0])} to "
-            f'{instant(time_us[-1])}), and a split by last day needs 3. Set split.by = "fraction".'
+            f"events: the log has events on {len(midnights)} day{'s' if len(midnights) > 1 else ''} "
+            f"({instant(time_us[0])} to {instant(time_us[-1])}), and a split by last day needs 3. Set split.by = "
+            '"fraction".'
         )
-    return int(days[-2]) * DAY_US, int(days[-1]) * DAY_US
+    return midnights[1], midnights[0]
 
 
 def _by_fraction(time_us: NDArray[np.int64], *, config: SplitConfig) -> tuple[int, int]:

@@ -24,7 +24,9 @@ def is_positive(kind: NDArray[Any]) -> NDArray[np.bool_]:
     Args:
         kind: ``[events]``, codes as in `KIND_CODES`.
     """
-    return np.isin(kind, [KIND_CODES[positive] for positive in CLICK_KINDS])
+    chosen = np.zeros(len(KIND_CODES), dtype=np.bool_)
+    chosen[[KIND_CODES[positive] for positive in CLICK_KINDS]] = True
+    return chosen.take(kind)
 
 
 class Histories(NamedTuple):
@@ -63,7 +65,9 @@ def build_histories(*, user_row: NDArray[Any], kind: NDArray[Any], num_users: in
         )
     places = np.flatnonzero(is_positive(kind) & (user_row >= 0))
     users = user_row[places]
-    positions = places[np.argsort(users, kind="stable")].astype(np.int32)
+    # By user, then place. Sorted as one number each: several times as fast as a stable sort of the users.
+    both = np.sort(users.astype(np.int64) << 32 | places)
+    positions = (both & 0xFFFFFFFF).astype(np.int32)
     offsets = np.zeros(num_users + 1, dtype=np.int64)
     np.cumsum(np.bincount(users, minlength=num_users), out=offsets[1:])
     return Histories(offsets, positions)

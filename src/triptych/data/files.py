@@ -86,6 +86,15 @@ class TableFiles(NamedTuple):
         with _explained(self.name):
             return frame.collect(engine="streaming")
 
+    def pieces(self, frame: pl.LazyFrame, *, num_rows: int) -> Iterator[pl.DataFrame]:
+        """Run a query over `frame` and yield what it finds piece by piece, in order.
+
+        Raises:
+            DataError: a file is damaged or has gone.
+        """
+        with _explained(self.name):
+            yield from frame.collect_batches(chunk_size=num_rows, maintain_order=True, engine="streaming")
+
 
 def open_table(path: str, *, base: Path, table: str) -> TableFiles:
     """Find and open the files of a table.

@@ -34,7 +34,6 @@ from triptych.foundation.errors import DataError
 from triptych.foundation.machine import num_cores
 from triptych.foundation.progress import Progress
 
-S = TypeVar("S")
 R = TypeVar("R")
 
 SAVE_EVERY_S = 5.0
@@ -58,16 +57,16 @@ def check_photos(
         Place among the sources → reason, for the photos that cannot be used.
     """
 
-    def fault(source: Source | None) -> str | None:
+    def fault(source: Source) -> str | None:
         try:
-            if source is not None:
-                decode_photo(source, px=8, max_pixels=max_pixels)  # JPEGs are scaled while decoding: small is fastest
+            decode_photo(source, px=8, max_pixels=max_pixels)  # JPEGs are scaled while decoding: small is fastest
         except DataError as error:
             return str(error)
         return None
 
-    with Progress("checking photos", total=_num_given(sources), unit="photo") as bar:
-        reasons = enumerate(_in_order(fault, sources, workers=workers, bar=bar))
+    at, given = _given(sources)
+    with Progress("checking photos", total=len(given), unit="photo") as bar:
+        reasons = zip(at, _in_order(fault, given, workers=workers, bar=bar), strict=True)
         return {place: reason for place, reason in reasons if reason is not None}
 
 
@@ -116,24 +115,22 @@ def decode_photos(
     """
     out.mkdir(parents=True, exist_ok=True)
 
-    def decode(source: Source | None) -> Decoded | str | None:
+    def decode(source: Source) -> Decoded | str:
         try:
-            if source is None:
-                return None
             return decode_both(source, px=px, display_px=display_px, keep_bytes=keep_bytes, max_pixels=max_pixels)
         except DataError as error:
             return str(error)
 
-    wanted = [*sources, *(source for _, source in others or ())]
+    at, given = _given([*sources, *(source for _, source in others or ())])
     settings = {"px": px, "display_px": display_px, "keep_bytes": keep_bytes, "max_pixels": max_pixels}
-    with _Written(out, px=px, resume=resume, work=_described(wanted, settings)) as written:
-        left = wanted[len(written.places) :]
-        done = _num_given(wanted) - _num_given(left)
-        with Progress("decoding photos", total=_num_given(wanted), unit="photo", start=done) as bar:
-            for photo in _in_order(decode, left, workers=workers, bar=bar):
+    with _Written(out, px=px, resume=resume, work=_described(given, settings)) as written:
+        done = len(written.places)
+        with Progress("decoding photos", total=len(given), unit="photo", start=done) as bar:
+            for photo in _in_order(decode, given[done:], workers=workers, bar=bar):
                 written.add(photo)
         written.finish()
-    places = np.asarray(written.places, dtype=np.int32)
+    places = np.full(len(sources) + len(others or ()), -1, dtype=np.int32)
+    places[at] = written.places
     own = places[: len(sources)].copy()
     num_others = 0
     if others is not None:
@@ -142,7 +139,8 @@ def decode_photos(
         np.save(out / "other_offsets.npy", offsets)
         num_others = len(further)
     np.save(out / "photo_rows.npy", own)
-    return PhotoReport(len(written.known), int((own >= 0).sum()), num_others, written.faults)
+    faults = {at[nth]: reason for nth, reason in written.faults.items()}
+    return PhotoReport(len(written.known), int((own >= 0).sum()), num_others, faults)
 
 
 class PhotoStore:
@@ -268,11 +266,11 @@ class PhotoStore:
 class _Written:
     """The growing files of a store, and a journal from which a killed process goes on.
 
-    The journal has a line for what is being decoded, then one for each source in order: null where there was none, a
-    text for a fault, ``[place]`` for a photo stored before, ``[place, checksum, end in display.bin]`` for one stored
-    then. A line is written after what it speaks of: whatever the files hold beyond the last whole line is cut off, and
-    the bytes are those of an unbroken attempt. Where the files hold less than a line says (the power failed), it and
-    all that follow are decoded again.
+    The journal has a line for what is being decoded, then one for each photo in order: a text for a fault, ``[place]``
+    for a photo stored before, ``[place, checksum, end in display.bin]`` for one stored then. A line is written after
+    what it speaks of: whatever the files hold beyond the last whole line is cut off, and the bytes are those of an
+    unbroken attempt. Where the files hold less than a line says (the power failed), it and all that follow are decoded
+    again.
     """
 
     def __init__(self, out: Path, *, px: int, resume: Path | None, work: dict[str, Any]) -> None:
@@ -310,8 +308,8 @@ class _Written:
                 if file is not None:
                     file.close()
 
-    def add(self, photo: Decoded | str | None) -> None:
-        """Take what came of the next source."""
+    def add(self, photo: Decoded | str) -> None:
+        """Take what came of the next photo."""
         line: object = photo
         if isinstance(photo, Decoded):
             place = self.known.setdefault(photo.checksum, len(self.known))
@@ -323,8 +321,7 @@ class _Written:
                 line = [place, photo.checksum.hex(), self._ends[-1]]
             self.places.append(place)
         else:
-            if photo is not None:
-                self.faults[len(self.places)] = photo
+            self.faults[len(self.places)] = photo
             self.places.append(-1)
         if self._journal is not None:
             self._unsaved.append(json.dumps(line))
@@ -392,7 +389,7 @@ class _Written:
         return os.fstat(file.fileno()).st_size
 
 
-def _described(sources: Sequence[Source | None], settings: dict[str, int]) -> dict[str, Any]:
+def _described(sources: Sequence[Source], settings: dict[str, int]) -> dict[str, Any]:
     """Describe a work, so that the journal of another is not taken for its own.
 
     Photos are told apart by path, or length of bytes; that their contents are the same is the caller's to know.
@@ -420,12 +417,14 @@ def _others(
     return np.fromiter(chain.from_iterable(found), dtype=np.int32), offsets.astype(np.int64)
 
 
-def _num_given(sources: Sequence[Source | None]) -> int:
-    return sum(source is not None for source in sources)
+def _given(sources: Sequence[Source | None]) -> tuple[list[int], list[Source]]:
+    """Return the photos that there are, and where among the sources each stands: many items may have none."""
+    given = [(place, source) for place, source in enumerate(sources) if source is not None]
+    return [place for place, _ in given], [source for _, source in given]
 
 
 def _in_order(
-    work: Callable[[Source | None], R], sources: Sequence[Source | None], *, workers: int | None, bar: Progress
+    work: Callable[[Source], R], sources: Sequence[Source], *, workers: int | None, bar: Progress
 ) -> Iterator[R]:
     """Map over threads, results in order of the sources, never far ahead of the reader."""
     workers = workers or num_cores()
@@ -433,24 +432,23 @@ def _in_order(
     def some(start: int) -> list[R]:
         return [work(source) for source in sources[start : start + _AT_ONCE]]
 
-    waiting: deque[tuple[int, Future[list[R]]]] = deque()
+    waiting: deque[Future[list[R]]] = deque()
 
     def first() -> list[R]:
-        start, future = waiting.popleft()
-        results = future.result()
-        bar.advance(_num_given(sources[start : start + _AT_ONCE]))
+        results = waiting.popleft().result()
+        bar.advance(len(results))
         return results
 
     with ThreadPoolExecutor(workers, thread_name_prefix="photos") as pool:
         try:
             for start in range(0, len(sources), _AT_ONCE):
-                waiting.append((start, pool.submit(some, start)))
+                waiting.append(pool.submit(some, start))
                 if len(waiting) >= 2 * workers:
                     yield from first()
             while waiting:
                 yield from first()
         finally:
-            for _, future in waiting:  # the reader stopped early: do not decode what nobody will take
+            for future in waiting:  # the reader stopped early: do not decode what nobody will take
                 future.cancel()
 
 

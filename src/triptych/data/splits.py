@@ -254,7 +254,7 @@ def _write(folder: Path, *, config: SplitConfig, catalogue: Catalogue) -> dict[s
             "from": instant(times.min()),
             "to": instant(times.max()),
             "events": len(times),
-            "users": len(np.unique(users[users >= 0])),
+            "users": int(np.count_nonzero(np.bincount(users + 1, minlength=1)[1:])),
             "queries": len(targets.query_row),
             "pairs": len(targets.item_rows),
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -41,7 +42,7 @@ from triptych.data.schema import (
     Role,
     Table,
 )
-from triptych.data.words import Clean, as_words, enumerated
+from triptych.data.words import Clean, SameHash, WordColumn
 from triptych.foundation.errors import DataError, did_you_mean
 
 ROW = "row"
@@ -53,6 +54,8 @@ _TEXT = {
     Table.JUDGEMENTS: {"query", "item_id"},
 }
 _FREE_TEXT = {"title", "query"}
+_PIECE_ROWS = 1 << 21
+"""Rows of a log that are held as text at a time."""
 _LISTS = (pl.List, pl.Array)
 _NESTED = (*_LISTS, pl.Struct, pl.Binary)
 _PHOTO_FILE = rf"[^|,;\n]+\.(?:{'|'.join(PHOTO_SUFFIXES)})(?:\?[^|,;\n]*)?"
@@ -360,7 +363,7 @@ def _refuse_unknown_kinds(
 
 def _read(source: TableFiles, mapping: Mapping[str, str], *, table: Table) -> pl.DataFrame:
     """Load the mapped columns under their canonical names, blanks as nulls."""
-    columns = []
+    columns = {}
     text = _TEXT[table]
     for name, column in mapping.items():
         dtype = source.columns[column]
@@ -369,24 +372,45 @@ def _read(source: TableFiles, mapping: Mapping[str, str], *, table: Table) -> pl
         if isinstance(dtype, _NESTED) and not isinstance(dtype, may_be):
             raise DataError(f"{source.name}: column '{column}' ({name}) holds {_shape(dtype)}, not one value per row.")
         if table is Table.EVENTS and name in text:  # a log is long and repeats its words: each is cleaned once
-            read = pl.col(column) if dtype == pl.String else as_text(plain(pl.col(column), dtype), dtype)
-            columns.append(as_words(read).alias(name))
-            continue
-        read = plain(pl.col(column), dtype, free_text=name in text & _FREE_TEXT)
-        columns.append((as_text(read, dtype) if name in text else read).alias(name))
-    frame = source.collect(source.frame.select(columns))
+            may_wait = dtype == pl.String or dtype.is_integer()
+            read = pl.col(column) if may_wait else as_text(plain(pl.col(column), dtype), dtype)
+        else:
+            read = plain(pl.col(column), dtype, free_text=name in text & _FREE_TEXT)
+            read = as_text(read, dtype) if name in text else read
+        columns[name] = read.alias(name)
+    wanted = source.frame.select(columns.values())
+    if table is Table.EVENTS:
+        frame = _read_log(source, wanted, words=[name for name in columns if name in text])
+    else:
+        frame = source.collect(wanted)
+        frame = frame.with_columns(trim_whole_floats(frame[name]) for name in text - _FREE_TEXT if name in columns)
     if frame.is_empty():
         raise DataError(f"{source.name} has no rows; the {table} table needs at least one.")
-    if table is Table.EVENTS:
-        return frame.with_columns(enumerated(frame[name], clean=_clean(name)) for name in mapping if name in text)
-    return frame.with_columns(trim_whole_floats(frame[name]) for name in text - _FREE_TEXT if name in frame.columns)
+    return frame
+
+
+def _read_log(source: TableFiles, wanted: pl.LazyFrame, *, words: list[str], seed: int = 0) -> pl.DataFrame:
+    """Load a log, its text columns as Enums of clean words, so that no more than a piece of it is ever held as text."""
+    columns = {name: WordColumn(name, seed=seed) for name in words}
+    others = [wanted.select(pl.exclude(words)).collect_schema().to_frame(eager=True)]
+    with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
+        for piece in source.pieces(wanted, num_rows=_PIECE_ROWS):
+            for taken in [pool.submit(column.add, piece[name]) for name, column in columns.items()]:
+                taken.result()
+            others.append(piece.drop(words))
+        try:
+            enumerated = list(pool.map(lambda name: columns[name].enumerated(clean=_clean(name)), words))
+        except SameHash:
+            return _read_log(source, wanted, words=words, seed=seed + 1)
+    return pl.concat(others, rechunk=True).with_columns(enumerated).select(wanted.collect_schema().names())
 
 
 def _clean(name: str) -> Clean:
-    """Return what makes a text column's words plain: blanks null and, but in free text, whole floats integers."""
+    """Return what makes a log's words plain: blanks null and, but in free text, whole floats integers."""
 
     def clean(words: pl.Series) -> pl.Series:
-        told = words.to_frame("word").select(plain(pl.col("word"), pl.String(), free_text=name in _FREE_TEXT))["word"]
+        text = words.cast(pl.String).to_frame("word")
+        told = text.select(plain(pl.col("word"), pl.String(), free_text=name in _FREE_TEXT))["word"]
         return told if name in _FREE_TEXT else trim_whole_floats(told)
 
     return clean

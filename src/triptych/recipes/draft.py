@@ -164,14 +164,14 @@ def _guess(section: _Section, fields: tuple[Field, ...], *, ids: pl.Series | Non
 def _rating_or_words(section: _Section) -> None:
     """Say what happened by a rating, or ask for the meaning of words, or leave it at clicks."""
     for name in section.free:
-        values = parse_numbers(section.sample[name].drop_nulls()) if _may_be_rating(section, name) else None
-        if values is not None and len(values) > 0:
-            low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]  # numbers
-            least = values.filter(values >= low + 0.75 * (high - low)).min()
+        if not _may_be_rating(section, name):
+            continue
+        values = parse_numbers(section.sample[name].drop_nulls()).to_numpy()
+        if len(values) > 0:
+            low, high = values.min(), values.max()
+            least = float(values[values >= low + 0.75 * (high - low)].min())
             section.say("rating", name, why=f"{low:g} to {high:g} in the first rows")
-            section.say(
-                "positive_rating", float(least), why="from here on it is a click, below an impression: change it"
-            )  # type: ignore[arg-type]
+            section.say("positive_rating", least, why="from here on it is a click, below an impression: change it")
             section.found[RATING] = name
             return
     kind = next(one for one in event_fields(KIND_WORDS) if one.name == "kind")
