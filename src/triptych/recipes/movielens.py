@@ -10,8 +10,8 @@ from triptych.recipes.feed import feed
 def movielens() -> RunConfig:
     """Real ratings of films with posters (TRIPTYCH_DATA); recommendation, split within each user.
 
-    The encoder reads the plot behind the title. The stricter protocol, in which nothing after the cut is learned from, is the same recipe with
-    ``--set split.by=fraction``; it leaves few users to ask.
+    The encoder reads the plot behind the title. The stricter protocol, in which nothing after the cut is learned from,
+    is the same recipe with ``--set split.by=fraction``; it leaves few users to ask.
     """
     tree = {
         "recipe": "movielens",
