@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-PX = 32
+PX, PATCH_PX = 24, 8
 MEAN, DEVIATION = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS += "a red green blue black white nice shirt shoe bag hat plate cup teapot lamp bowl of with and".split()
@@ -18,7 +18,7 @@ MAX_TOKENS = 12
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT = {**TOWER, "vocab_size": len(WORDS), "max_position_embeddings": MAX_TOKENS, "pad_token_id": 0}
 IDS = {"bos_token_id": 2, "eos_token_id": 3}
-VISION = {**TOWER, "image_size": PX, "patch_size": 16}
+VISION = {**TOWER, "image_size": PX, "patch_size": PATCH_PX}
 
 
 def bert() -> Any:

@@ -180,7 +180,7 @@ def test_variations_are_those_of_each_photo_whatever_the_batch(saved, small_shop
         )
         by_batch.append(made)
     one, other = (load_features(made) for made in by_batch)
-    assert one.shape == (3 * photos.num_photos, 4, 16)
+    assert one.shape == (3 * photos.num_photos, 9, 16)
     np.testing.assert_allclose(one, other, atol=2e-3)
     plain, first, second = np.split(np.asarray(one, np.float32), 3)
     assert min(np.abs(plain - first).max(), np.abs(first - second).max()) > 0.01

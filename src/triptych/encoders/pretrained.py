@@ -296,7 +296,7 @@ class PretrainedVision(nn.Module):
 
 def _load(folder: Path, *, part: str, name: str, with_weights: bool) -> nn.Module:
     """Open a model; of a pair of towers, the one of this part."""
-    with needs_extra(name):
+    with needs_extra(name), _quietly():
         from transformers import AutoConfig, AutoModel
 
         auto: Any = AutoModel
@@ -367,6 +367,20 @@ def needs_extra(name: str) -> Iterator[None]:
         if error.name not in ("transformers", "huggingface_hub"):
             raise
         raise MissingExtra(f"A pretrained model ('{name}')", extra="hf") from None
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep `transformers` from showing bars of its own between ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _read_json(folder: Path, file: str) -> Mapping[str, Any]:

@@ -105,7 +105,7 @@ class EncoderConfig(Config):
     def _divisible(self) -> Self:
         if self.dim % self.heads or self.dim % 4:
             raise ValueError(f"dim {self.dim} must be a multiple of 4 and of heads ({self.heads}).")
-        if self.vision_model is None and self.photo_px % PATCH_PX:
+        if self.vision_model is None and self.modalities.reads_photo and self.photo_px % PATCH_PX:
             raise ValueError(f"photo_px {self.photo_px} must be a multiple of {PATCH_PX}.")
         if self.vision_model is not None and self.stem is not Stem.CONV:
             raise ValueError(f"stem = '{self.stem}' has no effect with a vision_model. Remove one of them.")
