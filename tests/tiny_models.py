@@ -1,4 +1,4 @@
-"""Tiny pretrained models, drawn at random and saved as people share them: config, safetensors, preprocessor, tokenizer."""
+"""Tiny pretrained models, drawn at random and saved as people share them, with preprocessor and tokenizer."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ from triptych.recipes.models import check_models
 from triptych.training.loop import LoopConfig, fit
 
 pytest.importorskip("transformers")
-from tiny_models import MAX_TOKENS, PX, bert, clip, resnet, save, siglip, vit  # noqa: E402
+from tiny_models import MAX_TOKENS, PX, bert, clip, resnet, save, siglip, vit
 
 Make = Callable[[], Any]
 SIZES: dict[str, Any] = {"dim": 16, "layers": 1, "heads": 2, "vector_dim": 8, "photo_px": PX}

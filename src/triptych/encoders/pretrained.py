@@ -372,8 +372,9 @@ def needs_extra(name: str) -> Iterator[None]:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Keep `transformers` from showing bars of its own between ours."""
-    from transformers.utils import logging
+    from transformers.utils import logging as module
 
+    logging: Any = module
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -427,6 +427,12 @@ def find_trained(
 
 
 def _described(config: PretrainConfig, seed: int, photo_rows: NDArray[np.integer] | None) -> dict[str, Any]:
-    """Return all settings that decide an encoder's weights, beside its inputs."""
+    """Return all settings that decide an encoder's weights, beside its inputs.
+
+    What a pretrained model is called and where it lies are not among them: its files are an input.
+    """
+    tree = config.dump()
+    for slot in config.encoder.model_configs:
+        tree["encoder"][slot] = {k: v for k, v in tree["encoder"][slot].items() if k not in ("name", "revision")}
     shown = None if photo_rows is None else hashlib.sha256(photo_rows.astype("<i8").tobytes()).hexdigest()
-    return {"pretrain": config.dump(), "seed": seed, "photo_rows": shown}
+    return {"pretrain": tree, "seed": seed, "photo_rows": shown}
