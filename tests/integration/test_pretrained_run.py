@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from small_demo import REPOSITORY
 
 from triptych.engine import Engine
 from triptych.foundation.artifact import MANIFEST, Artifact
 from triptych.foundation.errors import ArtifactError, ConfigError
 from triptych.recipes import resolve
+from triptych.recipes.config import RunConfig
 from triptych.recipes.pipeline import run_pipeline
 from triptych.recipes.run_folder import RunFolder
 
@@ -125,3 +130,17 @@ def test_a_hub_name_without_a_network_is_a_sentence_and_ends_the_run_at_once(sho
     assert done.returncode == 2
     assert "'somebody/some-model' is no folder here, is not in the hub's cache" in done.stderr
     assert set(json.loads((tmp_path / "run" / "run.json").read_text())["stages"]) == {"pretrained text model"}
+
+
+def test_the_page_about_pretrained_models_is_true(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = (REPOSITORY / "docs" / "pretrained-models.md").read_text()
+    (config,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    encoder = RunConfig().merged(tomllib.loads(config)).pretrain.encoder
+    assert list(encoder.model_configs) == ["text_model", "vision_model"]
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(shop / "models" / "clip", tmp_path / "models" / "clip-vit-b32")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    photos = torch.zeros(2, 24, 24, 3, dtype=torch.uint8)
+    assert names["vision"](photos).shape == (2, 9, 16)

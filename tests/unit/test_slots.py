@@ -281,6 +281,38 @@ def test_a_trained_model_learns_at_a_rate_of_its_own(parts, small_shop, tmp_path
     assert max(moved[name] for name in moved.keys() - ours) == pytest.approx(1e-4, rel=0.02)
 
 
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_training_of_a_model_with_dropout_ends_with_the_same_weights(parts, small_shop, tmp_path):
+    given = parts(bert, vit, weights="trained")
+    loop = LOOP.model_copy(update={"steps": 3, "checkpoint_every_s": 0.0})
+
+    def task() -> Any:
+        return ContrastiveConfig(encoder=given.config, loop=loop, batch_items=8).task(
+            catalogue=small_shop.catalogue,
+            split=small_shop.split,
+            tokenizer=given.tokenizer,
+            seed=0,
+            models=given.models,
+        )
+
+    def dies(batch: Any) -> Any:
+        if len(list((tmp_path / "broken" / "resume").glob("step_*"))) == 2:
+            raise Killed
+        return losses(batch)
+
+    unbroken, broken, resumed = task(), task(), task()
+    fit(unbroken, config=loop, out=tmp_path / "unbroken", seed=0)
+    losses, broken.losses = broken.losses, dies
+    with pytest.raises(Killed):
+        fit(broken, config=loop, out=tmp_path / "broken", seed=0)
+    fit(resumed, config=loop, out=tmp_path / "broken", seed=0)
+    ends = unbroken.module.state_dict(), resumed.module.state_dict()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
 def test_a_frozen_model_takes_no_part_in_what_is_saved(parts):
     module = make(parts(bert, vit))
     assert not any("model" in name for name in [*module.state_dict(), *dict(module.named_parameters())])
