@@ -194,6 +194,21 @@ def test_variations_are_those_of_each_photo_whatever_the_batch(saved, small_shop
     assert (is_first ^ is_second).all() and 16 < is_first.sum() < 48
 
 
+def test_features_that_do_not_fit_on_the_disk_are_a_sentence(
+    saved, small_shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = model_files.run(PretrainedConfig(name=str(saved(vit))), out=tmp_path / "pretrained")
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    with pytest.raises(ConfigError, match=r"take 0\.0 GB \(9 tokens each.* Choose output = 'pooled' or a folder with"):
+        features.run(
+            model,
+            modality=Modality.PHOTO,
+            output=Output.TOKENS,
+            catalogue=small_shop.catalogue,
+            out=tmp_path / "features",
+        )
+
+
 def test_an_interrupted_pass_goes_on_where_it_was_written(tmp_path: Path):
     asked: list[int] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
@@ -99,8 +100,10 @@ def run(
         encode.use(precision=precision, device=device)
         num_rows = encode.num_rows * (1 + views)
         shape = encode(slice(0, 1)).shape[1:]
+        num_bytes = 2 * num_rows * shape[0] * shape[1]
+        _require_room(folder, num_bytes=num_bytes, tokens=shape[0], views=views)
         _fill(folder, encode, shape=(num_rows, *shape), batch_size=batch_size, label=f"encoding {modality}s")
-        of = {"rows": num_rows, "tokens": shape[0], "dim": shape[1], "bytes": 2 * num_rows * shape[0] * shape[1]}
+        of = {"rows": num_rows, "tokens": shape[0], "dim": shape[1], "bytes": num_bytes}
         return {**of, **provenance_of(model), "views": views}
 
     is_title = modality is Modality.TITLE
@@ -216,6 +219,19 @@ class _Photos(_Encode):
                 rng = np.random.default_rng([int(view), int(places[row])])
                 pixels[row] = vary(pixels[row : row + 1], config=self._augment, rng=rng)[0]
         return torch.from_numpy(pixels).to(self._device)
+
+
+def _require_room(folder: Path, *, num_bytes: int, tokens: int, views: int) -> None:
+    """See that the features fit on the disk: a mapped file that finds none left ends the process without a word."""
+    file = folder / FEATURES
+    written = file.stat().st_blocks * 512 if file.is_file() else 0
+    free = shutil.disk_usage(folder).free
+    if num_bytes - written > free:
+        cures = ["output = 'pooled'"] * (tokens > 1) + ["views = 0"] * (views > 0) + ["a folder with more room"]
+        raise ConfigError(
+            f"The features take {num_bytes / 1e9:,.1f} GB ({tokens} tokens each), and {free / 1e9:,.1f} GB are free in "
+            f"'{folder}'. Choose {', '.join(cures[:-1])}{' or ' if cures[:-1] else ''}{cures[-1]}."
+        )
 
 
 def _fill(
