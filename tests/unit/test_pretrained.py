@@ -244,6 +244,13 @@ def unknown(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "no such thing"}')
 
 
+def with_code(folder: Path) -> None:
+    (folder / "config.json").write_text(
+        '{"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}}'
+    )
+    (folder / "own.py").write_text("raise SystemExit('ran')")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -251,6 +258,7 @@ def unknown(folder: Path) -> None:
         (other_weights, "its weights lack"),
         (no_preprocessor, r"has no preprocessor_config\.json"),
         (unknown, "cannot be opened as a model"),
+        (with_code, "cannot be opened as a model .*custom code"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_used_is_a_sentence(saved, change, message, tmp_path: Path):

@@ -345,6 +345,8 @@ def test_without_slots_nothing_is_said_of_them():
     named = EncoderConfig(vision_model=VisionModelConfig(name="m", views=2))
     assert "text_model" not in named.dump() and EncoderConfig.parse(named.dump()) == named
     assert open_models(EncoderConfig(), places={}) == (None, None)
+    with pytest.raises(ValueError, match="not those that the encoder's config names"):
+        TwoTowerEncoder(named, vocab_size=10)
 
 
 def config(*settings: str) -> RunConfig:

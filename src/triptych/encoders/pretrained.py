@@ -124,7 +124,9 @@ class PretrainedTokenizer:
             from transformers import AutoTokenizer
 
             try:
-                tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+                tokenizer: Any = AutoTokenizer.from_pretrained(
+                    str(folder), local_files_only=True, trust_remote_code=False
+                )
             except (ValueError, OSError, KeyError, TypeError) as error:
                 raise ConfigError(f"'{folder}' holds no tokenizer that can be opened ({_first_line(error)}).") from None
         # "[MASK]" in a query is six characters somebody typed, never the special token.
@@ -301,19 +303,23 @@ def _load(folder: Path, *, part: str, name: str, with_weights: bool) -> nn.Modul
 
         auto: Any = AutoModel
         try:
-            config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
             if with_weights:
                 model, found = auto.from_pretrained(
                     str(folder),
                     config=config,
                     use_safetensors=True,
                     local_files_only=True,
+                    trust_remote_code=False,
                     dtype=torch.float32,
                     output_loading_info=True,
                 )
             else:
                 with torch.random.fork_rng(devices=[]):
-                    model, found = auto.from_config(config, dtype=torch.float32), {"missing_keys": ()}
+                    model, found = (
+                        auto.from_config(config, dtype=torch.float32, trust_remote_code=False),
+                        {"missing_keys": ()},
+                    )
         except (ValueError, OSError, KeyError) as error:
             raise ConfigError(f"'{name}' cannot be opened as a model ({_first_line(error)}).") from None
     architecture = str(getattr(config, "model_type", "unknown"))
@@ -345,9 +351,9 @@ def parts_in(folder: Path, *, name: str) -> tuple[str, ...]:
 
         auto: Any = AutoModel
         try:
-            config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
             with torch.device("meta"):
-                return _parts_of(auto.from_config(config))
+                return _parts_of(auto.from_config(config, trust_remote_code=False))
         except (ValueError, OSError, KeyError) as error:
             raise ConfigError(f"'{name}' cannot be opened as a model ({_first_line(error)}).") from None
 

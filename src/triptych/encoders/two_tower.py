@@ -159,24 +159,30 @@ class TwoTowerEncoder(nn.Module):
         Args:
             config: size and inputs.
             vocab_size: number of token ids of the tokenizer it is trained with.
-            models: what the config names for the slots, opened.
+            models: what the config names for the slots, opened (`open_models`).
+
+        Raises:
+            ValueError: the config names a model that was not given, or one was given that it does not name.
         """
         super().__init__()
+        vision = config.vision_model if config.modalities.reads_photo else None
+        if (config.text_model is None) != (models.text is None) or (vision is None) != (models.vision is None):
+            raise ValueError("the pretrained models given are not those that the encoder's config names")
         self.config = config
         self.vocab_size = vocab_size
         dim = config.dim
         longest = max(config.max_query_tokens, config.max_title_tokens)
         self.text: TextEmbedding | TextSlot
-        if config.text_model is None or models.text is None:
-            self.text = TextEmbedding(dim, vocab_size=vocab_size, max_tokens=longest)
-        else:
+        if config.text_model is not None and models.text is not None:
             self.text = TextSlot(dim, model=models.text, config=config.text_model)
+        else:
+            self.text = TextEmbedding(dim, vocab_size=vocab_size, max_tokens=longest)
         self.types = nn.Parameter(torch.empty(len(_Type), dim))
         self.missing_title = nn.Parameter(torch.empty(dim)) if config.modalities.reads_title else None
         self.missing_photo = nn.Parameter(torch.empty(dim)) if config.modalities.reads_photo else None
         self.patches: PatchEmbedding | PhotoSlot | None = None
-        if config.modalities.reads_photo and config.vision_model is not None and models.vision is not None:
-            self.patches = PhotoSlot(dim, model=models.vision, config=config.vision_model)
+        if vision is not None and models.vision is not None:
+            self.patches = PhotoSlot(dim, model=models.vision, config=vision)
         elif config.modalities.reads_photo:
             self.patches = PatchEmbedding(dim, stem=config.stem, px=config.photo_px)
         for vectors in (self.types, self.missing_title, self.missing_photo):
