@@ -61,8 +61,8 @@ def triptych(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
 
 
-def run_again(shop: Path) -> None:
-    resolved = resolve(str(shop / "shop.toml"), settings=())
+def run_again(shop: Path, *settings: str) -> None:
+    resolved = resolve(str(shop / "shop.toml"), settings=settings)
     run_pipeline(resolved.config, base=resolved.base, out=shop / "run")
 
 
@@ -115,6 +115,10 @@ def test_what_was_saved_answers_without_the_models_folder(shop: Path, tmp_path: 
         assert engine.search("☕").note is not None  # nothing that the model's tokenizer knows
         with pytest.raises(ConfigError, match="models/bert"):
             run_again(shop)
+        before = RunFolder.existing(shop / "run").stages()
+        names = {"text_model": tmp_path / "models" / "bert", "vision_model": tmp_path / "models" / "clip"}
+        run_again(shop, *(f"pretrain.encoder.{slot}.name={place}" for slot, place in names.items()))
+        assert RunFolder.existing(shop / "run").stages() == before  # the same files, wherever they lie
         shutil.rmtree(tmp_path / "moved" / "pretrained")
         with pytest.raises(ArtifactError, match="Copy the run folder as a whole"):
             Engine.open(tmp_path / "moved")

@@ -188,10 +188,12 @@ def test_variations_are_those_of_each_photo_whatever_the_batch(saved, small_shop
     rows = np.array([4, 5, len(photos.photo_rows) - 1, 4])
     assert np.array_equal(seen.pixels(rows)[:2], plain[photos.photo_rows[rows[:2]]].astype(np.float16))
     assert not seen.pixels(rows)[2].any()  # it has no photo
-    drawn = seen.varied(np.full(64, 4), rng=np.random.default_rng(0))
+    views = seen.draw_views(64, rng=np.random.default_rng(0))
+    drawn = seen.pixels(np.full(64, 4), views=views)
     place = photos.photo_rows[4]
     is_first, is_second = ((drawn == view[place].astype(np.float16)).all(axis=(1, 2)) for view in (first, second))
-    assert (is_first ^ is_second).all() and 16 < is_first.sum() < 48
+    assert (is_first == (views == 1)).all() and (is_second == (views == 2)).all() and 16 < is_first.sum() < 48
+    assert np.array_equal(seen.pixels(rows, views=np.zeros(4, int)), seen.pixels(rows))
 
 
 def test_features_that_do_not_fit_on_the_disk_are_a_sentence(

@@ -140,23 +140,32 @@ class PhotoFeatures:
         self.num_views = int(artifact.summary["views"])
         """Variations of each photo."""
 
-    def pixels(self, item_rows: ArrayLike) -> NDArray[np.float16]:
-        """Return the features of some items' photos: ``[n, tokens, dim]``, zeros for an item without one."""
-        return self._photos.of_items(self._of_view(0), item_rows)
+    def pixels(
+        self, item_rows: NDArray[np.integer], *, views: NDArray[np.integer] | None = None
+    ) -> NDArray[np.float16]:
+        """Return the features of some items' photos.
+
+        Args:
+            item_rows: ``[n]``, repeats allowed.
+            views: ``[n]``, which variation of each: 0 its own photo, and up to `num_views`. None: all their own.
+
+        Returns:
+            ``[n, tokens, dim]``, zeros for an item without photo.
+        """
+        if views is None:
+            return self._photos.of_items(self._of_view(0), item_rows)
+        found = np.zeros((len(item_rows), *self._rows.shape[1:]), dtype=self._rows.dtype)
+        for view in np.unique(views):
+            found[views == view] = self._photos.of_items(self._of_view(view), item_rows[views == view])
+        return found
+
+    def draw_views(self, number: int, *, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw variations ``[number]``; where there are none, all are 0, the photos themselves."""
+        return rng.integers(1, self.num_views, size=number, endpoint=True) if self.num_views else np.zeros(number, int)
 
     def other_pixels(self, item_rows: ArrayLike, *, most: int) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
         """Return those of further photos ``[n, photos, tokens, dim]``, else as `PhotoStore.other_pixels`."""
         return self._photos.of_others(self._of_view(0), item_rows, most=most)
-
-    def varied(self, item_rows: NDArray[np.integer], *, rng: np.random.Generator) -> NDArray[np.float16]:
-        """Return the features of some items' photos, each in a variation drawn from those there are."""
-        if self.num_views == 0:
-            return self.pixels(item_rows)
-        drawn = rng.integers(self.num_views, size=len(item_rows)) + 1
-        found = np.zeros((len(item_rows), *self._rows.shape[1:]), dtype=self._rows.dtype)
-        for view in np.unique(drawn):
-            found[drawn == view] = self._photos.of_items(self._of_view(view), item_rows[drawn == view])
-        return found
 
     def _of_view(self, view: int) -> NDArray[np.float16]:
         start = view * self._photos.num_photos

@@ -247,7 +247,7 @@ class ItemReader:
         photo_rows = self._photo_rows[item_rows]
         photos: Pixels
         if self._features is not None:
-            photos = self._features.varied(photo_rows[place], rng=rng)
+            photos = self._features.pixels(photo_rows[place], views=self._features.draw_views(len(place), rng=rng))
         else:
             photos = augment(self._catalogue.photos.pixels(photo_rows[place]), config=config.augment, rng=rng)
         picture = self._catalogue.photos.photo_rows[photo_rows]  # identical photos share a number
