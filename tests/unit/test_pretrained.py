@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,60 +13,32 @@ import numpy as np
 import pytest
 import torch
 
-from triptych.encoders import features
-from triptych.encoders.features import Modality, load_features
-from triptych.encoders.pretrained import Output, PretrainedConfig, PretrainedText, PretrainedVision
-from triptych.foundation.errors import ConfigError
+from triptych.data.augment import AugmentConfig
+from triptych.data.text import CLS, PAD
+from triptych.encoders import features, model_files
+from triptych.encoders.features import Modality, PhotoFeatures, load_features
+from triptych.encoders.model_files import find_model, open_copy
+from triptych.encoders.pretrained import (
+    OWN_IDS,
+    Output,
+    PretrainedConfig,
+    PretrainedText,
+    PretrainedTokenizer,
+    PretrainedVision,
+    model_input,
+)
+from triptych.encoders.text import text_tensor
+from triptych.foundation.artifact import Artifact
+from triptych.foundation.errors import ArtifactError, ConfigError
+from triptych.nn.precision import Precision
 
 transformers = pytest.importorskip("transformers")
-
-PX = 32
-MEAN, DEVIATION = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "black", "nice", "shirt", "shoe", "bag", "hat"]
-TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-TEXT = {**TOWER, "vocab_size": len(WORDS), "max_position_embeddings": 12, "pad_token_id": 0}
-IDS = {"bos_token_id": 2, "eos_token_id": 3}
-VISION = {**TOWER, "image_size": PX, "patch_size": 16}
-
-
-def bert() -> Any:
-    return transformers.BertModel(transformers.BertConfig(**TEXT))
-
-
-def vit() -> Any:
-    return transformers.ViTModel(transformers.ViTConfig(**VISION))
-
-
-def resnet() -> Any:
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
-    return transformers.ResNetModel(transformers.ResNetConfig(**sizes))
-
-
-def clip() -> Any:
-    config = transformers.CLIPConfig(text_config={**TEXT, **IDS}, vision_config=VISION, projection_dim=8)
-    return transformers.CLIPModel(config)
-
-
-def siglip() -> Any:
-    return transformers.SiglipModel(transformers.SiglipConfig(text_config={**TEXT, **IDS}, vision_config=VISION))
+from tiny_models import DEVIATION, MAX_TOKENS, MEAN, PX, bert, clip, resnet, save, siglip, vit  # noqa: E402
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[[Callable[[], Any]], Path]:
-    """Save a tiny checkpoint as people share them: config, safetensors, preprocessor, tokenizer."""
-
-    def save(make: Callable[[], Any]) -> Path:
-        folder = tmp_path / make.__name__
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            make().save_pretrained(folder)
-        size = {"size": {"height": PX, "width": PX}, "image_mean": MEAN, "image_std": DEVIATION}
-        (folder / "preprocessor_config.json").write_text(json.dumps(size))
-        (folder / "vocab.txt").write_text("\n".join(WORDS))
-        transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-        return folder
-
-    return save
+    return lambda make: save(make, tmp_path / make.__name__)
 
 
 def photos(count: int, *, px: int = PX) -> torch.Tensor:
@@ -97,8 +70,8 @@ def test_photos_are_seen_as_the_model_itself_sees_them(saved, make, pooled, toke
     folder = saved(make)
     reference, pixels = transformers.AutoModel.from_pretrained(folder).eval(), photos(3)
     with torch.no_grad():
-        one = PretrainedVision(PretrainedConfig(name=str(folder)))
-        all_tokens = PretrainedVision(PretrainedConfig(name=str(folder), output=Output.TOKENS))
+        one = PretrainedVision(folder, output=Output.POOLED)
+        all_tokens = PretrainedVision(folder, output=Output.TOKENS)
         torch.testing.assert_close(one(pixels)[:, 0], pooled(reference, normalised(pixels)))
         torch.testing.assert_close(all_tokens(pixels), tokens(reference, normalised(pixels)))
         assert (one.num_tokens, one.dim) == tuple(one(pixels).shape[1:])
@@ -106,39 +79,70 @@ def test_photos_are_seen_as_the_model_itself_sees_them(saved, make, pooled, toke
         assert one(photos(2, px=48)).shape == (2, 1, one.dim)  # of another size: scaled to the model's
 
 
+def read(model: PretrainedText, texts: list[str], *, max_tokens: int = MAX_TOKENS) -> torch.Tensor:
+    tokens = PretrainedTokenizer(model.folder).encode(texts, max_tokens=1 + max_tokens)
+    return model(model_input(text_tensor(tokens)))
+
+
 @pytest.mark.parametrize("make", [bert, clip, siglip])
 def test_texts_are_read_as_the_model_itself_reads_them(saved, make):
     folder = saved(make)
-    config = PretrainedConfig(name=str(folder))
-    text = PretrainedText(config)
+    pooled, all_tokens = (PretrainedText(folder, output=output) for output in (Output.POOLED, Output.TOKENS))
     reference = transformers.AutoModel.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     texts = ["red shirt", "nice black hat bag shoe", ""]
     with torch.no_grad():
-        found = text(texts)[:, 0]
+        vectors, states = read(pooled, texts)[:, 0], read(all_tokens, texts)
         for row, words in enumerate(texts):
             if make is bert:
-                alone = reference(**tokenizer([words], return_tensors="pt")).last_hidden_state.mean(dim=1)
+                alone = reference(**tokenizer([words], return_tensors="pt")).last_hidden_state
+                vector = alone.mean(dim=1)
             else:
-                inputs = tokenizer([words], padding="max_length", max_length=12, return_tensors="pt")
+                inputs = tokenizer([words], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
                 output = reference.get_text_features(**inputs)
-                alone = output if isinstance(output, torch.Tensor) else output.pooler_output
-            torch.testing.assert_close(found[row], alone[0], msg=words)
-        assert text(["shirt " * 50]).shape == (1, 1, text.dim)
+                vector = output if isinstance(output, torch.Tensor) else output.pooler_output
+                alone = reference.text_model(**inputs).last_hidden_state
+            torch.testing.assert_close(vectors[row], vector[0], msg=words)
+            length = len(tokenizer(words)["input_ids"])
+            torch.testing.assert_close(states[row, :length], alone[0, :length], msg=words)
+        assert read(pooled, ["shirt " * 50]).shape == (1, 1, pooled.dim)
 
 
-def test_features_are_computed_once_and_named_by_their_weights(saved, small_shop, tmp_path: Path):
+def test_token_ids_are_those_of_the_models_own_tokenizer(saved):
+    folder = saved(bert)
+    own, reference = PretrainedTokenizer(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    texts = ["red shirt", "", "shirt " * 50, "[MASK] hat"]
+    tokens = own.encode(texts, max_tokens=1 + MAX_TOKENS)
+    assert (tokens[:, 0] == CLS).all() and tokens.shape == (4, 1 + MAX_TOKENS)
+    for row, text in enumerate(texts[:3]):
+        ids = reference(text, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        assert (tokens[row, 1 : len(ids) + 1] - OWN_IDS).tolist() == ids
+        assert (tokens[row, len(ids) + 1 :] == PAD).all()
+    assert reference.mask_token_id + OWN_IDS not in tokens[3]  # five letters and two brackets, not the token
+    assert own.pieces("red ☕") == ["red", "[UNK]"]
+
+
+def test_threads_share_a_tokenizer(saved):
+    own = PretrainedTokenizer(saved(bert))
+    texts = [" ".join(["red", "hat", "bag"][: 1 + n % 3]) for n in range(200)]
+    expected = own.encode(texts, max_tokens=8)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: own.encode(texts, max_tokens=8), range(64)):
+            assert np.array_equal(found, expected)
+
+
+def test_features_are_computed_once_and_named_by_their_model(saved, small_shop, tmp_path: Path):
     folder = saved(vit)
     catalogue = small_shop.catalogue
 
-    def run(where: Path, **given: Any) -> features.Artifact:
-        config = PretrainedConfig(name=str(where))
-        return features.run(config, modality=Modality.PHOTO, catalogue=catalogue, out=tmp_path / "features", **given)
+    def run(where: Path, **given: Any) -> Artifact:
+        model = model_files.run(PretrainedConfig(name=str(where)), out=tmp_path / "pretrained")
+        return features.run(model, modality=Modality.PHOTO, catalogue=catalogue, out=tmp_path / "features", **given)
 
     first = run(folder, batch_size=7)
     rows = load_features(first)
     assert rows.shape == (catalogue.photos.num_photos, 1, 16)
-    model = PretrainedVision(PretrainedConfig(name=str(folder)))
+    model = PretrainedVision(folder, output=Output.POOLED)
     item = int(np.flatnonzero(catalogue.photos.has)[5])
     with torch.no_grad():
         alone = model(torch.from_numpy(catalogue.photos.pixels([item])))[0].numpy()
@@ -153,10 +157,58 @@ def test_features_are_computed_once_and_named_by_their_weights(saved, small_shop
     other.save_pretrained(moved)
     assert run(moved).id != first.id
 
-    titles = features.run(
-        PretrainedConfig(name=str(saved(bert))), modality=Modality.TITLE, catalogue=catalogue, out=tmp_path / "features"
-    )
+    text = model_files.run(PretrainedConfig(name=str(saved(bert))), out=tmp_path / "pretrained")
+    titles = features.run(text, modality=Modality.TITLE, catalogue=catalogue, out=tmp_path / "features")
     assert load_features(titles).shape == (catalogue.num_items, 1, 16)
+
+
+def test_variations_are_those_of_each_photo_whatever_the_batch(saved, small_shop, tmp_path: Path):
+    photos = small_shop.catalogue.photos
+    model = model_files.run(PretrainedConfig(name=str(saved(vit))), out=tmp_path / "pretrained")
+    by_batch = []
+    for batch_size in (5, 64):
+        made = features.run(
+            model,
+            modality=Modality.PHOTO,
+            catalogue=small_shop.catalogue,
+            out=tmp_path / str(batch_size),
+            output=Output.TOKENS,
+            views=2,
+            augment=AugmentConfig(),
+            precision=Precision.FP32,
+            batch_size=batch_size,
+        )
+        by_batch.append(made)
+    one, other = (load_features(made) for made in by_batch)
+    assert one.shape == (3 * photos.num_photos, 9, 16)
+    np.testing.assert_allclose(one, other, atol=2e-3)
+    plain, first, second = np.split(np.asarray(one, np.float32), 3)
+    assert min(np.abs(plain - first).max(), np.abs(first - second).max()) > 0.01
+    seen = PhotoFeatures(by_batch[0], photos=photos)
+    rows = np.array([4, 5, len(photos.photo_rows) - 1, 4])
+    assert np.array_equal(seen.pixels(rows)[:2], plain[photos.photo_rows[rows[:2]]].astype(np.float16))
+    assert not seen.pixels(rows)[2].any()  # it has no photo
+    views = seen.draw_views(64, rng=np.random.default_rng(0))
+    drawn = seen.pixels(np.full(64, 4), views=views)
+    place = photos.photo_rows[4]
+    is_first, is_second = ((drawn == view[place].astype(np.float16)).all(axis=(1, 2)) for view in (first, second))
+    assert (is_first == (views == 1)).all() and (is_second == (views == 2)).all() and 16 < is_first.sum() < 48
+    assert np.array_equal(seen.pixels(rows, views=np.zeros(4, int)), seen.pixels(rows))
+
+
+def test_features_that_do_not_fit_on_the_disk_are_a_sentence(
+    saved, small_shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = model_files.run(PretrainedConfig(name=str(saved(vit))), out=tmp_path / "pretrained")
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    with pytest.raises(ConfigError, match=r"take 0\.0 GB \(9 tokens each.* Choose output = 'pooled' or a folder with"):
+        features.run(
+            model,
+            modality=Modality.PHOTO,
+            output=Output.TOKENS,
+            catalogue=small_shop.catalogue,
+            out=tmp_path / "features",
+        )
 
 
 def test_an_interrupted_pass_goes_on_where_it_was_written(tmp_path: Path):
@@ -190,26 +242,39 @@ def no_preprocessor(folder: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
 
 
+def unknown(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "no such thing"}')
+
+
+def with_code(folder: Path) -> None:
+    (folder / "config.json").write_text(
+        '{"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}}'
+    )
+    (folder / "own.py").write_text("raise SystemExit('ran')")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (no_weights, "holds no .*safetensors"),
+        (no_weights, r"holds no model\.safetensors"),
         (other_weights, "its weights lack"),
-        (no_preprocessor, "has no preprocessor_config.json"),
+        (no_preprocessor, r"has no preprocessor_config\.json"),
+        (unknown, "cannot be opened as a model"),
+        (with_code, "cannot be opened as a model .*custom code"),
     ],
 )
-def test_a_checkpoint_that_cannot_be_used_is_a_sentence(saved, change, message):
+def test_a_checkpoint_that_cannot_be_used_is_a_sentence(saved, change, message, tmp_path: Path):
     folder = saved(vit)
     change(folder)
     with pytest.raises(ConfigError, match=message):
-        PretrainedVision(PretrainedConfig(name=str(folder)))
+        model_files.run(PretrainedConfig(name=str(folder)), out=tmp_path / "pretrained")
 
 
 def test_a_model_of_the_other_kind_is_refused(saved):
     with pytest.raises(ConfigError, match="is a text model, not a vision model"):
-        PretrainedVision(PretrainedConfig(name=str(saved(bert))))
+        PretrainedVision(saved(bert), output=Output.POOLED)
     with pytest.raises(ConfigError, match="is a vision model, not a text model"):
-        PretrainedText(PretrainedConfig(name=str(saved(vit))))
+        PretrainedText(saved(vit), output=Output.POOLED)
 
 
 def test_a_model_that_is_not_there_is_a_sentence(saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -217,10 +282,25 @@ def test_a_model_that_is_not_there_is_a_sentence(saved, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="the hub cannot be reached. Copy"):
-        PretrainedText(PretrainedConfig(name="someone/some-model"))
+        find_model(PretrainedConfig(name="someone/some-model"))
     with pytest.raises(ConfigError, match="there is no folder"):
-        PretrainedText(PretrainedConfig(name=str(tmp_path / "nothing")))
+        find_model(PretrainedConfig(name=str(tmp_path / "nothing")))
     with pytest.raises(ConfigError, match="no name on the model hub"):
-        PretrainedText(PretrainedConfig(name="a name/with blanks/and slashes"))
+        find_model(PretrainedConfig(name="a name/with blanks/and slashes"))
     with pytest.raises(ConfigError, match="has no effect on a folder"):
-        PretrainedText(PretrainedConfig(name=str(saved(bert)), revision="main"))
+        find_model(PretrainedConfig(name=str(saved(bert)), revision="main"))
+
+
+def test_the_copy_of_a_pair_serves_both_slots(saved, tmp_path: Path):
+    config = PretrainedConfig(name=saved(clip).name)
+    copy = model_files.run(config, out=tmp_path / "pretrained", base=tmp_path)  # a folder beside the config file
+    assert (copy.summary["photo_px"], copy.summary["max_tokens"]) == (PX, MAX_TOKENS)
+    whole = sum(p.numel() for p in transformers.AutoModel.from_pretrained(copy.path).parameters())
+    text, vision = PretrainedText(copy.path, output=Output.TOKENS), PretrainedVision(copy.path, output=Output.TOKENS)
+    assert sum(p.numel() for one in (text, vision) for p in one.parameters()) == whole + 1  # the pair's scale, twice
+    (copy.path / "model.safetensors").write_bytes((saved(vit) / "model.safetensors").read_bytes())
+    wanted = {"artifact": copy.id, **model_files.provenance_of(copy)}
+    with pytest.raises(ArtifactError, match=f"reads by the frozen model 'clip' .weights {wanted['checksum']}., but"):
+        open_copy(copy.path, wanted=wanted, reader=tmp_path)
+    with pytest.raises(ArtifactError, match="whose copy should be in .* and is not there"):
+        open_copy(tmp_path / "gone", wanted=wanted, reader=tmp_path)

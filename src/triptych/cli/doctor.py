@@ -5,7 +5,7 @@ from __future__ import annotations
 from triptych.cli.launch import find_tcmalloc
 from triptych.cli.output import AsJson, print_json, print_table
 
-EXTRAS = {"serve": "fastapi"}
+EXTRAS = {"serve": "fastapi", "hf": "transformers"}
 
 
 def doctor(*, as_json: AsJson = False) -> None:

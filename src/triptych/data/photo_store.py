@@ -195,10 +195,22 @@ class PhotoStore:
         Returns:
             RGB, uint8 ``[n, px, px, 3]``, a copy; zeros for an item without photo.
         """
+        return self.of_items(self._pixels, item_rows)
+
+    def of_items(self, values: NDArray[Any], item_rows: ArrayLike) -> NDArray[Any]:
+        """Gather what was made of the distinct photos, as `pixels` gathers the photos themselves.
+
+        Args:
+            values: ``[photos, …]``.
+            item_rows: ``[n]``, repeats allowed.
+
+        Returns:
+            ``[n, …]``, a copy; zeros for an item without photo.
+        """
         photo_rows = self._photo_rows[np.asarray(item_rows, dtype=np.int64)]
-        out = np.zeros((len(photo_rows), self.px, self.px, 3), dtype=np.uint8)
+        out = np.zeros((len(photo_rows), *values.shape[1:]), dtype=values.dtype)
         present = photo_rows >= 0
-        out[present] = self._pixels[photo_rows[present]]
+        out[present] = values[photo_rows[present]]
         return out
 
     def other_pixels(self, item_rows: ArrayLike, *, most: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -212,12 +224,18 @@ class PhotoStore:
             RGB, uint8 ``[n, photos, px, px, 3]``, zeros where an item has fewer, and bool ``[n, photos]``, which are
             there; as many as the item of most has.
         """
+        return self.of_others(self._pixels, item_rows, most=most)
+
+    def of_others(
+        self, values: NDArray[Any], item_rows: ArrayLike, *, most: int
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Gather what was made of the distinct photos ``[photos, …]``, as `other_pixels` gathers the photos."""
         rows = np.asarray(item_rows, dtype=np.int64)
         counts = np.minimum(self.other_counts[rows], most)
         present = np.arange(counts.max(initial=0)) < counts[:, None]
         starts = self._other_offsets[rows][:, None] + np.arange(present.shape[1])
-        out = np.zeros((*present.shape, self.px, self.px, 3), dtype=np.uint8)
-        out[present] = self._pixels[self._other_rows[starts[present]]]
+        out = np.zeros((*present.shape, *values.shape[1:]), dtype=values.dtype)
+        out[present] = values[self._other_rows[starts[present]]]
         return out, present
 
     def distinct(self, photo_rows: slice | NDArray[np.integer]) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,23 @@ class TokenizerConfig(Config):
     """Number of tokens, the five special ones included; fewer where the texts hold fewer."""
     min_count: int = Field(2, ge=1)
     """How often two pieces must stand side by side to be joined."""
+
+
+class AnyTokenizer(Protocol):
+    """What turns texts into token ids: the shop's own `TextTokenizer`, or a pretrained model's."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        ...
+
+    def encode(self, texts: Sequence[str], *, max_tokens: int) -> NDArray[np.int32]:
+        """Return int32 ``[n, max_tokens]``: `CLS`, the text's ids, then `PAD`."""
+        ...
+
+    def pieces(self, text: str) -> list[str]:
+        """Return a text's tokens as they are written in the vocabulary, unknown ones as ``[UNK]``."""
+        ...
 
 
 class TextTokenizer:

@@ -16,7 +16,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from triptych.data.catalogue import Catalogue
-from triptych.data.text import PAD, TextTokenizer, item_texts
+from triptych.data.text import PAD, AnyTokenizer, TextTokenizer, item_texts
+from triptych.encoders.features import PhotoFeatures
+from triptych.encoders.pretrained import PretrainedTokenizer
+from triptych.encoders.slots import PhotoSlot, TextSlot
 from triptych.encoders.text import text_tensor
 from triptych.encoders.two_tower import ItemInputs, Modalities, OtherPhotos, TwoTowerEncoder
 from triptych.foundation.artifact import Artifact
@@ -31,7 +34,8 @@ BLOCK_TOKENS = 16_384
 SMALL_REQUEST = 64
 """Up to this many items are encoded in float32."""
 
-Pixels = NDArray[np.uint8]
+Pixels = NDArray[np.uint8] | NDArray[np.float16]
+"""Photos, or the features that a frozen vision model has made of them (`Embedder.see`)."""
 PixelSource = Callable[[NDArray[np.int64]], Pixels]
 OtherPixels = tuple[Pixels, NDArray[np.bool_]]
 OtherSource = Callable[[NDArray[np.int64]], OtherPixels]
@@ -44,7 +48,7 @@ class Embedder:
         self,
         encoder: TwoTowerEncoder,
         *,
-        tokenizer: TextTokenizer,
+        tokenizer: AnyTokenizer,
         precision: Precision = Precision.AUTO,
         device: str = "auto",
     ) -> None:
@@ -72,7 +76,11 @@ class Embedder:
         """
         artifact = Artifact.open(source.path if isinstance(source, Artifact) else source, kind=KIND)
         encoder = TwoTowerEncoder.load(artifact.path)
-        tokenizer = TextTokenizer.load(artifact.file(TOKENIZER_FILE))
+        tokenizer: AnyTokenizer
+        if isinstance(encoder.text, TextSlot):
+            tokenizer = PretrainedTokenizer(encoder.text.pretrained.folder)
+        else:
+            tokenizer = TextTokenizer.load(artifact.file(TOKENIZER_FILE))
         return cls(encoder, tokenizer=tokenizer, precision=precision, device=device)
 
     @property
@@ -99,6 +107,11 @@ class Embedder:
     def title_features(self) -> tuple[str, ...]:
         """Text features of an item that it reads behind the title (`data.text.with_features`)."""
         return self._encoder.config.title_features
+
+    @property
+    def tokenizer(self) -> AnyTokenizer:
+        """Of titles and queries."""
+        return self._tokenizer
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode query texts.
@@ -129,7 +142,7 @@ class Embedder:
 
         Args:
             titles: None or an empty text where there is no title; with the encoder's `title_features` appended.
-            pixels: uint8 RGB ``[len(titles), px, px, 3]``; None where nobody has a photo.
+            pixels: uint8 RGB ``[len(titles), px, px, 3]``, or what `see` made of them; None where nobody has a photo.
             has_photo: bool ``[len(titles)]``; None means all if there are pixels.
             others: further photos, as `PhotoStore.other_pixels` returns them; None where nobody has any.
 
@@ -158,6 +171,7 @@ class Embedder:
         catalogue: Catalogue,
         *,
         photo_rows: NDArray[np.integer] | None = None,
+        features: PhotoFeatures | None = None,
         label: str | None = "embedding items",
     ) -> NDArray[np.float16]:
         """Encode every item of a catalogue.
@@ -166,6 +180,7 @@ class Embedder:
             catalogue: items and photos.
             photo_rows: ``[num_items]``; item i is shown the photo of item ``photo_rows[i]`` (the permuted-photo
                 control). None shows its own.
+            features: what the encoder's frozen vision model sees in the photos, so that it need not look again.
             label: of the progress bar; None shows none.
 
         Returns:
@@ -178,19 +193,38 @@ class Embedder:
         photos = catalogue.photos
         if self.modalities.reads_photo and photos.px != self.px:
             raise DataError(f"The catalogue's photos are {photos.px} px wide, the encoder takes {self.px} px.")
+        source = photos if features is None else features
         bar = None if label is None else Progress(label, total=catalogue.num_items, unit="item")
         with nullcontext() if bar is None else bar:
             vectors = self._items(
                 item_texts(catalogue, features=self.title_features),
-                source=lambda rows: photos.pixels(shown[rows]),
+                source=lambda rows: source.pixels(shown[rows]),
                 others=None
                 if self.photos == 1
-                else lambda rows: photos.other_pixels(shown[rows], most=self.photos - 1),
+                else lambda rows: source.other_pixels(shown[rows], most=self.photos - 1),
                 present=np.asarray(photos.has)[shown],
                 bulk=True,
                 bar=bar,
             )
         return vectors.astype(np.float16)
+
+    def see(self, pixels: NDArray[np.uint8], *, block: int = 64) -> Pixels:
+        """Return what a frozen vision model makes of photos, to be used more than once; else the photos themselves.
+
+        Args:
+            pixels: uint8 RGB ``[n, px, px, 3]``.
+            block: photos at a time.
+
+        Returns:
+            Features float16 ``[n, tokens, model dim]``, or `pixels`.
+        """
+        slot = self._encoder.patches
+        if not isinstance(slot, PhotoSlot) or not slot.is_frozen or len(pixels) == 0:
+            return pixels
+        with torch.inference_mode(), autocast(self._precision, device=self._device):
+            blocks = (torch.from_numpy(pixels[start : start + block]) for start in range(0, len(pixels), block))
+            seen = [slot.see(one.to(self._device)).half().cpu().numpy() for one in blocks]
+        return np.concatenate(seen)
 
     def _items(
         self,
@@ -234,6 +268,10 @@ class Embedder:
 
     def _check(self, pixels: Pixels, *, num_items: int) -> None:
         expected = (num_items, self.px, self.px, 3)
+        slot = self._encoder.patches
+        as_seen = (num_items, slot.num_patches, slot.pretrained.dim) if isinstance(slot, PhotoSlot) else None
+        if pixels.shape == as_seen and pixels.dtype == np.float16:
+            return
         if pixels.shape != expected or pixels.dtype != np.uint8:
             raise DataError(
                 f"Photos must be uint8 {expected}, these are {pixels.dtype} {pixels.shape}. "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -11,11 +13,23 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from triptych.data.augment import AugmentConfig
+from triptych.data.augment import augment as vary
 from triptych.data.catalogue import Catalogue
-from triptych.encoders.pretrained import Output, PretrainedConfig, PretrainedText, PretrainedVision, find_model
+from triptych.data.photo_store import PhotoStore
+from triptych.encoders.model_files import provenance_of
+from triptych.encoders.pretrained import (
+    ModelInput,
+    Output,
+    PretrainedText,
+    PretrainedTokenizer,
+    PretrainedVision,
+    model_input,
+)
+from triptych.encoders.text import text_tensor
 from triptych.foundation.artifact import RESUME, Artifact, produce, write_json
 from triptych.foundation.errors import ConfigError
 from triptych.foundation.progress import Progress
@@ -35,11 +49,15 @@ class Modality(StrEnum):
 
 
 def run(
-    config: PretrainedConfig,
+    model: Artifact,
     *,
     modality: Modality,
     catalogue: Catalogue,
     out: Path,
+    output: Output = Output.POOLED,
+    views: int = 0,
+    augment: AugmentConfig | None = None,
+    max_tokens: int = 64,
     batch_size: int = 64,
     precision: Precision = Precision.AUTO,
     device: str = "auto",
@@ -49,41 +67,55 @@ def run(
     An interrupted attempt is resumed behind the last batches it has written.
 
     Args:
-        config: the model; titles are pooled, since their tokens differ in number.
+        model: artefact ``pretrained``.
         modality: title or photo.
         catalogue: items and photos.
         out: the stage's folder.
+        output: what is taken from the model; titles are pooled, since their tokens differ in number.
+        views: so many variations of each photo are encoded as well.
+        augment: how they vary; only with `views`.
+        max_tokens: longest title in the model's tokens; longer ones lose their end.
         batch_size: titles or photos at a time; it changes nothing but speed and memory.
         precision: of the products.
         device: where it runs.
 
     Returns:
         Artefact ``features``: ``features.npy``, float16 ``[rows, tokens, dim]``. Rows are item rows for titles (zeros
-        where there is none) and distinct photos for photos (`PhotoStore.photo_rows` leads from items to them). The
-        summary names the model, its revision and the checksum of its weights, which also enter the id.
+        where there is none), and for photos the distinct photos (`PhotoStore.photo_rows` leads from items to them),
+        then, once for each of the `views`, the distinct photos varied. The summary names the model, its revision and
+        the checksum of its weights.
 
     Raises:
-        ConfigError: the model cannot be found or opened, or titles were to be encoded token by token.
+        ConfigError: the model reads no titles or photos, or titles were to be encoded token by token.
     """
-    if modality is Modality.TITLE and config.output is Output.TOKENS:
+    if modality is Modality.TITLE and output is Output.TOKENS:
         raise ConfigError("output = 'tokens' is for photos: titles differ in their number of tokens. Use 'pooled'.")
-    _, provenance = find_model(config)
 
     def build(folder: Path) -> Mapping[str, Any]:
-        encode = _Encode(config, modality=modality, catalogue=catalogue, precision=precision, device=device)
-        num_rows = catalogue.num_items if modality is Modality.TITLE else catalogue.photos.num_photos
+        encode: _Titles | _Photos
+        if modality is Modality.TITLE:
+            encode = _Titles(PretrainedText(model.path, output=output), catalogue=catalogue, max_tokens=max_tokens)
+        else:
+            encode = _Photos(PretrainedVision(model.path, output=output), catalogue=catalogue, augment=augment)
+        encode.use(precision=precision, device=device)
+        num_rows = encode.num_rows * (1 + views)
         shape = encode(slice(0, 1)).shape[1:]
+        num_bytes = 2 * num_rows * shape[0] * shape[1]
+        _require_room(folder, num_bytes=num_bytes, tokens=shape[0], views=views)
         _fill(folder, encode, shape=(num_rows, *shape), batch_size=batch_size, label=f"encoding {modality}s")
-        return {**provenance._asdict(), "rows": num_rows, "tokens": shape[0], "dim": shape[1]}
+        of = {"rows": num_rows, "tokens": shape[0], "dim": shape[1], "bytes": num_bytes}
+        return {**of, **provenance_of(model), "views": views}
 
-    # The weights count, not where they lie or what they are called.
+    is_title = modality is Modality.TITLE
     tree = {
         "modality": modality.value,
-        "output": config.output.value,
-        "max_tokens": config.max_tokens if modality is Modality.TITLE else None,
+        "output": output.value,
+        "max_tokens": max_tokens if is_title else None,
         "precision": precision.value,
+        "views": views,
+        "augment": augment.dump() if augment is not None and views else None,
     }
-    inputs: dict[str, Artifact | str] = {"catalogue": catalogue.artifact, "weights": provenance.checksum}
+    inputs = {"catalogue": catalogue.artifact, "model": model}
     return produce(out, kind=KIND, config=tree, inputs=inputs, build=build)
 
 
@@ -93,29 +125,122 @@ def load_features(features: Artifact) -> NDArray[np.float16]:
     return mapped
 
 
-class _Encode:
-    """Rows of a catalogue to features, by a model that is opened when there is something to do."""
+class PhotoFeatures:
+    """The features of a catalogue's photos, asked for by item as a `PhotoStore` is asked for pixels."""
 
-    def __init__(
-        self, config: PretrainedConfig, *, modality: Modality, catalogue: Catalogue, precision: Precision, device: str
-    ) -> None:
-        self._modality, self._catalogue, self._precision = modality, catalogue, precision
-        self._device = find_device(device)
-        model = PretrainedText(config) if modality is Modality.TITLE else PretrainedVision(config)
-        self._model = model.to(self._device)
+    def __init__(self, artifact: Artifact, *, photos: PhotoStore) -> None:
+        """Map the features.
+
+        Args:
+            artifact: features of the catalogue's photos.
+            photos: of that catalogue.
+        """
+        self._photos = photos
+        self._rows = load_features(artifact)
+        self.num_views = int(artifact.summary["views"])
+        """Variations of each photo."""
+
+    def pixels(
+        self, item_rows: NDArray[np.integer], *, views: NDArray[np.integer] | None = None
+    ) -> NDArray[np.float16]:
+        """Return the features of some items' photos.
+
+        Args:
+            item_rows: ``[n]``, repeats allowed.
+            views: ``[n]``, which variation of each: 0 its own photo, and up to `num_views`. None: all their own.
+
+        Returns:
+            ``[n, tokens, dim]``, zeros for an item without photo.
+        """
+        if views is None:
+            return self._photos.of_items(self._of_view(0), item_rows)
+        found = np.zeros((len(item_rows), *self._rows.shape[1:]), dtype=self._rows.dtype)
+        for view in np.unique(views):
+            found[views == view] = self._photos.of_items(self._of_view(view), item_rows[views == view])
+        return found
+
+    def draw_views(self, number: int, *, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw variations ``[number]``; where there are none, all are 0, the photos themselves."""
+        return rng.integers(1, self.num_views, size=number, endpoint=True) if self.num_views else np.zeros(number, int)
+
+    def other_pixels(self, item_rows: ArrayLike, *, most: int) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+        """Return those of further photos ``[n, photos, tokens, dim]``, else as `PhotoStore.other_pixels`."""
+        return self._photos.of_others(self._of_view(0), item_rows, most=most)
+
+    def _of_view(self, view: int) -> NDArray[np.float16]:
+        start = view * self._photos.num_photos
+        return self._rows[start : start + self._photos.num_photos]
+
+
+class _Encode(ABC):
+    """Rows to features by a frozen model."""
+
+    num_rows: int
+
+    def __init__(self, model: PretrainedText | PretrainedVision, *, catalogue: Catalogue) -> None:
+        self._model = model
+        self._catalogue = catalogue
+
+    def use(self, *, precision: Precision, device: str) -> None:
+        """Say where and in which numbers the model runs."""
+        self._device, self._precision = find_device(device), precision
+        self._model.to(self._device)
 
     def __call__(self, rows: slice) -> NDArray[np.float16]:
         with torch.inference_mode(), autocast(self._precision, device=self._device):
             features: Tensor = self._model(self._inputs(rows))
         found = features.float().cpu().numpy().astype(np.float16)
-        if self._modality is Modality.TITLE:
-            found[[not title for title in self._catalogue.titles[rows]]] = 0
+        if not np.isfinite(found).all():
+            raise ConfigError(f"The model in '{self._model.folder}' gives states that no float16 holds; use another.")
         return found
 
-    def _inputs(self, rows: slice) -> Any:
-        if self._modality is Modality.TITLE:
-            return self._catalogue.titles[rows]
-        return torch.from_numpy(self._catalogue.photos.distinct(rows)).to(self._device)
+    @abstractmethod
+    def _inputs(self, rows: slice) -> Any: ...
+
+
+class _Titles(_Encode):
+    def __init__(self, model: PretrainedText, *, catalogue: Catalogue, max_tokens: int) -> None:
+        super().__init__(model, catalogue=catalogue)
+        self.num_rows = catalogue.num_items
+        self._tokenizer, self._max_tokens = PretrainedTokenizer(model.folder), min(max_tokens, model.max_tokens)
+
+    def __call__(self, rows: slice) -> NDArray[np.float16]:
+        found = super().__call__(rows)
+        found[[not title for title in self._catalogue.titles[rows]]] = 0
+        return found
+
+    def _inputs(self, rows: slice) -> ModelInput:
+        tokens = self._tokenizer.encode(self._catalogue.titles[rows], max_tokens=1 + self._max_tokens)
+        return model_input(text_tensor(tokens).to(self._device))
+
+
+class _Photos(_Encode):
+    def __init__(self, model: PretrainedVision, *, catalogue: Catalogue, augment: AugmentConfig | None) -> None:
+        super().__init__(model, catalogue=catalogue)
+        self.num_rows = catalogue.photos.num_photos
+        self._augment = augment or AugmentConfig()
+
+    def _inputs(self, rows: slice) -> Tensor:
+        views, places = np.divmod(np.arange(rows.start, rows.stop), self.num_rows)
+        pixels = self._catalogue.photos.distinct(places)
+        for row, view in enumerate(views):
+            if view > 0:  # drawn by itself: what it is depends on no batch, and so on no interruption
+                rng = np.random.default_rng([int(view), int(places[row])])
+                pixels[row] = vary(pixels[row : row + 1], config=self._augment, rng=rng)[0]
+        return torch.from_numpy(pixels).to(self._device)
+
+
+def _require_room(folder: Path, *, num_bytes: int, tokens: int, views: int) -> None:
+    """See that the features fit on the disk: a mapped file that finds none left ends the process without a word."""
+    file = folder / FEATURES
+    written = file.stat().st_blocks * 512 if file.is_file() else 0
+    free = shutil.disk_usage(folder).free
+    if num_bytes - written > free:
+        cures = ["output = 'pooled'"] * (tokens > 1) + ["views = 0"] * (views > 0) + ["a folder with more room"]
+        raise ConfigError(
+            f"The features take {num_bytes / 1e9:,.1f} GB ({tokens} tokens each), and {free / 1e9:,.1f} GB are free in "
+            f"'{folder}'. Choose {', '.join(cures[:-1])}{' or ' if cures[:-1] else ''}{cures[-1]}."
+        )
 
 
 def _fill(

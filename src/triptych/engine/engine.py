@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.events import is_positive
-from triptych.data.text import TextTokenizer
-from triptych.encoders.embed import TOKENIZER_FILE, Embedder
+from triptych.encoders.embed import Embedder
 from triptych.engine import notes
 from triptych.engine.answers import Answer, Channel, Facets, Hit, Why
 from triptych.engine.bundle import Parts, open_bundle
@@ -72,7 +71,7 @@ class Engine:
         self._max_added_items = max_added_items
         self._catalogue = Catalogue.open(parts.catalogue)
         self._embedder = Embedder.open(parts.encoder)
-        self._tokenizer = TextTokenizer.load(parts.encoder.file(TOKENIZER_FILE))
+        self._tokenizer = self._embedder.tokenizer
         photo_px = self._catalogue.photos.px
         if self._embedder.modalities.reads_photo and self._embedder.px != photo_px:
             raise ArtifactError(

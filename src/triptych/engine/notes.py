@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from triptych.data.text import SPECIAL_TOKENS, UNK, WORD_START, TextTokenizer
+from triptych.data.text import SPECIAL_TOKENS, UNK, WORD_START, AnyTokenizer
 
 SHOWN_CHARS = 40
 """Longest part of a query that a note repeats."""
@@ -18,7 +18,7 @@ _CONTENT = ("L", "N", "S")
 """Unicode's letters, numbers and symbols. What is only punctuation, accents or spaces asks for nothing."""
 
 
-def is_known(query: str, *, tokenizer: TextTokenizer) -> bool:
+def is_known(query: str, *, tokenizer: AnyTokenizer) -> bool:
     """Say whether the encoder knows a letter, digit or symbol of a query."""
     pieces = (piece.removeprefix(WORD_START) for piece in tokenizer.pieces(query) if piece != SPECIAL_TOKENS[UNK])
     return any(unicodedata.category(character).startswith(_CONTENT) for piece in pieces for character in piece)

@@ -21,10 +21,14 @@ from torch import Tensor
 from triptych.data.augment import AugmentConfig, augment
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
-from triptych.data.text import PAD, TextTokenizer, item_texts
-from triptych.encoders.embed import KIND, TOKENIZER_FILE, Embedder
+from triptych.data.text import PAD, AnyTokenizer, TextTokenizer, item_texts
+from triptych.encoders.embed import KIND, TOKENIZER_FILE, Embedder, Pixels
+from triptych.encoders.features import PhotoFeatures
+from triptych.encoders.model_files import KIND as PRETRAINED
+from triptych.encoders.model_files import provenance_of
+from triptych.encoders.slots import NO_ARTIFACTS, ModelArtifacts
 from triptych.encoders.text import cut_by_length, text_tensor
-from triptych.encoders.two_tower import EncoderConfig, ItemInputs, OtherPhotos, TwoTowerEncoder
+from triptych.encoders.two_tower import SLOTS, EncoderConfig, ItemInputs, OtherPhotos, TwoTowerEncoder, open_models
 from triptych.foundation.artifact import Artifact, find, produce
 from triptych.foundation.config import Config
 from triptych.foundation.errors import ConfigError
@@ -98,9 +102,10 @@ class PretrainConfig(Config):
         *,
         catalogue: Catalogue,
         split: Split | None,
-        tokenizer: TextTokenizer,
+        tokenizer: AnyTokenizer,
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
+        models: ModelArtifacts = NO_ARTIFACTS,
     ) -> EncoderTask:
         """Make the task and its model.
 
@@ -110,6 +115,7 @@ class PretrainConfig(Config):
             tokenizer: of titles and queries.
             seed: of initial weights and batches.
             photo_rows: ``[items]``; item i is shown the photo of item ``photo_rows[i]``. None shows its own.
+            models: the pretrained models that the encoder's config names, and what a frozen one sees in the photos.
 
         Raises:
             ConfigError: the catalogue's photos have another size than the encoder takes.
@@ -161,8 +167,9 @@ class ItemReader:
         config: PretrainConfig,
         *,
         catalogue: Catalogue,
-        tokenizer: TextTokenizer,
+        tokenizer: AnyTokenizer,
         photo_rows: NDArray[np.integer] | None,
+        features: Artifact | None = None,
     ) -> None:
         """Tokenise all titles once.
 
@@ -171,6 +178,7 @@ class ItemReader:
             catalogue: items and photos.
             tokenizer: of titles and queries.
             photo_rows: as in `PretrainConfig.task`.
+            features: what a frozen vision model sees in the photos, read in their place.
 
         Raises:
             ConfigError: the catalogue's photos have another size than the encoder takes.
@@ -186,6 +194,7 @@ class ItemReader:
         self._tokenizer = tokenizer
         self._photo_rows = np.arange(len(catalogue.titles)) if photo_rows is None else photo_rows
         self._own_photos = photo_rows is None
+        self._features = None if features is None else PhotoFeatures(features, photos=catalogue.photos)
         texts = item_texts(catalogue, features=encoder.title_features)
         self.has_photo = np.asarray(catalogue.photos.has)[self._photo_rows]
         """bool ``[items]``."""
@@ -197,13 +206,14 @@ class ItemReader:
         """Gather items in parts of like title length, hiding the title or the photo of some."""
         has_title, has_photo = self._hide(self.has_title[item_rows], self.has_photo[item_rows], rng=rng)
         reads = self._config.encoder.modalities
+        source = self._features or self._catalogue.photos
+        shown = self._photo_rows[item_rows]
         pixels = None
         if reads.reads_photo:
-            pixels = self.pixels(item_rows)
+            pixels = source.pixels(shown)
         others = None
         if self._config.encoder.photos > 1 and reads.reads_photo:
-            shown = self._photo_rows[item_rows]
-            others = self._catalogue.photos.other_pixels(shown, most=self._config.encoder.photos - 1)
+            others = source.other_pixels(shown, most=self._config.encoder.photos - 1)
         tokens = np.where(has_title[:, None], self._tokens[item_rows], PAD)
         parts = cut_by_length((tokens != PAD).sum(axis=1), parts=2 if reads.reads_title else 1)
         inputs = tuple(
@@ -235,7 +245,11 @@ class ItemReader:
         if len(place) == 0:
             return None
         photo_rows = self._photo_rows[item_rows]
-        photos = augment(self._catalogue.photos.pixels(photo_rows[place]), config=config.augment, rng=rng)
+        photos: Pixels
+        if self._features is not None:
+            photos = self._features.pixels(photo_rows[place], views=self._features.draw_views(len(place), rng=rng))
+        else:
+            photos = augment(self._catalogue.photos.pixels(photo_rows[place]), config=config.augment, rng=rng)
         picture = self._catalogue.photos.photo_rows[photo_rows]  # identical photos share a number
         has_photo = torch.ones(len(place), dtype=torch.bool)
         return PhotoViews(
@@ -285,8 +299,10 @@ class ItemReader:
     def vectors(self, module: TwoTowerEncoder) -> NDArray[np.float32]:
         """Encode every item of the catalogue as it is shown in this run: ``[items, dim]``."""
         photo_rows = None if self._own_photos else self._photo_rows
-        embedder = self.embedder(module)
-        return embedder.embed_catalogue(self._catalogue, photo_rows=photo_rows, label=None).astype(np.float32)
+        found = self.embedder(module).embed_catalogue(
+            self._catalogue, photo_rows=photo_rows, features=self._features, label=None
+        )
+        return found.astype(np.float32)
 
     def _hide(
         self, has_title: NDArray[np.bool_], has_photo: NDArray[np.bool_], *, rng: np.random.Generator
@@ -299,11 +315,15 @@ class ItemReader:
         return has_title & ~title_hidden, has_photo & ~photo_hidden
 
 
-def make_encoder(config: EncoderConfig, *, tokenizer: TextTokenizer, seed: int) -> TwoTowerEncoder:
-    """Draw a new encoder's weights from a seed of their own."""
+def make_encoder(
+    config: EncoderConfig, *, tokenizer: AnyTokenizer, seed: int, models: ModelArtifacts = NO_ARTIFACTS
+) -> TwoTowerEncoder:
+    """Draw a new encoder's weights, except those of pretrained models, from a seed of their own."""
+    named = zip(SLOTS, (models.text, models.vision), strict=True)
+    opened = open_models(config, places={name: artifact.path for name, artifact in named if artifact is not None})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return TwoTowerEncoder(config, vocab_size=tokenizer.vocab_size)
+        return TwoTowerEncoder(config, vocab_size=tokenizer.vocab_size, models=opened)
 
 
 def view_loss(
@@ -354,11 +374,12 @@ def run(
     *,
     catalogue: Catalogue,
     split: Split | None,
-    tokenizer: TextTokenizer,
+    tokenizer: AnyTokenizer,
     inputs: Mapping[str, Artifact],
     out: Path,
     seed: int,
     photo_rows: NDArray[np.integer] | None = None,
+    models: ModelArtifacts = NO_ARTIFACTS,
 ) -> Artifact:
     """Train an encoder, or open it where it has been trained.
 
@@ -367,22 +388,28 @@ def run(
         catalogue: items and photos.
         split: training and validation parts; None where there is no log.
         tokenizer: of titles and queries; a copy goes into the artefact.
-        inputs: the artefacts the three were opened from; their ids enter the artefact's id.
+        inputs: the artefacts that the three were opened from, and the models; their ids enter the artefact's id.
         out: folder of the stage.
         seed: of initial weights and batches.
         photo_rows: ``[items]``, for the permuted-photo control: item i is shown the photo of item ``photo_rows[i]``.
+        models: the pretrained models that the config names, and what a frozen one sees in the photos.
 
     Returns:
-        Artefact ``encoder``: ``model.safetensors``, ``config.json``, ``tokenizer.json``, ``train.jsonl``.
+        Artefact ``encoder``: ``model.safetensors``, ``config.json``, ``tokenizer.json``, ``train.jsonl``. A pretrained
+        text model brings its own tokenizer; see `TwoTowerEncoder.save` for where it and the weights are.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
-        task = config.task(catalogue=catalogue, split=split, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows)
+        task = config.task(
+            catalogue=catalogue, split=split, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows, models=models
+        )
         result = fit(task, config=config.loop, out=folder, seed=seed)
         task.module.cpu().save(folder)
-        tokenizer.save(folder / TOKENIZER_FILE)
+        if isinstance(tokenizer, TextTokenizer):
+            tokenizer.save(folder / TOKENIZER_FILE)
         parameters = sum(p.numel() for p in task.module.parameters())
-        return {**result._asdict(), "parameters": parameters, "modalities": str(config.encoder.modalities)}
+        by = {name: provenance_of(model) for name, model in models.named().items() if model.kind == PRETRAINED}
+        return {**result._asdict(), "parameters": parameters, "modalities": str(config.encoder.modalities), **by}
 
     return produce(out, kind=KIND, config=_described(config, seed, photo_rows), inputs=inputs, build=build)
 
@@ -400,6 +427,12 @@ def find_trained(
 
 
 def _described(config: PretrainConfig, seed: int, photo_rows: NDArray[np.integer] | None) -> dict[str, Any]:
-    """Return all settings that decide an encoder's weights, beside its inputs."""
+    """Return all settings that decide an encoder's weights, beside its inputs.
+
+    What a pretrained model is called and where it lies are not among them: its files are an input.
+    """
+    tree = config.dump()
+    for slot in config.encoder.model_configs:
+        tree["encoder"][slot] = {k: v for k, v in tree["encoder"][slot].items() if k not in ("name", "revision")}
     shown = None if photo_rows is None else hashlib.sha256(photo_rows.astype("<i8").tobytes()).hexdigest()
-    return {"pretrain": config.dump(), "seed": seed, "photo_rows": shown}
+    return {"pretrain": tree, "seed": seed, "photo_rows": shown}

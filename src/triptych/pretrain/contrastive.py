@@ -24,7 +24,8 @@ from triptych.data.catalogue import Catalogue
 from triptych.data.sampling import ItemQuerySampler
 from triptych.data.splits import Part, Split
 from triptych.data.targets import Targets
-from triptych.data.text import PAD, TextTokenizer
+from triptych.data.text import PAD, AnyTokenizer
+from triptych.encoders.slots import NO_ARTIFACTS, ModelArtifacts
 from triptych.encoders.text import cut_by_length, text_tensor
 from triptych.encoders.two_tower import ItemInputs
 from triptych.foundation.errors import DataError
@@ -64,15 +65,16 @@ class ContrastiveConfig(PretrainConfig):
         *,
         catalogue: Catalogue,
         split: Split | None,
-        tokenizer: TextTokenizer,
+        tokenizer: AnyTokenizer,
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
+        models: ModelArtifacts = NO_ARTIFACTS,
     ) -> ContrastiveTask:
         """Make the task; see `PretrainConfig.task`."""
         if split is None:
             raise DataError("events: there are none, and queries are learned from what was chosen under them.")
         return ContrastiveTask(
-            self, catalogue=catalogue, split=split, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows
+            self, catalogue=catalogue, split=split, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows, models=models
         )
 
 
@@ -104,15 +106,18 @@ class ContrastiveTask:
         *,
         catalogue: Catalogue,
         split: Split,
-        tokenizer: TextTokenizer,
+        tokenizer: AnyTokenizer,
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
+        models: ModelArtifacts = NO_ARTIFACTS,
     ) -> None:
         """Tokenise all texts once and make the model; arguments as in `PretrainConfig.task`."""
         self._config = config
         self._catalogue = catalogue
         self._seed = seed
-        self._reader = ItemReader(config, catalogue=catalogue, tokenizer=tokenizer, photo_rows=photo_rows)
+        self._reader = ItemReader(
+            config, catalogue=catalogue, tokenizer=tokenizer, photo_rows=photo_rows, features=models.features
+        )
         self._query_tokens = tokenizer.encode(catalogue.queries, max_tokens=config.encoder.max_query_tokens)
         pairs = split.train_pairs(catalogue)
         self._sampler = ItemQuerySampler(
@@ -125,7 +130,7 @@ class ContrastiveTask:
             seed=seed,
         )
         self._validation = _some_targets(split.targets(Part.VALIDATION), most=config.validation_queries)
-        self.module = make_encoder(config.encoder, tokenizer=tokenizer, seed=seed)
+        self.module = make_encoder(config.encoder, tokenizer=tokenizer, seed=seed, models=models)
 
     def batch(self, index: int) -> ContrastiveBatch:
         """Draw batch `index` and gather its tokens and pixels."""

@@ -23,7 +23,8 @@ from triptych.data.catalogue import Catalogue
 from triptych.data.sampling import ItemPairSampler
 from triptych.data.splits import Part, Split
 from triptych.data.targets import UserTargets
-from triptych.data.text import TextTokenizer
+from triptych.data.text import AnyTokenizer
+from triptych.encoders.slots import NO_ARTIFACTS, ModelArtifacts
 from triptych.encoders.two_tower import ItemInputs
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
@@ -71,15 +72,16 @@ class HistoryContrastConfig(PretrainConfig):
         *,
         catalogue: Catalogue,
         split: Split | None,
-        tokenizer: TextTokenizer,
+        tokenizer: AnyTokenizer,
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
+        models: ModelArtifacts = NO_ARTIFACTS,
     ) -> HistoryContrastTask:
         """Make the task; see `PretrainConfig.task`."""
         if split is None:
             raise DataError("events: there are none, and histories are learned from what users chose.")
         return HistoryContrastTask(
-            self, catalogue=catalogue, split=split, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows
+            self, catalogue=catalogue, split=split, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows, models=models
         )
 
 
@@ -115,15 +117,18 @@ class HistoryContrastTask:
         *,
         catalogue: Catalogue,
         split: Split,
-        tokenizer: TextTokenizer,
+        tokenizer: AnyTokenizer,
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
+        models: ModelArtifacts = NO_ARTIFACTS,
     ) -> None:
         """Tokenise all titles once and make the model; arguments as in `PretrainConfig.task`."""
         self._config = config
         self._catalogue = catalogue
         self._seed = seed
-        self._reader = ItemReader(config, catalogue=catalogue, tokenizer=tokenizer, photo_rows=photo_rows)
+        self._reader = ItemReader(
+            config, catalogue=catalogue, tokenizer=tokenizer, photo_rows=photo_rows, features=models.features
+        )
         self._sampler = ItemPairSampler(
             split.train_histories(catalogue),
             batch_pairs=config.batch_pairs,
@@ -134,7 +139,7 @@ class HistoryContrastTask:
         found = split.user_targets(catalogue, Part.VALIDATION)
         self._validation = _some_users(found, most=config.validation_users)
         self._found = found
-        self.module = make_encoder(config.encoder, tokenizer=tokenizer, seed=seed)
+        self.module = make_encoder(config.encoder, tokenizer=tokenizer, seed=seed, models=models)
 
     def batch(self, index: int) -> HistoryBatch:
         """Draw batch `index` and gather its tokens and pixels."""

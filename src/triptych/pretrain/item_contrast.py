@@ -7,6 +7,7 @@ other as well.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +18,9 @@ from pydantic import Field
 from triptych.data.augment import augment
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
-from triptych.data.text import TextTokenizer
+from triptych.data.text import AnyTokenizer
+from triptych.encoders.embed import Pixels
+from triptych.encoders.slots import NO_ARTIFACTS, ModelArtifacts
 from triptych.encoders.two_tower import ItemInputs
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
@@ -55,12 +58,15 @@ class ItemContrastConfig(PretrainConfig):
         *,
         catalogue: Catalogue,
         split: Split | None,
-        tokenizer: TextTokenizer,
+        tokenizer: AnyTokenizer,
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
+        models: ModelArtifacts = NO_ARTIFACTS,
     ) -> ItemContrastTask:
         """Make the task; see `PretrainConfig.task`. A split is not looked at."""
-        return ItemContrastTask(self, catalogue=catalogue, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows)
+        return ItemContrastTask(
+            self, catalogue=catalogue, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows, models=models
+        )
 
 
 CONFIG = ItemContrastConfig
@@ -86,9 +92,10 @@ class ItemContrastTask:
         config: ItemContrastConfig,
         *,
         catalogue: Catalogue,
-        tokenizer: TextTokenizer,
+        tokenizer: AnyTokenizer,
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
+        models: ModelArtifacts = NO_ARTIFACTS,
     ) -> None:
         """Tokenise all titles once and make the model; arguments as in `PretrainConfig.task`.
 
@@ -98,7 +105,9 @@ class ItemContrastTask:
         self._config = config
         self._catalogue = catalogue
         self._seed = seed
-        self._reader = ItemReader(config, catalogue=catalogue, tokenizer=tokenizer, photo_rows=photo_rows)
+        self._reader = ItemReader(
+            config, catalogue=catalogue, tokenizer=tokenizer, photo_rows=photo_rows, features=models.features
+        )
         reads = config.encoder.modalities
         self._asks_by_photo = reads.reads_photo and config.photo_view_weight > 0
         self._asks_by_title = reads.reads_title and config.title_query_weight > 0
@@ -110,7 +119,7 @@ class ItemContrastTask:
                 f"items: {len(self._rows)} of them have what an encoder of modalities '{reads}' can learn from, and it "
                 "takes two."
             )
-        self.module = make_encoder(config.encoder, tokenizer=tokenizer, seed=seed)
+        self.module = make_encoder(config.encoder, tokenizer=tokenizer, seed=seed, models=models)
 
     def batch(self, index: int) -> ItemBatch:
         """Draw batch `index` and gather its tokens and pixels."""
@@ -142,20 +151,27 @@ class ItemContrastTask:
             title=Weighted(named, config.title_query_weight),
         )
 
+    @cached_property
+    def _validation(self) -> _Validation:
+        """Drawn once: a frozen vision model looks at the photos once, not in every validation."""
+        rng = np.random.default_rng(VALIDATION_SEED)
+        rows = np.sort(rng.permutation(self._rows)[: self._config.validation_items])
+        by_photo = rows[self._reader.has_photo[rows] & self._asks_by_photo]
+        photos = augment(self._reader.pixels(by_photo), config=self._config.augment, rng=rng)
+        return _Validation(rows, by_photo, self._reader.embedder(self.module).see(photos))
+
     def validate(self) -> Validation:
         """Measure how often a fixed sample of items is found by its photo, varied, and by its title.
 
         The items are those of training: there is nothing else. The variations are not.
         """
         k = min(self._config.validation_k, self._catalogue.num_items)
-        rng = np.random.default_rng(VALIDATION_SEED)
-        rows = np.sort(rng.permutation(self._rows)[: self._config.validation_items])
+        rows = self._validation.rows
         items, embedder = self._reader.vectors(self.module), self._reader.embedder(self.module)
         found: dict[str, float] = {}
-        by_photo = rows[self._reader.has_photo[rows]]
-        if self._asks_by_photo and len(by_photo):
-            pixels = augment(self._reader.pixels(by_photo), config=self._config.augment, rng=rng)
-            asked = embedder.items([None] * len(by_photo), pixels=pixels)
+        by_photo = self._validation.by_photo
+        if len(by_photo):
+            asked = embedder.items([None] * len(by_photo), pixels=self._validation.photos)
             found[f"photo_recall@{k}"] = _hit_rate(top_items(asked, items, k=k), rows=by_photo)
         by_title = rows[self._reader.has_title[rows]]
         if self._asks_by_title and len(by_title):
@@ -163,6 +179,16 @@ class ItemContrastTask:
             found[f"title_recall@{k}"] = _hit_rate(top_items(asked, items, k=k), rows=by_title)
         name = f"recall@{k}"
         return Validation({**found, name: float(np.mean(list(found.values())))}, headline=name)
+
+
+class _Validation(NamedTuple):
+    """The items that are asked for."""
+
+    rows: NDArray[np.int64]
+    by_photo: NDArray[np.int64]
+    """Those of them that have a photo."""
+    photos: Pixels
+    """Their photos, varied."""
 
 
 def _hit_rate(found: NDArray[np.int64], *, rows: NDArray[np.int64]) -> float:

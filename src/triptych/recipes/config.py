@@ -105,6 +105,15 @@ class RunConfig(Config):
                 f"pretrain.encoder.photo_px is {self.pretrain.encoder.photo_px} and catalogue.photo_px is "
                 f"{self.catalogue.photo_px}; set both to the same."
             )
+        if self.pretrain.encoder.vision_model is not None and not any(arm.modalities.reads_photo for arm in self.arms):
+            raise ValueError(
+                "pretrain.encoder.vision_model has no effect: no encoder of the run reads photos. Remove it, or set "
+                "pretrain.encoder.modalities = 'title+photo'."
+            )
+        if self.pretrain.encoder.text_model is not None and self.tokenizer != TokenizerConfig():
+            raise ValueError(
+                "tokenizer has no effect with pretrain.encoder.text_model, which brings its own. Remove one of them."
+            )
         learned = self.pretrain
         if isinstance(learned, HistoryContrastConfig) and learned.history_events != self.dense.history_events:
             raise ValueError(

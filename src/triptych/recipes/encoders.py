@@ -14,6 +14,7 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,10 @@ from numpy.typing import NDArray
 from triptych.data import text
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
-from triptych.data.text import TextTokenizer
+from triptych.data.text import AnyTokenizer, TextTokenizer
+from triptych.encoders.model_files import KIND as PRETRAINED
+from triptych.encoders.pretrained import PretrainedTokenizer
+from triptych.encoders.slots import NO_ARTIFACTS, ModelArtifacts
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import TriptychError
 from triptych.foundation.machine import num_cores
@@ -45,8 +49,11 @@ class EncoderWork:
     split: Artifact | None
     """None where there is no log."""
     tokenizer: Artifact
+    """Trained on the shop's words, or the pretrained text model, which has its own."""
     out: Path
     """Folder of the stage."""
+    models: ModelArtifacts = NO_ARTIFACTS
+    """Of the whole run; the arm decides whether one for photos is used."""
 
     @property
     def name(self) -> str:
@@ -65,12 +72,23 @@ class EncoderWork:
             self._arms_config,
             catalogue=Catalogue.open(self.catalogue),
             split=None if self.split is None else Split.open(self.split),
-            tokenizer=TextTokenizer.load(self.tokenizer.file(text.FILE)),
+            tokenizer=self._open_tokenizer(),
             inputs=self._inputs,
             out=self.out,
             seed=self.seed,
             photo_rows=self.photo_rows,
+            models=self.arms_models,
         )
+
+    @property
+    def arms_models(self) -> ModelArtifacts:
+        """The pretrained models that this arm uses."""
+        return self.models if self.arm.modalities.reads_photo else ModelArtifacts(text=self.models.text)
+
+    def _open_tokenizer(self) -> AnyTokenizer:
+        if self.tokenizer.kind == PRETRAINED:
+            return PretrainedTokenizer(self.tokenizer.path)
+        return TextTokenizer.load(self.tokenizer.file(text.FILE))
 
     @cached_property
     def photo_rows(self) -> NDArray[np.int64] | None:
@@ -81,12 +99,15 @@ class EncoderWork:
 
     @property
     def _arms_config(self) -> PretrainConfig:
-        encoder = self.config.encoder.model_copy(update={"modalities": self.arm.modalities})
+        changes: dict[str, Any] = {"modalities": self.arm.modalities}
+        if not self.arm.modalities.reads_photo:
+            changes["vision_model"] = None
+        encoder = self.config.encoder.model_copy(update=changes)
         return self.config.model_copy(update={"encoder": encoder})
 
     @property
     def _inputs(self) -> dict[str, Artifact]:
-        made_from = {"catalogue": self.catalogue, "tokenizer": self.tokenizer}
+        made_from = {"catalogue": self.catalogue, "tokenizer": self.tokenizer, **self.arms_models.named()}
         return made_from if self.split is None else {**made_from, "split": self.split}
 
 

@@ -28,11 +28,13 @@ def run_pipeline(config: RunConfig, *, base: Path, out: Path, command: str = "",
         jobs: encoders trained at a time.
 
     Raises:
-        ConfigError: settings that do not go together.
+        ConfigError: settings that do not go together, or a pretrained model that cannot be used.
         DataError: tables that cannot be used.
     """
     require_tables(config)
-    return line_of(config)(Stages(config, base=base, out=out, command=command, jobs=jobs))
+    stages = Stages(config, base=base, out=out, command=command, jobs=jobs)
+    _ = stages.models  # a model that is not there, or does not fit, is told before hours of other work
+    return line_of(config)(stages)
 
 
 def line_of(config: RunConfig) -> Callable[[Stages], Artifact]:

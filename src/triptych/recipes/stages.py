@@ -20,8 +20,11 @@ from triptych.data import splits, text
 from triptych.data.catalogue import Catalogue
 from triptych.data.check import Checked
 from triptych.data.splits import Split
-from triptych.encoders import embeddings
+from triptych.encoders import embeddings, features, model_files
 from triptych.encoders.embed import Embedder
+from triptych.encoders.features import Modality
+from triptych.encoders.pretrained import PretrainedConfig
+from triptych.encoders.slots import ModelArtifacts
 from triptych.engine.bundle import write_bundle, write_index, write_retriever
 from triptych.evaluate import report
 from triptych.evaluate.report import About
@@ -36,6 +39,7 @@ from triptych.recall.models.lexical import Lexical
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import Arm, RunConfig
 from triptych.recipes.encoders import EncoderWork, train_side_by_side
+from triptych.recipes.models import check_models
 from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.tables import find_source, spoken
 
@@ -105,9 +109,50 @@ class Stages:
             self.stage("split", lambda out: splits.build(self.config.split, catalogue=self.catalogue, out=out))
         )
 
+    @cached_property
+    def models(self) -> ModelArtifacts:
+        """Pretrained models found, copied into the run folder and checked against the config; none where none is named.
+
+        Raises:
+            ConfigError: one cannot be found or opened, or does not go with the config.
+        """
+        found: dict[str, Artifact] = {}
+        for name, config in self.config.pretrain.encoder.model_configs.items():
+            found[name] = self.stage(
+                "pretrained", partial(self._model, config), record=f"pretrained {name.replace('_', ' ')}"
+            )
+        check_models(self.config, found)
+        return ModelArtifacts(found.get("text_model"), found.get("vision_model"))
+
+    @cached_property
+    def _models_and_features(self) -> ModelArtifacts:
+        """The models, and what a frozen one sees in the catalogue's photos."""
+        config = self.config.pretrain
+        seen_by, vision = config.encoder.vision_model, self.models.vision
+        if vision is None or seen_by is None or not seen_by.is_frozen:
+            return self.models
+        made = self.stage(
+            "features",
+            lambda out: features.run(
+                vision,
+                modality=Modality.PHOTO,
+                catalogue=self.catalogue,
+                out=out,
+                output=seen_by.output,
+                views=seen_by.num_views if config.photo_view_weight else 0,
+                augment=config.augment,
+                precision=config.loop.precision,
+                device=config.loop.device,
+            ),
+            record="photo features",
+        )
+        return self.models._replace(features=made)
+
     def tokenizer(self, split: Split | None) -> Artifact:
-        """Train the tokenizer on what training may know; None: on all titles."""
+        """Train the tokenizer on what training may know (None: on all titles); a pretrained text model has its own."""
         config = self.config
+        if self.models.text is not None:
+            return self.models.text
         return self.stage(
             "tokenizer",
             lambda out: text.build(
@@ -161,6 +206,7 @@ class Stages:
                 split=None if split is None else split.artifact,
                 tokenizer=tokenizer,
                 out=self.out / "encoder",
+                models=self._models_and_features,
             )
             for seed in self.config.seeds
             for arm in self.config.arms
@@ -273,13 +319,22 @@ class Stages:
 
         return catalogues.build(self.config.catalogue, tables=read, inputs=source.inputs, out=out)
 
+    def _model(self, config: PretrainedConfig, out: Path) -> Artifact:
+        return model_files.run(config, base=self._base, out=out)
+
     def _finish(self, work: EncoderWork, *, is_new: bool) -> Trained:
         """Train an encoder unless that is done, embed the catalogue with it and index the vectors."""
         name, photo_rows = work.name, work.photo_rows
         encoder = self.stage("encoder", lambda _: work.train(), record=f"encoder {name}", is_new=is_new)
         vectors = self.stage(
             "embeddings",
-            lambda out: embeddings.run(encoder=encoder, catalogue=self.catalogue, photo_rows=photo_rows, out=out),
+            lambda out: embeddings.run(
+                encoder=encoder,
+                catalogue=self.catalogue,
+                photo_rows=photo_rows,
+                features=work.arms_models.features,
+                out=out,
+            ),
             record=f"embeddings {name}",
         )
         index = self.stage(

@@ -25,7 +25,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from triptych.data.loader import prefetched
 from triptych.foundation.config import Config
@@ -35,7 +35,7 @@ from triptych.nn.precision import Precision, autocast, find_device
 from triptych.training.checkpoint import Checkpoints
 from triptych.training.log import LOG_FILE, TrainLog
 from triptych.training.schedule import Schedule, learning_rate_factor
-from triptych.training.task import Batch, Task, Validation
+from triptych.training.task import Batch, RateFactors, Task, Validation
 
 T = TypeVar("T")
 
@@ -190,7 +190,7 @@ class _Run(Generic[Batch]):
         config, state = self._config, self._state
         learning_rate = config.learning_rate_at(state.step)
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["rate_factor"]
         totals, parts = [], []
         for micro in range(config.accumulate):
             batch = next(batches)
@@ -273,12 +273,14 @@ class _Run(Generic[Batch]):
                 )
 
     def _make_optimizer(self) -> torch.optim.AdamW:
-        matrices = [p for p in self._weights.values() if p.ndim >= 2]
-        vectors = [p for p in self._weights.values() if p.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": self._config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
+        groups = []
+        for factor, weights in by_rate_factor(self._module, self._weights).items():
+            matrices = [p for p in weights if p.ndim >= 2]
+            vectors = [p for p in weights if p.ndim < 2]
+            groups += [
+                {"params": matrices, "weight_decay": self._config.weight_decay, "rate_factor": factor},
+                {"params": vectors, "weight_decay": 0.0, "rate_factor": factor},
+            ]
         return torch.optim.AdamW(groups, lr=self._config.learning_rate, fused=True)
 
     def _save(self) -> None:
@@ -319,6 +321,16 @@ class _Run(Generic[Batch]):
             samples_per_s=state.samples / max(state.seconds, 1e-9),
             peak_memory_bytes=peak_memory_bytes(),
         )
+
+
+def by_rate_factor(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[float, list[Tensor]]:
+    """Group weights by their share of the learning rate, 1 first; see `training.task.RateFactors`."""
+    factors = module.rate_factors() if isinstance(module, RateFactors) else {}
+    groups: dict[float, list[Tensor]] = {1.0: []}
+    for name, weight in weights.items():
+        factor = next((factor for beginning, factor in factors.items() if name.startswith(beginning)), 1.0)
+        groups.setdefault(factor, []).append(weight)
+    return groups
 
 
 def peak_memory_bytes() -> int:

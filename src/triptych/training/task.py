@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 
@@ -20,6 +20,15 @@ class Validation(NamedTuple):
     """Name → value."""
     headline: str
     """The name of the metric that chooses the best weights; higher is better."""
+
+
+@runtime_checkable
+class RateFactors(Protocol):
+    """A module some of whose weights are trained at a rate of their own."""
+
+    def rate_factors(self) -> Mapping[str, float]:
+        """Return the beginning of the weights' names → their share of the learning rate; all others have 1."""
+        ...
 
 
 class Task(Protocol[Batch]):
