@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +30,7 @@ from triptych.encoders.pretrained import (
 )
 from triptych.encoders.text import text_tensor
 from triptych.foundation.artifact import Artifact
-from triptych.foundation.errors import ArtifactError, ConfigError
+from triptych.foundation.errors import ArtifactError, ConfigError, MissingExtra
 from triptych.nn.precision import Precision
 
 transformers = pytest.importorskip("transformers")
@@ -289,6 +290,16 @@ def test_a_model_that_is_not_there_is_a_sentence(saved, tmp_path: Path, monkeypa
         find_model(PretrainedConfig(name="a name/with blanks/and slashes"))
     with pytest.raises(ConfigError, match="has no effect on a folder"):
         find_model(PretrainedConfig(name=str(saved(bert)), revision="main"))
+
+
+def test_without_the_extra_the_command_that_brings_it_is_named(saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = saved(bert)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'triptych\[hf\]'"):
+        model_files.run(PretrainedConfig(name=str(folder)), out=tmp_path / "pretrained")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtra, match="A pretrained model .'someone/some-model'. needs the 'hf' extra"):
+        find_model(PretrainedConfig(name="someone/some-model"))
 
 
 def test_the_copy_of_a_pair_serves_both_slots(saved, tmp_path: Path):
