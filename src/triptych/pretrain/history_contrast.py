@@ -37,9 +37,11 @@ from triptych.pretrain.base import (
     TitleQueries,
     Weighted,
     combined,
+    encoded,
     make_encoder,
     view_loss,
 )
+from triptych.training.distributed import ALONE, Group
 from triptych.training.task import Validation
 
 
@@ -71,12 +73,13 @@ class HistoryContrastConfig(PretrainConfig):
         tokenizer: TextTokenizer,
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
+        group: Group = ALONE,
     ) -> HistoryContrastTask:
         """Make the task; see `PretrainConfig.task`."""
         if split is None:
             raise DataError("events: there are none, and histories are learned from what users chose.")
         return HistoryContrastTask(
-            self, catalogue=catalogue, split=split, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows
+            self, catalogue=catalogue, split=split, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows, group=group
         )
 
 
@@ -84,7 +87,10 @@ CONFIG = HistoryContrastConfig
 
 
 class HistoryBatch(NamedTuple):
-    """One batch in host memory, items sorted by length and cut in parts that are padded apart."""
+    """One batch in host memory, items sorted by length and cut in parts that are padded apart.
+
+    Of several processes each has its share of items and pairs; places and `known` are among the items of all.
+    """
 
     items: tuple[ItemInputs, ...]
     anchor: Tensor
@@ -93,6 +99,8 @@ class HistoryBatch(NamedTuple):
     """int64 ``[pairs]``, the place of the item it should find."""
     known: Tensor
     """bool ``[pairs, items]``, items that the pair's user chose: no negatives."""
+    num_pairs: int
+    """Pairs of all processes."""
     photo_views: PhotoViews | None
     """None where the encoder reads no photos, or that loss is off."""
     title_queries: TitleQueries | None
@@ -113,12 +121,14 @@ class HistoryContrastTask:
         tokenizer: TextTokenizer,
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
+        group: Group = ALONE,
     ) -> None:
         """Tokenise all titles once and make the model; arguments as in `PretrainConfig.task`."""
         self._config = config
         self._catalogue = catalogue
         self._seed = seed
-        self._reader = ItemReader(config, catalogue=catalogue, tokenizer=tokenizer, photo_rows=photo_rows)
+        self._group = group
+        self._reader = ItemReader(config, catalogue=catalogue, tokenizer=tokenizer, photo_rows=photo_rows, group=group)
         self._sampler = ItemPairSampler(
             split.train_histories(catalogue),
             batch_pairs=config.batch_pairs,
@@ -140,11 +150,13 @@ class HistoryContrastTask:
         config = self._config
         asks = config.encoder.modalities.reads_title and config.title_query_weight > 0
         most = config.title_query_items if asks else 0
+        share = self._group.share(len(drawn.positive))
         return HistoryBatch(
             items=items.inputs,
-            anchor=torch.from_numpy(items.place[drawn.anchor]),
-            positive=torch.from_numpy(items.place[drawn.positive]),
-            known=torch.from_numpy(drawn.known[:, items.order]),
+            anchor=torch.from_numpy(items.place[drawn.anchor[share]]),
+            positive=torch.from_numpy(items.place[drawn.positive[share]]),
+            known=torch.from_numpy(drawn.known[share][:, items.order]),
+            num_pairs=len(drawn.positive),
             photo_views=self._reader.photo_views(item_rows, rng=rng),
             title_queries=self._reader.title_queries(item_rows, most=most, rng=rng),
         )
@@ -157,9 +169,16 @@ class HistoryContrastTask:
         """Contrast each pair's items, then photos alone and titles alone with their items."""
         config, module = self._config, self.module
         temperature = config.temperature
-        items = torch.cat([module.encode_items(part) for part in batch.items])
+        items = self._group.gather(encoded(batch.items, module=module), total=batch.known.shape[1])
         anchors = items[batch.anchor]
-        chosen = infonce(anchors, items=items, positive=batch.positive, known=batch.known, temperature=temperature)
+        chosen = infonce(
+            anchors,
+            items=items,
+            positive=batch.positive,
+            known=batch.known,
+            temperature=temperature,
+            total=batch.num_pairs,
+        )
         seen = view_loss(batch.photo_views, module=module, items=items, temperature=temperature)
         named = view_loss(batch.title_queries, module=module, items=items, temperature=temperature)
         return combined(
