@@ -11,6 +11,9 @@ from torch import Tensor
 
 from triptych.foundation.errors import TriptychError
 
+LAG = {"cpu": 0, "cuda": 1}
+"""Steps by which a look lags behind, by type of device."""
+
 
 class _Seen(NamedTuple):
     step: int
@@ -38,7 +41,7 @@ class LossWatch:
         self.loss = math.nan
         """The newest loss that is known."""
         self._is_cuda = device.type == "cuda"
-        self._lag = 1 if self._is_cuda else 0
+        self._lag = LAG.get(device.type, 0)
         self._name = name
         self._advice = advice
         self._waiting: deque[_Seen] = deque()
