@@ -41,16 +41,17 @@ SETTINGS = (
     "pretrain.batch_items=33",  # no even number
     "pretrain.photo_view_items=9",
     "pretrain.validation_queries=100",
-    "pretrain.loop.steps=20",
-    "pretrain.loop.warmup_steps=5",
-    "pretrain.loop.validate_every=10",
-    "pretrain.loop.log_every=5",
+    "pretrain.loop.steps=12",
+    "pretrain.loop.accumulate=2",
+    "pretrain.loop.warmup_steps=3",
+    "pretrain.loop.validate_every=6",
+    "pretrain.loop.log_every=3",
     "pretrain.loop.precision=fp32",
     "pretrain.loop.device=cpu",
     "pretrain.loop.checkpoint_every_s=0",
 )
 CLOSE = 1e-4
-"""Of the length of all weights, after 20 steps: what rounding leaves, some 3e-6, with room for another processor. A
+"""Of the length of all weights, at the end: what rounding leaves, some MEASURED, with room for another processor. A
 batch more or less would be 1e-2."""
 
 
@@ -119,14 +120,14 @@ def two(tmp_path_factory: pytest.TempPathFactory, demo_run: Path) -> Path:
     done = subprocess.run(together(out), env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done: ") == 1
-    assert done.stderr.count("training encoder: 20 steps") == 1
+    assert done.stderr.count("training encoder: 12 steps") == 1
     return out
 
 
 def test_two_processes_reach_the_result_of_one(alone: Path, two: Path):
     assert 0 < distance(two, alone) < CLOSE
     validations = [figures(run, "validation") for run in (alone, two)]
-    assert [one["step"] for one in validations[0]] == [10, 20]
+    assert [one["step"] for one in validations[0]] == [6, 12]
     # the same queries find the same items, but where two scores are nearly equal
     assert validations[1][-1]["recall@100"] == pytest.approx(validations[0][-1]["recall@100"], abs=0.005)
     for one, other in zip(figures(alone, "train"), figures(two, "train"), strict=True):
@@ -138,7 +139,7 @@ def test_two_processes_reach_the_result_of_one(alone: Path, two: Path):
 def test_a_process_is_killed_and_the_same_command_goes_on(alone: Path, two: Path, demo_run: Path, tmp_path: Path):
     out = seeded(tmp_path / "run", demo_run)
     process = subprocess.Popen(together(out), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(out.glob("encoder/*.partial/resume/step_0000000[5-9]")):
+    while not list(out.glob("encoder/*.partial/resume/step_0000000[3-9]")):
         assert process.poll() is None, "it ended before it was killed"
         time.sleep(0.005)
     second = process_of_rank(1, starter=process.pid)
@@ -210,5 +211,5 @@ def test_gradients_of_three_are_those_of_one(demo_run: Path, tmp_path: Path):
         assert set(gradients) == set(expected.gradients), case  # what nobody used has none
         largest = max(float(gradient.abs().max()) for gradient in expected.gradients.values())
         for name, gradient in expected.gradients.items():
-            assert torch.allclose(gradients[name], gradient, rtol=1e-4, atol=1e-6 * largest), (case, name)
+            assert torch.allclose(gradients[name], gradient, rtol=1e-4, atol=1e-5 * largest), (case, name)
         assert json.loads((tmp_path / f"{case}.json").read_text()) == pytest.approx(expected.figures, rel=1e-5), case

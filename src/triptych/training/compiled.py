@@ -21,12 +21,10 @@ COMPILERS = ("c++", "g++", "clang++")
 
 
 def compile_blocks(module: nn.Module, *, device: torch.device) -> None:
-    """Compile the members of every `nn.ModuleList` in place, or the module as a whole where there is none.
-
-    Names of weights stay as they are.
+    """Compile the members of every `nn.ModuleList` in place; names of weights stay as they are.
 
     Raises:
-        ConfigError: a CPU is to be used and the system has no C++ compiler.
+        ConfigError: the model has no such list, or a CPU is to be used and the system has no C++ compiler.
     """
     wanted = os.environ.get("CXX")
     if device.type == "cpu" and not any(shutil.which(name) for name in ((wanted,) if wanted else COMPILERS)):
@@ -36,7 +34,11 @@ def compile_blocks(module: nn.Module, *, device: torch.device) -> None:
             "and Ubuntu: apt install g++), or set compile_model = false."
         )
     blocks = [block for part in module.modules() if isinstance(part, nn.ModuleList) for block in part]
-    for block in blocks or [module]:
+    if not blocks:
+        raise ConfigError(
+            "compile_model: this model is not made of blocks, so there is nothing to compile. Leave it out."
+        )
+    for block in blocks:
         block.compile(dynamic=True)
 
 
