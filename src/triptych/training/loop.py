@@ -7,6 +7,9 @@ Exact resume rests on three things: a batch is a pure function of its index, tor
 batch, and everything else that a step changes (weights, optimiser, best so far, counters) is in the checkpoint. A run
 that is killed at any step and started again ends with the weights of an unbroken one, bit for bit on a CPU with the
 same number of threads.
+
+Several processes may do each step together (`training.distributed`): the first keeps the run (`fit`), the others do its
+steps (`follow`).
 """
 
 from __future__ import annotations
@@ -221,7 +224,7 @@ class _Steps(Generic[Batch]):
             samples += self._task.num_samples(batch)
             torch.manual_seed(_mixed(self._seed, step * config.accumulate + micro, rank=self._group.rank))
             with autocast(config.precision, device=self.device):
-                output = self._task.losses(_on(self.device, batch))
+                output = self._task.losses(on_device(self.device, batch))
             (output.total / config.accumulate).backward()
             totals.append(output.total.detach())
             parts.append(output.parts)
@@ -426,7 +429,7 @@ def _by_name(parts: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> lis
     return [[part[name] for part in parts] for name in names]
 
 
-def _on(device: torch.device, batch: T) -> T:
+def on_device(device: torch.device, batch: T) -> T:
     """Move a batch to a device; from pinned memory without waiting for it."""
     return _each(lambda tensor: tensor.to(device, non_blocking=True), batch)
 

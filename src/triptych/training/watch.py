@@ -78,6 +78,6 @@ class LossWatch:
             for what, value in (("loss", self.loss), ("gradient", norm)):
                 if not math.isfinite(value):
                     raise TriptychError(
-                        f"{self._name}: the {what} became {value} at step {seen.step}, so training stopped before it "
-                        f"could spoil the weights. {self._advice}"
+                        f"{self._name}: the {what} became {value} at step {seen.step}, so training stopped before "
+                        f"spoilt weights could be saved. {self._advice}"
                     )
