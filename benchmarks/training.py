@@ -1,6 +1,7 @@
 """How fast the training loop is, against the fastest matrix product of the same minute.
 
-    python benchmarks/training.py [--out benchmarks/results/training.json] [--rounds 5]
+    python benchmarks/training.py [--out benchmarks/results/training.json] [--rounds 5] [--only together compiled]
+    python benchmarks/training.py --device cuda --batch 4096 [--only loop compiled]
 
 Two shapes. *reference*: 6 layers, width 256, 4 heads, 32 text tokens against 49 patches (112 px), 64 pairs a step,
 in-batch softmax, 12.8 M parameters. *default*: the model that ships (3 layers, width 128, 256 items x 2 queries).
@@ -10,7 +11,12 @@ batches already in memory; executed GFLOP/s as a share of the best bf16 product 
 rounds; and the operators that take the time. Everything runs once as it is and once with tcmalloc, where that is found.
 Beside the reference shape stands the loop one would write by hand: torch.nn.TransformerEncoder, bf16 autocast, fused
 AdamW, batches in memory. It computes every token of the last block, of which ours computes [CLS] alone.
-Last, the default shape trained by one process per core at a time, each on one thread, as `triptych run --jobs` does.
+Then the default shape trained by one process per core at a time, each on one thread, as `triptych run --jobs` does
+(side_by_side); by one process per core that share each batch, as under torchrun, against one process on all cores
+(together); and with its blocks compiled, against the same as written (compiled).
+
+On a GPU: the loop on real batches and on batches in memory, the bare loop, the product measured there, and compiled.
+The shapes are small ones; --batch sets the items of a step.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,11 +46,12 @@ from triptych.data.text import CLS, PAD, SEP
 from triptych.foundation.machine import num_cores
 from triptych.nn.precision import Precision, autocast, uses_bf16
 from triptych.pretrain.contrastive import ContrastiveBatch, ContrastiveConfig, ContrastiveTask
+from triptych.training.distributed import ALONE, Group, Processes, join
 from triptych.training.log import read_log
-from triptych.training.loop import fit
+from triptych.training.loop import LoopConfig, fit, follow, on_device
 
 WARM_STEPS = 3
-CPU = torch.device("cpu")
+PARTS = ("loop", "side_by_side", "together", "compiled")
 
 
 @dataclass(frozen=True)
@@ -158,34 +165,46 @@ class InMemory:
         return self._batches[index % len(self._batches)]
 
 
-def samples_per_s(task: Any, *, shape: Shape, out: Path) -> float:
+def loop_config(shape: Shape, *settings: str) -> LoopConfig:
+    """Return how a shape is trained here: no validation or checkpoint before the last step."""
+    base = (f"steps={shape.steps}", f"validate_every={shape.steps}", "checkpoint_every_s=1e6")
+    return shape.config.loop.override(*base, f"log_every={WARM_STEPS}", *settings)
+
+
+def samples_per_s(task: Any, *, shape: Shape, out: Path, config: LoopConfig, group: Group = ALONE) -> float:
     """Train for a few steps and read the rate off the log, the first steps left out."""
-    loop = shape.config.loop.override(
-        f"steps={shape.steps}", "log_every=1", f"validate_every={shape.steps}", "device=cpu", "checkpoint_every_s=1e6"
-    )
-    fit(task, config=loop, out=out, seed=0)
+    fit(task, config=config, out=out, seed=0, group=group)
     records = [r for r in read_log(out / "train.jsonl") if r["event"] == "train"]
-    seconds = records[-1]["seconds"] - records[WARM_STEPS - 1]["seconds"]
-    return (len(records) - WARM_STEPS) * shape.config.batch_items / seconds
+    first, last = records[0], records[-1]
+    return (last["step"] - first["step"]) * shape.config.batch_items / (last["seconds"] - first["seconds"])
 
 
-def matmul_peak() -> float:
+def wait_for(device: torch.device) -> None:
+    """Let a GPU finish what it has been given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matmul_peak(device: torch.device) -> float:
     """Return the best GFLOP/s of a bf16 product of 2048 or 4096 squared (float32 where bf16 is not used)."""
-    dtype = torch.bfloat16 if uses_bf16(Precision.AUTO, device=CPU) else torch.float32
+    dtype = torch.bfloat16 if uses_bf16(Precision.AUTO, device=device) else torch.float32
     best = 0.0
-    for size, repeats in ((2048, 8), (4096, 2)):
-        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    for size, repeats in ((2048, 8), (4096, 2)) if device.type == "cpu" else ((4096, 20), (8192, 20)):
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         for _ in range(repeats):
+            wait_for(device)
             started = time.perf_counter()
             a @ b
+            wait_for(device)
             best = max(best, 2 * size**3 / (time.perf_counter() - started) / 1e9)
     return best
 
 
 def one_step(task: ContrastiveTask, batch: ContrastiveBatch) -> None:
     """Forward and backward, without the optimiser."""
-    with autocast(Precision.AUTO, device=CPU):
-        total = task.losses(batch).total
+    device = next(task.module.parameters()).device
+    with autocast(Precision.AUTO, device=device):
+        total = task.losses(on_device(device, batch)).total
     total.backward()
     task.module.zero_grad(set_to_none=True)
 
@@ -217,16 +236,17 @@ class BareTower(torch.nn.Module):
         return torch.nn.functional.cross_entropy(logits, places) + torch.nn.functional.cross_entropy(logits.T, places)
 
 
-def bare_samples_per_s(shape: Shape, *, steps: int = 12) -> tuple[float, float]:
+def bare_samples_per_s(shape: Shape, *, device: torch.device, steps: int = 12) -> tuple[float, float]:
     """Train the bare tower for a few steps; return samples/s and the GFLOP of a sample."""
     size, encoder = shape.config.batch_items, shape.config.encoder
+    torch.set_default_device(device)
     tower = BareTower(shape)
     optimizer = torch.optim.AdamW(tower.parameters(), fused=True)
     tokens = torch.randint(5, shape.vocab_size, (size, shape.query_tokens[1]))
     pixels = torch.rand(size, 3, encoder.photo_px, encoder.photo_px)
 
     def step() -> None:
-        with autocast(Precision.AUTO, device=CPU):
+        with autocast(Precision.AUTO, device=device):
             loss = tower.loss(tokens, pixels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
@@ -237,10 +257,14 @@ def bare_samples_per_s(shape: Shape, *, steps: int = 12) -> tuple[float, float]:
         step()
     for _ in range(WARM_STEPS):
         step()
+    wait_for(device)
     started = time.perf_counter()
     for _ in range(steps):
         step()
-    return steps * size / (time.perf_counter() - started), counter.get_total_flops() / size / 1e9
+    wait_for(device)
+    seconds = time.perf_counter() - started
+    torch.set_default_device(None)
+    return steps * size / seconds, counter.get_total_flops() / size / 1e9
 
 
 def gflop_per_sample(task: ContrastiveTask, *, batches: int = 4) -> float:
@@ -281,10 +305,18 @@ def milliseconds(work: Callable[[], Any], *, repeats: int) -> float:
     return median(times) * 1000
 
 
-def measure(shape: Shape, *, rounds: int, folder: Path) -> dict[str, Any]:
+def make_task(shape: Shape, folder: Path, *, group: Group = ALONE) -> ContrastiveTask:
+    """Make the shape's task over a random shop."""
+    shop: Any = Shop(shape, folder)
+    words: Any = Words(shape)
+    return ContrastiveTask(shape.config, catalogue=shop, split=shop, tokenizer=words, seed=0, group=group)
+
+
+def measure(shape: Shape, *, rounds: int, folder: Path, device: torch.device) -> dict[str, Any]:
     """Alternate real batches, batches in memory and the bare product; the ratios come from neighbours in time."""
-    shop = Shop(shape, folder / "photos")
-    task = ContrastiveTask(shape.config, catalogue=shop, split=shop, tokenizer=Words(shape), seed=0)  # type: ignore[arg-type]
+    task = make_task(shape, folder / "photos")
+    task.module.to(device)
+    config = loop_config(shape, f"device={device.type}")
     # As many as the steps: a few that come again would have fewer shapes than real ones, and so fewer kernels.
     in_memory = InMemory(task, count=shape.steps)
     gflop = gflop_per_sample(task)
@@ -292,11 +324,11 @@ def measure(shape: Shape, *, rounds: int, folder: Path) -> dict[str, Any]:
     bare_gflop = 0.0
     rates: dict[str, list[float]] = {"real": [], "memory": [], "peak": [], "bare": []}
     for number in range(rounds):
-        rates["peak"].append(matmul_peak())
-        rates["real"].append(samples_per_s(task, shape=shape, out=folder / f"real{number}"))
-        rates["memory"].append(samples_per_s(in_memory, shape=shape, out=folder / f"memory{number}"))
+        rates["peak"].append(matmul_peak(device))
+        rates["real"].append(samples_per_s(task, shape=shape, out=folder / f"real{number}", config=config))
+        rates["memory"].append(samples_per_s(in_memory, shape=shape, out=folder / f"memory{number}", config=config))
         if is_reference:
-            bare_rate, bare_gflop = bare_samples_per_s(shape)
+            bare_rate, bare_gflop = bare_samples_per_s(shape, device=device)
             rates["bare"].append(bare_rate)
     peak = max(rates["peak"])
     to_bare = {}
@@ -319,17 +351,90 @@ def measure(shape: Shape, *, rounds: int, folder: Path) -> dict[str, Any]:
         "share_of_peak": round(median(rates["real"]) * gflop / peak, 3),
         "make_batch_ms": round(milliseconds(lambda: task.batch(1), repeats=10), 2),
         "all_rounds": {name: [round(value, 1) for value in values] for name, values in rates.items()},
-        "top_operators": top_operators(task),
+        "top_operators": top_operators(task) if device.type == "cpu" else None,
     }
 
 
-def start_child(*, library: Path | None, shapes: list[str], rounds: int, threads: int) -> subprocess.Popen[bytes]:
-    """Start this script in a child whose allocator and threads are chosen before it starts."""
+def measure_compiled(shape: Shape, *, rounds: int, folder: Path, device: torch.device) -> dict[str, Any]:
+    """Alternate the loop as written and with compiled blocks."""
+    config = loop_config(shape, f"device={device.type}")
+    compiled = config.override("compile_model=true")
+    tasks = [make_task(shape, folder / f"photos{number}") for number in range(2)]
+    # Once beforehand: the first steps compile, those after meet what they have not met.
+    started = time.perf_counter()
+    samples_per_s(tasks[1], shape=shape, out=folder / "warm", config=compiled)
+    first = time.perf_counter() - started
+    rates: dict[str, list[float]] = {"as_written": [], "compiled": []}
+    for number in range(rounds):
+        rates["as_written"].append(samples_per_s(tasks[0], shape=shape, out=folder / f"w{number}", config=config))
+        rates["compiled"].append(samples_per_s(tasks[1], shape=shape, out=folder / f"c{number}", config=compiled))
+    ratios = [c / w for c, w in zip(rates["compiled"], rates["as_written"], strict=True)]
+    return {
+        "first_run_s": round(first, 1),
+        "the_same_later_s": round(shape.steps * shape.config.batch_items / median(rates["compiled"]), 1),
+        "to_as_written": round(median(ratios), 3),
+        "gradient_difference": gradient_difference(tasks[1], shape=shape, device=device),
+        "all_rounds": {name: [round(value, 1) for value in values] for name, values in rates.items()},
+    }
+
+
+def gradient_difference(task: ContrastiveTask, *, shape: Shape, device: torch.device) -> float:
+    """Return how far a batch's gradient by compiled blocks is from that as written, as a share of its length."""
+    batch = on_device(device, task.batch(shape.steps))
+    found = []
+    for stance in ("default", "force_eager"):
+        with torch.compiler.set_stance(stance), autocast(Precision.FP32, device=device):
+            task.losses(batch).total.backward()
+        found.append(torch.cat([p.grad.flatten() for p in task.module.parameters() if p.grad is not None]))
+        task.module.zero_grad(set_to_none=True)
+    return float((found[0] - found[1]).norm() / found[1].norm())
+
+
+def train_in_group(shape: Shape, *, folder: Path) -> float | None:
+    """Train as one of the processes of torchrun; the first returns samples/s of all."""
+    group = join()
+    task = make_task(shape, folder / "photos", group=group)
+    config = loop_config(shape, "device=cpu")
+    if isinstance(group, Processes) and group.rank > 0:
+        follow(task, config=config, seed=0, group=group)
+        return None
+    return samples_per_s(task, shape=shape, out=folder / "run", config=config, group=group)
+
+
+def together(options: argparse.Namespace, *, library: Path | None, cores: int) -> dict[str, Any]:
+    """Alternate one process on all cores and one process per core that share each batch."""
+    rates: dict[str, list[float]] = {"one_process": [], "together": []}
+    for _ in range(options.rounds):
+        for name, processes in (("one_process", 1), ("together", cores)):
+            child = start_child(
+                options, part="together", library=library, threads=cores // processes, processes=processes
+            )
+            rates[name].append(result_of(child)["samples_per_s"])
+    return {
+        "processes": cores,
+        "to_one_process": round(median(t / o for t, o in zip(rates["together"], rates["one_process"], strict=True)), 3),
+        "all_rounds": rates,
+    }
+
+
+def start_child(
+    options: argparse.Namespace,
+    *,
+    part: str,
+    library: Path | None,
+    threads: int,
+    shapes: tuple[str, ...] = ("default",),
+    processes: int = 1,
+) -> subprocess.Popen[bytes]:
+    """Start this script in a child, or several, whose allocator and threads are chosen before it starts."""
     environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
     environment["OMP_NUM_THREADS"] = str(threads)
     if library is not None:
         environment["LD_PRELOAD"] = str(library)
-    command = [sys.executable, __file__, "--child", ",".join(shapes), "--rounds", str(rounds)]
+    starter = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(starter if processes > 1 else ()), __file__, "--child", part, *shapes]
+    command += ["--rounds", str(options.rounds), "--device", options.device]
+    command += ["--batch", str(options.batch)] if options.batch else []
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
 
 
@@ -341,59 +446,117 @@ def result_of(child: subprocess.Popen[bytes]) -> dict[str, Any]:
     return json.loads(printed)
 
 
-def side_by_side(*, library: Path | None, rounds: int, cores: int, alone: float) -> dict[str, Any]:
+def side_by_side(options: argparse.Namespace, *, library: Path | None, cores: int, alone: float) -> dict[str, Any]:
     """Train the default shape in one process per core at the same time.
 
     Args:
+        options: of the command line.
         library: allocator.
-        rounds: of each process.
         cores: processes.
         alone: samples/s of one process on all cores.
     """
-    children = [start_child(library=library, shapes=["default"], rounds=rounds, threads=1) for _ in range(cores)]
+    children = [start_child(options, part="loop", library=library, threads=1) for _ in range(cores)]
     rates = [result_of(child)["default"]["samples_per_s"] for child in children]
     return {"processes": cores, "samples_per_s_of_each": rates, "to_one_process": round(sum(rates) / alone, 3)}
 
 
+def be_child(options: argparse.Namespace) -> None:
+    """Measure one part and print it."""
+    part, *names = options.child
+    device = torch.device(options.device)
+    shapes = [sized(shape, options.batch) for shape in SHAPES if shape.name in names]
+    with tempfile.TemporaryDirectory() as folder:
+        if part == "together":
+            rate = train_in_group(shapes[0], folder=Path(folder))
+            if rate is not None:
+                print(json.dumps({"samples_per_s": round(rate, 1)}))
+            return
+        found = {}
+        for shape in shapes:
+            (Path(folder) / shape.name).mkdir()
+            how = measure if part == "loop" else measure_compiled
+            found[shape.name] = how(shape, rounds=options.rounds, folder=Path(folder) / shape.name, device=device)
+    print(json.dumps(found))
+
+
+def sized(shape: Shape, batch: int | None) -> Shape:
+    """Change the items of a step; on more of them there are more items and steps."""
+    if batch is None:
+        return shape
+    config = shape.config.override(f"batch_items={batch}")
+    return replace(shape, config=config, num_items=max(shape.num_items, 4 * batch), steps=10 * shape.steps)
+
+
+def measure_loop(options: argparse.Namespace, *, library: Path | None, cores: int) -> dict[str, Any]:
+    """Measure both shapes with each allocator."""
+    names = tuple(shape.name for shape in SHAPES)
+    allocators = {"default_allocator": None, "tcmalloc": library} if library else {"default_allocator": None}
+    return {
+        key: result_of(start_child(options, part="loop", library=preloaded, threads=cores, shapes=names))
+        for key, preloaded in allocators.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "training.json")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=int, help="items of a step, instead of each shape's own")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts to measure")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        with tempfile.TemporaryDirectory() as folder:
-            found = {}
-            for shape in (shape for shape in SHAPES if shape.name in options.child.split(",")):
-                (Path(folder) / shape.name).mkdir()
-                found[shape.name] = measure(shape, rounds=options.rounds, folder=Path(folder) / shape.name)
-        print(json.dumps(found))
+        be_child(options)
         return
-    cores, names = num_cores(), [shape.name for shape in SHAPES]
+    on_gpu = options.device == "cuda"
+    parts = options.only or (("loop", "compiled") if on_gpu else PARTS[:3])
+    cores, library = num_cores(), find_tcmalloc()
     result: dict[str, Any] = {
         "benchmark": "training",
-        "machine": machine(),
+        "machine": {**machine(), "gpu": torch.cuda.get_device_name(0) if on_gpu else None},
+        "batch": options.batch,
         "threads": cores,
         "rounds": options.rounds,
     }
-    library = find_tcmalloc()
-    for key, preloaded in (("default_allocator", None), ("tcmalloc", library)):
-        wanted = key == "default_allocator" or library is not None
-        child = start_child(library=preloaded, shapes=names, rounds=options.rounds, threads=cores) if wanted else None
-        result[key] = None if child is None else result_of(child)
-    alone = (result["tcmalloc"] or result["default_allocator"])["default"]["samples_per_s"]
-    result["side_by_side"] = side_by_side(library=library, rounds=options.rounds, cores=cores, alone=alone)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    if "loop" in parts:
+        result |= measure_loop(options, library=library, cores=cores)
+    if "side_by_side" in parts and not on_gpu:
+        alone = (result.get("tcmalloc") or result["default_allocator"])["default"]["samples_per_s"]
+        result["side_by_side"] = side_by_side(options, library=library, cores=cores, alone=alone)
+    if "together" in parts and not on_gpu:
+        result["together"] = together(options, library=library, cores=cores)
+    if "compiled" in parts:
+        # One thread: the ratio is the same, and threads that wait for each other would drown it where others work too.
+        result["compiled"] = result_of(start_child(options, part="compiled", library=library, threads=1))["default"]
+    out = options.out or Path(__file__).parent / "results" / f"training{'_gpu' if on_gpu else ''}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n")
+    tell(result, cores=cores)
+
+
+def tell(result: dict[str, Any], *, cores: int) -> None:
+    """Print the figures that matter."""
     for allocator in ("default_allocator", "tcmalloc"):
-        for name, figures in (result[allocator] or {}).items():
+        for name, figures in result.get(allocator, {}).items():
             bare = f"  {figures['to_bare_loop']:.2f} x a bare torch loop" if "to_bare_loop" in figures else ""
             print(
                 f"{allocator:18s} {name:10s} {figures['samples_per_s']:8.1f} samples/s  "
                 f"{figures['share_of_peak']:.0%} of {figures['matmul_peak_gflop_per_s']:.0f} GFLOP/s  "
                 f"real/memory {figures['real_to_memory_rate']:.1%}{bare}"
             )
-    print(f"{cores} processes of one thread: {result['side_by_side']['to_one_process']:.2f} x one of {cores} threads")
+    one = f"one process of {cores} threads"
+    if "side_by_side" in result:
+        print(f"{cores} processes of one thread, side by side: {result['side_by_side']['to_one_process']:.2f} x {one}")
+    if "together" in result:
+        print(f"{cores} processes of one thread, together: {result['together']['to_one_process']:.2f} x {one}")
+    if "compiled" in result:
+        found = result["compiled"]
+        print(
+            f"compiled blocks: {found['to_as_written']:.2f} x as written, after a first run of "
+            f"{found['first_run_s']} s that later takes {found['the_same_later_s']} s; "
+            f"gradients differ by {found['gradient_difference']:.1e}"
+        )
 
 
 if __name__ == "__main__":

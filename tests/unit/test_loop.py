@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from triptych.foundation.errors import TriptychError
+from triptych.foundation.errors import ConfigError, TriptychError
 from triptych.losses.base import LossOutput
+from triptych.training import watch
 from triptych.training.log import read_log
 from triptych.training.loop import LoopConfig, fit
 from triptych.training.task import Validation
@@ -208,6 +210,85 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp
     fit(healthy, config=config(), out=tmp_path, seed=0)
     assert torch.isfinite(weights(healthy)).all()
     assert len(healthy.seen) == 30 - 11
+
+
+def test_looking_one_step_late_as_on_a_gpu_keeps_every_saved_weight_finite(tmp_path, monkeypatch):
+    monkeypatch.setitem(watch.LAG, "cpu", 1)
+    for due in ({"checkpoint_every_s": 0}, {"checkpoint_every_s": 1000, "validate_every": 12, "log_every": 100}, {}):
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        task = Regression()
+        task.spoil_at = 11
+        with pytest.raises(TriptychError, match="the loss became inf at step 12"):
+            fit(task, config=config(**due), out=out, seed=0)
+        saved = [load_file(file) for file in out.glob("resume/*/tensors.safetensors")]
+        assert all(torch.isfinite(tensor).all() for tensors in saved for tensor in tensors.values())
+    unhurried, looked_at_once = Regression(), Regression()
+    fit(unhurried, config=config(), out=tmp_path / "late", seed=0)
+    monkeypatch.undo()
+    fit(looked_at_once, config=config(), out=tmp_path / "at_once", seed=0)
+    assert torch.equal(weights(unhurried), weights(looked_at_once))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(4, 4)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return states + torch.tanh(self.map(states))
+
+
+class InBlocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = nn.Linear(4, 4)
+        self.blocks = nn.ModuleList(Residual() for _ in range(2))
+        self.out = nn.Linear(4, 1)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        states = self.start(states)
+        for block in self.blocks:
+            states = block(states)
+        return self.out(states)
+
+
+class RegressionInBlocks(Regression):
+    """Of batches of many sizes, as texts have many lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.module = InBlocks()
+
+    def batch(self, index: int) -> Points:
+        self.size = 5 + index % 7
+        return super().batch(index)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns itself while it compiles
+def test_compiled_blocks_train_as_written(tmp_path):
+    compiled, eager = RegressionInBlocks(), RegressionInBlocks()
+    settings = config(steps=8, validate_every=4)
+    graphs = torch._dynamo.utils.counters["stats"]
+    graphs.clear()
+    fit(compiled, config=settings.override("compile_model=true"), out=tmp_path / "a", seed=0)
+    assert graphs["unique_graphs"] == 1  # of both blocks, at every size, and not of validation
+    fit(eager, config=settings, out=tmp_path / "b", seed=0)
+    assert torch.allclose(weights(compiled), weights(eager), atol=1e-5)
+    assert set(compiled.module.state_dict()) == set(eager.module.state_dict())
+
+
+def test_a_model_without_blocks_cannot_be_compiled(tmp_path):
+    with pytest.raises(ConfigError, match="not made of blocks"):
+        fit(Regression(), config=config(compile_model=True), out=tmp_path, seed=0)
+
+
+def test_without_a_compiler_compiling_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
+        fit(Regression(), config=config(compile_model=True), out=tmp_path / "a", seed=0)
 
 
 def test_an_error_while_making_a_batch_is_raised(tmp_path):

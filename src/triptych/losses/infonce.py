@@ -17,6 +17,7 @@ def infonce(
     known: Tensor,
     temperature: float,
     log_q: Tensor | None = None,
+    total: int | None = None,
 ) -> LossOutput:
     r"""Contrast each query's item with the other items of the batch.
 
@@ -41,9 +42,11 @@ def infonce(
         known: bool ``[queries, items]``, True where a pair is a known positive; the own item may be True too.
         temperature: divides the scores; > 0.
         log_q: ``[items]``, log probability of each item to be in a batch; None corrects nothing.
+        total: queries Q that the sum is divided by, where these are a process's share of more; None: these.
 
     Returns:
-        The mean over queries in float32 (float64 for float64 input), whatever autocast says. Parts: ``infonce``, and
+        The mean over queries in float32 (float64 for float64 input), whatever autocast says; of a share, what it adds
+        to the mean over all, 0 for none. Parts: ``infonce``, and
         ``accuracy``, the share of queries whose own item scores highest among the unmasked.
     """
     dtype = torch.promote_types(queries.dtype, torch.float32)
@@ -53,6 +56,7 @@ def infonce(
             scores = scores - log_q.to(dtype)
         own = functional.one_hot(positive, num_classes=items.shape[0]).bool()
         scores = scores.masked_fill(known & ~own, float("-inf"))
-        total = functional.cross_entropy(scores, positive)
-    accuracy = (scores.detach().argmax(dim=1) == positive).to(dtype).mean()
-    return LossOutput(total, {"infonce": total, "accuracy": accuracy})
+        count = len(queries) if total is None else total
+        loss = functional.cross_entropy(scores, positive, reduction="sum") / count
+    accuracy = (scores.detach().argmax(dim=1) == positive).to(dtype).sum() / count
+    return LossOutput(loss, {"infonce": loss, "accuracy": accuracy})

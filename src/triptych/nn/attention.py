@@ -60,6 +60,8 @@ class SelfAttention(nn.Module):
         if states.device.type == "cpu" and tokens <= LONGEST_EXPLICIT_TOKENS:
             mixed = _explicit_attention(query, key, value, bias=bias)
         else:
+            # In the query's type and not expanded, so that on a GPU torch's memory-efficient kernel takes it; the
+            # flash kernel takes no mask.
             mask = None if bias is None else bias.to(query.dtype)
             mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(mixed.transpose(1, 2).reshape(batch, read, dim))

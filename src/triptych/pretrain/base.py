@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from triptych.data.augment import AugmentConfig, augment
+from triptych.data.augment import AugmentConfig, Variations, vary
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
 from triptych.data.text import PAD, AnyTokenizer, TextTokenizer, item_texts
@@ -34,7 +34,9 @@ from triptych.foundation.config import Config
 from triptych.foundation.errors import ConfigError
 from triptych.losses.base import LossOutput
 from triptych.losses.infonce import infonce
+from triptych.training.distributed import ALONE, Group, Processes
 from triptych.training.loop import LoopConfig, fit
+from triptych.training.loop import follow as follow_steps
 from triptych.training.task import Validation
 
 TASKS = "triptych.pretrain"
@@ -106,6 +108,7 @@ class PretrainConfig(Config):
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
         models: ModelArtifacts = NO_ARTIFACTS,
+        group: Group = ALONE,
     ) -> EncoderTask:
         """Make the task and its model.
 
@@ -116,6 +119,7 @@ class PretrainConfig(Config):
             seed: of initial weights and batches.
             photo_rows: ``[items]``; item i is shown the photo of item ``photo_rows[i]``. None shows its own.
             models: the pretrained models that the encoder's config names, and what a frozen one sees in the photos.
+            group: the processes that train together; the task gathers and encodes this process's share of a batch.
 
         Raises:
             ConfigError: the catalogue's photos have another size than the encoder takes.
@@ -127,8 +131,9 @@ class ItemParts(NamedTuple):
     """A batch's items, sorted by length and cut in parts that are padded apart."""
 
     inputs: tuple[ItemInputs, ...]
+    """This process's share."""
     order: NDArray[np.int64]
-    """``[items]``, for each encoded item its place among the rows that were asked for."""
+    """``[items]``, for each item of all processes, as encoded and gathered, its place among the rows asked for."""
 
     @property
     def place(self) -> NDArray[np.int64]:
@@ -139,17 +144,22 @@ class ItemParts(NamedTuple):
 
 
 class PhotoViews(NamedTuple):
-    """Photos of some items of a batch, varied anew and without their titles, as a shopper's own photo would be."""
+    """Photos of some items of a batch, varied anew and without their titles, as a shopper's own photo would be.
+
+    Of several processes each has its share of the views, among the items of all.
+    """
 
     items: ItemInputs
     positive: Tensor
     """int64 ``[views]``, the place in the batch of the item each photo shows."""
     known: Tensor
     """bool ``[views, items]``, items with the same photo: no negatives."""
+    total: int
+    """Views of all processes."""
 
 
 class TitleQueries(NamedTuple):
-    """Titles of some items of a batch, read by the query tower, as somebody would type them."""
+    """Titles of some items of a batch, read by the query tower, as somebody would type them; shared as photo views."""
 
     tokens: Tensor
     """int32 ``[queries, tokens]``."""
@@ -157,10 +167,16 @@ class TitleQueries(NamedTuple):
     """int64 ``[queries]``, the place in the batch of the item with that title."""
     known: Tensor
     """bool ``[queries, items]``, items with the same title: no negatives."""
+    total: int
+    """Queries of all processes."""
 
 
 class ItemReader:
-    """Gathers what the towers read of items. Every draw comes from the generator it is given."""
+    """Gathers what the towers read of items. Every draw comes from the generator it is given.
+
+    All that is drawn is drawn for the whole batch, so that it does not depend on the number of processes; titles and
+    photos are gathered for this process's share.
+    """
 
     def __init__(
         self,
@@ -170,6 +186,7 @@ class ItemReader:
         tokenizer: AnyTokenizer,
         photo_rows: NDArray[np.integer] | None,
         features: Artifact | None = None,
+        group: Group = ALONE,
     ) -> None:
         """Tokenise all titles once.
 
@@ -179,6 +196,7 @@ class ItemReader:
             tokenizer: of titles and queries.
             photo_rows: as in `PretrainConfig.task`.
             features: what a frozen vision model sees in the photos, read in their place.
+            group: the processes that share a batch.
 
         Raises:
             ConfigError: the catalogue's photos have another size than the encoder takes.
@@ -195,6 +213,7 @@ class ItemReader:
         self._photo_rows = np.arange(len(catalogue.titles)) if photo_rows is None else photo_rows
         self._own_photos = photo_rows is None
         self._features = None if features is None else PhotoFeatures(features, photos=catalogue.photos)
+        self._group = group
         texts = item_texts(catalogue, features=encoder.title_features)
         self.has_photo = np.asarray(catalogue.photos.has)[self._photo_rows]
         """bool ``[items]``."""
@@ -206,25 +225,17 @@ class ItemReader:
         """Gather items in parts of like title length, hiding the title or the photo of some."""
         has_title, has_photo = self._hide(self.has_title[item_rows], self.has_photo[item_rows], rng=rng)
         reads = self._config.encoder.modalities
-        source = self._features or self._catalogue.photos
-        shown = self._photo_rows[item_rows]
-        pixels = None
-        if reads.reads_photo:
-            pixels = source.pixels(shown)
-        others = None
-        if self._config.encoder.photos > 1 and reads.reads_photo:
-            others = source.other_pixels(shown, most=self._config.encoder.photos - 1)
         tokens = np.where(has_title[:, None], self._tokens[item_rows], PAD)
         parts = cut_by_length((tokens != PAD).sum(axis=1), parts=2 if reads.reads_title else 1)
         inputs = tuple(
             ItemInputs(
                 title_tokens=text_tensor(tokens[rows]) if reads.reads_title else None,
-                pixels=None if pixels is None else torch.from_numpy(pixels[rows]),
+                pixels=self._shown(item_rows[rows]) if reads.reads_photo else None,
                 has_title=torch.from_numpy(has_title[rows]),
                 has_photo=torch.from_numpy(has_photo[rows]),
-                others=None if others is None else OtherPhotos(*(torch.from_numpy(one[rows]) for one in others)),
+                others=self._other_photos(item_rows[rows], among=item_rows),
             )
-            for rows in parts
+            for rows in self._group.shares(parts)
         )
         return ItemParts(inputs, np.concatenate(parts))
 
@@ -245,17 +256,22 @@ class ItemReader:
         if len(place) == 0:
             return None
         photo_rows = self._photo_rows[item_rows]
+        share = self._group.share(len(place))
+        own = place[share]
         photos: Pixels
-        if self._features is not None:
-            photos = self._features.pixels(photo_rows[place], views=self._features.draw_views(len(place), rng=rng))
+        if self._features is None:
+            variations = Variations.draw(len(place), config=config.augment, rng=rng)
+            photos = vary(self._catalogue.photos.pixels(photo_rows[own]), variations.of(share))
         else:
-            photos = augment(self._catalogue.photos.pixels(photo_rows[place]), config=config.augment, rng=rng)
+            views = self._features.draw_views(len(place), rng=rng)
+            photos = self._features.pixels(photo_rows[own], views=views[share])
         picture = self._catalogue.photos.photo_rows[photo_rows]  # identical photos share a number
-        has_photo = torch.ones(len(place), dtype=torch.bool)
+        has_photo = torch.ones(len(own), dtype=torch.bool)
         return PhotoViews(
             items=ItemInputs(None, torch.from_numpy(photos), has_title=~has_photo, has_photo=has_photo),
-            positive=torch.from_numpy(place),
-            known=torch.from_numpy(picture[place][:, None] == picture[None, :]),
+            positive=torch.from_numpy(own),
+            known=torch.from_numpy(picture[own][:, None] == picture[None, :]),
+            total=len(place),
         )
 
     def title_queries(
@@ -276,11 +292,13 @@ class ItemReader:
             return None
         titles = np.array([self._catalogue.titles[row] for row in item_rows], dtype=object)
         longest = self._config.encoder.max_query_tokens
-        tokens = self._tokenizer.encode([str(title) for title in titles[place]], max_tokens=longest)
+        own = place[self._group.share(len(place))]
+        tokens = self._tokenizer.encode([str(title) for title in titles[own]], max_tokens=longest)
         return TitleQueries(
             tokens=text_tensor(tokens),
-            positive=torch.from_numpy(place),
-            known=torch.from_numpy((titles[place][:, None] == titles[None, :]).astype(bool)),
+            positive=torch.from_numpy(own),
+            known=torch.from_numpy((titles[own][:, None] == titles[None, :]).astype(bool)),
+            total=len(place),
         )
 
     def pixels(self, item_rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -304,6 +322,25 @@ class ItemReader:
         )
         return found.astype(np.float32)
 
+    def _shown(self, item_rows: NDArray[np.int64]) -> Tensor:
+        """Return what the encoder is given of items' photos: pixels, or what a frozen model saw in them."""
+        return torch.from_numpy((self._features or self._catalogue.photos).pixels(self._photo_rows[item_rows]))
+
+    def _other_photos(self, item_rows: NDArray[np.int64], *, among: NDArray[np.int64]) -> OtherPhotos | None:
+        """Return further photos of some of a batch's items, as many as any of them has; None if none are read."""
+        encoder = self._config.encoder
+        if encoder.photos == 1 or not encoder.modalities.reads_photo:
+            return None
+        photos, most = self._catalogue.photos, encoder.photos - 1
+        found = (self._features or photos).other_pixels(self._photo_rows[item_rows], most=most)
+        pixels, present = (torch.from_numpy(one) for one in found)
+        lacking = min(most, int(photos.other_counts[self._photo_rows[among]].max())) - present.shape[1]
+        rows = len(item_rows)
+        return OtherPhotos(
+            torch.cat([pixels, pixels.new_zeros(rows, lacking, *pixels.shape[2:])], dim=1),
+            torch.cat([present, present.new_zeros(rows, lacking)], dim=1),
+        )
+
     def _hide(
         self, has_title: NDArray[np.bool_], has_photo: NDArray[np.bool_], *, rng: np.random.Generator
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -326,14 +363,31 @@ def make_encoder(
         return TwoTowerEncoder(config, vocab_size=tokenizer.vocab_size, models=opened)
 
 
+def encoded(inputs: Sequence[ItemInputs | Tensor], *, module: TwoTowerEncoder) -> Tensor:
+    """Encode items, or the token ids of queries, that come in parts.
+
+    Returns:
+        ``[rows, vector_dim]``, the parts one after the other; no rows where there is no part, as a process may have no
+        share of a small batch.
+    """
+    parts = [module.encode_items(one) if isinstance(one, ItemInputs) else module.encode_queries(one) for one in inputs]
+    if not parts:
+        # With a gradient all the same: every process takes part when those of the gathered vectors are added up.
+        return next(module.parameters()).new_zeros(0, module.config.vector_dim).requires_grad_()
+    return torch.cat(parts)
+
+
 def view_loss(
     views: PhotoViews | TitleQueries | None, *, module: TwoTowerEncoder, items: Tensor, temperature: float
 ) -> LossOutput | None:
     """Ask photos alone, or titles alone, for their items among those of the batch ``[items, dim]``; None for none."""
     if views is None:
         return None
-    asked = module.encode_items(views.items) if isinstance(views, PhotoViews) else module.encode_queries(views.tokens)
-    return infonce(asked, items=items, positive=views.positive, known=views.known, temperature=temperature)
+    inputs = views.items if isinstance(views, PhotoViews) else views.tokens
+    asked = encoded([inputs] if len(views.positive) else [], module=module)
+    return infonce(
+        asked, items=items, positive=views.positive, known=views.known, temperature=temperature, total=views.total
+    )
 
 
 class Weighted(NamedTuple):
@@ -380,6 +434,8 @@ def run(
     seed: int,
     photo_rows: NDArray[np.integer] | None = None,
     models: ModelArtifacts = NO_ARTIFACTS,
+    group: Group = ALONE,
+    when_training: Callable[[], None] = lambda: None,
 ) -> Artifact:
     """Train an encoder, or open it where it has been trained.
 
@@ -393,6 +449,8 @@ def run(
         seed: of initial weights and batches.
         photo_rows: ``[items]``, for the permuted-photo control: item i is shown the photo of item ``photo_rows[i]``.
         models: the pretrained models that the config names, and what a frozen one sees in the photos.
+        group: the processes that train together, of which this is the first.
+        when_training: called before training begins, if it has to; then the others of the group must `follow`.
 
     Returns:
         Artefact ``encoder``: ``model.safetensors``, ``config.json``, ``tokenizer.json``, ``train.jsonl``. A pretrained
@@ -401,9 +459,16 @@ def run(
 
     def build(folder: Path) -> Mapping[str, Any]:
         task = config.task(
-            catalogue=catalogue, split=split, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows, models=models
+            catalogue=catalogue,
+            split=split,
+            tokenizer=tokenizer,
+            seed=seed,
+            photo_rows=photo_rows,
+            models=models,
+            group=group,
         )
-        result = fit(task, config=config.loop, out=folder, seed=seed)
+        when_training()
+        result = fit(task, config=config.loop, out=folder, seed=seed, group=group)
         task.module.cpu().save(folder)
         if isinstance(tokenizer, TextTokenizer):
             tokenizer.save(folder / TOKENIZER_FILE)
@@ -412,6 +477,30 @@ def run(
         return {**result._asdict(), "parameters": parameters, "modalities": str(config.encoder.modalities), **by}
 
     return produce(out, kind=KIND, config=_described(config, seed, photo_rows), inputs=inputs, build=build)
+
+
+def follow(
+    config: PretrainConfig,
+    *,
+    catalogue: Catalogue,
+    split: Split | None,
+    tokenizer: AnyTokenizer,
+    seed: int,
+    photo_rows: NDArray[np.integer] | None = None,
+    models: ModelArtifacts = NO_ARTIFACTS,
+    group: Processes,
+) -> None:
+    """Do this process's share of the training that the first one of its group keeps with `run`; arguments as there."""
+    task = config.task(
+        catalogue=catalogue,
+        split=split,
+        tokenizer=tokenizer,
+        seed=seed,
+        photo_rows=photo_rows,
+        models=models,
+        group=group,
+    )
+    follow_steps(task, config=config.loop, seed=seed, group=group)
 
 
 def find_trained(

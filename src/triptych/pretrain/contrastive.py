@@ -39,10 +39,12 @@ from triptych.pretrain.base import (
     PretrainConfig,
     Weighted,
     combined,
+    encoded,
     make_encoder,
     top_items,
     view_loss,
 )
+from triptych.training.distributed import ALONE, Group
 from triptych.training.task import Validation
 
 
@@ -69,12 +71,20 @@ class ContrastiveConfig(PretrainConfig):
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
         models: ModelArtifacts = NO_ARTIFACTS,
+        group: Group = ALONE,
     ) -> ContrastiveTask:
         """Make the task; see `PretrainConfig.task`."""
         if split is None:
             raise DataError("events: there are none, and queries are learned from what was chosen under them.")
         return ContrastiveTask(
-            self, catalogue=catalogue, split=split, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows, models=models
+            self,
+            catalogue=catalogue,
+            split=split,
+            tokenizer=tokenizer,
+            seed=seed,
+            photo_rows=photo_rows,
+            models=models,
+            group=group,
         )
 
 
@@ -82,7 +92,10 @@ CONFIG = ContrastiveConfig
 
 
 class ContrastiveBatch(NamedTuple):
-    """One batch in host memory, items and queries each sorted by length and cut in parts that are padded apart."""
+    """One batch in host memory, items and queries each sorted by length and cut in parts that are padded apart.
+
+    Of several processes each has its share of items and queries; places and `known` are among the items of all.
+    """
 
     items: tuple[ItemInputs, ...]
     query_tokens: tuple[Tensor, ...]
@@ -91,6 +104,8 @@ class ContrastiveBatch(NamedTuple):
     """int64 ``[queries]``, the place of each query's item."""
     known: Tensor
     """bool ``[queries, items]``, pairs that are no negatives."""
+    num_queries: int
+    """Queries of all processes."""
     photo_views: PhotoViews | None
     """None where the encoder reads no photos, or the second loss is off."""
 
@@ -110,13 +125,20 @@ class ContrastiveTask:
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
         models: ModelArtifacts = NO_ARTIFACTS,
+        group: Group = ALONE,
     ) -> None:
         """Tokenise all texts once and make the model; arguments as in `PretrainConfig.task`."""
         self._config = config
         self._catalogue = catalogue
         self._seed = seed
+        self._group = group
         self._reader = ItemReader(
-            config, catalogue=catalogue, tokenizer=tokenizer, photo_rows=photo_rows, features=models.features
+            config,
+            catalogue=catalogue,
+            tokenizer=tokenizer,
+            photo_rows=photo_rows,
+            features=models.features,
+            group=group,
         )
         self._query_tokens = tokenizer.encode(catalogue.queries, max_tokens=config.encoder.max_query_tokens)
         pairs = split.train_pairs(catalogue)
@@ -139,12 +161,14 @@ class ContrastiveTask:
         items = self._reader.parts(drawn.item_rows, rng=rng)
         query_tokens = self._query_tokens[drawn.query_rows]
         query_parts = cut_by_length((query_tokens != PAD).sum(axis=1), parts=2)
-        query_order = np.concatenate(query_parts)
+        own_queries = self._group.shares(query_parts)
+        own = np.concatenate(own_queries or [query_parts[0][:0]])
         return ContrastiveBatch(
             items=items.inputs,
-            query_tokens=tuple(text_tensor(query_tokens[rows]) for rows in query_parts),
-            positive=torch.from_numpy(items.place[drawn.positive[query_order]]),
-            known=torch.from_numpy(drawn.known[query_order][:, items.order]),
+            query_tokens=tuple(text_tensor(query_tokens[rows]) for rows in own_queries),
+            positive=torch.from_numpy(items.place[drawn.positive[own]]),
+            known=torch.from_numpy(drawn.known[own][:, items.order]),
+            num_queries=len(query_tokens),
             photo_views=self._reader.photo_views(drawn.item_rows[items.order], rng=rng),
         )
 
@@ -155,13 +179,14 @@ class ContrastiveTask:
     def losses(self, batch: ContrastiveBatch) -> LossOutput:
         """Contrast the batch's queries with its items, and photos alone with the items they show."""
         temperature = self._config.temperature
-        items = torch.cat([self.module.encode_items(part) for part in batch.items])
+        items = self._group.gather(encoded(batch.items, module=self.module), total=batch.known.shape[1])
         clicked = infonce(
-            torch.cat([self.module.encode_queries(part) for part in batch.query_tokens]),
+            encoded(batch.query_tokens, module=self.module),
             items=items,
             positive=batch.positive,
             known=batch.known,
             temperature=temperature,
+            total=batch.num_queries,
         )
         seen = view_loss(batch.photo_views, module=self.module, items=items, temperature=temperature)
         return combined(clicked, photo=Weighted(seen, self._config.photo_view_weight))

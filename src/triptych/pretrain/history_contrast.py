@@ -38,9 +38,11 @@ from triptych.pretrain.base import (
     TitleQueries,
     Weighted,
     combined,
+    encoded,
     make_encoder,
     view_loss,
 )
+from triptych.training.distributed import ALONE, Group
 from triptych.training.task import Validation
 
 
@@ -76,12 +78,20 @@ class HistoryContrastConfig(PretrainConfig):
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
         models: ModelArtifacts = NO_ARTIFACTS,
+        group: Group = ALONE,
     ) -> HistoryContrastTask:
         """Make the task; see `PretrainConfig.task`."""
         if split is None:
             raise DataError("events: there are none, and histories are learned from what users chose.")
         return HistoryContrastTask(
-            self, catalogue=catalogue, split=split, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows, models=models
+            self,
+            catalogue=catalogue,
+            split=split,
+            tokenizer=tokenizer,
+            seed=seed,
+            photo_rows=photo_rows,
+            models=models,
+            group=group,
         )
 
 
@@ -89,7 +99,10 @@ CONFIG = HistoryContrastConfig
 
 
 class HistoryBatch(NamedTuple):
-    """One batch in host memory, items sorted by length and cut in parts that are padded apart."""
+    """One batch in host memory, items sorted by length and cut in parts that are padded apart.
+
+    Of several processes each has its share of items and pairs; places and `known` are among the items of all.
+    """
 
     items: tuple[ItemInputs, ...]
     anchor: Tensor
@@ -100,6 +113,8 @@ class HistoryBatch(NamedTuple):
     """bool ``[pairs, items]``, items that the pair's user chose: no negatives."""
     log_q: Tensor
     """float32 ``[items]``, log probability of each item to be in a batch."""
+    num_pairs: int
+    """Pairs of all processes."""
     photo_views: PhotoViews | None
     """None where the encoder reads no photos, or that loss is off."""
     title_queries: TitleQueries | None
@@ -121,13 +136,20 @@ class HistoryContrastTask:
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
         models: ModelArtifacts = NO_ARTIFACTS,
+        group: Group = ALONE,
     ) -> None:
         """Tokenise all titles once and make the model; arguments as in `PretrainConfig.task`."""
         self._config = config
         self._catalogue = catalogue
         self._seed = seed
+        self._group = group
         self._reader = ItemReader(
-            config, catalogue=catalogue, tokenizer=tokenizer, photo_rows=photo_rows, features=models.features
+            config,
+            catalogue=catalogue,
+            tokenizer=tokenizer,
+            photo_rows=photo_rows,
+            features=models.features,
+            group=group,
         )
         self._sampler = ItemPairSampler(
             split.train_histories(catalogue),
@@ -150,12 +172,14 @@ class HistoryContrastTask:
         config = self._config
         asks = config.encoder.modalities.reads_title and config.title_query_weight > 0
         most = config.title_query_items if asks else 0
+        share = self._group.share(len(drawn.positive))
         return HistoryBatch(
             items=items.inputs,
-            anchor=torch.from_numpy(items.place[drawn.anchor]),
-            positive=torch.from_numpy(items.place[drawn.positive]),
-            known=torch.from_numpy(drawn.known[:, items.order]),
+            anchor=torch.from_numpy(items.place[drawn.anchor[share]]),
+            positive=torch.from_numpy(items.place[drawn.positive[share]]),
+            known=torch.from_numpy(drawn.known[share][:, items.order]),
             log_q=torch.from_numpy(drawn.log_q[items.order]),
+            num_pairs=len(drawn.positive),
             photo_views=self._reader.photo_views(item_rows, rng=rng),
             title_queries=self._reader.title_queries(item_rows, most=most, rng=rng),
         )
@@ -168,7 +192,7 @@ class HistoryContrastTask:
         """Contrast each pair's items, then photos alone and titles alone with their items."""
         config, module = self._config, self.module
         temperature = config.temperature
-        items = torch.cat([module.encode_items(part) for part in batch.items])
+        items = self._group.gather(encoded(batch.items, module=module), total=batch.known.shape[1])
         anchors = items[batch.anchor]
         chosen = infonce(
             anchors,
@@ -177,6 +201,7 @@ class HistoryContrastTask:
             known=batch.known,
             temperature=temperature,
             log_q=config.log_q_weight * batch.log_q,
+            total=batch.num_pairs,
         )
         seen = view_loss(batch.photo_views, module=module, items=items, temperature=temperature)
         named = view_loss(batch.title_queries, module=module, items=items, temperature=temperature)

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -32,10 +31,12 @@ from triptych.pretrain.base import (
     TitleQueries,
     Weighted,
     combined,
+    encoded,
     make_encoder,
     top_items,
     view_loss,
 )
+from triptych.training.distributed import ALONE, Group
 from triptych.training.task import Validation
 
 
@@ -62,10 +63,17 @@ class ItemContrastConfig(PretrainConfig):
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
         models: ModelArtifacts = NO_ARTIFACTS,
+        group: Group = ALONE,
     ) -> ItemContrastTask:
         """Make the task; see `PretrainConfig.task`. A split is not looked at."""
         return ItemContrastTask(
-            self, catalogue=catalogue, tokenizer=tokenizer, seed=seed, photo_rows=photo_rows, models=models
+            self,
+            catalogue=catalogue,
+            tokenizer=tokenizer,
+            seed=seed,
+            photo_rows=photo_rows,
+            models=models,
+            group=group,
         )
 
 
@@ -73,9 +81,14 @@ CONFIG = ItemContrastConfig
 
 
 class ItemBatch(NamedTuple):
-    """One batch in host memory, items sorted by length and cut in parts that are padded apart."""
+    """One batch in host memory, items sorted by length and cut in parts that are padded apart.
+
+    Of several processes each has its share, and what it asks with is contrasted with the items of all.
+    """
 
     items: tuple[ItemInputs, ...]
+    num_items: int
+    """Items of all processes."""
     photo_views: PhotoViews | None
     """None where the encoder reads no photos, or that loss is off."""
     title_queries: TitleQueries | None
@@ -96,6 +109,7 @@ class ItemContrastTask:
         seed: int,
         photo_rows: NDArray[np.integer] | None = None,
         models: ModelArtifacts = NO_ARTIFACTS,
+        group: Group = ALONE,
     ) -> None:
         """Tokenise all titles once and make the model; arguments as in `PretrainConfig.task`.
 
@@ -105,8 +119,14 @@ class ItemContrastTask:
         self._config = config
         self._catalogue = catalogue
         self._seed = seed
+        self._group = group
         self._reader = ItemReader(
-            config, catalogue=catalogue, tokenizer=tokenizer, photo_rows=photo_rows, features=models.features
+            config,
+            catalogue=catalogue,
+            tokenizer=tokenizer,
+            photo_rows=photo_rows,
+            features=models.features,
+            group=group,
         )
         reads = config.encoder.modalities
         self._asks_by_photo = reads.reads_photo and config.photo_view_weight > 0
@@ -131,18 +151,19 @@ class ItemContrastTask:
         most = self._config.title_query_items if self._asks_by_title else 0
         return ItemBatch(
             items=items.inputs,
+            num_items=size,
             photo_views=self._reader.photo_views(item_rows, rng=rng),
             title_queries=self._reader.title_queries(item_rows, most=most, rng=rng),
         )
 
     def num_samples(self, batch: ItemBatch) -> int:
         """Count items."""
-        return sum(len(part.has_title) for part in batch.items)
+        return batch.num_items
 
     def losses(self, batch: ItemBatch) -> LossOutput:
         """Contrast photos alone and titles alone with their items."""
         config, module = self._config, self.module
-        items = torch.cat([module.encode_items(part) for part in batch.items])
+        items = self._group.gather(encoded(batch.items, module=module), total=batch.num_items)
         seen = view_loss(batch.photo_views, module=module, items=items, temperature=config.temperature)
         named = view_loss(batch.title_queries, module=module, items=items, temperature=config.temperature)
         return combined(

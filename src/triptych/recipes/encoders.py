@@ -1,4 +1,4 @@
-"""Training the encoders of a run: one after the other, or side by side in processes that share the cores."""
+"""Training the encoders of a run: one after the other, side by side, or each by several processes together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +30,11 @@ from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import TriptychError
 from triptych.foundation.machine import num_cores
 from triptych.foundation.progress import Progress, heard_by
+from triptych.foundation.registry import config_class
 from triptych.pretrain import base as pretrain
-from triptych.pretrain.base import PretrainConfig
+from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.recipes.config import Arm
+from triptych.training.distributed import ALONE, Group, Processes
 
 THREADS = "OMP_NUM_THREADS"
 
@@ -66,8 +68,12 @@ class EncoderWork:
             self._arms_config, inputs=self._inputs, out=self.out, seed=self.seed, photo_rows=self.photo_rows
         )
 
-    def train(self) -> Artifact:
-        """Train it, go on where an attempt was interrupted, or open it."""
+    def train(self, group: Group = ALONE) -> Artifact:
+        """Train it, go on where an attempt was interrupted, or open it.
+
+        Args:
+            group: the processes that train it together, of which this is the first; the others `follow_all`.
+        """
         return pretrain.run(
             self._arms_config,
             catalogue=Catalogue.open(self.catalogue),
@@ -78,6 +84,53 @@ class EncoderWork:
             seed=self.seed,
             photo_rows=self.photo_rows,
             models=self.arms_models,
+            group=group,
+            when_training=lambda: group.tell(self.dump()),
+        )
+
+    def follow(self, group: Processes) -> None:
+        """Do this process's share of the training that the first process of the group does with `train`."""
+        pretrain.follow(
+            self._arms_config,
+            catalogue=Catalogue.open(self.catalogue),
+            split=None if self.split is None else Split.open(self.split),
+            tokenizer=self._open_tokenizer(),
+            seed=self.seed,
+            photo_rows=self.photo_rows,
+            models=self.arms_models,
+            group=group,
+        )
+
+    def dump(self) -> dict[str, Any]:
+        """Return it as JSON can hold it, for a process with the same files; see `parse`."""
+        artifacts = {"catalogue": self.catalogue, "split": self.split, "tokenizer": self.tokenizer}
+        return {
+            "arm": self.arm.value,
+            "seed": self.seed,
+            "config": self.config.dump(),
+            "out": str(self.out.resolve()),
+            **{name: _place(found) for name, found in artifacts.items()},
+            "models": [_place(found) for found in self.models],
+        }
+
+    @classmethod
+    def parse(cls, tree: Mapping[str, Any]) -> Self:
+        """Take in what `dump` returned.
+
+        Raises:
+            ArtifactError: this process does not see the files.
+        """
+        config = config_class(TASKS, tree["config"]["kind"]).parse(tree["config"])
+        assert isinstance(config, PretrainConfig)
+        return cls(
+            arm=Arm(tree["arm"]),
+            seed=tree["seed"],
+            config=config,
+            catalogue=Artifact.open(tree["catalogue"]),
+            split=None if tree["split"] is None else Artifact.open(tree["split"]),
+            tokenizer=Artifact.open(tree["tokenizer"]),
+            out=Path(tree["out"]),
+            models=ModelArtifacts(*(found and Artifact.open(found) for found in tree["models"])),
         )
 
     @property
@@ -111,6 +164,10 @@ class EncoderWork:
         return made_from if self.split is None else {**made_from, "split": self.split}
 
 
+def _place(artifact: Artifact | None) -> str | None:
+    return None if artifact is None else str(artifact.path.resolve())
+
+
 def permuted_photos(catalogue: Catalogue, *, seed: int) -> NDArray[np.int64]:
     """Draw the permuted-photo control: item i is shown the photo of item ``rows[i]``.
 
@@ -120,6 +177,17 @@ def permuted_photos(catalogue: Catalogue, *, seed: int) -> NDArray[np.int64]:
     with_photo = np.flatnonzero(np.asarray(catalogue.photos.has))
     rows[with_photo] = np.random.default_rng([seed, 7]).permutation(with_photo)
     return rows
+
+
+def follow_all(group: Processes) -> None:
+    """Train along whatever the first process of the group trains, until it has nothing more.
+
+    Raises:
+        Parted: the first process ended before its time.
+        ArtifactError: this process does not see the first one's files.
+    """
+    while (work := group.listen()) is not None:
+        EncoderWork.parse(work).follow(group)
 
 
 def train_side_by_side(works: Sequence[EncoderWork], *, jobs: int) -> None:

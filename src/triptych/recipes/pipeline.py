@@ -11,13 +11,17 @@ from pathlib import Path
 
 from triptych.data.splits import SplitBy
 from triptych.foundation.artifact import Artifact
+from triptych.foundation.errors import ConfigError
 from triptych.recipes.config import RunConfig
 from triptych.recipes.lines import histories, items, judgements, searches
 from triptych.recipes.stages import Stages
 from triptych.recipes.tables import require_tables
+from triptych.training.distributed import ALONE, Group
 
 
-def run_pipeline(config: RunConfig, *, base: Path, out: Path, command: str = "", jobs: int = 1) -> Artifact:
+def run_pipeline(
+    config: RunConfig, *, base: Path, out: Path, command: str = "", jobs: int = 1, group: Group = ALONE
+) -> Artifact:
     """Run every stage of a recipe and return the report.
 
     Args:
@@ -26,13 +30,21 @@ def run_pipeline(config: RunConfig, *, base: Path, out: Path, command: str = "",
         out: the run folder.
         command: what the report names as the way to make it again.
         jobs: encoders trained at a time.
+        group: processes that train each encoder together, of which this is the first; the others
+            `encoders.follow_all`. None of the other stages needs them.
 
     Raises:
         ConfigError: settings that do not go together, or a pretrained model that cannot be used.
+        Parted: another process of the group has gone.
         DataError: tables that cannot be used.
     """
+    if jobs > 1 and group.size > 1:
+        raise ConfigError(
+            f"jobs: {group.size} processes already train each encoder together, so {jobs} encoders at a time would "
+            "have no processes of their own. Leave out --jobs, or torchrun."
+        )
     require_tables(config)
-    stages = Stages(config, base=base, out=out, command=command, jobs=jobs)
+    stages = Stages(config, base=base, out=out, command=command, jobs=jobs, group=group)
     _ = stages.models  # a model that is not there, or does not fit, is told before hours of other work
     return line_of(config)(stages)
 

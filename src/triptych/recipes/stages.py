@@ -42,6 +42,7 @@ from triptych.recipes.encoders import EncoderWork, train_side_by_side
 from triptych.recipes.models import check_models
 from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.tables import find_source, spoken
+from triptych.training.distributed import ALONE, Group
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +69,15 @@ AllTrained = Mapping[tuple[Arm, int], Trained]
 class Stages:
     """The stages of one run."""
 
-    def __init__(self, config: RunConfig, *, base: Path, out: Path, command: str, jobs: int) -> None:
+    def __init__(
+        self, config: RunConfig, *, base: Path, out: Path, command: str, jobs: int = 1, group: Group = ALONE
+    ) -> None:
         """Begin a run; arguments as in `pipeline.run_pipeline`."""
         self.config = config
         self.out = out
         self._command = command
         self._jobs = jobs
+        self._group = group
         self._base = base
         self._folder = RunFolder(out)
         self._folder.start(config.dump())
@@ -325,7 +329,7 @@ class Stages:
     def _finish(self, work: EncoderWork, *, is_new: bool) -> Trained:
         """Train an encoder unless that is done, embed the catalogue with it and index the vectors."""
         name, photo_rows = work.name, work.photo_rows
-        encoder = self.stage("encoder", lambda _: work.train(), record=f"encoder {name}", is_new=is_new)
+        encoder = self.stage("encoder", lambda _: work.train(self._group), record=f"encoder {name}", is_new=is_new)
         vectors = self.stage(
             "embeddings",
             lambda out: embeddings.run(

@@ -1,1 +1,1 @@
-"""The one training loop: task, loop, schedule, checkpoint, log."""
+"""The one training loop: task, loop, schedule, checkpoint, log; alone or by several processes (distributed)."""

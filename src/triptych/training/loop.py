@@ -7,20 +7,22 @@ Exact resume rests on three things: a batch is a pure function of its index, tor
 batch, and everything else that a step changes (weights, optimiser, best so far, counters) is in the checkpoint. A run
 that is killed at any step and started again ends with the weights of an unbroken one, bit for bit on a CPU with the
 same number of threads.
+
+Several processes may do each step together (`training.distributed`): the first keeps the run (`fit`), the others do its
+steps (`follow`).
 """
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -29,13 +31,15 @@ from torch import Tensor, nn
 
 from triptych.data.loader import prefetched
 from triptych.foundation.config import Config
-from triptych.foundation.errors import TriptychError
 from triptych.foundation.progress import Progress
-from triptych.nn.precision import Precision, autocast, find_device
+from triptych.nn.precision import Precision, autocast
 from triptych.training.checkpoint import Checkpoints
+from triptych.training.compiled import compile_blocks, uncompiled
+from triptych.training.distributed import ALONE, Group, Processes
 from triptych.training.log import LOG_FILE, TrainLog
 from triptych.training.schedule import Schedule, learning_rate_factor
 from triptych.training.task import Batch, RateFactors, Task, Validation
+from triptych.training.watch import LossWatch
 
 T = TypeVar("T")
 
@@ -67,7 +71,7 @@ class LoopConfig(Config):
     device: str = "auto"
     """cpu, cuda, or auto (a GPU if there is one)."""
     compile_model: bool = False
-    """Whether torch.compile is used: pays on a GPU, costs half a minute at the start."""
+    """Whether the model's blocks are compiled by torch.compile: costs a minute or two of a CPU at every start."""
     validate_every: int = Field(100, ge=1)
     """Steps between validations; the last step is always validated."""
     patience: int | None = Field(None, ge=1)
@@ -94,6 +98,10 @@ class LoopConfig(Config):
         )
         return self.learning_rate * factor
 
+    def validates_after(self, step: int) -> bool:
+        """Say whether validation is due after so many steps."""
+        return step % self.validate_every == 0 or step == self.steps
+
 
 class FitResult(NamedTuple):
     """What a finished run can say about itself. The module holds the best weights."""
@@ -113,7 +121,7 @@ class FitResult(NamedTuple):
     """Largest resident memory of this process."""
 
 
-def fit(task: Task[Batch], *, config: LoopConfig, out: Path, seed: int) -> FitResult:
+def fit(task: Task[Batch], *, config: LoopConfig, out: Path, seed: int, group: Group = ALONE) -> FitResult:
     """Train a task, or carry on where an interrupted attempt left off.
 
     Args:
@@ -121,14 +129,37 @@ def fit(task: Task[Batch], *, config: LoopConfig, out: Path, seed: int) -> FitRe
         config: how.
         out: folder for ``train.jsonl`` and the resume state (``resume/``).
         seed: of whatever the model draws, such as dropout.
+        group: the processes that train together, of which this is the first; the others `follow`. The task was made
+            with the same group.
 
     Raises:
         TriptychError: the loss or its gradient is no longer a finite number.
+        Parted: another process of the group has gone.
     """
-    device = find_device(config.device)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        return _Run(task, config=config, out=out, seed=seed, device=device).finish()
+    steps = _Steps(task, config=config, seed=seed, group=group)
+    with steps.randomness():
+        return _Run(steps, task=task, config=config, out=out, group=group).finish()
+
+
+def follow(task: Task[Batch], *, config: LoopConfig, seed: int, group: Processes) -> None:
+    """Do the steps of a run that the group's first process keeps with `fit`; arguments as there.
+
+    Raises:
+        Parted: another process of the group has gone, because it failed or was stopped.
+    """
+    steps = _Steps(task, config=config, seed=seed, group=group)
+    with steps.randomness():
+        start = group.listen()
+        step, stopped = start["step"], start["stopped"]
+        steps.hold(start["optimizer"])
+        group.spread(steps.tensors())
+        with closing(steps.batches(step)) as batches:
+            while step < config.steps and not stopped:
+                steps.gradients(batches, step=step)
+                steps.update()
+                step += 1
+                if config.validates_after(step):
+                    stopped = group.listen()
 
 
 @dataclass
@@ -150,66 +181,152 @@ class _StepFigures(NamedTuple):
     parts: Mapping[str, Tensor]
     grad_norm: Tensor
     learning_rate: float
+    samples: int
 
 
-class _Run(Generic[Batch]):
-    def __init__(self, task: Task[Batch], *, config: LoopConfig, out: Path, seed: int, device: torch.device) -> None:
+class _Steps(Generic[Batch]):
+    """Module, optimiser and the arithmetic of a step: what every process of a group does alike."""
+
+    def __init__(self, task: Task[Batch], *, config: LoopConfig, seed: int, group: Group) -> None:
+        self.device = group.device(config.device)
+        self.module = task.module.to(self.device)
         self._task = task
         self._config = config
         self._seed = seed
-        self._device = device
-        self._module = task.module.to(device)
-        self._losses = torch.compile(task.losses) if config.compile_model else task.losses
-        self._weights = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+        self._group = group
+        if config.compile_model:
+            compile_blocks(self.module, device=self.device)
+        self._weights = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self._optimizer = self._make_optimizer()
+
+    def randomness(self) -> AbstractContextManager[None]:
+        """Leave torch's generators as they were before the run."""
+        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+
+    def batches(self, step: int) -> Generator[Batch]:
+        """Prepare the batches of all steps from this one on, one ahead."""
+
+        def pinned(index: int) -> Batch:
+            return _each(Tensor.pin_memory, self._task.batch(index))
+
+        make = pinned if self.device.type == "cuda" else self._task.batch
+        return prefetched(make, indices=count(step * self._config.accumulate))
+
+    def gradients(self, batches: Iterator[Batch], *, step: int) -> _StepFigures:
+        """Compute the gradients of a step, from 0, over all processes."""
+        config = self._config
+        learning_rate = config.learning_rate_at(step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate * group["rate_factor"]
+        samples, totals, parts = 0, [], []
+        for micro in range(config.accumulate):
+            batch = next(batches)
+            samples += self._task.num_samples(batch)
+            torch.manual_seed(_mixed(self._seed, step * config.accumulate + micro, rank=self._group.rank))
+            with autocast(config.precision, device=self.device):
+                output = self._task.losses(on_device(self.device, batch))
+            (output.total / config.accumulate).backward()
+            totals.append(output.total.detach())
+            parts.append(output.parts)
+        names = list(parts[0])
+        figures = torch.stack([torch.stack(values).mean() for values in (totals, *_by_name(parts, names))])
+        self._group.sum_gradients(list(self._weights.values()), beside=figures)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._weights.values(), config.clip_norm)
+        return _StepFigures(figures[0], dict(zip(names, figures[1:], strict=True)), grad_norm, learning_rate, samples)
+
+    def update(self) -> None:
+        """Change the weights by the gradients."""
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        """Return everything that a step changes, by name."""
+        tensors = {MODEL + name: value for name, value in self.module.state_dict().items()}
+        for name, weight in self._weights.items():
+            for slot, value in self._optimizer.state[weight].items():
+                tensors[f"{OPTIMIZER}{name}/{slot}"] = value
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `checkpoint` returned."""
+        self.module.load_state_dict({n.removeprefix(MODEL): t for n, t in tensors.items() if n.startswith(MODEL)})
+        for key, value in tensors.items():
+            if key.startswith(OPTIMIZER):
+                self._set_slot(key, value)
+
+    def held(self) -> list[tuple[str, list[int], str]]:
+        """Describe the optimiser's tensors, name, shape and type, so that another process can `hold` theirs."""
+        found = self.checkpoint().items()
+        return [(key, list(t.shape), str(t.dtype)) for key, t in found if key.startswith(OPTIMIZER)]
+
+    def hold(self, slots: Sequence[tuple[str, list[int], str]]) -> None:
+        """Make room for the optimiser's tensors of another process."""
+        for key, shape, dtype in slots:
+            self._set_slot(key, torch.zeros(shape, dtype=getattr(torch, dtype.removeprefix("torch."))))
+
+    def tensors(self) -> list[Tensor]:
+        """Return what `checkpoint` does, in an order that is the same in every process."""
+        found = self.checkpoint()
+        return [found[name] for name in sorted(found)]
+
+    def _set_slot(self, key: str, value: Tensor) -> None:
+        name, slot = key.removeprefix(OPTIMIZER).rsplit("/", 1)
+        weight = self._weights[name]
+        self._optimizer.state[weight][slot] = value.to(weight.device)
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        groups = []
+        for factor, weights in by_rate_factor(self.module, self._weights).items():
+            matrices = [p for p in weights if p.ndim >= 2]
+            vectors = [p for p in weights if p.ndim < 2]
+            groups += [
+                {"params": matrices, "weight_decay": self._config.weight_decay, "rate_factor": factor},
+                {"params": vectors, "weight_decay": 0.0, "rate_factor": factor},
+            ]
+        return torch.optim.AdamW(groups, lr=self._config.learning_rate, fused=True)
+
+
+class _Run(Generic[Batch]):
+    """What the first process does beside the steps: validation, log, checkpoints."""
+
+    def __init__(self, steps: _Steps[Batch], *, task: Task[Batch], config: LoopConfig, out: Path, group: Group) -> None:
+        self._steps = steps
+        self._task = task
+        self._config = config
+        self._group = group
         self._checkpoints = Checkpoints(out / "resume")
         self._state = self._restore()
         self._log = TrainLog(out / LOG_FILE, from_step=self._state.step)
+        self._watch = LossWatch(
+            steps.device,
+            name=task.name,
+            advice=f"Lower learning_rate (now {config.learning_rate:g}), lengthen warmup_steps, or set precision = "
+            "fp32.",
+        )
         self._saved_at = time.monotonic()
         self._logged = (self._state.samples, self._state.seconds)
 
     def finish(self) -> FitResult:
         """Run the remaining steps and load the best weights."""
-        config, state = self._config, self._state
-        indices = count(state.step * config.accumulate)
-        batches = prefetched(self._task.batch, indices=indices)
+        config, state, steps = self._config, self._state, self._steps
+        self._group.tell({"step": state.step, "stopped": state.stopped, "optimizer": steps.held()})
+        self._group.spread(steps.tensors())
+        batches = steps.batches(state.step)
         bar = Progress(self._task.name, total=config.steps, unit="step", start=state.step)
         with closing(self._log), closing(batches), bar:
-            self._module.train()
+            steps.module.train()
             while state.step < config.steps and not state.stopped:
                 started = time.perf_counter()
-                figures = self._step(batches)
+                figures = steps.gradients(batches, step=state.step)
+                self._watch.see(state.step + 1, total=figures.total, grad_norm=figures.grad_norm)
+                steps.update()
+                state.step += 1
+                state.samples += figures.samples
                 state.seconds += time.perf_counter() - started
-                bar.note(f"loss {float(figures.total):.3f}")
+                bar.note(f"loss {self._watch.loss:.3f}")
                 bar.advance()
                 self._after_step(figures)
         return self._result()
-
-    def _step(self, batches: Any) -> _StepFigures:
-        """Do one optimiser step."""
-        config, state = self._config, self._state
-        learning_rate = config.learning_rate_at(state.step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate * group["rate_factor"]
-        totals, parts = [], []
-        for micro in range(config.accumulate):
-            batch = next(batches)
-            state.samples += self._task.num_samples(batch)
-            torch.manual_seed(_mixed(self._seed, state.step * config.accumulate + micro))
-            with autocast(config.precision, device=self._device):
-                output = self._losses(_on(self._device, batch))
-            (output.total / config.accumulate).backward()
-            totals.append(output.total.detach())
-            parts.append(output.parts)
-        # Data-parallel training would average the gradients over the processes here, and nowhere else.
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._weights.values(), config.clip_norm)
-        total = torch.stack(totals).mean()
-        self._check_finite(total, grad_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        means = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
-        return _StepFigures(total, means, grad_norm, learning_rate)
 
     def _after_step(self, figures: _StepFigures) -> None:
         """Log, validate and save, each when it is due; validation before saving, so that a resume has it."""
@@ -217,41 +334,44 @@ class _Run(Generic[Batch]):
         last = state.step == config.steps
         if state.step % config.log_every == 0 or last:
             self._write_log(figures)
-        if state.step % config.validate_every == 0 or last:
+        if config.validates_after(state.step):
             self._validate()
         if last or state.stopped or time.monotonic() - self._saved_at >= config.checkpoint_every_s:
             self._save()
 
     def _validate(self) -> None:
-        config, state = self._config, self._state
-        self._module.eval()
+        config, state, module = self._config, self._state, self._steps.module
+        self._watch.settle()
+        module.eval()
         started = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), uncompiled() if config.compile_model else nullcontext():
             validation = self._task.validate()
         seconds = time.perf_counter() - started
-        self._module.train()
+        module.train()
         self._log.write(
             "validation", step=state.step, values={**validation.metrics, "validation_seconds": round(seconds, 3)}
         )
         if self._is_best(validation):
             state.best_step, state.without_best = state.step, 0
             state.best_metrics, state.headline = dict(validation.metrics), validation.headline
-            self._checkpoints.save_best(step=state.step, tensors=self._module.state_dict())
+            self._checkpoints.save_best(step=state.step, tensors=module.state_dict())
         else:
             state.without_best += 1
             state.stopped = config.patience is not None and state.without_best >= config.patience
+        self._group.tell(state.stopped)
 
     def _is_best(self, validation: Validation) -> bool:
         state = self._state
         return state.best_step is None or validation.metrics[validation.headline] > state.best_metrics[state.headline]
 
     def _write_log(self, figures: _StepFigures) -> None:
-        state = self._state
+        state, device = self._state, self._steps.device
+        self._watch.settle()
         samples, seconds = self._logged
         self._logged = (state.samples, state.seconds)
         memory = {"peak_memory_bytes": peak_memory_bytes()}
-        if self._device.type == "cuda":
-            memory["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
+        if device.type == "cuda":
+            memory["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(device)
         values = {
             "loss": float(figures.total),
             **{name: float(part) for name, part in figures.parts.items()},
@@ -263,32 +383,10 @@ class _Run(Generic[Batch]):
         }
         self._log.write("train", step=state.step, values=values)
 
-    def _check_finite(self, total: Tensor, grad_norm: Tensor) -> None:
-        for what, value in (("loss", float(total)), ("gradient", float(grad_norm))):
-            if not math.isfinite(value):
-                raise TriptychError(
-                    f"{self._task.name}: the {what} became {value} at step {self._state.step + 1}, so training stopped "
-                    f"before it could spoil the weights. Lower learning_rate (now {self._config.learning_rate:g}), "
-                    "lengthen warmup_steps, or set precision = fp32."
-                )
-
-    def _make_optimizer(self) -> torch.optim.AdamW:
-        groups = []
-        for factor, weights in by_rate_factor(self._module, self._weights).items():
-            matrices = [p for p in weights if p.ndim >= 2]
-            vectors = [p for p in weights if p.ndim < 2]
-            groups += [
-                {"params": matrices, "weight_decay": self._config.weight_decay, "rate_factor": factor},
-                {"params": vectors, "weight_decay": 0.0, "rate_factor": factor},
-            ]
-        return torch.optim.AdamW(groups, lr=self._config.learning_rate, fused=True)
-
     def _save(self) -> None:
-        tensors = {MODEL + name: value for name, value in self._module.state_dict().items()}
-        for name, weight in self._weights.items():
-            for slot, value in self._optimizer.state[weight].items():
-                tensors[f"{OPTIMIZER}{name}/{slot}"] = value
+        self._watch.settle()
         state = asdict(self._state)
+        tensors = self._steps.checkpoint()
         self._checkpoints.save(step=state.pop("step"), best_step=state.pop("best_step"), tensors=tensors, state=state)
         self._saved_at = time.monotonic()
 
@@ -297,21 +395,15 @@ class _Run(Generic[Batch]):
         found = self._checkpoints.latest()
         if found is None:
             return _State()
-        model = {name.removeprefix(MODEL): t for name, t in found.tensors.items() if name.startswith(MODEL)}
-        self._module.load_state_dict(model)
-        for key, value in found.tensors.items():
-            if key.startswith(OPTIMIZER):
-                name, slot = key.removeprefix(OPTIMIZER).rsplit("/", 1)
-                weight = self._weights[name]
-                self._optimizer.state[weight][slot] = value.to(weight.device)
+        self._steps.restore(found.tensors)
         return _State(**found.state)
 
     def _result(self) -> FitResult:
-        state = self._state
+        state, module = self._state, self._steps.module
         assert state.best_step is not None, "the last step is always validated"
         if state.best_step != state.step:
-            self._module.load_state_dict(self._checkpoints.best(state.best_step))
-        self._module.eval()
+            module.load_state_dict(self._checkpoints.best(state.best_step))
+        module.eval()
         return FitResult(
             steps=state.step,
             best_step=state.best_step,
@@ -339,16 +431,26 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _mixed(seed: int, index: int) -> int:
-    """Hash seed and batch index into a seed for torch."""
-    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
+def _mixed(seed: int, index: int, *, rank: int) -> int:
+    """Hash seed, batch index and, of several processes, this one's place into a seed for torch."""
+    words = [seed, index, rank] if rank else [seed, index]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
 
-def _on(device: torch.device, batch: T) -> T:
-    """Move a tuple or NamedTuple of tensors, or of such tuples, to a device."""
+def _by_name(parts: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> list[list[Tensor]]:
+    return [[part[name] for part in parts] for name in names]
+
+
+def on_device(device: torch.device, batch: T) -> T:
+    """Move a batch to a device; from pinned memory without waiting for it."""
+    return _each(lambda tensor: tensor.to(device, non_blocking=True), batch)
+
+
+def _each(change: Callable[[Tensor], Tensor], batch: T) -> T:
+    """Change every tensor of a tuple or NamedTuple of tensors, or of such tuples."""
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
+        return change(batch)
     if isinstance(batch, tuple):
-        parts = [_on(device, part) for part in batch]
+        parts = [_each(change, part) for part in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch

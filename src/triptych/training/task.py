@@ -1,4 +1,8 @@
-"""What a stage gives to the training loop."""
+"""What a stage gives to the training loop.
+
+Where several processes train together (`training.distributed`), each has a task of its own, made with the group: its
+batches hold its share of what one process would have, and its losses are its share of a sum.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from torch import nn
 from triptych.losses.base import LossOutput
 
 Batch = TypeVar("Batch")
-"""A tuple or NamedTuple of tensors, of None, or of such tuples again, in host memory."""
+"""A tuple or NamedTuple of tensors, numbers, None, or of such tuples again, in host memory."""
 
 
 class Validation(NamedTuple):
@@ -45,18 +49,26 @@ class Task(Protocol[Batch]):
     def batch(self, index: int) -> Batch:
         """Prepare batch `index` in host memory: a pure function of the index, called in a thread of its own.
 
-        That the batch depends on nothing else is what makes a resumed run exact: there is no loader to rewind.
+        That the batch depends on nothing else is what makes a resumed run exact: there is no loader to rewind. What is
+        drawn is drawn for the whole batch, so that it is the same for any number of processes.
         """
         ...
 
     def num_samples(self, batch: Batch) -> int:
-        """Return how many samples a batch counts for, in samples per second."""
+        """Return how many samples a batch counts for, in samples per second; those of all processes."""
         ...
 
     def losses(self, batch: Batch) -> LossOutput:
-        """Run the model on a batch that is on the module's device, under the loop's autocast."""
+        """Run the model on a batch that is on the module's device, under the loop's autocast.
+
+        Of several processes each returns its share, of the total and of the parts: the sum over them is the loss of the
+        whole batch. All call `Group.gather` equally often, even with nothing to add.
+        """
         ...
 
     def validate(self) -> Validation:
-        """Measure the module on the validation part, in evaluation mode, without gradients and autocast."""
+        """Measure the module on the validation part, in evaluation mode, without gradients and autocast.
+
+        Asked of the first process only.
+        """
         ...
