@@ -51,7 +51,7 @@ SETTINGS = (
     "pretrain.loop.checkpoint_every_s=0",
 )
 CLOSE = 1e-4
-"""Of the length of all weights, at the end: what rounding leaves, some MEASURED, with room for another processor. A
+"""Of the length of all weights, at the end: what rounding leaves, some 3e-6, with room for another processor. A
 batch more or less would be 1e-2."""
 
 
