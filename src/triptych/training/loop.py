@@ -71,7 +71,7 @@ class LoopConfig(Config):
     device: str = "auto"
     """cpu, cuda, or auto (a GPU if there is one). Under torchrun, cuda is a GPU of its own for each process."""
     compile_model: bool = False
-    """Whether the model's blocks are compiled by torch.compile, which takes a CPU a minute or more at the first start."""
+    """Whether the model's blocks are compiled by torch.compile; a CPU takes a minute or more at the first start."""
     validate_every: int = Field(100, ge=1)
     """Steps between validations; the last step is always validated."""
     patience: int | None = Field(None, ge=1)
