@@ -51,8 +51,8 @@ SETTINGS = (
     "pretrain.loop.checkpoint_every_s=0",
 )
 CLOSE = 1e-4
-"""Of the length of all weights, at the end: what rounding leaves, some MEASURED, with room for another processor. A
-batch more or less would be 1e-2."""
+"""Of the length of all weights, at the end. Rounding left 2.5e-6 after 20 steps of the model that ships; the rest is
+room for other processors."""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -144,7 +144,7 @@ def test_a_process_is_killed_and_the_same_command_goes_on(alone: Path, two: Path
         time.sleep(0.005)
     second = process_of_rank(1, starter=process.pid)
     os.kill(second, signal.SIGKILL)
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=300) != 0
     assert not list(out.glob("encoder/*/artifact.json"))
     by_one = tmp_path / "by_one"
     shutil.copytree(out, by_one)
@@ -187,7 +187,7 @@ def test_a_failure_is_told_once_and_nobody_waits(demo_run: Path, tmp_path: Path)
         )
         for rank in (0, 1)
     ]
-    said = [process.communicate(timeout=120) for process in processes]
+    said = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [2, 0]
     assert "error: training encoder: the " in said[0][1]
     assert "Lower learning_rate" in said[0][1]

@@ -7,6 +7,9 @@ added up (`Group.sum_gradients`) and are those of one process with the same batc
 The first process (rank 0) keeps the run: it alone validates, logs, draws the bar and writes to disk, and tells the
 others what they need to know. A checkpoint therefore knows nothing of the number of processes.
 
+What a task draws is the same for any number of processes; what a model draws itself, such as dropout, each process
+draws from a stream of its own. With such a model several processes reach the result of one in distribution only.
+
 Why not ``DistributedDataParallel``: it hooks a module's ``forward``, and ours have two towers and are asked for each
 several times in a step; it averages, where shares of unequal size need a sum; and it takes the processes' losses for
 independent, while here each contrasts its queries with everybody's items.

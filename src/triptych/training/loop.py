@@ -69,9 +69,9 @@ class LoopConfig(Config):
     precision: Precision = Precision.AUTO
     """Number format of matrix products: bf16, fp32, or auto (bf16 where the device has instructions for it)."""
     device: str = "auto"
-    """cpu, cuda, or auto (a GPU if there is one)."""
+    """cpu, cuda, or auto (a GPU if there is one). Under torchrun, cuda is a GPU of its own for each process."""
     compile_model: bool = False
-    """Whether the model's blocks are compiled by torch.compile: costs a minute or two of a CPU at every start."""
+    """Whether the model's blocks are compiled by torch.compile; a CPU takes a minute or more at the first start."""
     validate_every: int = Field(100, ge=1)
     """Steps between validations; the last step is always validated."""
     patience: int | None = Field(None, ge=1)
