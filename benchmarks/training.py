@@ -45,6 +45,7 @@ from triptych.data.splits import Part, Targets, TrainPairs
 from triptych.data.text import CLS, PAD, SEP
 from triptych.foundation.machine import num_cores
 from triptych.nn.precision import Precision, autocast, uses_bf16
+from triptych.pretrain.base import Given
 from triptych.pretrain.contrastive import ContrastiveBatch, ContrastiveConfig, ContrastiveTask
 from triptych.training.distributed import ALONE, Group, Processes, join
 from triptych.training.log import read_log
@@ -309,7 +310,7 @@ def make_task(shape: Shape, folder: Path, *, group: Group = ALONE) -> Contrastiv
     """Make the shape's task over a random shop."""
     shop: Any = Shop(shape, folder)
     words: Any = Words(shape)
-    return ContrastiveTask(shape.config, catalogue=shop, split=shop, tokenizer=words, seed=0, group=group)
+    return ContrastiveTask(shape.config, Given(catalogue=shop, split=shop, tokenizer=words, seed=0, group=group))
 
 
 def measure(shape: Shape, *, rounds: int, folder: Path, device: torch.device) -> dict[str, Any]:

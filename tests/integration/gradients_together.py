@@ -16,7 +16,7 @@ from triptych.data.splits import Split
 from triptych.data.text import TextTokenizer
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.registry import config_class
-from triptych.pretrain.base import TASKS
+from triptych.pretrain.base import TASKS, Given
 from triptych.recipes.run_folder import RunFolder
 from triptych.training.distributed import Group, join
 
@@ -42,11 +42,13 @@ def compute(case: str, *, catalogue: Artifact, split: Artifact, tokenizer: Artif
     tree = {"encoder": SMALL, **CASES[case]}
     config = config_class(TASKS, tree["kind"]).parse(tree)
     task = config.task(
-        catalogue=Catalogue.open(catalogue),
-        split=Split.open(split),
-        tokenizer=TextTokenizer.load(tokenizer.file(text.FILE)),
-        seed=0,
-        group=group,
+        Given(
+            catalogue=Catalogue.open(catalogue),
+            split=Split.open(split),
+            tokenizer=TextTokenizer.load(tokenizer.file(text.FILE)),
+            seed=0,
+            group=group,
+        )
     )
     batch = task.batch(3)
     output = task.losses(batch)

@@ -11,6 +11,7 @@ from triptych.encoders.embed import Embedder
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ConfigError
 from triptych.pretrain import base
+from triptych.pretrain.base import Given
 from triptych.pretrain.contrastive import ContrastiveConfig
 from triptych.training.log import read_log
 
@@ -57,13 +58,15 @@ def train(planted_shop, tmp_path_factory: pytest.TempPathFactory):
         photo_rows = settings.pop("photo_rows", None)
         return base.run(
             config(modalities, **settings),
-            catalogue=planted_shop.catalogue,
-            split=planted_shop.split,
-            tokenizer=planted_shop.tokenizer,
+            Given(
+                catalogue=planted_shop.catalogue,
+                split=planted_shop.split,
+                tokenizer=planted_shop.tokenizer,
+                seed=0,
+                photo_rows=photo_rows,
+            ),
             inputs={"catalogue": planted_shop.catalogue.artifact, "split": planted_shop.split.artifact},
             out=out,
-            seed=0,
-            photo_rows=photo_rows,
         )
 
     return trained

@@ -8,6 +8,7 @@ import pytest
 from triptych.encoders.embed import Embedder
 from triptych.foundation.errors import ConfigError
 from triptych.pretrain import base
+from triptych.pretrain.base import Given
 from triptych.pretrain.contrastive import ContrastiveConfig
 from triptych.recipes.config import RunConfig
 
@@ -37,9 +38,8 @@ def hits_at_1(shop, folder, *, photos: int) -> float:
         }
     )  # fmt: skip
     inputs = {"catalogue": shop.catalogue.artifact, "split": shop.split.artifact}
-    made = base.run(
-        config, catalogue=shop.catalogue, split=shop.split, tokenizer=shop.tokenizer, inputs=inputs, out=folder, seed=0
-    )
+    given = Given(catalogue=shop.catalogue, split=shop.split, tokenizer=shop.tokenizer, seed=0)
+    made = base.run(config, given, inputs=inputs, out=folder)
     embedder = Embedder.open(made)
     vectors = embedder.embed_catalogue(shop.catalogue).astype(np.float32)
     queries = [f"{colour} {thing}" for thing, colour in (item.split("-") for item in shop.catalogue.item_ids)]

@@ -25,7 +25,7 @@ from triptych.foundation.errors import ConfigError, DataError
 from triptych.foundation.registry import config_class, kinds
 from triptych.index.backends.exact import ExactIndex
 from triptych.pretrain import base
-from triptych.pretrain.base import TASKS, PretrainConfig
+from triptych.pretrain.base import TASKS, Given, PretrainConfig
 from triptych.pretrain.history_contrast import HistoryContrastConfig, HistoryContrastTask
 from triptych.pretrain.item_contrast import ItemContrastConfig
 from triptych.recall.base import Request
@@ -86,12 +86,14 @@ def train(config: PretrainConfig, shop, *, out: Path, seed: int = 0, split: Spli
     texts = [*item_texts(shop.catalogue, features=features), *shop.catalogue.queries]
     return base.run(
         config,
-        catalogue=shop.catalogue,
-        split=split,
-        tokenizer=TextTokenizer.fit(texts, config=TokenizerConfig(min_count=1)),
+        Given(
+            catalogue=shop.catalogue,
+            split=split,
+            tokenizer=TextTokenizer.fit(texts, config=TokenizerConfig(min_count=1)),
+            seed=seed,
+        ),
         inputs={"catalogue": shop.catalogue.artifact},
         out=out,
-        seed=seed,
     )
 
 
@@ -175,7 +177,7 @@ def test_what_the_user_chose_is_no_negative(films: Films):
     """The loss must not change when the score of a masked pair does."""
     tokenizer = TextTokenizer.fit(films.catalogue.titles, config=TokenizerConfig(min_count=1))
     config = history_config()
-    task = HistoryContrastTask(config, catalogue=films.catalogue, split=films.split, tokenizer=tokenizer, seed=0)
+    task = HistoryContrastTask(config, Given(catalogue=films.catalogue, split=films.split, tokenizer=tokenizer, seed=0))
     batch = task.batch(0)
     liked = films.split.train_histories(films.catalogue)
     genre = np.array([item.rstrip("0123456789") for item in films.catalogue.item_ids])

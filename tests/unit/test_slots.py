@@ -27,7 +27,7 @@ from triptych.encoders.slots import ModelArtifacts, PhotoSlot, TextSlot
 from triptych.encoders.two_tower import EncoderConfig, ItemInputs, Modalities, TwoTowerEncoder, open_models
 from triptych.foundation.errors import ArtifactError, ConfigError
 from triptych.nn.precision import Precision
-from triptych.pretrain.base import PretrainConfig, make_encoder
+from triptych.pretrain.base import Given, PretrainConfig, make_encoder
 from triptych.pretrain.contrastive import ContrastiveConfig
 from triptych.pretrain.history_contrast import HistoryContrastConfig
 from triptych.pretrain.item_contrast import ItemContrastConfig
@@ -144,7 +144,7 @@ def test_each_model_trains_in_its_slot_and_comes_back_the_same(text, vision, set
     frozen = settings["weights"] == "frozen"
     config, models, tokenizer = parts(text, vision, features_of=small_shop.catalogue if frozen else None, **settings)
     task = ContrastiveConfig(encoder=config, loop=LOOP, batch_items=8).task(
-        catalogue=small_shop.catalogue, split=small_shop.split, tokenizer=tokenizer, seed=0, models=models
+        Given(catalogue=small_shop.catalogue, split=small_shop.split, tokenizer=tokenizer, seed=0, models=models)
     )
     assert len(task.module.slots) == (text is not None) + (vision is not None)
     before = {name: weights(slot) for name, slot in task.module.slots.items()}
@@ -248,12 +248,14 @@ def test_the_other_tasks_train_by_features_too(kind: type[PretrainConfig], parts
     given = parts(bert, vit, features_of=small_shop.catalogue)
     shown = np.random.default_rng(0).permutation(small_shop.catalogue.num_items)
     task = kind(kind=kind.model_fields["kind"].default, encoder=given.config, loop=LOOP, photo_view_items=4).task(
-        catalogue=small_shop.catalogue,
-        split=small_shop.split,
-        tokenizer=given.tokenizer,
-        seed=0,
-        photo_rows=shown,
-        models=given.models,
+        Given(
+            catalogue=small_shop.catalogue,
+            split=small_shop.split,
+            tokenizer=given.tokenizer,
+            seed=0,
+            photo_rows=shown,
+            models=given.models,
+        )
     )
     batch = task.batch(0)
     photos = small_shop.catalogue.photos
@@ -269,7 +271,13 @@ def test_a_trained_model_learns_at_a_rate_of_its_own(parts, small_shop, tmp_path
     given = parts(bert, vit, weights="trained", rate_factor=0.01)
     loop = LOOP.model_copy(update={"steps": 1, "weight_decay": 0.0, "learning_rate": 1e-2})
     task = ContrastiveConfig(encoder=given.config, loop=loop, batch_items=8).task(
-        catalogue=small_shop.catalogue, split=small_shop.split, tokenizer=given.tokenizer, seed=0, models=given.models
+        Given(
+            catalogue=small_shop.catalogue,
+            split=small_shop.split,
+            tokenizer=given.tokenizer,
+            seed=0,
+            models=given.models,
+        )
     )
     before = {name: weight.detach().clone() for name, weight in task.module.named_parameters()}
     fit(task, config=loop, out=tmp_path / "out", seed=0)
@@ -291,11 +299,13 @@ def test_a_killed_training_of_a_model_with_dropout_ends_with_the_same_weights(pa
 
     def task() -> Any:
         return ContrastiveConfig(encoder=given.config, loop=loop, batch_items=8).task(
-            catalogue=small_shop.catalogue,
-            split=small_shop.split,
-            tokenizer=given.tokenizer,
-            seed=0,
-            models=given.models,
+            Given(
+                catalogue=small_shop.catalogue,
+                split=small_shop.split,
+                tokenizer=given.tokenizer,
+                seed=0,
+                models=given.models,
+            )
         )
 
     def dies(batch: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -99,32 +100,33 @@ class PretrainConfig(Config):
         return self
 
     @abstractmethod
-    def task(
-        self,
-        *,
-        catalogue: Catalogue,
-        split: Split | None,
-        tokenizer: AnyTokenizer,
-        seed: int,
-        photo_rows: NDArray[np.integer] | None = None,
-        models: ModelArtifacts = NO_ARTIFACTS,
-        group: Group = ALONE,
-    ) -> EncoderTask:
+    def task(self, given: Given) -> EncoderTask:
         """Make the task and its model.
-
-        Args:
-            catalogue: items and photos.
-            split: its training part is learned, its validation part chooses the weights; None where there is no log.
-            tokenizer: of titles and queries.
-            seed: of initial weights and batches.
-            photo_rows: ``[items]``; item i is shown the photo of item ``photo_rows[i]``. None shows its own.
-            models: the pretrained models that the encoder's config names, and what a frozen one sees in the photos.
-            group: the processes that train together; the task gathers and encodes this process's share of a batch.
 
         Raises:
             ConfigError: the catalogue's photos have another size than the encoder takes.
             DataError: there is nothing to train or validate on.
         """
+
+
+@dataclass(frozen=True)
+class Given:
+    """What an encoder is trained from, beside its config."""
+
+    catalogue: Catalogue
+    """Items and photos."""
+    split: Split | None
+    """Its training part is learned, its validation part chooses the weights; None where there is no log."""
+    tokenizer: AnyTokenizer
+    """Of titles and queries."""
+    seed: int
+    """Of initial weights and batches."""
+    photo_rows: NDArray[np.integer] | None = None
+    """``[items]``, for the permuted-photo control: item i is shown the photo of item ``photo_rows[i]``."""
+    models: ModelArtifacts = NO_ARTIFACTS
+    """The pretrained models that the encoder's config names, and what a frozen one sees in the photos."""
+    group: Group = ALONE
+    """The processes that train together: each gathers and encodes its share of a batch."""
 
 
 class ItemParts(NamedTuple):
@@ -178,29 +180,13 @@ class ItemReader:
     photos are gathered for this process's share.
     """
 
-    def __init__(
-        self,
-        config: PretrainConfig,
-        *,
-        catalogue: Catalogue,
-        tokenizer: AnyTokenizer,
-        photo_rows: NDArray[np.integer] | None,
-        features: Artifact | None = None,
-        group: Group = ALONE,
-    ) -> None:
+    def __init__(self, config: PretrainConfig, given: Given) -> None:
         """Tokenise all titles once.
-
-        Args:
-            config: of the task.
-            catalogue: items and photos.
-            tokenizer: of titles and queries.
-            photo_rows: as in `PretrainConfig.task`.
-            features: what a frozen vision model sees in the photos, read in their place.
-            group: the processes that share a batch.
 
         Raises:
             ConfigError: the catalogue's photos have another size than the encoder takes.
         """
+        catalogue = given.catalogue
         encoder = config.encoder
         if encoder.modalities.reads_photo and catalogue.photos.px != encoder.photo_px:
             raise ConfigError(
@@ -209,17 +195,18 @@ class ItemReader:
             )
         self._config = config
         self._catalogue = catalogue
-        self._tokenizer = tokenizer
-        self._photo_rows = np.arange(len(catalogue.titles)) if photo_rows is None else photo_rows
-        self._own_photos = photo_rows is None
+        self._tokenizer = given.tokenizer
+        self._own_photos = given.photo_rows is None
+        self._photo_rows = np.arange(len(catalogue.titles)) if given.photo_rows is None else given.photo_rows
+        features = given.models.features
         self._features = None if features is None else PhotoFeatures(features, photos=catalogue.photos)
-        self._group = group
+        self._group = given.group
         texts = item_texts(catalogue, features=encoder.title_features)
         self.has_photo = np.asarray(catalogue.photos.has)[self._photo_rows]
         """bool ``[items]``."""
         self.has_title = np.array([bool(text) for text in texts], dtype=bool)
         """bool ``[items]``."""
-        self._tokens = tokenizer.encode(texts, max_tokens=encoder.max_title_tokens)
+        self._tokens = self._tokenizer.encode(texts, max_tokens=encoder.max_title_tokens)
 
     def parts(self, item_rows: NDArray[np.int64], *, rng: np.random.Generator) -> ItemParts:
         """Gather items in parts of like title length, hiding the title or the photo of some."""
@@ -352,15 +339,13 @@ class ItemReader:
         return has_title & ~title_hidden, has_photo & ~photo_hidden
 
 
-def make_encoder(
-    config: EncoderConfig, *, tokenizer: AnyTokenizer, seed: int, models: ModelArtifacts = NO_ARTIFACTS
-) -> TwoTowerEncoder:
+def make_encoder(config: EncoderConfig, given: Given) -> TwoTowerEncoder:
     """Draw a new encoder's weights, except those of pretrained models, from a seed of their own."""
-    named = zip(SLOTS, (models.text, models.vision), strict=True)
+    named = zip(SLOTS, (given.models.text, given.models.vision), strict=True)
     opened = open_models(config, places={name: artifact.path for name, artifact in named if artifact is not None})
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return TwoTowerEncoder(config, vocab_size=tokenizer.vocab_size, models=opened)
+        torch.manual_seed(given.seed)
+        return TwoTowerEncoder(config, vocab_size=given.tokenizer.vocab_size, models=opened)
 
 
 def encoded(inputs: Sequence[ItemInputs | Tensor], *, module: TwoTowerEncoder) -> Tensor:
@@ -425,31 +410,20 @@ def top_items(
 
 def run(
     config: PretrainConfig,
+    given: Given,
     *,
-    catalogue: Catalogue,
-    split: Split | None,
-    tokenizer: AnyTokenizer,
     inputs: Mapping[str, Artifact],
     out: Path,
-    seed: int,
-    photo_rows: NDArray[np.integer] | None = None,
-    models: ModelArtifacts = NO_ARTIFACTS,
-    group: Group = ALONE,
     when_training: Callable[[], None] = lambda: None,
 ) -> Artifact:
     """Train an encoder, or open it where it has been trained.
 
     Args:
         config: of model and training; its kind says what is learned.
-        catalogue: items and photos.
-        split: training and validation parts; None where there is no log.
-        tokenizer: of titles and queries; a copy goes into the artefact.
-        inputs: the artefacts that the three were opened from, and the models; their ids enter the artefact's id.
+        given: what it is trained from; of its group this is the first process.
+        inputs: the artefacts that catalogue, split, tokenizer and models were opened from; their ids enter the
+            artefact's id.
         out: folder of the stage.
-        seed: of initial weights and batches.
-        photo_rows: ``[items]``, for the permuted-photo control: item i is shown the photo of item ``photo_rows[i]``.
-        models: the pretrained models that the config names, and what a frozen one sees in the photos.
-        group: the processes that train together, of which this is the first.
         when_training: called before training begins, if it has to; then the others of the group must `follow`.
 
     Returns:
@@ -458,49 +432,25 @@ def run(
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
-        task = config.task(
-            catalogue=catalogue,
-            split=split,
-            tokenizer=tokenizer,
-            seed=seed,
-            photo_rows=photo_rows,
-            models=models,
-            group=group,
-        )
+        task = config.task(given)
         when_training()
-        result = fit(task, config=config.loop, out=folder, seed=seed, group=group)
+        result = fit(task, config=config.loop, out=folder, seed=given.seed, group=given.group)
         task.module.cpu().save(folder)
-        if isinstance(tokenizer, TextTokenizer):
-            tokenizer.save(folder / TOKENIZER_FILE)
+        if isinstance(given.tokenizer, TextTokenizer):
+            given.tokenizer.save(folder / TOKENIZER_FILE)
         parameters = sum(p.numel() for p in task.module.parameters())
-        by = {name: provenance_of(model) for name, model in models.named().items() if model.kind == PRETRAINED}
+        models = given.models.named()
+        by = {name: provenance_of(model) for name, model in models.items() if model.kind == PRETRAINED}
         return {**result._asdict(), "parameters": parameters, "modalities": str(config.encoder.modalities), **by}
 
-    return produce(out, kind=KIND, config=_described(config, seed, photo_rows), inputs=inputs, build=build)
+    described = _described(config, given.seed, given.photo_rows)
+    return produce(out, kind=KIND, config=described, inputs=inputs, build=build)
 
 
-def follow(
-    config: PretrainConfig,
-    *,
-    catalogue: Catalogue,
-    split: Split | None,
-    tokenizer: AnyTokenizer,
-    seed: int,
-    photo_rows: NDArray[np.integer] | None = None,
-    models: ModelArtifacts = NO_ARTIFACTS,
-    group: Processes,
-) -> None:
-    """Do this process's share of the training that the first one of its group keeps with `run`; arguments as there."""
-    task = config.task(
-        catalogue=catalogue,
-        split=split,
-        tokenizer=tokenizer,
-        seed=seed,
-        photo_rows=photo_rows,
-        models=models,
-        group=group,
-    )
-    follow_steps(task, config=config.loop, seed=seed, group=group)
+def follow(config: PretrainConfig, given: Given) -> None:
+    """Do this process's share of the training that the first one of its group keeps with `run`."""
+    assert isinstance(given.group, Processes)
+    follow_steps(config.task(given), config=config.loop, seed=given.seed, group=given.group)
 
 
 def find_trained(
@@ -511,7 +461,15 @@ def find_trained(
     seed: int,
     photo_rows: NDArray[np.integer] | None = None,
 ) -> Artifact | None:
-    """Return the encoder that `run` would open, or None where it would have to train; arguments as there."""
+    """Return the encoder that `run` would open, or None where it would have to train.
+
+    Args:
+        config: as of `run`.
+        inputs: as of `run`.
+        out: as of `run`.
+        seed: of initial weights and batches.
+        photo_rows: as `Given.photo_rows`.
+    """
     return find(out, kind=KIND, config=_described(config, seed, photo_rows), inputs=inputs)
 
 

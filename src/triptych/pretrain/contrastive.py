@@ -16,16 +16,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from triptych.data.catalogue import Catalogue
 from triptych.data.sampling import ItemQuerySampler
-from triptych.data.splits import Part, Split
+from triptych.data.splits import Part
 from triptych.data.targets import Targets
-from triptych.data.text import PAD, AnyTokenizer
-from triptych.encoders.slots import NO_ARTIFACTS, ModelArtifacts
+from triptych.data.text import PAD
 from triptych.encoders.text import cut_by_length, text_tensor
 from triptych.encoders.two_tower import ItemInputs
 from triptych.foundation.errors import DataError
@@ -34,6 +31,7 @@ from triptych.losses.infonce import infonce
 from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
 from triptych.pretrain.base import (
     VALIDATION_SEED,
+    Given,
     ItemReader,
     PhotoViews,
     PretrainConfig,
@@ -44,7 +42,6 @@ from triptych.pretrain.base import (
     top_items,
     view_loss,
 )
-from triptych.training.distributed import ALONE, Group
 from triptych.training.task import Validation
 
 
@@ -62,30 +59,9 @@ class ContrastiveConfig(PretrainConfig):
     validation_queries: int = Field(1_000, ge=1)
     """Queries of the validation part that choose the best weights; fewer where it has fewer."""
 
-    def task(
-        self,
-        *,
-        catalogue: Catalogue,
-        split: Split | None,
-        tokenizer: AnyTokenizer,
-        seed: int,
-        photo_rows: NDArray[np.integer] | None = None,
-        models: ModelArtifacts = NO_ARTIFACTS,
-        group: Group = ALONE,
-    ) -> ContrastiveTask:
+    def task(self, given: Given) -> ContrastiveTask:
         """Make the task; see `PretrainConfig.task`."""
-        if split is None:
-            raise DataError("events: there are none, and queries are learned from what was chosen under them.")
-        return ContrastiveTask(
-            self,
-            catalogue=catalogue,
-            split=split,
-            tokenizer=tokenizer,
-            seed=seed,
-            photo_rows=photo_rows,
-            models=models,
-            group=group,
-        )
+        return ContrastiveTask(self, given)
 
 
 CONFIG = ContrastiveConfig
@@ -115,32 +91,22 @@ class ContrastiveTask:
 
     name = "training encoder"
 
-    def __init__(
-        self,
-        config: ContrastiveConfig,
-        *,
-        catalogue: Catalogue,
-        split: Split,
-        tokenizer: AnyTokenizer,
-        seed: int,
-        photo_rows: NDArray[np.integer] | None = None,
-        models: ModelArtifacts = NO_ARTIFACTS,
-        group: Group = ALONE,
-    ) -> None:
-        """Tokenise all texts once and make the model; arguments as in `PretrainConfig.task`."""
+    def __init__(self, config: ContrastiveConfig, given: Given) -> None:
+        """Tokenise all texts once and make the model.
+
+        Raises:
+            DataError: there is no log.
+        """
+        split = given.split
+        if split is None:
+            raise DataError("events: there are none, and queries are learned from what was chosen under them.")
+
         self._config = config
-        self._catalogue = catalogue
-        self._seed = seed
-        self._group = group
-        self._reader = ItemReader(
-            config,
-            catalogue=catalogue,
-            tokenizer=tokenizer,
-            photo_rows=photo_rows,
-            features=models.features,
-            group=group,
-        )
-        self._query_tokens = tokenizer.encode(catalogue.queries, max_tokens=config.encoder.max_query_tokens)
+        self._catalogue = catalogue = given.catalogue
+        self._seed = given.seed
+        self._group = given.group
+        self._reader = ItemReader(config, given)
+        self._query_tokens = given.tokenizer.encode(catalogue.queries, max_tokens=config.encoder.max_query_tokens)
         pairs = split.train_pairs(catalogue)
         self._sampler = ItemQuerySampler(
             query_row=pairs.query_row,
@@ -149,10 +115,10 @@ class ContrastiveTask:
             batch_items=config.batch_items,
             queries_per_item=config.queries_per_item,
             item_power=config.item_power,
-            seed=seed,
+            seed=given.seed,
         )
         self._validation = _some_targets(split.targets(Part.VALIDATION), most=config.validation_queries)
-        self.module = make_encoder(config.encoder, tokenizer=tokenizer, seed=seed, models=models)
+        self.module = make_encoder(config.encoder, given)
 
     def batch(self, index: int) -> ContrastiveBatch:
         """Draw batch `index` and gather its tokens and pixels."""

@@ -19,12 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from triptych.data.catalogue import Catalogue
 from triptych.data.sampling import ItemPairSampler
-from triptych.data.splits import Part, Split
+from triptych.data.splits import Part
 from triptych.data.targets import UserTargets
-from triptych.data.text import AnyTokenizer
-from triptych.encoders.slots import NO_ARTIFACTS, ModelArtifacts
 from triptych.encoders.two_tower import ItemInputs
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
@@ -32,6 +29,7 @@ from triptych.losses.infonce import infonce
 from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
 from triptych.pretrain.base import (
     VALIDATION_SEED,
+    Given,
     ItemReader,
     PhotoViews,
     PretrainConfig,
@@ -42,7 +40,6 @@ from triptych.pretrain.base import (
     make_encoder,
     view_loss,
 )
-from triptych.training.distributed import ALONE, Group
 from triptych.training.task import Validation
 
 
@@ -69,30 +66,9 @@ class HistoryContrastConfig(PretrainConfig):
     history_events: int = Field(50, ge=1)
     """Latest choices that make up a user's vector in validation; as `dense.history_events`."""
 
-    def task(
-        self,
-        *,
-        catalogue: Catalogue,
-        split: Split | None,
-        tokenizer: AnyTokenizer,
-        seed: int,
-        photo_rows: NDArray[np.integer] | None = None,
-        models: ModelArtifacts = NO_ARTIFACTS,
-        group: Group = ALONE,
-    ) -> HistoryContrastTask:
+    def task(self, given: Given) -> HistoryContrastTask:
         """Make the task; see `PretrainConfig.task`."""
-        if split is None:
-            raise DataError("events: there are none, and histories are learned from what users chose.")
-        return HistoryContrastTask(
-            self,
-            catalogue=catalogue,
-            split=split,
-            tokenizer=tokenizer,
-            seed=seed,
-            photo_rows=photo_rows,
-            models=models,
-            group=group,
-        )
+        return HistoryContrastTask(self, given)
 
 
 CONFIG = HistoryContrastConfig
@@ -126,42 +102,32 @@ class HistoryContrastTask:
 
     name = "training encoder"
 
-    def __init__(
-        self,
-        config: HistoryContrastConfig,
-        *,
-        catalogue: Catalogue,
-        split: Split,
-        tokenizer: AnyTokenizer,
-        seed: int,
-        photo_rows: NDArray[np.integer] | None = None,
-        models: ModelArtifacts = NO_ARTIFACTS,
-        group: Group = ALONE,
-    ) -> None:
-        """Tokenise all titles once and make the model; arguments as in `PretrainConfig.task`."""
+    def __init__(self, config: HistoryContrastConfig, given: Given) -> None:
+        """Tokenise all texts once and make the model.
+
+        Raises:
+            DataError: there is no log.
+        """
+        split = given.split
+        if split is None:
+            raise DataError("events: there are none, and histories are learned from what users chose.")
+
         self._config = config
-        self._catalogue = catalogue
-        self._seed = seed
-        self._group = group
-        self._reader = ItemReader(
-            config,
-            catalogue=catalogue,
-            tokenizer=tokenizer,
-            photo_rows=photo_rows,
-            features=models.features,
-            group=group,
-        )
+        self._catalogue = catalogue = given.catalogue
+        self._seed = given.seed
+        self._group = given.group
+        self._reader = ItemReader(config, given)
         self._sampler = ItemPairSampler(
             split.train_histories(catalogue),
             batch_pairs=config.batch_pairs,
             window=config.window,
             item_power=config.item_power,
-            seed=seed,
+            seed=given.seed,
         )
         found = split.user_targets(catalogue, Part.VALIDATION)
         self._validation = _some_users(found, most=config.validation_users)
         self._found = found
-        self.module = make_encoder(config.encoder, tokenizer=tokenizer, seed=seed, models=models)
+        self.module = make_encoder(config.encoder, given)
 
     def batch(self, index: int) -> HistoryBatch:
         """Draw batch `index` and gather its tokens and pixels."""

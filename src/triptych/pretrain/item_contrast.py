@@ -15,16 +15,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from triptych.data.augment import augment
-from triptych.data.catalogue import Catalogue
-from triptych.data.splits import Split
-from triptych.data.text import AnyTokenizer
 from triptych.encoders.embed import Pixels
-from triptych.encoders.slots import NO_ARTIFACTS, ModelArtifacts
 from triptych.encoders.two_tower import ItemInputs
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
 from triptych.pretrain.base import (
     VALIDATION_SEED,
+    Given,
     ItemReader,
     PhotoViews,
     PretrainConfig,
@@ -36,7 +33,6 @@ from triptych.pretrain.base import (
     top_items,
     view_loss,
 )
-from triptych.training.distributed import ALONE, Group
 from triptych.training.task import Validation
 
 
@@ -54,27 +50,9 @@ class ItemContrastConfig(PretrainConfig):
     validation_items: int = Field(500, ge=1)
     """Items whose photo, varied in a way of its own, must find them; fewer where there are fewer."""
 
-    def task(
-        self,
-        *,
-        catalogue: Catalogue,
-        split: Split | None,
-        tokenizer: AnyTokenizer,
-        seed: int,
-        photo_rows: NDArray[np.integer] | None = None,
-        models: ModelArtifacts = NO_ARTIFACTS,
-        group: Group = ALONE,
-    ) -> ItemContrastTask:
+    def task(self, given: Given) -> ItemContrastTask:
         """Make the task; see `PretrainConfig.task`. A split is not looked at."""
-        return ItemContrastTask(
-            self,
-            catalogue=catalogue,
-            tokenizer=tokenizer,
-            seed=seed,
-            photo_rows=photo_rows,
-            models=models,
-            group=group,
-        )
+        return ItemContrastTask(self, given)
 
 
 CONFIG = ItemContrastConfig
@@ -100,34 +78,17 @@ class ItemContrastTask:
 
     name = "training encoder"
 
-    def __init__(
-        self,
-        config: ItemContrastConfig,
-        *,
-        catalogue: Catalogue,
-        tokenizer: AnyTokenizer,
-        seed: int,
-        photo_rows: NDArray[np.integer] | None = None,
-        models: ModelArtifacts = NO_ARTIFACTS,
-        group: Group = ALONE,
-    ) -> None:
-        """Tokenise all titles once and make the model; arguments as in `PretrainConfig.task`.
+    def __init__(self, config: ItemContrastConfig, given: Given) -> None:
+        """Tokenise all titles once and make the model.
 
         Raises:
             DataError: fewer than two items have anything that can be asked with.
         """
         self._config = config
-        self._catalogue = catalogue
-        self._seed = seed
-        self._group = group
-        self._reader = ItemReader(
-            config,
-            catalogue=catalogue,
-            tokenizer=tokenizer,
-            photo_rows=photo_rows,
-            features=models.features,
-            group=group,
-        )
+        self._catalogue = given.catalogue
+        self._seed = given.seed
+        self._group = given.group
+        self._reader = ItemReader(config, given)
         reads = config.encoder.modalities
         self._asks_by_photo = reads.reads_photo and config.photo_view_weight > 0
         self._asks_by_title = reads.reads_title and config.title_query_weight > 0
@@ -139,7 +100,7 @@ class ItemContrastTask:
                 f"items: {len(self._rows)} of them have what an encoder of modalities '{reads}' can learn from, and it "
                 "takes two."
             )
-        self.module = make_encoder(config.encoder, tokenizer=tokenizer, seed=seed, models=models)
+        self.module = make_encoder(config.encoder, given)
 
     def batch(self, index: int) -> ItemBatch:
         """Draw batch `index` and gather its tokens and pixels."""

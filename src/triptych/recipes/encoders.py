@@ -32,7 +32,7 @@ from triptych.foundation.machine import num_cores
 from triptych.foundation.progress import Progress, heard_by
 from triptych.foundation.registry import config_class
 from triptych.pretrain import base as pretrain
-from triptych.pretrain.base import TASKS, PretrainConfig
+from triptych.pretrain.base import TASKS, Given, PretrainConfig
 from triptych.recipes.config import Arm
 from triptych.training.distributed import ALONE, Group, Processes
 
@@ -76,22 +76,18 @@ class EncoderWork:
         """
         return pretrain.run(
             self._arms_config,
-            catalogue=Catalogue.open(self.catalogue),
-            split=None if self.split is None else Split.open(self.split),
-            tokenizer=self._open_tokenizer(),
+            self._given(group),
             inputs=self._inputs,
             out=self.out,
-            seed=self.seed,
-            photo_rows=self.photo_rows,
-            models=self.arms_models,
-            group=group,
             when_training=lambda: group.tell(self.dump()),
         )
 
     def follow(self, group: Processes) -> None:
         """Do this process's share of the training that the first process of the group does with `train`."""
-        pretrain.follow(
-            self._arms_config,
+        pretrain.follow(self._arms_config, self._given(group))
+
+    def _given(self, group: Group) -> Given:
+        return Given(
             catalogue=Catalogue.open(self.catalogue),
             split=None if self.split is None else Split.open(self.split),
             tokenizer=self._open_tokenizer(),
