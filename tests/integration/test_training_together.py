@@ -78,7 +78,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, demo_run: Path) -> Path:
 
 def seeded(out: Path, run: Path) -> Path:
     """Begin a run with the finished stages before the encoder."""
-    for stage in ("catalogue", "split", "tokenizer", "popularity", "bm25"):
+    for stage in ("tables", "catalogue", "split", "tokenizer", "popularity", "bm25"):
         shutil.copytree(run / stage, out / stage)
     return out
 

@@ -358,7 +358,8 @@ def encoded(inputs: Sequence[ItemInputs | Tensor], *, module: TwoTowerEncoder) -
     parts = [module.encode_items(one) if isinstance(one, ItemInputs) else module.encode_queries(one) for one in inputs]
     if not parts:
         # With a gradient all the same: every process takes part when those of the gathered vectors are added up.
-        return next(module.parameters()).new_zeros(0, module.config.vector_dim).requires_grad_()
+        device = next(module.parameters()).device
+        return torch.zeros(0, module.config.vector_dim, device=device, requires_grad=True)
     return torch.cat(parts)
 
 
