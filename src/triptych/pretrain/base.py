@@ -128,6 +128,10 @@ class Given:
     group: Group = ALONE
     """The processes that train together: each gathers and encodes its share of a batch."""
 
+    def encoder(self, config: EncoderConfig) -> TwoTowerEncoder:
+        """Make the encoder, new but for pretrained models."""
+        return make_encoder(config, tokenizer=self.tokenizer, seed=self.seed, models=self.models)
+
 
 class ItemParts(NamedTuple):
     """A batch's items, sorted by length and cut in parts that are padded apart."""
@@ -339,13 +343,15 @@ class ItemReader:
         return has_title & ~title_hidden, has_photo & ~photo_hidden
 
 
-def make_encoder(config: EncoderConfig, given: Given) -> TwoTowerEncoder:
+def make_encoder(
+    config: EncoderConfig, *, tokenizer: AnyTokenizer, seed: int, models: ModelArtifacts = NO_ARTIFACTS
+) -> TwoTowerEncoder:
     """Draw a new encoder's weights, except those of pretrained models, from a seed of their own."""
-    named = zip(SLOTS, (given.models.text, given.models.vision), strict=True)
+    named = zip(SLOTS, (models.text, models.vision), strict=True)
     opened = open_models(config, places={name: artifact.path for name, artifact in named if artifact is not None})
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(given.seed)
-        return TwoTowerEncoder(config, vocab_size=given.tokenizer.vocab_size, models=opened)
+        torch.manual_seed(seed)
+        return TwoTowerEncoder(config, vocab_size=tokenizer.vocab_size, models=opened)
 
 
 def encoded(inputs: Sequence[ItemInputs | Tensor], *, module: TwoTowerEncoder) -> Tensor:

@@ -38,7 +38,6 @@ from triptych.pretrain.base import (
     Weighted,
     combined,
     encoded,
-    make_encoder,
     top_items,
     view_loss,
 )
@@ -118,7 +117,7 @@ class ContrastiveTask:
             seed=given.seed,
         )
         self._validation = _some_targets(split.targets(Part.VALIDATION), most=config.validation_queries)
-        self.module = make_encoder(config.encoder, given)
+        self.module = given.encoder(config.encoder)
 
     def batch(self, index: int) -> ContrastiveBatch:
         """Draw batch `index` and gather its tokens and pixels."""

@@ -37,7 +37,6 @@ from triptych.pretrain.base import (
     Weighted,
     combined,
     encoded,
-    make_encoder,
     view_loss,
 )
 from triptych.training.task import Validation
@@ -127,7 +126,7 @@ class HistoryContrastTask:
         found = split.user_targets(catalogue, Part.VALIDATION)
         self._validation = _some_users(found, most=config.validation_users)
         self._found = found
-        self.module = make_encoder(config.encoder, given)
+        self.module = given.encoder(config.encoder)
 
     def batch(self, index: int) -> HistoryBatch:
         """Draw batch `index` and gather its tokens and pixels."""

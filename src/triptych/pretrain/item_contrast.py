@@ -29,7 +29,6 @@ from triptych.pretrain.base import (
     Weighted,
     combined,
     encoded,
-    make_encoder,
     top_items,
     view_loss,
 )
@@ -100,7 +99,7 @@ class ItemContrastTask:
                 f"items: {len(self._rows)} of them have what an encoder of modalities '{reads}' can learn from, and it "
                 "takes two."
             )
-        self.module = make_encoder(config.encoder, given)
+        self.module = given.encoder(config.encoder)
 
     def batch(self, index: int) -> ItemBatch:
         """Draw batch `index` and gather its tokens and pixels."""
