@@ -24,9 +24,9 @@ from triptych.encoders.two_tower import EncoderConfig, TwoTowerEncoder
 from triptych.foundation.registry import config_class, kinds
 from triptych.index.backends.exact import ExactIndex
 from triptych.recall.base import Request, RetrieverConfig
+from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense
 from triptych.recall.models.item_knn import ItemKnn
-from triptych.recall.models.lexical import Lexical
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 
@@ -108,7 +108,7 @@ def item_knn(shop):
 # One line per kind: how it is made, and how it is read back.
 SUITE = {
     "popularity": (popularity, lambda shop, folder: Popularity.load(folder)),
-    "lexical": (lambda shop: Lexical.fit(shop.catalogue.titles), lambda shop, folder: Lexical.load(folder)),
+    "bm25": (lambda shop: Bm25.fit(shop.catalogue.titles), lambda shop, folder: Bm25.load(folder)),
     "dense": (
         lambda shop: Dense(shop.embedder, shop.index),
         lambda shop, folder: Dense.load(folder, embedder=shop.embedder, index=shop.index),

@@ -41,7 +41,7 @@ from triptych.engine.shelf import Shelf
 from triptych.foundation.artifact import Artifact, produce, write_json
 from triptych.foundation.errors import ArtifactError, EngineError
 from triptych.nn.precision import Precision
-from triptych.recall.models.lexical import Lexical, LexicalConfig
+from triptych.recall.models.bm25 import Bm25, Bm25Config
 from triptych.recall.models.popularity import Popularity, PopularityConfig
 
 PX = 32
@@ -136,9 +136,9 @@ def write_run(run, *, seed=0):
         ),
         "bm25": write_retriever(
             run / "bm25",
-            fit=lambda: Lexical.fit(catalogue.titles),
+            fit=lambda: Bm25.fit(catalogue.titles),
             kind="bm25",
-            config=LexicalConfig(),
+            config=Bm25Config(),
             inputs={"catalogue": artifact},
         ),
     }
@@ -270,7 +270,7 @@ def test_search_by_words_and_photo(shared, vectors):
 
 def test_search_by_shared_words(run, shared):
     hits = shared.search("red hat", channel="bm25", k=NUM_ITEMS)
-    scores = Lexical.fit(run.catalogue.titles).scores("red hat")
+    scores = Bm25.fit(run.catalogue.titles).scores("red hat")
     assert ids(hits) == [f"i{row}" for row in np.lexsort((np.arange(NUM_ITEMS), -scores)) if scores[row] > 0]
     assert {hit.channel for hit in hits} == {Channel.BM25}
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from triptych.data.text import words
 from triptych.foundation.errors import EngineError
 from triptych.recall.base import Request
-from triptych.recall.models.lexical import Lexical, LexicalConfig, Variant
+from triptych.recall.models.bm25 import Bm25, Bm25Config, Variant
 
 TITLES = [
     "Red cotton dress",
@@ -34,7 +34,7 @@ TITLES = [
 
 
 def by_loop(titles, query, *, variant, k1, b):
-    """Score every title, word by word; see the formula in `triptych.recall.models.lexical`."""
+    """Score every title, word by word; see the formula in `triptych.recall.models.bm25`."""
     documents = [words(title) for title in titles]
     mean = sum(map(len, documents)) / len(documents)
     scores = []
@@ -50,8 +50,8 @@ def by_loop(titles, query, *, variant, k1, b):
     return scores
 
 
-def hits_of(lexical, query, k, keep=None):
-    hits = lexical.retrieve([Request(query=query, keep=keep)], k)
+def hits_of(bm25, query, k, keep=None):
+    hits = bm25.retrieve([Request(query=query, keep=keep)], k)
     return hits.item_rows[0].tolist(), hits.scores[0]
 
 
@@ -59,9 +59,9 @@ def hits_of(lexical, query, k, keep=None):
 @pytest.mark.parametrize(("k1", "b"), [(1.2, 0.75), (0.0, 0.5), (2.0, 0.0), (0.9, 1.0)])
 @pytest.mark.parametrize("query", ["red dress", "red red dress", "连衣裙", "500ml", "T-Shirt unknown word"])
 def test_equals_the_loop(variant, k1, b, query):
-    lexical = Lexical.fit(TITLES, config=LexicalConfig(variant=variant, k1=k1, b=b))
+    bm25 = Bm25.fit(TITLES, config=Bm25Config(variant=variant, k1=k1, b=b))
     expected = by_loop(TITLES, query, variant=variant, k1=k1, b=b)
-    np.testing.assert_allclose(lexical.scores(query), expected, rtol=2e-6, atol=1e-7)
+    np.testing.assert_allclose(bm25.scores(query), expected, rtol=2e-6, atol=1e-7)
 
 
 @settings(max_examples=40, deadline=None)
@@ -72,60 +72,60 @@ def test_equals_the_loop(variant, k1, b, query):
     k=st.integers(1, 30),
 )
 def test_ranking_equals_the_loop(titles, query, variant, k):
-    lexical = Lexical.fit(titles, config=LexicalConfig(variant=variant))
+    bm25 = Bm25.fit(titles, config=Bm25Config(variant=variant))
     expected = by_loop(titles, query, variant=variant, k1=1.2, b=0.75)
-    np.testing.assert_allclose(lexical.scores(query), expected, rtol=2e-6, atol=1e-7)
-    rows, scores = hits_of(lexical, query, k)
-    own = lexical.scores(query)
+    np.testing.assert_allclose(bm25.scores(query), expected, rtol=2e-6, atol=1e-7)
+    rows, scores = hits_of(bm25, query, k)
+    own = bm25.scores(query)
     wanted = sorted((row for row in range(len(titles)) if own[row] > 0), key=lambda row: (-own[row], row))[:k]
     assert rows == wanted + [-1] * (k - len(wanted))
     assert np.isneginf(scores[len(wanted) :]).all()
 
 
 def test_titles_that_share_no_word_are_no_hits():
-    lexical = Lexical.fit(TITLES)
-    rows, _ = hits_of(lexical, "red", 10)
+    bm25 = Bm25.fit(TITLES)
+    rows, _ = hits_of(bm25, "red", 10)
     assert sorted(row for row in rows if row >= 0) == [0, 1, 4, 8]
     assert rows.index(0) + 1 == rows.index(8)  # equal titles: by item row
-    assert hits_of(lexical, "nothing here", 3)[0] == [-1, -1, -1]
-    assert hits_of(lexical, "!?", 3)[0] == [-1, -1, -1]
+    assert hits_of(bm25, "nothing here", 3)[0] == [-1, -1, -1]
+    assert hits_of(bm25, "!?", 3)[0] == [-1, -1, -1]
 
 
 def test_added_titles_are_as_if_they_had_been_there():
-    grown = Lexical.fit(TITLES[:6]).with_items(TITLES[6:8]).with_items(TITLES[8:])
+    grown = Bm25.fit(TITLES[:6]).with_items(TITLES[6:8]).with_items(TITLES[8:])
     for query in ("red dress", "连衣裙", "the dress"):
-        np.testing.assert_array_equal(grown.scores(query), Lexical.fit(TITLES).scores(query))
+        np.testing.assert_array_equal(grown.scores(query), Bm25.fit(TITLES).scores(query))
     assert grown.num_items == 10
 
 
 def test_a_shop_without_any_word(tmp_path):
-    empty = Lexical.fit(["", ""])
+    empty = Bm25.fit(["", ""])
     assert hits_of(empty, "red", 2)[0] == [-1, -1]
     empty.save(tmp_path)
-    loaded = Lexical.load(tmp_path)
+    loaded = Bm25.load(tmp_path)
     assert hits_of(loaded, "red", 2)[0] == [-1, -1]
     assert hits_of(loaded.with_items(["red"]), "red", 2)[0] == [2, -1]
-    assert hits_of(Lexical.fit([]), "red", 2)[0] == [-1, -1]
+    assert hits_of(Bm25.fit([]), "red", 2)[0] == [-1, -1]
 
 
 def test_loaded_grows_like_the_original(tmp_path):
-    lexical = Lexical.fit(TITLES[:7], config=LexicalConfig(k1=0.4))
-    lexical.save(tmp_path)
-    loaded = Lexical.load(tmp_path).with_items(TITLES[7:])
-    expected = Lexical.fit(TITLES, config=LexicalConfig(k1=0.4))
+    bm25 = Bm25.fit(TITLES[:7], config=Bm25Config(k1=0.4))
+    bm25.save(tmp_path)
+    loaded = Bm25.load(tmp_path).with_items(TITLES[7:])
+    expected = Bm25.fit(TITLES, config=Bm25Config(k1=0.4))
     np.testing.assert_array_equal(loaded.scores("red long dress"), expected.scores("red long dress"))
 
 
 def test_a_request_without_words_is_refused():
     with pytest.raises(EngineError, match="bm25 compares words: give a query text"):
-        Lexical.fit(TITLES).retrieve([Request(item_row=1)], 3)
+        Bm25.fit(TITLES).retrieve([Request(item_row=1)], 3)
 
 
 def test_same_bytes_in_every_process(tmp_path):
     """Python orders sets of words differently in every process; what is stored must not show it."""
     script = (
-        "import sys, pathlib; from triptych.recall.models.lexical import Lexical;"
-        "Lexical.fit([f'word{i % 17} thing{i % 5} red' for i in range(60)]).save(pathlib.Path(sys.argv[1]))"
+        "import sys, pathlib; from triptych.recall.models.bm25 import Bm25;"
+        "Bm25.fit([f'word{i % 17} thing{i % 5} red' for i in range(60)]).save(pathlib.Path(sys.argv[1]))"
     )
     digests = []
     for seed in ("1", "2"):

@@ -32,8 +32,8 @@ from triptych.engine.shelf import Shelf
 from triptych.foundation.errors import ArtifactError, ConfigError, EngineError, did_you_mean
 from triptych.index.base import Index, open_index
 from triptych.recall.base import Request, Retriever
+from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense, DenseConfig
-from triptych.recall.models.lexical import Lexical
 from triptych.recall.models.popularity import Popularity
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class _Snapshot:
     shelf: Shelf
     index: Index
     dense: Dense
-    bm25: Lexical
+    bm25: Bm25
     popularity: Popularity
 
     def retriever(self, channel: Channel) -> Retriever:
@@ -85,7 +85,7 @@ class Engine:
             shelf=Shelf.of(self._catalogue),
             index=index,
             dense=Dense(self._embedder, index, config=self._dense_config),
-            bm25=Lexical.load(parts.bm25.path),
+            bm25=Bm25.load(parts.bm25.path),
             popularity=Popularity.load(parts.popularity.path),
         )
 
@@ -234,7 +234,7 @@ class Engine:
         """Add items; they are found at once, by words, by photo and through filters, without training.
 
         All or none are added. They live in memory: closing the engine forgets them, so put them into the items table
-        for the next run. Every call indexes all titles anew (see `Lexical.with_items`), so add many at a time.
+        for the next run. Every call indexes all titles anew (see `Bm25.with_items`), so add many at a time.
 
         Args:
             rows: per item ``item_id`` and at least one of ``title`` and ``photo`` (a path, or the bytes of a file);

@@ -21,9 +21,9 @@ from triptych.index.base import BACKENDS, IndexConfig
 from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.pretrain.contrastive import ContrastiveConfig
 from triptych.pretrain.history_contrast import HistoryContrastConfig
+from triptych.recall.models.bm25 import Bm25Config
 from triptych.recall.models.dense import DenseConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
-from triptych.recall.models.lexical import LexicalConfig
 from triptych.recall.models.popularity import PopularityConfig
 
 
@@ -69,8 +69,8 @@ class RunConfig(Config):
     """Training seeds; the first one's encoder is served, and a claim needs three."""
     popularity: PopularityConfig = PopularityConfig()
     """The popularity baseline."""
-    bm25: LexicalConfig = LexicalConfig()
-    """Lexical search."""
+    bm25: Bm25Config = Bm25Config()
+    """Search by the words of titles."""
     item_knn: ItemKnnConfig = ItemKnnConfig()
     """The item-kNN baseline, for logs of users without queries."""
     dense: DenseConfig = DenseConfig()

@@ -34,8 +34,8 @@ from triptych.evaluate.tasks.photo import crop_and_relight
 from triptych.foundation.artifact import MANIFEST, Artifact
 from triptych.index.base import open_index
 from triptych.recall.base import Retriever
+from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense
-from triptych.recall.models.lexical import Lexical
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import Arm, RunConfig
 from triptych.recipes.encoders import EncoderWork, train_side_by_side
@@ -194,7 +194,7 @@ class Stages:
                 out,
                 kind="bm25",
                 config=config,
-                fit=lambda: Lexical.fit(self.catalogue.titles, config=config),
+                fit=lambda: Bm25.fit(self.catalogue.titles, config=config),
                 inputs={"catalogue": self.catalogue.artifact},
             ),
         )

@@ -6,7 +6,7 @@ from triptych.evaluate.tasks import graded
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.artifact import Artifact
 from triptych.recall.base import Retriever
-from triptych.recall.models.lexical import Lexical
+from triptych.recall.models.bm25 import Bm25
 from triptych.recipes.stages import Stages
 
 
@@ -19,7 +19,7 @@ def run(stages: Stages) -> Artifact:
     stages.bundle(trained, popularity=popularity, bm25=bm25)
 
     def judged() -> TaskResult:
-        models: dict[str, Retriever] = {"bm25": Lexical.load(bm25.path)}
+        models: dict[str, Retriever] = {"bm25": Bm25.load(bm25.path)}
         return graded.evaluate(
             {**models, **stages.encoders(trained)}, catalogue=catalogue, split=split, config=config.evaluation
         )

@@ -8,7 +8,7 @@ from triptych.evaluate.tasks import search
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.artifact import Artifact
 from triptych.recall.base import Retriever
-from triptych.recall.models.lexical import Lexical
+from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.stages import Stages
@@ -32,7 +32,7 @@ def run(stages: Stages) -> Artifact:
 
     def searched() -> TaskResult:
         counts = Popularity.load(popularity.path)
-        models: dict[str, Retriever | list[Retriever]] = {"popularity": counts, "bm25": Lexical.load(bm25.path)}
+        models: dict[str, Retriever | list[Retriever]] = {"popularity": counts, "bm25": Bm25.load(bm25.path)}
         oracle = {} if catalogue.judgements is None else {"oracle": Oracle.fit(catalogue, counts=counts.counts)}
         return search.evaluate(
             {**models, **stages.encoders(trained), **oracle},

@@ -39,10 +39,10 @@ class Variant(StrEnum):
     ROBERTSON = "robertson"
 
 
-class LexicalConfig(RetrieverConfig):
+class Bm25Config(RetrieverConfig):
     """BM25's constants; the defaults are Lucene's."""
 
-    kind: Literal["lexical"] = "lexical"
+    kind: Literal["bm25"] = "bm25"
     """Name of the file that defines it."""
     variant: Variant = Variant.LUCENE
     """Inverse document frequency: lucene (always positive) or robertson (0 for words of more than half the titles)."""
@@ -52,7 +52,7 @@ class LexicalConfig(RetrieverConfig):
     """How much a long title is held against its words."""
 
 
-CONFIG = LexicalConfig
+CONFIG = Bm25Config
 
 
 class _Titles(NamedTuple):
@@ -71,7 +71,7 @@ class _Titles(NamedTuple):
         tokens = np.concatenate([self.tokens, np.asarray(new, dtype=np.int32)])
         return _Titles(vocabulary, tokens, np.concatenate([self.offsets, ends]))
 
-    def scored(self, config: LexicalConfig) -> bm25s.BM25 | None:
+    def scored(self, config: Bm25Config) -> bm25s.BM25 | None:
         """Compute every word's score in every title; None where there is no word at all."""
         if not self.vocabulary:
             return None
@@ -83,24 +83,24 @@ class _Titles(NamedTuple):
         return index
 
 
-class Lexical:
+class Bm25:
     """BM25 over the titles. An item that shares no word with the query is no hit."""
 
     name = "bm25"
 
-    def __init__(self, titles: _Titles, index: bm25s.BM25 | None, *, config: LexicalConfig) -> None:
+    def __init__(self, titles: _Titles, index: bm25s.BM25 | None, *, config: Bm25Config) -> None:
         """Wrap numbered titles and their index; use `fit` or `load`."""
         self._titles, self._index, self._config = titles, index, config
 
     @classmethod
-    def fit(cls, titles: Sequence[str], *, config: LexicalConfig | None = None) -> Self:
+    def fit(cls, titles: Sequence[str], *, config: Bm25Config | None = None) -> Self:
         """Index titles.
 
         Args:
             titles: ``[items]``, by item row; "" for an item without title.
             config: BM25's constants.
         """
-        config = config or LexicalConfig()
+        config = config or Bm25Config()
         numbered = _Titles({}, np.empty(0, np.int32), np.zeros(1, np.int64)).extended(titles)
         return cls(numbered, numbered.scored(config), config=config)
 
@@ -155,7 +155,7 @@ class Lexical:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; the scores are memory-mapped."""
-        config = LexicalConfig.load(folder / CONFIG_FILE)
+        config = Bm25Config.load(folder / CONFIG_FILE)
         vocabulary = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
         arrays: list[NDArray[Any]] = [np.load(folder / name, allow_pickle=False) for name in (TOKENS, OFFSETS)]
         titles = _Titles({word: number for number, word in enumerate(vocabulary)}, *arrays)
