@@ -30,6 +30,8 @@ def check(
 
     Exit code 0: clean, or faulty rows are set aside; 1: something was set aside, under --strict; 2: unusable.
     """
+    import logging
+
     from triptych.data.check import exit_code, render, set_aside_photos, write_rejected
     from triptych.data.photo_store import check_photos
     from triptych.recipes import resolve
@@ -40,6 +42,9 @@ def check(
         if path is not None:
             overrides.append(f"{table}.path={path.resolve()}")
     source = config or config_option
+    ours = logging.getLogger("triptych")  # on stderr: what reading will take
+    ours.addHandler(logging.StreamHandler())
+    ours.setLevel(logging.INFO)
     resolved = resolve(str(source) if source else "shop", settings=overrides)
     checked = read_and_check(resolved.config, base=resolved.base)
     if photos:
