@@ -4,8 +4,8 @@
 
 A generated log without photos: user, query, item, time, kind, page and position as people export them, items and users
 drawn by a power law; as Parquet with text ids, as Parquet with integers for ids, and as CSV. A child process then
-estimates the memory, checks the tables, writes the catalogue (numbered events, histories) and the split; it is measured from its first line
-to its last, imports left out.
+estimates the memory, checks the tables, writes the catalogue (numbered events, histories) and the split; it is measured
+from its first line to its last, imports left out.
 
 Beside it stands the floor: polars reading the same columns of the same files into memory, and nothing else. Both run
 `--rounds` times in turn, and medians kept. `cpu_seconds` is processor time, which other work on the machine disturbs
@@ -81,7 +81,7 @@ def _item_id(number: pl.Expr, *, ids: str) -> pl.Expr:
 
 
 def ingest(folder: Path) -> dict[str, Any]:
-    """Check, write the catalogue and the split; return seconds and peak memory."""
+    """Estimate the memory, check, write the catalogue and the split; return seconds and peak memory."""
     from triptych.data import catalogue, splits
     from triptych.data.catalogue import Catalogue, CatalogueConfig
     from triptych.data.memory import estimate_peak
@@ -94,8 +94,8 @@ def ingest(folder: Path) -> dict[str, Any]:
     before = most_held_bytes() / 2**30
     items = next(folder.glob("items.*"))
     config = RunConfig.parse({"items": {"path": items.name}, "events": {"path": "events"}})
-    cpu_started = time.process_time()
     told, _ = estimate_peak({Table.ITEMS: config.items, Table.EVENTS: config.events}, base=folder)
+    cpu_started = time.process_time()
     marks = [time.perf_counter()]
     tables = read_and_check(config, base=folder)
     marks.append(time.perf_counter())

@@ -30,8 +30,7 @@ from triptych.data.schema import Table
 from triptych.foundation.machine import most_held_bytes
 from triptych.recipes.config import RunConfig
 from triptych.recipes.tables import read_and_check
-memory._FIRST_ROWS, memory._LATER_ROWS = 2**16, 2**13  # so that a small log has a beginning and a middle
-memory._FIRST_BYTES, memory._LATER_BYTES = 2**22, 2**19
+memory._FIRST, memory._LATER = memory._Size(2**16, 2**22), memory._Size(2**13, 2**19)  # a small log has a middle, too
 base, form = Path(sys.argv[1]), sys.argv[2]
 config = RunConfig.parse({"items": {"path": f"items.{form}"}, "events": {"path": f"events.{form}"}})
 told, needs = memory.estimate_peak({Table.ITEMS: config.items, Table.EVENTS: config.events}, base=base)
@@ -87,6 +86,17 @@ def test_packed_text_counts_as_what_it_unpacks_to(tmp_path: Path) -> None:
     plain = estimate(EventsConfig(path="events.csv"), base=tmp_path, table=Table.EVENTS)
     (tmp_path / "packed.csv.gz").write_bytes(gzip.compress((tmp_path / "events.csv").read_bytes()))
     assert estimate(EventsConfig(path="packed.csv.gz"), base=tmp_path, table=Table.EVENTS) == plain
+
+
+def test_photos_in_the_table_count(tmp_path: Path) -> None:
+    photo = np.random.default_rng(0).bytes(50_000)
+    for name, more in (("without", {}), ("with", {"photo": [photo] * 100})):
+        pl.DataFrame({"item_id": [f"i{n}" for n in range(100)], **more}).write_parquet(tmp_path / f"{name}.parquet")
+    without, with_photos = (
+        estimate(ItemsConfig(path=f"{name}.parquet"), base=tmp_path, table=Table.ITEMS).num_bytes
+        for name in ("without", "with")
+    )
+    assert 100 * 50_000 < with_photos - without < 3 * 100 * 50_000
 
 
 def test_a_json_array_and_a_damaged_file_are_estimated_by_size(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
+import polars.selectors as cs
 
 from triptych.data.fields import event_fields
 from triptych.data.files import TableFiles, bytes_of, find_files, is_parquet, open_table, size_of
@@ -27,9 +28,17 @@ TableConfig = ItemsConfig | EventsConfig | JudgementsConfig
 
 GIB = 2**30
 
-_FIRST_ROWS, _LATER_ROWS = 2**20, 2**17
-_FIRST_BYTES, _LATER_BYTES = 2**26, 2**23
-"""The two samples: of Parquet in rows, of text in bytes."""
+
+class _Size(NamedTuple):
+    """Of a sample."""
+
+    rows: int
+    """Where it is of Parquet."""
+    bytes: int
+    """Where it is of text."""
+
+
+_FIRST, _LATER = _Size(2**20, 2**26), _Size(2**17, 2**23)
 
 _WORKING_BYTES = 400 * 2**20
 """What pieces under way, the readers and their buffers take, whatever the size."""
@@ -41,6 +50,8 @@ _WORD_BYTES = 100
 """Of each distinct word, beside its text: its hash, its place in an Enum and the tables by which it is found."""
 _ITEM_COPIES = 4
 """How often an items table is held, as read, checked and written."""
+_PHOTO_COPIES = 2
+"""How often its photos are, where they are bytes in the table: as the reader has them and as they are kept."""
 _UNKNOWN_COPIES = 12
 """How often a file is held that cannot be sampled: one JSON array, which is read as a whole."""
 
@@ -67,14 +78,18 @@ def estimate(config: TableConfig, *, base: Path, table: Table) -> Need:
     """
     files = find_files(config.path, base=base, table=table)
     try:
-        sample = _sample_parquet(files) if is_parquet(files[0]) else _sample_text(files)
+        # Of other tables than a log no words are counted, so that a few rows say enough.
+        first = _FIRST if isinstance(config, EventsConfig) else _Size(_FIRST.rows // 16, _FIRST.bytes // 16)
+        sample = _sample_parquet(files, first) if is_parquet(files[0]) else _sample_text(files, first)
     except (DataError, pl.exceptions.PolarsError, OSError):  # reading will say what is wrong
         sample = None
     if sample is None or sample.first.is_empty():
         return Need(table, 0, _UNKNOWN_COPIES * sum(map(size_of, files)))
     if isinstance(config, EventsConfig):
         return Need(table, sample.num_rows, _of_log(sample, config=config))
-    return Need(table, sample.num_rows, _ITEM_COPIES * int(sample.num_rows * _held(sample.first)))
+    photos = sample.first.select(cs.by_dtype(pl.Binary, pl.List(pl.Binary)))
+    per_row = _ITEM_COPIES * _held(sample.first.drop(photos.columns)) + _PHOTO_COPIES * _held(photos)
+    return Need(table, sample.num_rows, int(sample.num_rows * per_row))
 
 
 def estimate_peak(tables: Mapping[Table, TableConfig], *, base: Path) -> tuple[int, list[Need]]:
@@ -127,22 +142,22 @@ class _Sample(NamedTuple):
     num_rows: int
 
 
-def _sample_parquet(files: list[Path]) -> _Sample:
+def _sample_parquet(files: list[Path], size: _Size) -> _Sample:
     frame = open_table(str(files[0]), base=Path(), table="").frame
     if len(files) > 1:
         frame = pl.concat([pl.scan_parquet(file, hive_partitioning=False) for file in files], how="diagonal_relaxed")
     num_rows = frame.select(pl.len()).collect().item()
-    first = frame.head(_FIRST_ROWS).collect(engine="streaming")
+    first = frame.head(size.rows).collect(engine="streaming")
     middle = max(len(first), num_rows // 2)
-    return _Sample(first, frame.slice(middle, _LATER_ROWS).collect(engine="streaming"), num_rows)
+    return _Sample(first, frame.slice(middle, _LATER.rows).collect(engine="streaming"), num_rows)
 
 
-def _sample_text(files: list[Path]) -> _Sample | None:
+def _sample_text(files: list[Path], size: _Size) -> _Sample | None:
     """Sample CSV or JSONL; None where it is one JSON array."""
     total, taken, firsts = sum(map(size_of, files)), 0, []
     for file in files:
-        if taken < _FIRST_BYTES:
-            part, num_bytes = _part(file, at=0, num_bytes=_FIRST_BYTES - taken)
+        if taken < size.bytes:
+            part, num_bytes = _part(file, at=0, num_bytes=size.bytes - taken)
             if part is None:
                 return None
             firsts.append(part)
@@ -153,8 +168,8 @@ def _sample_text(files: list[Path]) -> _Sample | None:
     if taken < total:
         file = files[len(files) // 2]
         # What is packed cannot be entered in the middle.
-        at = _FIRST_BYTES if file.suffix.lower() == ".gz" else max(taken if file == files[0] else 0, size_of(file) // 2)
-        part, _ = _part(file, at=at, num_bytes=_LATER_BYTES)
+        at = size.bytes if file.suffix.lower() == ".gz" else max(taken if file == files[0] else 0, size_of(file) // 2)
+        part, _ = _part(file, at=at, num_bytes=_LATER.bytes)
         later = later if part is None else part
     return _Sample(first, later, num_rows)
 
