@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from triptych.cli.output import AsJson, print_json, print_table
+from triptych.cli.output import AsJson, log_on_stderr, print_json, print_table
 
 if TYPE_CHECKING:
     from triptych.data.check import Checked
@@ -30,8 +30,6 @@ def check(
 
     Exit code 0: clean, or faulty rows are set aside; 1: something was set aside, under --strict; 2: unusable.
     """
-    import logging
-
     from triptych.data.check import exit_code, render, set_aside_photos, write_rejected
     from triptych.data.photo_store import check_photos
     from triptych.recipes import resolve
@@ -42,11 +40,9 @@ def check(
         if path is not None:
             overrides.append(f"{table}.path={path.resolve()}")
     source = config or config_option
-    ours = logging.getLogger("triptych")  # on stderr: what reading will take
-    ours.addHandler(logging.StreamHandler())
-    ours.setLevel(logging.INFO)
     resolved = resolve(str(source) if source else "shop", settings=overrides)
-    checked = read_and_check(resolved.config, base=resolved.base)
+    with log_on_stderr():
+        checked = read_and_check(resolved.config, base=resolved.base)
     if photos:
         kept = resolved.config.catalogue
         others = [photo for _, photo in checked.other_photos(max_photos=kept.max_photos)]

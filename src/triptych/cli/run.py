@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from triptych.cli.launch import with_fast_allocator
+from triptych.cli.output import log_on_stderr
 
 
 def run(
@@ -22,23 +23,20 @@ def run(
 ) -> None:
     """Run everything from tables to report; finished stages are skipped, interrupted ones resume."""
     with_fast_allocator()
-    import logging
     import os
     import shlex
 
     from triptych.recipes import resolve
     from triptych.recipes.pipeline import run_pipeline
 
-    ours = logging.getLogger("triptych")  # we say what we do; libraries, by Python's default, only what worries them
-    ours.addHandler(logging.StreamHandler())
-    ours.setLevel(logging.INFO)
     if data is not None:
         os.environ["TRIPTYCH_DATA"] = str(data.resolve())
     resolved = resolve(recipe, settings=settings or ())
     words = ["triptych", "run", recipe, "--out", str(out), *(w for s in settings or () for w in ("--set", s))]
     words += ["--jobs", str(jobs)] if jobs > 1 else []
     try:
-        run_pipeline(resolved.config, base=resolved.base, out=out, command=shlex.join(words), jobs=jobs)
+        with log_on_stderr():
+            run_pipeline(resolved.config, base=resolved.base, out=out, command=shlex.join(words), jobs=jobs)
     except KeyboardInterrupt:
         typer.echo("\ninterrupted; the same command goes on where it stopped", err=True)
         raise typer.Exit(130) from None
