@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from triptych.cli.output import AsJson, print_json, print_table
+from triptych.cli.output import AsJson, log_on_stderr, print_json, print_table
 
 if TYPE_CHECKING:
     from triptych.data.check import Checked
@@ -42,7 +42,8 @@ def check(
             overrides.append(f"{table}.path={path.resolve()}")
     source = config or config_option
     resolved = resolve(str(source) if source else "shop", settings=overrides)
-    checked = read_and_check(resolved.config, base=resolved.base)
+    with log_on_stderr():
+        checked = read_and_check(resolved.config, base=resolved.base)
     if photos:
         kept = resolved.config.catalogue
         others = [photo for _, photo in checked.other_photos(max_photos=kept.max_photos)]

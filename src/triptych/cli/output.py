@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +18,20 @@ PIPED_WIDTH = 116
 """Columns of a table that does not go to a terminal."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@contextmanager
+def log_on_stderr() -> Iterator[None]:
+    """Say what we do, for as long as it is done; libraries, by Python's default, say only what worries them."""
+    ours, handler = logging.getLogger("triptych"), logging.StreamHandler()
+    before = ours.level
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(before)
 
 
 def print_json(value: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from triptych.cli.launch import with_fast_allocator
+from triptych.cli.output import log_on_stderr
 from triptych.foundation.errors import TriptychError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ def run(
     Started by torchrun, the processes train each encoder together: torchrun --nproc-per-node 2 -m triptych run …
     """
     with_fast_allocator()
-    import logging
     import os
     import shlex
 
@@ -41,16 +41,16 @@ def run(
     if isinstance(group, Processes) and group.rank > 0:
         _follow(group)
         return
-    ours = logging.getLogger("triptych")  # we say what we do; libraries, by Python's default, only what worries them
-    ours.addHandler(logging.StreamHandler())
-    ours.setLevel(logging.INFO)
     if data is not None:
         os.environ["TRIPTYCH_DATA"] = str(data.resolve())
     resolved = resolve(recipe, settings=settings or ())
     words = ["triptych", "run", recipe, "--out", str(out), *(w for s in settings or () for w in ("--set", s))]
     words += ["--jobs", str(jobs)] if jobs > 1 else []
     try:
-        run_pipeline(resolved.config, base=resolved.base, out=out, command=shlex.join(words), jobs=jobs, group=group)
+        with log_on_stderr():
+            run_pipeline(
+                resolved.config, base=resolved.base, out=out, command=shlex.join(words), jobs=jobs, group=group
+            )
     except KeyboardInterrupt:
         typer.echo("\ninterrupted; the same command goes on where it stopped", err=True)
         raise typer.Exit(130) from None

@@ -21,7 +21,7 @@ from triptych.data.schema import (
     Part,
 )
 from triptych.data.tables import MappedTable
-from triptych.data.words import each, rows_among
+from triptych.data.words import each
 from triptych.foundation.errors import DataError
 
 _ROW = "row set aside"
@@ -121,8 +121,9 @@ def check_judgements(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series) -
 def _item_ids(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series) -> pl.Series:
     """Return each row's item, an Enum of the items' ids; null where set aside."""
     ids = sieve.mapped.frame["item_id"]
-    rows = rows_among(ids, item_ids)
-    known = rows >= 0
+    held = pl.Enum(item_ids)
+    found = each(ids, of=lambda text: text.cast(held, strict=False))
+    known = found.is_not_null()
     if not known.any():
         here, there = sieve.mapped.mapping["item_id"], items.mapping["item_id"]
         raise DataError(
@@ -137,7 +138,7 @@ def _item_ids(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series) -> pl.Se
         meaning="the item is not in the items table",
         action=_ROW,
     )
-    return blank(rows, ~known).cast(pl.UInt32).cat.to(pl.Enum(item_ids))
+    return found
 
 
 def _held(column: str) -> pl.DataType:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import glob
 import gzip
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ def open_table(path: str, *, base: Path, table: str) -> TableFiles:
     Raises:
         DataError: there is no such file, its format is unknown, it has no columns, or none of its lines can be read.
     """
-    files = _find(path, base=base, table=table)
+    files = find_files(path, base=base, table=table)
     name = files[0].name if len(files) == 1 else path
     with _explained(name):
         opened = [_open(file) for file in files]
@@ -136,7 +137,12 @@ def _nothing_left(name: str, broken: list[tuple[Path, BrokenLine]]) -> DataError
     return DataError(f"{name}: {whole} be read ({where}: {first.reason}); {WORDS[first.fault].advice}.")
 
 
-def _find(path: str, *, base: Path, table: str) -> list[Path]:
+def find_files(path: str, *, base: Path, table: str) -> list[Path]:
+    """Find the files of a table, all of one format, in the order of their names.
+
+    Raises:
+        DataError: there is none, or a format that is not read.
+    """
     full = base / path
     if full.is_file():
         files = [full]
@@ -190,19 +196,35 @@ def _open(file: Path) -> _Opened:
         return _Opened(pl.scan_parquet(file, hive_partitioning=False), [], has_rows=True)
     if form is not _Format.JSONL:
         return _open_csv(file, separators="\t" if form is _Format.TSV else _SEPARATORS)
-    with _bytes_of(file) as data:
+    with bytes_of(file) as data:
         start = data.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
     if not start:
         raise DataError(f"'{file.name}' is empty.")
     return _open_array(file) if start.startswith(b"[") else _open_jsonl(file)
 
 
-def _bytes_of(file: Path) -> IO[bytes]:
+def is_parquet(file: Path) -> bool:
+    """Say whether a file of a table is Parquet, and else text."""
+    return _format(file) is _Format.PARQUET
+
+
+def size_of(file: Path) -> int:
+    """Return the bytes of a file of a table; of a packed one, those that it unpacks to, below 4 GiB."""
+    size = file.stat().st_size
+    if file.suffix.lower() != ".gz" or size < 8:
+        return size
+    with file.open("rb") as data:
+        data.seek(-4, os.SEEK_END)
+        return max(size, int.from_bytes(data.read(4), "little"))
+
+
+def bytes_of(file: Path) -> IO[bytes]:
+    """Open a file of a table, unpacked."""
     return cast("IO[bytes]", gzip.open(file)) if file.suffix.lower() == ".gz" else file.open("rb")
 
 
 def _open_csv(file: Path, *, separators: str) -> _Opened:
-    with _bytes_of(file) as data:
+    with bytes_of(file) as data:
         try:
             header = read_header(data, separators=separators, name=file.name)
         except UnicodeDecodeError:
@@ -216,7 +238,7 @@ def _open_csv(file: Path, *, separators: str) -> _Opened:
     grammar = header.grammar()
 
     def blocks() -> Iterator[Block]:
-        with _bytes_of(file) as data:
+        with bytes_of(file) as data:
             data.read(header.num_bytes)
             yield from csv_blocks(data, grammar=grammar, first_line=header.num_lines + 1)
 
@@ -248,7 +270,7 @@ def _texts(schema: pl.Schema) -> dict[str, pl.DataType]:
 
 def _open_jsonl_by_lines(file: Path) -> _Opened:
     def blocks() -> Iterator[Block]:
-        with _bytes_of(file) as data:
+        with bytes_of(file) as data:
             yield from json_blocks(data)
 
     def good() -> Iterator[bytes]:
@@ -265,7 +287,7 @@ def _open_jsonl_by_lines(file: Path) -> _Opened:
 
 def _open_array(file: Path) -> _Opened:
     """Read one JSON array of objects; where most lines are objects by themselves, it is JSONL whose first is not."""
-    with _bytes_of(file) as data:
+    with bytes_of(file) as data:
         text = data.read().removeprefix(b"\xef\xbb\xbf")
     try:
         inferred = pl.read_json(text, infer_schema_length=None).schema

@@ -320,7 +320,8 @@ def _can_be_shown(image: Image.Image, data: bytes, *, px: int, keep_bytes: int) 
 
 
 def _as_jpeg(image: Image.Image, px: int) -> bytes:
-    shown = _upright_rgb(image, size=_scaled(image.size, min(1.0, px / max(image.size))))
+    size = _scaled(image.size, min(1.0, px / max(image.size)))
+    shown = _upright_rgb(image, size=size, filtered=Image.Resampling.HAMMING)  # cheaper, and the eye sees no difference
     buffer = io.BytesIO()
     shown.save(buffer, "JPEG", quality=JPEG_QUALITY, comment=b"")  # left out, Pillow writes the one it has read
     return buffer.getvalue()
@@ -330,7 +331,9 @@ def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _upright_rgb(image: Image.Image, *, size: tuple[int, int]) -> Image.Image:
+def _upright_rgb(
+    image: Image.Image, *, size: tuple[int, int], filtered: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
     """Decode, convert and resize to `size` (before rotation), then turn upright: small pictures turn faster."""
     kept = image.width * image.height // 2 if image.info.get("progressive") else 0  # coefficients, until the last pass
     image.draft("RGB", size)  # a JPEG is decoded at 1/2, 1/4 or 1/8 where that still covers the size
@@ -339,7 +342,7 @@ def _upright_rgb(image: Image.Image, *, size: tuple[int, int]) -> Image.Image:
         keeps_inks = profile is not None and profile.mode == "CMYK"  # Pillow's own way from inks to RGB is far off
         flat = image if keeps_inks else _on_white(image)
         if flat.size != size:
-            flat = flat.resize(size, Image.Resampling.BICUBIC)
+            flat = flat.resize(size, filtered)
         elif flat is image:
             image.load()
     rgb = profile.to_srgb(flat) if profile is not None else flat if flat.mode == "RGB" else flat.convert("RGB")

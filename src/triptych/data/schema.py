@@ -101,6 +101,13 @@ PHOTO_ONLY = "photo_only"
 SCHEMAS = {Table.ITEMS: ITEMS_SCHEMA, Table.EVENTS: EVENTS_SCHEMA, Table.JUDGEMENTS: JUDGEMENTS_SCHEMA}
 """Canonical columns and types by table."""
 
+TEXT_COLUMNS = {
+    Table.ITEMS: {"item_id", "title", "category", "brand", "merchant"},
+    Table.EVENTS: {"user", "query", "item_id", "kind", "page", "cell", "part"},
+    Table.JUDGEMENTS: {"query", "item_id"},
+}
+"""Columns that are read as text whatever they look like, by table."""
+
 FEATURE_TYPES: dict[Role, pl.DataType] = {
     Role.CATEGORICAL: pl.String(),
     Role.NUMERIC: pl.Float64(),

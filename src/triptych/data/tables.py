@@ -35,6 +35,7 @@ from triptych.data.schema import (
     KIND_WORDS,
     RATING,
     SCHEMAS,
+    TEXT_COLUMNS,
     EventKind,
     EventsConfig,
     ItemsConfig,
@@ -48,11 +49,6 @@ from triptych.foundation.errors import DataError, did_you_mean
 ROW = "row"
 """Column of `MappedTable.rows` with the row's number, from 0."""
 
-_TEXT = {
-    Table.ITEMS: {"item_id", "title", "category", "brand", "merchant"},
-    Table.EVENTS: {"user", "query", "item_id", "kind", "page", "cell", "part"},
-    Table.JUDGEMENTS: {"query", "item_id"},
-}
 _FREE_TEXT = {"title", "query"}
 _PIECE_ROWS = 1 << 21
 """Rows of a log that are held as text at a time."""
@@ -364,7 +360,7 @@ def _refuse_unknown_kinds(
 def _read(source: TableFiles, mapping: Mapping[str, str], *, table: Table) -> pl.DataFrame:
     """Load the mapped columns under their canonical names, blanks as nulls."""
     columns = {}
-    text = _TEXT[table]
+    text = TEXT_COLUMNS[table]
     for name, column in mapping.items():
         dtype = source.columns[column]
         is_ours = name in SCHEMAS[table]

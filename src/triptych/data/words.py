@@ -120,8 +120,8 @@ def _places(rows: list[pl.Series], *, among: NDArray[np.uint64]) -> NDArray[np.u
 def _meant(codes: NDArray[np.uint32], words: pl.Series, *, clean: Clean) -> pl.Series:
     """Turn codes of words into an Enum of what each word stands for."""
     rows, meant = pl.Series(codes), clean(words)
-    if words.null_count() == 0 and words.dtype == pl.String and meant.equals(words):
-        return rows.cat.to(pl.Enum(words))
+    if meant.null_count() == 0 and meant.hash().n_unique() == len(meant):  # no two stand for the same
+        return rows.cat.to(pl.Enum(meant))
     names = pl.Enum(meant.drop_nulls().unique(maintain_order=True))
     return meant.cast(names).gather(rows)
 

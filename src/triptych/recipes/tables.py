@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from triptych.data.catalogue import fingerprint, photo_fingerprint
 from triptych.data.check import Checked, check_tables
 from triptych.data.datasets.base import DatasetConfig
 from triptych.data.files import open_table
+from triptych.data.memory import require_memory
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig, Table
 from triptych.data.splits import SplitBy
 from triptych.data.tables import MappedTable, PhotoSource, read_events, read_items, read_judgements
@@ -18,6 +20,8 @@ from triptych.foundation.artifact import Artifact, produce, work_id, write_json
 from triptych.foundation.config import Config
 from triptych.foundation.errors import ConfigError, DataError
 from triptych.recipes.config import RunConfig
+
+log = logging.getLogger(__name__)
 
 MAPPING = "tables.json"
 
@@ -93,11 +97,12 @@ def find_source(config: RunConfig, *, base: Path, out: Path) -> Source:
 
     Raises:
         ConfigError: the config names no items.
-        DataError: a table or the dataset's data is absent or unusable.
+        DataError: a table or the dataset's data is absent or unusable, or will not fit into memory.
     """
     if config.dataset is not None:
-        return _from_dataset(config.dataset, out=out)
+        return _from_dataset(config.dataset, out=out, limit_gib=config.memory_limit_gib)
     tables = _own_tables(config)
+    _require_memory(tables, base=base, limit_gib=config.memory_limit_gib)
     return Source(_fingerprints(tables, base=base), lambda: _check(tables, base=base), None)
 
 
@@ -106,9 +111,11 @@ def read_and_check(config: RunConfig, *, base: Path) -> Checked:
 
     Raises:
         ConfigError: the config names no items table.
-        DataError: a table is unusable.
+        DataError: a table is unusable, or will not fit into memory.
     """
-    return _check(_own_tables(config), base=base)
+    tables = _own_tables(config)
+    _require_memory(tables, base=base, limit_gib=config.memory_limit_gib)
+    return _check(tables, base=base)
 
 
 def spoken(checked: Checked) -> list[str]:
@@ -135,6 +142,13 @@ def _own_tables(config: RunConfig) -> _TableConfigs:
     return _TableConfigs(items=config.items, events=config.events, judgements=config.judgements)
 
 
+def _require_memory(tables: _TableConfigs, *, base: Path, limit_gib: float | None) -> None:
+    """Say how much memory the tables will take, before they are read, and stop where there is not so much."""
+    given = {Table.ITEMS: tables.items, Table.EVENTS: tables.events, Table.JUDGEMENTS: tables.judgements}
+    there = {table: config for table, config in given.items() if config is not None}
+    log.info("reading tables: %s", require_memory(there, base=base, limit_gib=limit_gib))
+
+
 def _check(tables: _TableConfigs, *, base: Path) -> Checked:
     return check_tables(
         read_items(tables.items, base=base),
@@ -143,7 +157,7 @@ def _check(tables: _TableConfigs, *, base: Path) -> Checked:
     )
 
 
-def _from_dataset(dataset: DatasetConfig, *, out: Path) -> Source:
+def _from_dataset(dataset: DatasetConfig, *, out: Path, limit_gib: float | None) -> Source:
     def build(folder: Path) -> Mapping[str, Any]:
         prepared = dataset.prepare(folder)
         write_json(folder / MAPPING, _TableConfigs(**prepared._asdict()).dump())
@@ -159,7 +173,12 @@ def _from_dataset(dataset: DatasetConfig, *, out: Path) -> Source:
         items = tables.items.model_copy(update={"photo_root": str(photo_folder)})
         tables = tables.model_copy(update={"items": items})
         found["photos"] = _photo_fingerprint(read_items(items, base=artifact.path))
-    return Source(found, lambda: _check(tables, base=artifact.path), artifact)
+
+    def read() -> Checked:
+        _require_memory(tables, base=artifact.path, limit_gib=limit_gib)
+        return _check(tables, base=artifact.path)
+
+    return Source(found, read, artifact)
 
 
 def _fingerprints(tables: _TableConfigs, *, base: Path) -> dict[str, str]:
