@@ -109,6 +109,34 @@ def test_items_alone_become_a_search_by_photo(tables: Path, tmp_path: Path):
     assert len(shop.search(photo=tables / "posters" / "f7.png", k=5)) == 5
 
 
+def test_check_points_at_what_is_no_fault_and_hardly_meant(tables: Path, tmp_path: Path):
+    ratings = pl.read_csv(tables / "ratings.csv")
+    lost = pl.when(ratings["viewer"] % 2 == 0).then(pl.lit("EXT") + pl.col("film_no")).otherwise(pl.col("film_no"))
+    ratings.with_columns(lost.alias("film_no")).write_csv(tmp_path / "ratings.csv")
+    config = tmp_path / "shop.toml"
+    events = '[events]\npath = "ratings.csv"\nitem = "film_no"\nuser = "viewer"\ntime = "rated_at"\nrating = "stars"\n'
+    items = f'recipe = "feed"\n[items]\npath = "{tables / "films.csv"}"\nid = "film_no"\n'
+    config.write_text(f"{items}{events}positive_rating = 5\n")
+    out = tmp_path / "out"
+    told = CliRunner().invoke(app, ["check", str(config), "--out", str(out)], catch_exceptions=False).output
+    assert "% of the rows of events are set aside" in told
+    assert (out / "rejected" / "events.parquet").is_file()
+    assert "next: triptych run" in told
+    config.write_text(f"{items}{events}positive_rating = 50\n")
+    told = CliRunner().invoke(app, ["check", str(config)], catch_exceptions=False).output
+    assert "No rating in 'stars' reaches positive_rating = 50" in told
+    untitled = pl.read_csv(tables / "films.csv").with_columns(name=pl.lit(None, dtype=pl.String))
+    untitled.write_csv(tmp_path / "films.csv")
+    told = CliRunner().invoke(
+        app,
+        ["check", str(config), "--set", f"items.path={tmp_path / 'films.csv'}", "--set", "events.positive_rating=5",
+         "--set", 'pretrain.encoder.title_features=["plot"]'],
+        catch_exceptions=False,
+    ).output  # fmt: skip
+    assert "no item has a title" in told
+    assert "before a run: pretrain.encoder.title_features: the items have no text feature 'plot'" in told
+
+
 def test_a_log_without_queries_under_the_recipe_of_searches_is_told_so_by_check_and_run(tables: Path, tmp_path: Path):
     config = tmp_path / "shop.toml"
     config.write_text(

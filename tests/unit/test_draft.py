@@ -90,8 +90,9 @@ def test_with_several_columns_left_the_user_is_asked_for_and_check_points_at_the
     config = drafted(films, items="films.csv", events="ratings.csv")
     assert read_tree(config)["events"]["user"] == "?"
     assert "'viewer', 'device'" in config.read_text()
-    told = CliRunner().invoke(app, ["check", str(config), "--no-photos"])
-    assert "no column '?' (user under [events])" in str(told.exception)
+    for command in (["check", str(config), "--no-photos"], ["config", "check", str(config)]):
+        told = CliRunner().invoke(app, command)
+        assert str(told.exception).startswith('events.user: still "?"')
 
 
 def test_searches_make_a_shop_and_words_that_are_not_known_are_asked_for(films: Path):
@@ -115,6 +116,21 @@ def test_searches_make_a_shop_and_words_that_are_not_known_are_asked_for(films: 
     resolved = resolve(str(config), settings=())
     checked = read_and_check(resolved.config, base=resolved.base)
     assert checked.summary.events_by_kind == {"impression": 10, "click": 10, "cart": 0, "order": 0}
+
+
+def test_a_title_a_rating_and_an_item_under_names_nobody_knows_are_asked_for(films: Path):
+    """As a German cinema exports them: nothing that matters may be left out without a word."""
+    films_table = pl.read_csv(films / "films.csv").rename({"name": "titel", "film_no": "kino_id", "moods": "worte"})
+    films_table.write_csv(films / "filme.csv", separator=";")
+    ratings = pl.read_csv(films / "ratings.csv")
+    ratings = ratings.rename({"viewer": "gast", "film_no": "kino", "stars": "wertung", "rated_at": "gesehen_at"})
+    ratings.with_columns(was=pl.Series(["gesehen", "gekauft"] * 300)).write_ndjson(films / "besuche.jsonl")
+    config = drafted(films, items="filme.csv", events="besuche.jsonl")
+    tree, text = read_tree(config), config.read_text()
+    assert tree["items"]["title"] == "?" and "'titel', 'synopsis'" in text
+    assert "is 'wertung' a rating (0.5 to 4.5)?" in text and "# positive_rating = 3.5" in text
+    assert "does 'was' say what happened?" in text and '"gekauft" = "?"' in text
+    assert "title_features" not in text
 
 
 def test_the_recipe_follows_from_the_tables(films: Path):

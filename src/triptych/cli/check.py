@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from triptych.data.check import Checked
     from triptych.recipes.config import RunConfig
 
+_MUCH = 0.1
+"""Share of a table's rows from which on losing them is pointed out."""
+
 
 def check(
     config: Annotated[Path | None, typer.Argument(help="Config file that names the items and events tables.")] = None,
@@ -55,31 +58,65 @@ def check(
         print_json(render(checked))
     else:
         _print(checked)
-        if checked.rejected:
-            where = out / "rejected" if out is not None else "add --out DIR to write them"
-            print(f"\nrejected rows, with reasons: {where}")
+        if out is not None or checked.rejected:
+            where = f"{out / 'rejected'}/*.parquet" if out is not None else "add --out DIR to write them"
+            print(f"\nrejected rows, with reasons: {where if checked.rejected else 'none, nothing written'}")
+        for line in _doubts(checked, resolved.config):
+            print(f"\nlook: {line}")
         print(f"\n{_next(checked, resolved.config, source=source)}")
     raise typer.Exit(exit_code(checked, strict=strict))
 
 
+def _doubts(checked: Checked, config: RunConfig) -> list[str]:
+    """Say what is no fault and yet hardly meant."""
+    summary, found = checked.summary, []
+    if summary.title_rate == 0 and config.items is not None and config.items.title != "":
+        found.append(
+            "no item has a title, so nothing is found by words. Name the column with title under [items], or say "
+            'title = "".'
+        )
+    for table, read in summary.rows_read.items():
+        lost = 1 - summary.rows_kept[table] / read
+        if lost > _MUCH:
+            found.append(f"{lost:.0%} of the rows of {table} are set aside. Is the first fault of {table} above meant?")
+    return found
+
+
 def _next(checked: Checked, config: RunConfig, *, source: Path | None) -> str:
     """Say whether a run would find what it learns from, and how it is started."""
-    from triptych.foundation.errors import TriptychError
+    from triptych.data.schema import Role
+    from triptych.foundation.errors import ConfigError, TriptychError
     from triptych.recipes.tables import require_behaviour, require_tables
 
     if checked.events is not None and checked.summary.num_positives == 0:
-        return (
-            "No event is a click, cart or order: nothing can be learned. Is a word missing under [events]?\n"
-            '  kinds = { opened = "click" }'
-        )
+        return _no_positives(config)
     events = checked.events
     has_queries = events is None or events["query"].null_count() < len(events)
+    texts = [name for name, role in checked.roles.items() if role is Role.TEXT]
+    unknown = [name for name in config.pretrain.encoder.title_features if name not in texts]
     try:
         require_tables(config)
         require_behaviour(config, has_queries=has_queries, has_users=checked.summary.num_users > 0)
+        if unknown:
+            raise ConfigError(
+                f"pretrain.encoder.title_features: the items have no text feature {', '.join(map(repr, unknown))}. "
+                f"Text features: {', '.join(texts) or 'none'}."
+            )
     except TriptychError as error:
         return f"before a run: {error}"
     return f"next: triptych run {source} --out runs/NAME" if source else "next: write these settings into a config file"
+
+
+def _no_positives(config: RunConfig) -> str:
+    if config.events is not None and config.events.rating:
+        return (
+            f"No rating in '{config.events.rating}' reaches positive_rating = {config.events.positive_rating:g}: "
+            "nothing can be learned. Set it lower."
+        )
+    return (
+        "No event is a click, cart or order: nothing can be learned. Is a word missing under [events]?\n"
+        '  kinds = { opened = "click" }'
+    )
 
 
 def _print(checked: Checked) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from triptych.cli.output import AsJson, print_json, print_table
 
-app = typer.Typer(help="Show recipes and settings.", no_args_is_help=True)
+app = typer.Typer(help="Draft a config for your own tables; show recipes and settings.", no_args_is_help=True)
 
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value. May be repeated.")]
 
@@ -51,7 +51,7 @@ def fields(
     if as_json:
         print_json(rows)
     else:
-        print_table(rows)
+        print_table(rows, whole=frozenset({"path"}))
 
 
 @app.command()
@@ -65,8 +65,8 @@ def draft(
 ) -> None:
     """Write a first config file for your own tables: what can be told is filled in, the rest is asked for."""
     from triptych.foundation.errors import ConfigError
-    from triptych.recipes.draft import ASKED
     from triptych.recipes.draft import draft as drafted
+    from triptych.recipes.tables import ASKED
 
     if out is not None and out.exists():
         raise ConfigError(f"--out {out}: the file exists, and nothing is overwritten. Name another one.")
@@ -85,6 +85,7 @@ def draft(
 def check(path: Annotated[Path, typer.Argument(help="Config file.")]) -> None:
     """Check a config file without running it."""
     from triptych.recipes import resolve
+    from triptych.recipes.tables import require_filled
 
-    resolve(str(path), settings=())
+    require_filled(resolve(str(path), settings=()).config)
     print(f"{path}: fine")

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -40,7 +40,11 @@ def print_json(value: Any) -> None:
 
 
 def print_table(
-    rows: Sequence[Mapping[str, Any]], *, title: str | None = None, right: frozenset[str] = frozenset()
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    title: str | None = None,
+    right: frozenset[str] = frozenset(),
+    whole: frozenset[str] = frozenset(),
 ) -> None:
     """Print rows as a table whose columns are the keys of the first row.
 
@@ -48,6 +52,7 @@ def print_table(
         rows: one mapping per line; no rows print nothing.
         title: a line above.
         right: columns to align to the right.
+        whole: columns that are never folded, so that they can be copied and searched for.
     """
     if not rows:
         return
@@ -58,7 +63,8 @@ def print_table(
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in rows[0]:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column in whole)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     console = Console()

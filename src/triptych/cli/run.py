@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe (demo, shop, fashion) or a config file (TOML or JSON).")],
+    recipe: Annotated[
+        str, typer.Argument(help="A config file (TOML or JSON), or a recipe: `triptych config recipes` lists them.")
+    ],
     *,
     out: Annotated[Path, typer.Option(help="Run folder, e.g. runs/shop.")],
     settings: Annotated[

@@ -21,7 +21,13 @@ def search(
     min_price: Annotated[float | None, typer.Option(help="Lowest price.")] = None,
     max_price: Annotated[float | None, typer.Option(help="Highest price.")] = None,
     channel: Annotated[str, typer.Option(help="dense, bm25 or popularity.")] = "dense",
-    why: Annotated[bool, typer.Option("--why", help="Say what of title and photo each score owes.")] = False,
+    why: Annotated[
+        bool,
+        typer.Option(
+            "--why",
+            help="Show the words shared with the title; with --json also the score without title and without photo.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search a finished run by text, by photo, or by both."""

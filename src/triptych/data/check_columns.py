@@ -94,7 +94,7 @@ def check_times(sieve: Sieve, *, column: str, latest: datetime, of_rows: bool) -
     """
     raw = sieve.mapped.frame[column]
     times = parse_times(raw)
-    require_readable(sieve, times, column=column, what="times")
+    require_readable(sieve, times, column=column, what="times such as 2024-05-30T18:20:00 or epoch seconds")
     early = (times < datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)).fill_null(False)
     late = (times > latest).fill_null(False)
     found = [

@@ -8,7 +8,7 @@ import polars as pl
 
 from triptych.data.check_columns import blank, check_times, read_flags, require_readable
 from triptych.data.faults import Sieve
-from triptych.data.fields import known_kinds, known_parts
+from triptych.data.fields import known_kinds, known_parts, number_rate
 from triptych.data.parse import parse_numbers
 from triptych.data.schema import (
     CLICK_KINDS,
@@ -71,8 +71,7 @@ def check_events(sieve: Sieve, *, items: MappedTable, item_ids: pl.Series, lates
             sieve.kept,
             columns=["kind", RATING],
             meaning="no event is a click, cart or order, so nothing can be learnt from them",
-            action='events kept; where a word means a click, say so: kinds = {view = "click"}; of ratings lower '
-            "positive_rating",
+            action='events kept; where a word means a click, say so: kinds = {view = "click"}',
         )
     return clean
 
@@ -163,10 +162,11 @@ def _kinds(sieve: Sieve) -> pl.Series:
     kinds = each(words, of=lambda text: known_kinds(text, sieve.mapped.kinds).cast(held))
     unknown = words.is_not_null() & kinds.is_null()
     if kinds.null_count() == len(kinds) and unknown.any():
-        raise DataError(
-            f"{sieve.mapped.name}: no word of column '{sieve.mapped.mapping['kind']}' is known "
-            f"({_some(words.unique(maintain_order=True))}, …); say what they mean with kinds under [events]."
-        )
+        column, some = sieve.mapped.mapping["kind"], words.unique(maintain_order=True)
+        advice = 'say what they mean under [events], for example kinds = { opened = "click" }'
+        if number_rate(some.drop_nulls().cast(pl.String)) == 1:
+            advice = f'if they are ratings, say rating = "{column}" and positive_rating in place of kind'
+        raise DataError(f"{sieve.mapped.name}: no word of column '{column}' is known ({_some(some)}, …); {advice}.")
     sieve.set_rows_aside(
         "empty_kind", words.is_null(), columns=["kind"], meaning="what happened is missing", action=_ROW
     )

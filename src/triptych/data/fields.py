@@ -10,6 +10,8 @@ from triptych.data.schema import PART, PART_WORDS, PHOTO_ONLY, RATING, EventKind
 
 RATING_NAMES = "rating stars score ratingvalue overall reviewrating userrating"
 """What a rating may be called, as `guess.bare_name` spells it: it is pointed out, never taken for one unasked."""
+FEW_VALUES = 20
+"""Different values that a rating or a word for what happened has at most."""
 PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff")
 _NESTED = (pl.List, pl.Array, pl.Struct, pl.Binary, pl.Object)
 

@@ -17,16 +17,16 @@ from typing import Any
 import polars as pl
 
 from triptych.data.fields import (
+    FEW_VALUES,
     ITEM_FIELDS,
     JUDGEMENT_FIELDS,
     PHOTO_SUFFIXES,
-    RATING_NAMES,
     bare_word,
     event_fields,
     number_rate,
 )
 from triptych.data.files import FILE, TableFiles, open_table
-from triptych.data.guess import SAMPLE_ROWS, Field, bare_name, listed, map_columns, named_like
+from triptych.data.guess import SAMPLE_ROWS, Field, listed, map_columns, named_like
 from triptych.data.lines import WORDS
 from triptych.data.parse import as_text, parse_lists, plain, trim_whole_floats
 from triptych.data.roles import recognise_role
@@ -233,7 +233,7 @@ def read_events(config: EventsConfig, *, base: Path) -> MappedTable:
     frame = _read(source, mapping, table=Table.EVENTS)
     table = _mapped(Table.EVENTS, source=source, frame=frame, mapping=mapping, guessed=guessed)
     if not {"kind", RATING} & set(mapping):
-        table.unused.update(_rating_like(source, sample=sample, unused=table.unused))
+        table.unused.update(_may_say_what_happened(source, sample=sample, unused=table.unused))
     return replace(table, kinds=words, positive_rating=config.positive_rating)
 
 
@@ -329,16 +329,20 @@ def _mapped(
     )
 
 
-def _rating_like(source: TableFiles, *, sample: pl.DataFrame, unused: Collection[str]) -> dict[str, str]:
-    """Point out columns that may be ratings, where every event is a click: a bad rating would be one too."""
-    looks = [
-        name
-        for name in unused
-        if bare_name(name) in RATING_NAMES.split()
-        and not isinstance(source.columns[name], _NESTED)
-        and number_rate(sample[name].drop_nulls()) == 1
-    ]
-    return {name: f'if it is a rating, say rating = "{name}" and positive_rating' for name in looks}
+def _may_say_what_happened(source: TableFiles, *, sample: pl.DataFrame, unused: Collection[str]) -> dict[str, str]:
+    """Point out columns of few values where every event is a click: a bad rating, or a look, would be one too."""
+    found = {}
+    for name in unused:
+        values = sample[name].drop_nulls()
+        if isinstance(source.columns[name], _NESTED) or not 1 < values.n_unique() <= FEW_VALUES:
+            continue
+        is_number = number_rate(values) == 1
+        found[name] = (
+            f'if it is a rating, say rating = "{name}" and positive_rating'
+            if is_number
+            else f'if it says what happened, say kind = "{name}" and what its words mean with kinds'
+        )
+    return found
 
 
 def _refuse_unknown_kinds(

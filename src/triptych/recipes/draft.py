@@ -14,18 +14,18 @@ from pathlib import Path
 
 import polars as pl
 
-from triptych.data.fields import ITEM_FIELDS, JUDGEMENT_FIELDS, RATING_NAMES, event_fields, number_rate
+from triptych.data.fields import FEW_VALUES, ITEM_FIELDS, JUDGEMENT_FIELDS, RATING_NAMES, event_fields, number_rate
 from triptych.data.files import FILE, TableFiles, open_table
 from triptych.data.guess import SAMPLE_ROWS, Field, bare_name, guess_column, named_like
 from triptych.data.parse import as_text, parse_numbers, plain
 from triptych.data.roles import recognise_role
 from triptych.data.schema import KIND_WORDS, RATING, Role, Table
 from triptych.foundation.errors import DataError
+from triptych.recipes.tables import ASKED
 
-ASKED = "?"
-"""Stands where a person has to fill in a column; `triptych check` names the line until that is done."""
 _WIDTH = 34
 _ENDS_LIKE_TIME = ("time", "timestamp", "date", "at", "ts")
+_HIGHEST_RATING = 100
 _EPOCH_SECONDS = (631_152_000, 4_102_444_800)
 """1990 to 2100."""
 
@@ -70,8 +70,10 @@ def draft(*, items: Path, events: Path | None, judgements: Path | None, photos: 
         TOML with a remark beside each guess. A column that could not be told is `ASKED`.
 
     Raises:
-        DataError: a table cannot be opened.
+        DataError: a table cannot be opened, or there is no such folder of photos.
     """
+    if photos is not None and not photos.is_dir():
+        raise DataError(f"--photos {photos}: there is no such folder.")
     sections = [_items(_open(items, Table.ITEMS, base=base), photos=photos, base=base)]
     ids = _ids(sections[0])
     if events is not None:
@@ -79,11 +81,11 @@ def draft(*, items: Path, events: Path | None, judgements: Path | None, photos: 
     if judgements is not None:
         sections.append(_judgements(_open(judgements, Table.JUDGEMENTS, base=base), ids=ids))
     recipe, why = _recipe({one.name: one for one in sections})
-    title = "# A draft: read every line. Settings beside these: triptych config fields"
+    title = "# A draft: read every line. All settings: triptych config fields THIS_FILE --match WORD"
     parts = [f"{title}\n{_with_remark(f'recipe = {json.dumps(recipe)}', why)}\n"]
     parts += ["\n".join([f"[{one.name}]", *one.lines]) + "\n" for one in sections]
     texts = [name for name, role in _features(sections[0]).items() if role is Role.TEXT]
-    if texts:
+    if texts and sections[0].found.get("title") != ASKED:
         parts.append(
             "# To have the encoder read more than the title, uncomment; it costs time by the token.\n"
             f"# [pretrain.encoder]\n# title_features = {json.dumps(texts, ensure_ascii=False)}\n"
@@ -103,6 +105,8 @@ def _open(path: Path, table: Table, *, base: Path) -> _Section:
 
 def _items(section: _Section, *, photos: Path | None, base: Path) -> _Section:
     _guess(section, ITEM_FIELDS)
+    if "title" not in section.found:
+        _ask_for_title(section)
     if photos is not None:
         by = "photo paths start here" if "photo" in section.found else "its files are named by item id"
         section.say("photo_root", _relative(photos, base=base), why=by)
@@ -112,6 +116,20 @@ def _items(section: _Section, *, photos: Path | None, base: Path) -> _Section:
     if features:
         section.remark(f"kept as features: {features}")
     return section
+
+
+def _ask_for_title(section: _Section) -> None:
+    """Take the only column of text for the title, or ask which it is: without one nothing is found by words."""
+    texts = [name for name, role in _features(section).items() if role in (Role.TEXT, Role.CATEGORICAL)]
+    texts = [name for name in texts if section.sample[name].dtype == pl.String]
+    if not texts:
+        section.remark("no column of titles")
+        return
+    column, why = ASKED, f'which is the title? {_choices(texts)}; "" if there is none'
+    if len(texts) == 1:
+        column, why = texts[0], "the only column of words: is it the title?"
+    section.say("title", column, why=why)
+    section.found["title"] = column
 
 
 def _events(section: _Section, *, ids: pl.Series) -> _Section:
@@ -156,7 +174,9 @@ def _guess(section: _Section, fields: tuple[Field, ...], *, ids: pl.Series | Non
         if column is None and not one.needed:
             continue
         if column is None:
-            column, why = ASKED, f"which is {one.meaning}? {_choices(section.free)}"
+            holding = [] if one.name != "item_id" or ids is None else _columns_of_ids(section, ids)
+            among = f"{_choices(holding)} hold items' ids" if holding else _choices(section.free)
+            column, why = ASKED, f"which is {one.meaning}? {among}"
         section.say(one.setting, column, why=why)
         section.found[one.name] = column
 
@@ -166,10 +186,9 @@ def _rating_or_words(section: _Section) -> None:
     for name in section.free:
         if not _may_be_rating(section, name):
             continue
-        values = parse_numbers(section.sample[name].drop_nulls()).to_numpy()
+        values = section.sample[name].drop_nulls()
         if len(values) > 0:
-            low, high = values.min(), values.max()
-            least = float(values[values >= low + 0.75 * (high - low)].min())
+            low, high, least = _rating_range(values)
             section.say("rating", name, why=f"{low:g} to {high:g} in the first rows")
             section.say("positive_rating", least, why="from here on it is a click, below an impression: change it")
             section.found[RATING] = name
@@ -177,12 +196,40 @@ def _rating_or_words(section: _Section) -> None:
     kind = next(one for one in event_fields(KIND_WORDS) if one.name == "kind")
     named = named_like(kind, section.source.columns, taken=section.found.values())
     if named is None:
-        section.remark("no column says what happened: every event is a click")
+        _point_out(section)
+        section.remark("as it stands, every event is a click")
         return
     words = [str(word) for word in section.sample[named].drop_nulls().unique(maintain_order=True).head(8)]
     section.say("kind", named, why="its words are not known; say what each means:")
     section.lines.append("kinds = { " + ", ".join(f'{json.dumps(word)} = "{ASKED}"' for word in words) + " }")
     section.found["kind"] = named
+
+
+def _point_out(section: _Section) -> None:
+    """Say which columns may say what happened, without taking any for it."""
+    for name in section.free:
+        values = section.sample[name].drop_nulls()
+        if not 1 < values.n_unique() <= FEW_VALUES or isinstance(
+            values.dtype, pl.List | pl.Array | pl.Struct | pl.Binary
+        ):
+            continue
+        if number_rate(values) == 1:
+            low, high, least = _rating_range(values)
+            if low < 0 or high > _HIGHEST_RATING:
+                continue
+            section.remark(f"is '{name}' a rating ({low:g} to {high:g})? then: rating = {json.dumps(name)}")
+            section.remark(f"positive_rating = {least:g}")
+        else:
+            words = ", ".join(f"{json.dumps(str(word))} = {json.dumps(ASKED)}" for word in values.unique().sort()[:8])
+            section.remark(f"does '{name}' say what happened? then: kind = {json.dumps(name)}")
+            section.remark(f"kinds = {{ {words} }}")
+
+
+def _rating_range(values: pl.Series) -> tuple[float, float, float]:
+    """Return the lowest and the highest value, and the lowest of the upper quarter between them."""
+    numbers = parse_numbers(values).to_numpy()
+    low, high = float(numbers.min()), float(numbers.max())
+    return low, high, float(numbers[numbers >= low + 0.75 * (high - low)].min())
 
 
 def _recipe(sections: Mapping[Table, _Section]) -> tuple[str, str]:
@@ -207,7 +254,16 @@ def _ids(items: _Section) -> pl.Series:
 
 
 def _column_of_ids(section: _Section, ids: pl.Series) -> str | None:
-    """Return the free column whose values are items' ids, or nearly all of them; of several one called like it."""
+    """Return the free column that holds items' ids; of several one called like it."""
+    alike = _columns_of_ids(section, ids)
+    same = [name for name in alike if name == ids.name]
+    named = [name for name in alike if _is_named(ITEM_FIELDS[0], name)]
+    chosen = same or named or alike
+    return chosen[0] if len(chosen) == 1 else None
+
+
+def _columns_of_ids(section: _Section, ids: pl.Series) -> list[str]:
+    """Return the free columns whose values are items' ids, or nearly all of them."""
     alike = []
     for name in section.free:
         dtype = section.sample[name].dtype
@@ -216,10 +272,7 @@ def _column_of_ids(section: _Section, ids: pl.Series) -> str | None:
         values = section.sample[name].cast(pl.String).drop_nulls()
         if len(values) > 0 and int(values.is_in(ids.implode()).sum()) >= 0.9 * len(values):
             alike.append(name)
-    same = [name for name in alike if name == ids.name]
-    named = [name for name in alike if _is_named(ITEM_FIELDS[0], name)]
-    chosen = same or named or alike
-    return chosen[0] if len(chosen) == 1 else None
+    return alike
 
 
 def _epoch_column(section: _Section) -> str | None:

@@ -24,6 +24,8 @@ from triptych.recipes.config import RunConfig
 log = logging.getLogger(__name__)
 
 MAPPING = "tables.json"
+ASKED = "?"
+"""Stands in a drafted config (`recipes.draft`) where a person has to fill in a column."""
 
 
 class Source(NamedTuple):
@@ -61,6 +63,24 @@ def require_tables(config: RunConfig) -> None:
             + ('Judged queries are learned from by recipe = "judged", t' if own.judgements else "T")
             + 'itles and photos alone by recipe = "catalogue".'
         )
+
+
+def require_filled(config: RunConfig) -> None:
+    """Check that nothing of a drafted config is left to fill in.
+
+    Raises:
+        ConfigError: names every field that is.
+    """
+    tables = {"items": config.items, "events": config.events, "judgements": config.judgements}
+    asked = [
+        f"{name}.{field}"
+        for name, table in tables.items()
+        if table is not None
+        for field, value in table.dump().items()
+        if value == ASKED
+    ]
+    if asked:
+        raise ConfigError(f'{", ".join(asked)}: still "{ASKED}". Fill in the column, or "" where there is none.')
 
 
 def require_behaviour(config: RunConfig, *, has_queries: bool, has_users: bool) -> None:
@@ -139,6 +159,7 @@ def _own_tables(config: RunConfig) -> _TableConfigs:
             f"items: recipe '{config.recipe}' names no items table of yours. Give one with --items FILE, or in a "
             "config file under [items]."
         )
+    require_filled(config)
     return _TableConfigs(items=config.items, events=config.events, judgements=config.judgements)
 
 
