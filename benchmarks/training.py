@@ -510,6 +510,8 @@ def main() -> None:
     if options.child:
         be_child(options)
         return
+    if "side_by_side" in (options.only or ()) and "loop" not in options.only:
+        parser.error("side_by_side is held against the loop: --only loop side_by_side")
     on_gpu = options.device == "cuda"
     parts = options.only or (("loop", "compiled") if on_gpu else PARTS[:3])
     cores, library = num_cores(), find_tcmalloc()
