@@ -4,7 +4,7 @@
 #   make demo SERVE=0      the same, ending after the report
 #   make demo TORCH="..."  choose another torch build, e.g. TORCH="torch==2.13.0 --index-url URL"
 #   make test              install the dev extra; lint, import contracts, types, tests
-#   make lint types test-fast examples clean
+#   make lint contracts types tests test-fast clean
 
 PYTHON ?= python3
 TORCH  ?= "torch>=2.11,<2.14"

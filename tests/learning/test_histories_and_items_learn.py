@@ -228,3 +228,22 @@ def test_what_cannot_be_learned_is_told(films: Films, planted_shop, tmp_path: Pa
     lonely = history_config().merged({"encoder": {"photo_px": 64, "modalities": "title+photo"}})
     with pytest.raises(ConfigError, match=r"encoder.photo_px is 64, but the catalogue's photos are 32 px wide"):
         train(lonely, planted_shop, out=tmp_path, split=planted_shop.split)
+
+
+def test_an_item_without_a_title_is_never_asked_for_by_one(tmp_path: Path):
+    """It has a plot to be read by, but nobody could type its name."""
+    rows = [(f"f{n}", "" if n % 2 else f"film {n}", f"a story of {n}") for n in range(24)]
+    pl.DataFrame(rows, schema=["item_id", "title", "plot"], orient="row").write_csv(tmp_path / "items.csv")
+    read = read_items(ItemsConfig(path="items.csv", features={"plot": Role.TEXT}), base=tmp_path)
+    made = catalogues.build(
+        CatalogueConfig(photo_px=32), tables=check_tables(read, None, None), inputs={}, out=tmp_path / "c"
+    )
+    shop = Catalogue.open(made)
+    tokenizer = TextTokenizer.fit(item_texts(shop, features=("plot",)), config=TokenizerConfig(min_count=1))
+    config = ItemContrastConfig.parse(
+        {"encoder": {**ENCODER, "modalities": "title", "title_features": ["plot"]}, "batch_items": 24}
+    )
+    task = config.task(Given(catalogue=shop, split=None, tokenizer=tokenizer, seed=0))
+    asked = task.batch(0).title_queries
+    assert len(asked.tokens) == asked.total == 12
+    assert len({tuple(row) for row in asked.tokens.tolist()}) == 12

@@ -133,6 +133,17 @@ def test_a_title_a_rating_and_an_item_under_names_nobody_knows_are_asked_for(fil
     assert "title_features" not in text
 
 
+def test_of_two_ratings_none_is_taken_and_a_name_of_two_lines_stays_on_one(films: Path):
+    ratings = pl.read_csv(films / "ratings.csv")
+    ratings.with_columns(score=pl.col("stars") > 3, note=pl.lit("x")).with_columns(pl.col("score").cast(int)).rename(
+        {"note": "two\nlines"}
+    ).write_csv(films / "ratings.csv")
+    config = drafted(films, items="films.csv", events="ratings.csv")
+    assert "rating" not in read_tree(config)["events"]
+    assert "is 'stars' a rating" in config.read_text() and "is 'score' a rating" in config.read_text()
+    assert "two lines" in config.read_text()
+
+
 def test_the_recipe_follows_from_the_tables(films: Path):
     assert read_tree(drafted(films, items="films.csv"))["recipe"] == "catalogue"
     pl.DataFrame({"q": ["sea"], "film_no": [3], "grade": [2]}).write_csv(films / "grades.csv")

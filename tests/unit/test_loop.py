@@ -15,8 +15,9 @@ from torch import nn
 from triptych.foundation.errors import ConfigError, TriptychError
 from triptych.losses.base import LossOutput
 from triptych.training import watch
+from triptych.training.distributed import Processes
 from triptych.training.log import read_log
-from triptych.training.loop import LoopConfig, fit
+from triptych.training.loop import LoopConfig, fit, follow
 from triptych.training.task import Validation
 
 
@@ -321,3 +322,51 @@ def test_bf16_trains_float32_weights(tmp_path):
     fit(task, config=config(steps=2, precision="bf16", validate_every=2), out=tmp_path, seed=0)
     assert dtypes == {torch.bfloat16, torch.float32}  # training steps, and validation without autocast
     assert all(p.dtype == torch.float32 for p in task.module.parameters())
+
+
+class Sometimes(Regression):
+    """Every second batch has a part of the loss that the others lack."""
+
+    def losses(self, batch: Points) -> LossOutput:
+        output = super().losses(batch)
+        extra = {} if len(self.seen) % 2 else {"extra": torch.tensor(float(len(self.seen)))}
+        return LossOutput(output.total, {**output.parts, **extra})
+
+
+def test_a_part_that_not_every_batch_has_is_the_mean_of_those_that_have_it(tmp_path):
+    fit(Sometimes(), config=config(accumulate=4, steps=2, log_every=1, validate_every=2), out=tmp_path, seed=0)
+    logged = [record["extra"] for record in read_log(tmp_path / "train.jsonl") if record["event"] == "train"]
+    assert logged == [3.0, 7.0]
+
+
+class Second(Processes):
+    """The second of two processes, told what the first would tell; it exchanges nothing."""
+
+    rank, size = 1, 2
+
+    def __init__(self) -> None:
+        """Meet nobody."""
+
+    def listen(self) -> dict[str, object] | bool:
+        self.asked = getattr(self, "asked", 0) + 1
+        return {"step": 0, "stopped": False, "optimizer": []} if self.asked == 1 else False
+
+    def spread(self, tensors) -> None: ...
+
+    def sum_gradients(self, weights, *, beside) -> None: ...
+
+
+class Watched(Regression):
+    modes: list[bool]
+
+    def losses(self, batch: Points) -> LossOutput:
+        self.modes.append(self.module.training)
+        return super().losses(batch)
+
+
+def test_a_process_that_follows_trains_with_dropout_as_the_first_does():
+    task = Watched()
+    task.modes = []
+    task.module.eval()  # as a pretrained model comes
+    follow(task, config=config(steps=4, validate_every=2), seed=0, group=Second())
+    assert task.modes == [True] * 4

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from triptych.data import memory
 from triptych.data.memory import estimate
 from triptych.data.schema import EventsConfig, ItemsConfig, Table
 from triptych.foundation.errors import DataError
@@ -86,6 +87,24 @@ def test_packed_text_counts_as_what_it_unpacks_to(tmp_path: Path) -> None:
     plain = estimate(EventsConfig(path="events.csv"), base=tmp_path, table=Table.EVENTS)
     (tmp_path / "packed.csv.gz").write_bytes(gzip.compress((tmp_path / "events.csv").read_bytes()))
     assert estimate(EventsConfig(path="packed.csv.gz"), base=tmp_path, table=Table.EVENTS) == plain
+
+
+def test_many_packed_parts_count_as_what_they_unpack_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words go on being new in every part, which only a sample of a later part can tell."""
+    monkeypatch.setattr(memory, "_FIRST", memory._Size(2**16, 2**18))
+    monkeypatch.setattr(memory, "_LATER", memory._Size(2**13, 2**16))
+    write_tables(tmp_path, form="csv", num_events=30_000)
+    log = pl.read_csv(tmp_path / "events.csv", infer_schema=False)
+    for name in ("plain", "packed"):
+        (tmp_path / name).mkdir()
+    for part, first in enumerate(range(0, 30_000, 5_000)):
+        text = log[first : first + 5_000].write_csv().encode()
+        (tmp_path / "plain" / f"{part}.csv").write_bytes(text)
+        (tmp_path / "packed" / f"{part}.csv.gz").write_bytes(gzip.compress(text))
+    plain, packed = (
+        estimate(EventsConfig(path=name), base=tmp_path, table=Table.EVENTS).num_bytes for name in ("plain", "packed")
+    )
+    assert packed == pytest.approx(plain, rel=0.15)
 
 
 def test_photos_in_the_table_count(tmp_path: Path) -> None:

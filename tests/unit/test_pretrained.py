@@ -254,6 +254,33 @@ def with_code(folder: Path) -> None:
     (folder / "own.py").write_text("raise SystemExit('ran')")
 
 
+def half_copied(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:2000])
+
+
+def empty_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def of_another_size(folder: Path) -> None:
+    tree = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**tree, "hidden_size": 2 * tree["hidden_size"]}))
+
+
+def config_is_a_list(folder: Path) -> None:
+    (folder / "config.json").write_text("[1]")
+
+
+@pytest.mark.parametrize("damage", [half_copied, empty_weights, of_another_size, config_is_a_list])
+def test_a_damaged_model_is_a_sentence(saved, damage, tmp_path: Path):
+    folder = saved(vit)
+    damage(folder)
+    with pytest.raises(ConfigError):
+        made = model_files.run(PretrainedConfig(name=str(folder)), out=tmp_path / "pretrained")
+        PretrainedVision(made.path, output=Output.POOLED)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

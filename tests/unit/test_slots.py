@@ -25,7 +25,7 @@ from triptych.encoders.features import Modality, PhotoFeatures
 from triptych.encoders.pretrained import PretrainedConfig, PretrainedTokenizer, VisionModelConfig
 from triptych.encoders.slots import ModelArtifacts, PhotoSlot, TextSlot
 from triptych.encoders.two_tower import EncoderConfig, ItemInputs, Modalities, TwoTowerEncoder, open_models
-from triptych.foundation.errors import ArtifactError, ConfigError
+from triptych.foundation.errors import ArtifactError, ConfigError, DataError
 from triptych.nn.precision import Precision
 from triptych.pretrain.base import Given, PretrainConfig, make_encoder
 from triptych.pretrain.contrastive import ContrastiveConfig
@@ -402,3 +402,11 @@ def test_a_model_that_does_not_fit_the_config_is_told_before_the_run(parts):
         check_models(fits, {"vision_model": parts(bert, None).models.text})
     with pytest.raises(ConfigError, match="reads no texts"):
         check_models(fits, {"text_model": parts(None, vit).models.vision})
+
+
+def test_without_a_photo_a_frozen_model_has_nothing_to_see_and_says_so(parts, tmp_path):
+    (tmp_path / "items.csv").write_text("sku,name\n" + "\n".join(f"s{row},thing {row}" for row in range(9)))
+    tables = check_tables(read_items(ItemsConfig(path="items.csv"), base=tmp_path), None, None)
+    made = catalogues.build(CatalogueConfig(photo_px=32), tables=tables, inputs={}, out=tmp_path / "catalogue")
+    with pytest.raises(DataError, match="none has a photo"):
+        parts(None, vit, features_of=Catalogue.open(made))

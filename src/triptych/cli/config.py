@@ -71,12 +71,14 @@ def draft(
     if out is not None and out.exists():
         raise ConfigError(f"--out {out}: the file exists, and nothing is overwritten. Name another one.")
     base = Path() if out is None else out.parent
+    if not base.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {base}.")
     text = drafted(items=items, events=events, judgements=judgements, photos=photos, base=base)
     if out is None:
         print(text, end="")
         return
     out.write_text(text, encoding="utf-8")
-    asked = text.count(f'"{ASKED}"')
+    asked = sum(line.count(f'"{ASKED}"') for line in text.splitlines() if not line.startswith("#"))
     todo = f"{asked} to fill in, marked {ASKED}; then: " if asked else ""
     print(f"written: {out}    read it; {todo}triptych check {out}")
 

@@ -167,8 +167,9 @@ def _sample_text(files: list[Path], size: _Size) -> _Sample | None:
     later = first.clear()
     if taken < total:
         file = files[len(files) // 2]
-        # What is packed cannot be entered in the middle.
-        at = size.bytes if file.suffix.lower() == ".gz" else max(taken if file == files[0] else 0, size_of(file) // 2)
+        at = max(taken if file == files[0] else 0, size_of(file) // 2)
+        if file.suffix.lower() == ".gz":  # what is packed cannot be entered in the middle
+            at = size.bytes if file == files[0] else 0
         part, _ = _part(file, at=at, num_bytes=_LATER.bytes)
         later = later if part is None else part
     return _Sample(first, later, num_rows)

@@ -31,7 +31,7 @@ from triptych.encoders.pretrained import (
 )
 from triptych.encoders.text import text_tensor
 from triptych.foundation.artifact import RESUME, Artifact, produce, write_json
-from triptych.foundation.errors import ConfigError
+from triptych.foundation.errors import ConfigError, DataError
 from triptych.foundation.progress import Progress
 from triptych.nn.precision import Precision, autocast, find_device
 
@@ -87,6 +87,7 @@ def run(
 
     Raises:
         ConfigError: the model reads no titles or photos, or titles were to be encoded token by token.
+        DataError: there are none.
     """
     if modality is Modality.TITLE and output is Output.TOKENS:
         raise ConfigError("output = 'tokens' is for photos: titles differ in their number of tokens. Use 'pooled'.")
@@ -98,6 +99,8 @@ def run(
         else:
             encode = _Photos(PretrainedVision(model.path, output=output), catalogue=catalogue, augment=augment)
         encode.use(precision=precision, device=device)
+        if encode.num_rows == 0:
+            raise DataError(f"items: none has a {modality} that could be read, and a pretrained model was to see them.")
         num_rows = encode.num_rows * (1 + views)
         shape = encode(slice(0, 1)).shape[1:]
         num_bytes = 2 * num_rows * shape[0] * shape[1]

@@ -146,8 +146,10 @@ def find_model(config: PretrainedConfig, *, base: Path = Path()) -> tuple[Path, 
     checksum = checksum_of(_weights(folder, name=config.name))
     try:
         tree = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        raise ConfigError(f"'{config.name}' has no {MODEL_FILE} that can be read, so it is no model.") from None
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+        tree = None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"'{config.name}' has no {MODEL_FILE} that can be read, so it is no model.")
     return folder, Provenance(config.name, revision, checksum, str(tree.get("model_type", "unknown")))
 
 

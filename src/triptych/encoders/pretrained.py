@@ -320,8 +320,10 @@ def _load(folder: Path, *, part: str, name: str, with_weights: bool) -> nn.Modul
                         auto.from_config(config, dtype=torch.float32, trust_remote_code=False),
                         {"missing_keys": ()},
                     )
-        except (ValueError, OSError, KeyError) as error:
-            raise ConfigError(f"'{name}' cannot be opened as a model ({_first_line(error)}).") from None
+        except MissingExtra:
+            raise
+        except Exception as error:  # damaged files end in errors of a dozen kinds, of several libraries
+            raise ConfigError(_damaged(name, error)) from None
     architecture = str(getattr(config, "model_type", "unknown"))
     # A pooler that the checkpoint never had is initialised at random; it is not used (see `Output`).
     missing = [key for key in found["missing_keys"] if not key.startswith("pooler.")]
@@ -339,6 +341,13 @@ def _load(folder: Path, *, part: str, name: str, with_weights: bool) -> nn.Modul
     return model.eval()
 
 
+def _damaged(name: str, error: Exception) -> str:
+    return (
+        f"'{name}' cannot be opened as a model ({type(error).__name__}: {_first_line(error)}). It is damaged, only "
+        "half copied, or its config.json is another model's."
+    )
+
+
 def parts_in(folder: Path, *, name: str) -> tuple[str, ...]:
     """Say what a model reads, text, vision, or both by a tower each, without reading its weights.
 
@@ -354,8 +363,10 @@ def parts_in(folder: Path, *, name: str) -> tuple[str, ...]:
             config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
             with torch.device("meta"):
                 return _parts_of(auto.from_config(config, trust_remote_code=False))
-        except (ValueError, OSError, KeyError) as error:
-            raise ConfigError(f"'{name}' cannot be opened as a model ({_first_line(error)}).") from None
+        except MissingExtra:
+            raise
+        except Exception as error:  # damaged files end in errors of a dozen kinds, of several libraries
+            raise ConfigError(_damaged(name, error)) from None
 
 
 def _parts_of(model: nn.Module) -> tuple[str, ...]:

@@ -23,8 +23,15 @@ def available_bytes() -> int:
     free = _kilobytes(_MEMORY, "MemAvailable") * 1024
     limit, used = _GROUP / "memory.max", _GROUP / "memory.current"
     if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
-        free = min(free, int(most) - int(used.read_text()))
+        free = min(free, int(most) - int(used.read_text()) + _reclaimable())
     return max(0, free)
+
+
+def _reclaimable() -> int:
+    """Return what the group holds of files and would give up: a log that was read once must not count as memory."""
+    held = _GROUP / "memory.stat"
+    lines = held.read_text(encoding="utf-8").splitlines() if held.exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 def held_bytes() -> int:

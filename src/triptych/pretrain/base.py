@@ -209,7 +209,9 @@ class ItemReader:
         self.has_photo = np.asarray(catalogue.photos.has)[self._photo_rows]
         """bool ``[items]``."""
         self.has_title = np.array([bool(text) for text in texts], dtype=bool)
-        """bool ``[items]``."""
+        """bool ``[items]``, whether there is anything to read: a title, or one of the title features."""
+        self.can_be_named = np.array([bool(title) for title in catalogue.titles], dtype=bool)
+        """bool ``[items]``, whether there is a title that somebody could type."""
         self._tokens = self._tokenizer.encode(texts, max_tokens=encoder.max_title_tokens)
 
     def parts(self, item_rows: NDArray[np.int64], *, rng: np.random.Generator) -> ItemParts:
@@ -278,7 +280,7 @@ class ItemReader:
         Returns:
             None where no item has a title, or none are wanted.
         """
-        place = rng.permutation(np.flatnonzero(self.has_title[item_rows]))[:most]
+        place = rng.permutation(np.flatnonzero(self.can_be_named[item_rows]))[:most]
         if len(place) == 0:
             return None
         titles = np.array([self._catalogue.titles[row] for row in item_rows], dtype=object)

@@ -92,7 +92,7 @@ class ItemContrastTask:
         self._asks_by_photo = reads.reads_photo and config.photo_view_weight > 0
         self._asks_by_title = reads.reads_title and config.title_query_weight > 0
         self._rows = np.flatnonzero(
-            (self._reader.has_photo & self._asks_by_photo) | (self._reader.has_title & self._asks_by_title)
+            (self._reader.has_photo & self._asks_by_photo) | (self._reader.can_be_named & self._asks_by_title)
         )
         if len(self._rows) < 2:
             raise DataError(
@@ -154,7 +154,7 @@ class ItemContrastTask:
         if len(by_photo):
             asked = embedder.items([None] * len(by_photo), pixels=self._validation.photos)
             found[f"photo_recall@{k}"] = _hit_rate(top_items(asked, items, k=k), rows=by_photo)
-        by_title = rows[self._reader.has_title[rows]]
+        by_title = rows[self._reader.can_be_named[rows]]
         if self._asks_by_title and len(by_title):
             asked = embedder.queries([self._catalogue.titles[row] for row in by_title])
             found[f"title_recall@{k}"] = _hit_rate(top_items(asked, items, k=k), rows=by_title)

@@ -55,8 +55,9 @@ class RunConfig(Config):
     judgements: JudgementsConfig | None = None
     """Your judgements table, if you have one."""
     memory_limit_gib: float | None = Field(None, gt=0)
-    """Memory that reading your own tables may take, in GiB; none: what the machine has free. What it will take is
-    estimated first, from samples, and a run that would take more ends with one sentence."""
+    """Memory that the process may take while it reads the tables, in GiB; none: what it has and the machine has free.
+    What it will take is estimated first, from samples and upwards, and a run that would take more ends with one
+    sentence."""
     catalogue: CatalogueConfig = CatalogueConfig()
     """How photos are kept."""
     split: SplitConfig = SplitConfig()

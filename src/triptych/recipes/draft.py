@@ -48,7 +48,7 @@ class _Section:
 
     def remark(self, text: str) -> None:
         """Add a line for the reader."""
-        self.lines.append(f"# {text}")
+        self.lines.append(f"# {_one_line(text)}")
 
     @property
     def free(self) -> list[str]:
@@ -183,16 +183,13 @@ def _guess(section: _Section, fields: tuple[Field, ...], *, ids: pl.Series | Non
 
 def _rating_or_words(section: _Section) -> None:
     """Say what happened by a rating, or ask for the meaning of words, or leave it at clicks."""
-    for name in section.free:
-        if not _may_be_rating(section, name):
-            continue
-        values = section.sample[name].drop_nulls()
-        if len(values) > 0:
-            low, high, least = _rating_range(values)
-            section.say("rating", name, why=f"{low:g} to {high:g} in the first rows")
-            section.say("positive_rating", least, why="from here on it is a click, below an impression: change it")
-            section.found[RATING] = name
-            return
+    ratings = [name for name in section.free if _may_be_rating(section, name)]
+    if len(ratings) == 1:
+        low, high, least = _rating_range(section.sample[ratings[0]].drop_nulls())
+        section.say("rating", ratings[0], why=f"{low:g} to {high:g} in the first rows")
+        section.say("positive_rating", least, why="from here on it is a click, below an impression: change it")
+        section.found[RATING] = ratings[0]
+        return
     kind = next(one for one in event_fields(KIND_WORDS) if one.name == "kind")
     named = named_like(kind, section.source.columns, taken=section.found.values())
     if named is None:
@@ -298,7 +295,8 @@ def _may_be_rating(section: _Section, name: str) -> bool:
     dtype = section.sample[name].dtype
     if isinstance(dtype, pl.List | pl.Array | pl.Struct | pl.Binary):
         return False
-    return bare_name(name) in RATING_NAMES.split() and number_rate(section.sample[name].drop_nulls()) == 1
+    values = section.sample[name].drop_nulls()
+    return bare_name(name) in RATING_NAMES.split() and len(values) > 0 and number_rate(values) == 1
 
 
 def _name_unused(section: _Section) -> None:
@@ -315,7 +313,12 @@ def _choices(columns: Collection[str]) -> str:
 
 
 def _with_remark(line: str, remark: str) -> str:
-    return f"{line:<{_WIDTH - 2}}  # {remark}"
+    return f"{line:<{_WIDTH - 2}}  # {_one_line(remark)}"
+
+
+def _one_line(text: str) -> str:
+    """Keep a remark on its line: the name of a column may hold a line break."""
+    return " ".join(text.split())
 
 
 def _relative(path: Path, *, base: Path) -> str:

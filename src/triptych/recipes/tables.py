@@ -122,8 +122,12 @@ def find_source(config: RunConfig, *, base: Path, out: Path) -> Source:
     if config.dataset is not None:
         return _from_dataset(config.dataset, out=out, limit_gib=config.memory_limit_gib)
     tables = _own_tables(config)
-    _require_memory(tables, base=base, limit_gib=config.memory_limit_gib)
-    return Source(_fingerprints(tables, base=base), lambda: _check(tables, base=base), None)
+
+    def read() -> Checked:
+        _require_memory(tables, base=base, limit_gib=config.memory_limit_gib)
+        return _check(tables, base=base)
+
+    return Source(_fingerprints(tables, base=base), read, None)
 
 
 def read_and_check(config: RunConfig, *, base: Path) -> Checked:

@@ -153,6 +153,7 @@ def follow(task: Task[Batch], *, config: LoopConfig, seed: int, group: Processes
         step, stopped = start["step"], start["stopped"]
         steps.hold(start["optimizer"])
         group.spread(steps.tensors())
+        steps.module.train()
         with closing(steps.batches(step)) as batches:
             while step < config.steps and not stopped:
                 steps.gradients(batches, step=step)
@@ -228,11 +229,11 @@ class _Steps(Generic[Batch]):
             (output.total / config.accumulate).backward()
             totals.append(output.total.detach())
             parts.append(output.parts)
-        names = list(parts[0])
-        figures = torch.stack([torch.stack(values).mean() for values in (totals, *_by_name(parts, names))])
+        by_name = _by_name(parts)
+        figures = torch.stack([torch.stack(values).mean() for values in (totals, *by_name.values())])
         self._group.sum_gradients(list(self._weights.values()), beside=figures)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._weights.values(), config.clip_norm)
-        return _StepFigures(figures[0], dict(zip(names, figures[1:], strict=True)), grad_norm, learning_rate, samples)
+        return _StepFigures(figures[0], dict(zip(by_name, figures[1:], strict=True)), grad_norm, learning_rate, samples)
 
     def update(self) -> None:
         """Change the weights by the gradients."""
@@ -437,8 +438,13 @@ def _mixed(seed: int, index: int, *, rank: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
 
-def _by_name(parts: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> list[list[Tensor]]:
-    return [[part[name] for part in parts] for name in names]
+def _by_name(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, list[Tensor]]:
+    """Gather each part of the loss from the batches that have it: not every batch has, say, a photo."""
+    found: dict[str, list[Tensor]] = {}
+    for part in parts:
+        for name, value in part.items():
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def on_device(device: torch.device, batch: T) -> T:
