@@ -40,7 +40,7 @@ class _Size(NamedTuple):
 
 _FIRST, _LATER = _Size(2**20, 2**26), _Size(2**17, 2**23)
 
-_WORKING_BYTES = 400 * 2**20
+_WORKING_BYTES = 512 * 2**20
 """What pieces under way, the readers and their buffers take, whatever the size."""
 _EVENT_BYTES = 10
 """Of each event, beside its columns as they are read; those of the catalogue take the room of the hashes."""
