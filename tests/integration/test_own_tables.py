@@ -134,7 +134,7 @@ def test_check_points_at_what_is_no_fault_and_hardly_meant(tables: Path, tmp_pat
         catch_exceptions=False,
     ).output  # fmt: skip
     assert "no item has a title" in told
-    assert "before a run: pretrain.encoder.title_features: the items have no text feature 'plot'" in told
+    assert "before a run: encoder.title_features: the items have no text feature 'plot'" in told
 
 
 def test_a_log_without_queries_under_the_recipe_of_searches_is_told_so_by_check_and_run(tables: Path, tmp_path: Path):

@@ -84,24 +84,18 @@ def _doubts(checked: Checked, config: RunConfig) -> list[str]:
 
 def _next(checked: Checked, config: RunConfig, *, source: Path | None) -> str:
     """Say whether a run would find what it learns from, and how it is started."""
-    from triptych.data.schema import Role
-    from triptych.foundation.errors import ConfigError, TriptychError
+    from triptych.data.text import require_text_features
+    from triptych.foundation.errors import TriptychError
     from triptych.recipes.tables import require_behaviour, require_tables
 
     if checked.events is not None and checked.summary.num_positives == 0:
         return _no_positives(config)
     events = checked.events
     has_queries = events is None or events["query"].null_count() < len(events)
-    texts = [name for name, role in checked.roles.items() if role is Role.TEXT]
-    unknown = [name for name in config.pretrain.encoder.title_features if name not in texts]
     try:
         require_tables(config)
         require_behaviour(config, has_queries=has_queries, has_users=checked.summary.num_users > 0)
-        if unknown:
-            raise ConfigError(
-                f"pretrain.encoder.title_features: the items have no text feature {', '.join(map(repr, unknown))}. "
-                f"Text features: {', '.join(texts) or 'none'}."
-            )
+        require_text_features(config.pretrain.encoder.title_features, roles=checked.roles)
     except TriptychError as error:
         return f"before a run: {error}"
     return f"next: triptych run {source} --out runs/NAME" if source else "next: write these settings into a config file"

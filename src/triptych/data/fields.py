@@ -10,7 +10,7 @@ from triptych.data.schema import PART, PART_WORDS, PHOTO_ONLY, RATING, EventKind
 
 RATING_NAMES = "rating stars score ratingvalue overall reviewrating userrating"
 """What a rating may be called, as `guess.bare_name` spells it: it is pointed out, never taken for one unasked."""
-FEW_VALUES = 20
+_FEW_VALUES = 20
 """Different values that a rating or a word for what happened has at most."""
 PHOTO_SUFFIXES = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff")
 _NESTED = (pl.List, pl.Array, pl.Struct, pl.Binary, pl.Object)
@@ -25,6 +25,11 @@ _QUERY = """query | q searchquery querytext querystring rawquery searchterm sear
 def number_rate(values: pl.Series, *, money: bool = False) -> float:
     """Return the share of values that are numbers; 1 where there are none."""
     return _rate(parse_numbers(values, money=money).is_not_null())
+
+
+def has_few_values(values: pl.Series) -> bool:
+    """Say whether a sample without nulls may be ratings, or words for what happened: some values that come back."""
+    return not isinstance(values.dtype, _NESTED) and 1 < values.n_unique() <= _FEW_VALUES
 
 
 def bare_word(word: str) -> str:

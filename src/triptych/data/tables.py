@@ -17,12 +17,12 @@ from typing import Any
 import polars as pl
 
 from triptych.data.fields import (
-    FEW_VALUES,
     ITEM_FIELDS,
     JUDGEMENT_FIELDS,
     PHOTO_SUFFIXES,
     bare_word,
     event_fields,
+    has_few_values,
     number_rate,
 )
 from triptych.data.files import FILE, TableFiles, open_table
@@ -233,7 +233,7 @@ def read_events(config: EventsConfig, *, base: Path) -> MappedTable:
     frame = _read(source, mapping, table=Table.EVENTS)
     table = _mapped(Table.EVENTS, source=source, frame=frame, mapping=mapping, guessed=guessed)
     if not {"kind", RATING} & set(mapping):
-        table.unused.update(_may_say_what_happened(source, sample=sample, unused=table.unused))
+        table.unused.update(_may_say_what_happened(sample, unused=table.unused))
     return replace(table, kinds=words, positive_rating=config.positive_rating)
 
 
@@ -329,12 +329,12 @@ def _mapped(
     )
 
 
-def _may_say_what_happened(source: TableFiles, *, sample: pl.DataFrame, unused: Collection[str]) -> dict[str, str]:
+def _may_say_what_happened(sample: pl.DataFrame, *, unused: Collection[str]) -> dict[str, str]:
     """Point out columns of few values where every event is a click: a bad rating, or a look, would be one too."""
     found = {}
     for name in unused:
         values = sample[name].drop_nulls()
-        if isinstance(source.columns[name], _NESTED) or not 1 < values.n_unique() <= FEW_VALUES:
+        if not has_few_values(values):
             continue
         is_number = number_rate(values) == 1
         found[name] = (

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from triptych.data.schema import Role
 from triptych.foundation.artifact import Artifact, produce
 from triptych.foundation.config import Config
 from triptych.foundation.errors import ArtifactError, ConfigError, did_you_mean
@@ -203,15 +204,28 @@ def item_texts(catalogue: Catalogue, *, features: Sequence[str] = ()) -> list[st
     """
     if not features:
         return catalogue.titles
+    require_text_features(features, roles=catalogue.feature_roles)
+    columns = [catalogue.items[name].to_list() for name in features]
+    return [with_features(title, values) for title, *values in zip(catalogue.titles, *columns, strict=True)]
+
+
+def require_text_features(features: Sequence[str], *, roles: Mapping[str, str]) -> None:
+    """Check that items have the text features that are to be read behind the title.
+
+    Args:
+        features: their names.
+        roles: feature → what it is, of the items.
+
+    Raises:
+        ConfigError: there is no such text feature.
+    """
+    known = [name for name, role in roles.items() if role == Role.TEXT]
     for name in features:
-        if catalogue.feature_roles.get(name) != "text":
-            known = [one for one, role in catalogue.feature_roles.items() if role == "text"]
+        if name not in known:
             raise ConfigError(
                 f"encoder.title_features: the items have no text feature '{name}'.{did_you_mean(name, known)} "
                 f"Text features: {', '.join(known) or 'none'}."
             )
-    columns = [catalogue.items[name].to_list() for name in features]
-    return [with_features(title, values) for title, *values in zip(catalogue.titles, *columns, strict=True)]
 
 
 def with_features(title: str | None, values: Iterable[str | None]) -> str:

@@ -32,7 +32,7 @@ from triptych.encoders.text import cut_by_length, text_tensor
 from triptych.encoders.two_tower import SLOTS, EncoderConfig, ItemInputs, OtherPhotos, TwoTowerEncoder, open_models
 from triptych.foundation.artifact import Artifact, find, produce
 from triptych.foundation.config import Config
-from triptych.foundation.errors import ConfigError
+from triptych.foundation.errors import ConfigError, DataError
 from triptych.losses.base import LossOutput
 from triptych.losses.infonce import infonce
 from triptych.training.distributed import ALONE, Group, Processes
@@ -127,6 +127,16 @@ class Given:
     """The pretrained models that the encoder's config names, and what a frozen one sees in the photos."""
     group: Group = ALONE
     """The processes that train together: each gathers and encodes its share of a batch."""
+
+    def require_split(self, why: str) -> Split:
+        """Return the split, where a task cannot do without.
+
+        Raises:
+            DataError: there is none; `why` says what it is needed for.
+        """
+        if self.split is None:
+            raise DataError(f"events: there are none, and {why}.")
+        return self.split
 
     def encoder(self, config: EncoderConfig) -> TwoTowerEncoder:
         """Make the encoder, new but for pretrained models."""

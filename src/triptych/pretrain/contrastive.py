@@ -96,10 +96,7 @@ class ContrastiveTask:
         Raises:
             DataError: there is no log.
         """
-        split = given.split
-        if split is None:
-            raise DataError("events: there are none, and queries are learned from what was chosen under them.")
-
+        split = given.require_split("queries are learned from what was chosen under them")
         self._config = config
         self._catalogue = catalogue = given.catalogue
         self._seed = given.seed

@@ -107,10 +107,7 @@ class HistoryContrastTask:
         Raises:
             DataError: there is no log.
         """
-        split = given.split
-        if split is None:
-            raise DataError("events: there are none, and histories are learned from what users chose.")
-
+        split = given.require_split("histories are learned from what users chose")
         self._config = config
         self._catalogue = catalogue = given.catalogue
         self._seed = given.seed

@@ -14,7 +14,14 @@ from pathlib import Path
 
 import polars as pl
 
-from triptych.data.fields import FEW_VALUES, ITEM_FIELDS, JUDGEMENT_FIELDS, RATING_NAMES, event_fields, number_rate
+from triptych.data.fields import (
+    ITEM_FIELDS,
+    JUDGEMENT_FIELDS,
+    RATING_NAMES,
+    event_fields,
+    has_few_values,
+    number_rate,
+)
 from triptych.data.files import FILE, TableFiles, open_table
 from triptych.data.guess import SAMPLE_ROWS, Field, bare_name, guess_column, named_like
 from triptych.data.parse import as_text, parse_numbers, plain
@@ -206,9 +213,7 @@ def _point_out(section: _Section) -> None:
     """Say which columns may say what happened, without taking any for it."""
     for name in section.free:
         values = section.sample[name].drop_nulls()
-        if not 1 < values.n_unique() <= FEW_VALUES or isinstance(
-            values.dtype, pl.List | pl.Array | pl.Struct | pl.Binary
-        ):
+        if not has_few_values(values):
             continue
         if number_rate(values) == 1:
             low, high, least = _rating_range(values)

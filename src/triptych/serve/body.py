@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
@@ -20,20 +21,20 @@ FORM_OVERHEAD_BYTES = 64 * 2**10
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-class LimitedRoute(APIRoute):
+class LimitedRoute(APIRoute, ABC):
     """A route whose body is limited: for ``APIRouter(route_class=...)``.
 
     A larger body is refused with 413 and one sentence: before it is read where its length is declared, and as soon as
     the limit is passed where it is not.
     """
 
+    @abstractmethod
     def limit_bytes(self, config: ServeConfig) -> int:
         """Give the size of the largest body."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refusal(self, limit: int) -> HTTPException:
         """Make the refusal of a larger one."""
-        raise NotImplementedError
 
     def get_route_handler(self) -> Handler:
         """Put the limit before FastAPI's handler, which reads the body."""
