@@ -46,7 +46,7 @@ from triptych.data.text import CLS, PAD, SEP
 from triptych.foundation.machine import num_cores
 from triptych.nn.precision import Precision, autocast, uses_bf16
 from triptych.pretrain.base import Given
-from triptych.pretrain.contrastive import ContrastiveBatch, ContrastiveConfig, ContrastiveTask
+from triptych.pretrain.tasks.contrastive import ContrastiveBatch, ContrastiveConfig, ContrastiveTask
 from triptych.training.distributed import ALONE, Group, Processes, join
 from triptych.training.log import read_log
 from triptych.training.loop import LoopConfig, fit, follow, on_device

@@ -20,7 +20,7 @@ from triptych.data.tables import read_events, read_items, read_judgements
 from triptych.data.targets import UserItems
 from triptych.data.text import TextTokenizer, TokenizerConfig
 from triptych.encoders.embed import Embedder
-from triptych.encoders.two_tower import EncoderConfig, TwoTowerEncoder
+from triptych.encoders.models.two_tower import TwoTowerConfig, TwoTowerEncoder
 from triptych.foundation.registry import config_class, kinds
 from triptych.index.backends.exact import ExactIndex
 from triptych.recall.base import Request, RetrieverConfig
@@ -85,7 +85,7 @@ def shop(tmp_path_factory):
         catalogues.build(config, tables=checked, inputs={"tables": "t"}, out=folder / "catalogue")
     )
     torch.manual_seed(0)
-    encoder = TwoTowerEncoder(EncoderConfig(dim=16, layers=1, heads=2, vector_dim=12, photo_px=16), vocab_size=200)
+    encoder = TwoTowerEncoder(TwoTowerConfig(dim=16, layers=1, heads=2, vector_dim=12, photo_px=16), vocab_size=200)
     tokenizer = TextTokenizer.fit(catalogue.titles + list(QUERIES), config=TokenizerConfig(vocab_size=200))
     embedder = Embedder(encoder, tokenizer=tokenizer, device="cpu")
     vectors = embedder.embed_catalogue(catalogue, label=None)

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from triptych.encoders.embed import Embedder
 from triptych.foundation.errors import TriptychError
 from triptych.nn.attention import SelfAttention, key_bias
-from triptych.pretrain.contrastive import ContrastiveConfig
+from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recipes.config import Arm
 from triptych.recipes.encoders import EncoderWork
 from triptych.recipes.run_folder import RunFolder

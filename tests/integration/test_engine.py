@@ -33,7 +33,8 @@ from triptych.data.tables import read_events, read_items
 from triptych.data.text import TextTokenizer, TokenizerConfig
 from triptych.encoders.embed import KIND as ENCODER
 from triptych.encoders.embed import TOKENIZER_FILE, Embedder
-from triptych.encoders.two_tower import EncoderConfig, Modalities, TwoTowerEncoder
+from triptych.encoders.inputs import Modalities
+from triptych.encoders.models.two_tower import TwoTowerConfig, TwoTowerEncoder
 from triptych.engine import Channel, Engine, Facets, Filters, Hit, PhotoError, notes
 from triptych.engine.bundle import write_bundle, write_index, write_retriever
 from triptych.engine.explain import explain_dense, masked_scores
@@ -102,7 +103,7 @@ def write_tables(folder):
 def write_encoder(parent, catalogue, *, seed):
     def build(folder):
         torch.manual_seed(seed)
-        config = EncoderConfig(dim=16, layers=1, heads=2, vector_dim=24, photo_px=PX)
+        config = TwoTowerConfig(dim=16, layers=1, heads=2, vector_dim=24, photo_px=PX)
         TwoTowerEncoder(config, vocab_size=300).save(folder)
         texts = [*catalogue.titles, *catalogue.queries, "velvet sofa"]
         TextTokenizer.fit(texts, config=TokenizerConfig(vocab_size=300, min_count=1)).save(folder / TOKENIZER_FILE)
@@ -458,7 +459,7 @@ def test_masking_nothing_makes_exactly_no_difference(run, vectors):
     assert [row for row in rows if masked.unmasked[row] == masked.without_title[row]] == [NO_TITLE]
     assert [row for row in rows if masked.unmasked[row] == masked.without_photo[row]] == [NO_PHOTO]
     torch.manual_seed(0)
-    config = EncoderConfig(modalities=Modalities.TITLE, dim=16, layers=1, heads=2, vector_dim=24, photo_px=PX)
+    config = TwoTowerConfig(modalities=Modalities.TITLE, dim=16, layers=1, heads=2, vector_dim=24, photo_px=PX)
     tokenizer = TextTokenizer.load(run.parts["encoder"].file(TOKENIZER_FILE))
     blind = Embedder(TwoTowerEncoder(config, vocab_size=300), tokenizer=tokenizer)
     masked = masked_scores(query, rows=rows, shelf=shelf, embedder=blind)

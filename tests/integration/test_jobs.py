@@ -14,7 +14,7 @@ from small_demo import DEMO_SETTINGS
 
 from triptych.data.catalogue import Catalogue
 from triptych.foundation.errors import TriptychError
-from triptych.pretrain.contrastive import ContrastiveConfig
+from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recipes.config import Arm
 from triptych.recipes.encoders import EncoderWork, train_side_by_side
 from triptych.recipes.run_folder import RunFolder

@@ -12,7 +12,7 @@ from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ConfigError
 from triptych.pretrain import base
 from triptych.pretrain.base import Given
-from triptych.pretrain.contrastive import ContrastiveConfig
+from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.training.log import read_log
 
 NUM_ITEMS, NUM_COLOURS = 30, 6

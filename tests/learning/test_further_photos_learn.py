@@ -9,7 +9,7 @@ from triptych.encoders.embed import Embedder
 from triptych.foundation.errors import ConfigError
 from triptych.pretrain import base
 from triptych.pretrain.base import Given
-from triptych.pretrain.contrastive import ContrastiveConfig
+from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recipes.config import RunConfig
 
 NUM_ITEMS, NUM_COLOURS = 30, 6

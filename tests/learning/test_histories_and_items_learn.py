@@ -26,8 +26,8 @@ from triptych.foundation.registry import config_class, kinds
 from triptych.index.backends.exact import ExactIndex
 from triptych.pretrain import base
 from triptych.pretrain.base import TASKS, Given, PretrainConfig
-from triptych.pretrain.history_contrast import HistoryContrastConfig, HistoryContrastTask
-from triptych.pretrain.item_contrast import ItemContrastConfig
+from triptych.pretrain.tasks.history_contrast import HistoryContrastConfig, HistoryContrastTask
+from triptych.pretrain.tasks.item_contrast import ItemContrastConfig
 from triptych.recall.base import Request
 from triptych.recall.models.dense import Dense
 

@@ -19,7 +19,8 @@ from triptych.data.tables import read_items
 from triptych.data.text import TextTokenizer, TokenizerConfig
 from triptych.encoders import embed
 from triptych.encoders.embed import Embedder
-from triptych.encoders.two_tower import EncoderConfig, Modalities, TwoTowerEncoder
+from triptych.encoders.inputs import Modalities
+from triptych.encoders.models.two_tower import TwoTowerConfig, TwoTowerEncoder
 from triptych.foundation.artifact import produce
 from triptych.foundation.errors import ArtifactError, DataError
 from triptych.nn.precision import Precision
@@ -42,7 +43,7 @@ def build(modalities: Modalities, **settings: int) -> tuple[TwoTowerEncoder, Tex
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         sizes = {"dim": 32, "layers": 2, "heads": 4, "vector_dim": 16, "photo_px": PX}
-        config = EncoderConfig(modalities=modalities, **sizes, **settings)
+        config = TwoTowerConfig(modalities=modalities, **sizes, **settings)
         return TwoTowerEncoder(config, vocab_size=tokenizer.vocab_size), tokenizer
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from triptych.data.schema import EventKind
 from triptych.data.text import TextTokenizer, TokenizerConfig
 from triptych.encoders.embed import Embedder
-from triptych.encoders.two_tower import EncoderConfig, Modalities, TwoTowerEncoder
+from triptych.encoders.inputs import Modalities
+from triptych.encoders.models.two_tower import TwoTowerConfig, TwoTowerEncoder
 from triptych.foundation.errors import DataError, EngineError
 from triptych.index.backends.exact import ExactConfig, ExactIndex
 from triptych.recall.base import Request, group_by_keep, rank
@@ -96,7 +97,7 @@ def test_oracle_needs_judgements_and_a_query(small_shop, other_shop):
 
 def make_embedder(catalogue, modalities=Modalities.TITLE_PHOTO):
     torch.manual_seed(0)
-    config = EncoderConfig(dim=16, layers=1, heads=2, vector_dim=12, photo_px=32, modalities=modalities)
+    config = TwoTowerConfig(dim=16, layers=1, heads=2, vector_dim=12, photo_px=32, modalities=modalities)
     tokenizer = TextTokenizer.fit(catalogue.titles, config=TokenizerConfig(vocab_size=200))
     return Embedder(TwoTowerEncoder(config, vocab_size=200), tokenizer=tokenizer, device="cpu")
 

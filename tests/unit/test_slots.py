@@ -20,17 +20,19 @@ from triptych.data.schema import ItemsConfig
 from triptych.data.tables import read_items
 from triptych.data.text import AnyTokenizer, TextTokenizer, TokenizerConfig
 from triptych.encoders import features, model_files
+from triptych.encoders.base import load_encoder, open_models
 from triptych.encoders.embed import Embedder
 from triptych.encoders.features import Modality, PhotoFeatures
+from triptych.encoders.inputs import ItemInputs, Modalities
+from triptych.encoders.models.two_tower import TwoTowerConfig, TwoTowerEncoder
 from triptych.encoders.pretrained import PretrainedConfig, PretrainedTokenizer, VisionModelConfig
 from triptych.encoders.slots import ModelArtifacts, PhotoSlot, TextSlot
-from triptych.encoders.two_tower import EncoderConfig, ItemInputs, Modalities, TwoTowerEncoder, open_models
 from triptych.foundation.errors import ArtifactError, ConfigError, DataError
 from triptych.nn.precision import Precision
 from triptych.pretrain.base import Given, PretrainConfig, make_encoder
-from triptych.pretrain.contrastive import ContrastiveConfig
-from triptych.pretrain.history_contrast import HistoryContrastConfig
-from triptych.pretrain.item_contrast import ItemContrastConfig
+from triptych.pretrain.tasks.contrastive import ContrastiveConfig
+from triptych.pretrain.tasks.history_contrast import HistoryContrastConfig
+from triptych.pretrain.tasks.item_contrast import ItemContrastConfig
 from triptych.recipes import resolve
 from triptych.recipes.config import RunConfig
 from triptych.recipes.models import check_models
@@ -48,7 +50,7 @@ LOOP = LoopConfig(steps=2, warmup_steps=0, validate_every=2, precision=Precision
 class Parts(NamedTuple):
     """What a task is made of, beside the shop."""
 
-    config: EncoderConfig
+    config: TwoTowerConfig
     models: ModelArtifacts
     tokenizer: AnyTokenizer
 
@@ -78,7 +80,7 @@ def parts(checkpoints: dict[Make, Path], tmp_path: Path) -> Callable[..., Parts]
         def kept(config: PretrainedConfig | None) -> Any:
             return None if config is None else model_files.run(config, out=tmp_path / "pretrained")
 
-        config = EncoderConfig(
+        config = TwoTowerConfig(
             modalities=Modalities.TITLE if vision is None else Modalities.TITLE_PHOTO,
             text_model=None if text is None else PretrainedConfig(**named(text)),
             vision_model=None if vision is None else VisionModelConfig(**named(vision)),
@@ -167,7 +169,7 @@ def test_each_model_trains_in_its_slot_and_comes_back_the_same(text, vision, set
     task.module.save(folder)
     if not frozen:  # all that it needs is with it
         (tmp_path / "pretrained").rename(tmp_path / "gone")
-    loaded = TwoTowerEncoder.load(folder)
+    loaded = load_encoder(folder)
     assert loaded.config == config and not any(module.training for module in loaded.modules())
     items = some_items(loaded, tokenizer)
     with torch.no_grad():
@@ -342,19 +344,19 @@ def test_a_frozen_model_that_has_gone_or_is_another_is_a_sentence(parts, tmp_pat
     kept = weights_file.read_bytes()
     weights_file.write_bytes(kept[:-4] + b"\0\0\1\0")
     with pytest.raises(ArtifactError, match="Put the model back"):
-        TwoTowerEncoder.load(folder)
+        load_encoder(folder)
     weights_file.write_bytes(kept)
-    TwoTowerEncoder.load(folder)
+    load_encoder(folder)
     given.models.text.path.rename(tmp_path / "elsewhere")
     with pytest.raises(ArtifactError, match="reads by the frozen model '.*bert', whose copy should be in .*not there"):
-        TwoTowerEncoder.load(folder)
+        load_encoder(folder)
 
 
 def test_without_slots_nothing_is_said_of_them():
-    assert not {"text_model", "vision_model"} & EncoderConfig().dump().keys()
-    named = EncoderConfig(vision_model=VisionModelConfig(name="m", views=2))
-    assert "text_model" not in named.dump() and EncoderConfig.parse(named.dump()) == named
-    assert open_models(EncoderConfig(), places={}) == (None, None)
+    assert not {"text_model", "vision_model"} & TwoTowerConfig().dump().keys()
+    named = TwoTowerConfig(vision_model=VisionModelConfig(name="m", views=2))
+    assert "text_model" not in named.dump() and TwoTowerConfig.parse(named.dump()) == named
+    assert open_models(TwoTowerConfig(), places={}) == (None, None)
     with pytest.raises(ValueError, match="not those that the encoder's config names"):
         TwoTowerEncoder(named, vocab_size=10)
 

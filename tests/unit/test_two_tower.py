@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from triptych.data.text import CLS, PAD, SEP
+from triptych.encoders.base import load_encoder
 from triptych.encoders.image import POOLED_TOKENS, PatchEmbedding, PhotoPool, Stem
+from triptych.encoders.inputs import ItemInputs, Modalities, OtherPhotos
+from triptych.encoders.models.two_tower import TwoTowerConfig, TwoTowerEncoder
 from triptych.encoders.text import CUT_ROWS, LEAST_SAVING, cut_by_length, trim
-from triptych.encoders.two_tower import EncoderConfig, ItemInputs, Modalities, OtherPhotos, TwoTowerEncoder
 from triptych.foundation.errors import ArtifactError, ConfigError
 
 BATCH, PX = 6, 32
@@ -19,7 +21,7 @@ SMALL = {"dim": 16, "layers": 2, "heads": 2, "vector_dim": 8, "photo_px": PX}
 def encoder(modalities: Modalities = Modalities.TITLE_PHOTO, **settings) -> TwoTowerEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return TwoTowerEncoder(EncoderConfig(modalities=modalities, **SMALL, **settings), vocab_size=50).eval()
+        return TwoTowerEncoder(TwoTowerConfig(modalities=modalities, **SMALL, **settings), vocab_size=50).eval()
 
 
 def texts(lengths: list[int], *, width: int = 8, seed: int = 0) -> torch.Tensor:
@@ -146,7 +148,7 @@ def test_the_linear_stem_is_a_linear_map_of_each_patch():
 def test_comes_back_from_disk_the_same(tmp_path, modalities):
     model = encoder(modalities)
     model.save(tmp_path)
-    loaded = TwoTowerEncoder.load(tmp_path)
+    loaded = load_encoder(tmp_path)
     assert loaded.config == model.config
     assert not loaded.training
     assert torch.equal(loaded.encode_items(items()), model.encode_items(items()))
@@ -155,7 +157,7 @@ def test_comes_back_from_disk_the_same(tmp_path, modalities):
 
 def test_loading_says_what_is_wrong(tmp_path):
     with pytest.raises(ArtifactError, match=r"'model.safetensors' is absent"):
-        TwoTowerEncoder.load(tmp_path)
+        load_encoder(tmp_path)
     encoder().save(tmp_path)
     weights = tmp_path / "model.safetensors"
     encoder(Modalities.TITLE).save(tmp_path)
@@ -163,17 +165,17 @@ def test_loading_says_what_is_wrong(tmp_path):
     encoder().save(tmp_path)
     weights.write_bytes(title_weights)
     with pytest.raises(ArtifactError, match="do not fit its config"):
-        TwoTowerEncoder.load(tmp_path)
+        load_encoder(tmp_path)
     weights.write_bytes(title_weights[:100])
     with pytest.raises(ArtifactError, match="do not fit its config"):
-        TwoTowerEncoder.load(tmp_path)
+        load_encoder(tmp_path)
 
 
 def test_impossible_sizes_are_refused():
     with pytest.raises(ConfigError, match=r"dim 30 must be a multiple of 4 and of heads \(4\)"):
-        EncoderConfig.parse({"dim": 30})
+        TwoTowerConfig.parse({"dim": 30})
     with pytest.raises(ConfigError, match="photo_px 70 must be a multiple of 16"):
-        EncoderConfig.parse({"photo_px": 70})
+        TwoTowerConfig.parse({"photo_px": 70})
 
 
 def test_trim_cuts_common_padding():

@@ -17,13 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.text import PAD, AnyTokenizer, TextTokenizer, item_texts
+from triptych.encoders.base import Encoder, Export, load_encoder
 from triptych.encoders.features import PhotoFeatures
+from triptych.encoders.inputs import ItemInputs, Modalities, OtherPhotos, View
+from triptych.encoders.models.two_tower import TwoTowerEncoder
 from triptych.encoders.pretrained import PretrainedTokenizer
 from triptych.encoders.slots import PhotoSlot, TextSlot
 from triptych.encoders.text import text_tensor
-from triptych.encoders.two_tower import ItemInputs, Modalities, OtherPhotos, TwoTowerEncoder
 from triptych.foundation.artifact import Artifact
-from triptych.foundation.errors import DataError
+from triptych.foundation.errors import ConfigError, DataError
 from triptych.foundation.progress import Progress
 from triptych.nn.precision import Precision, autocast, find_device
 
@@ -46,7 +48,7 @@ class Embedder:
 
     def __init__(
         self,
-        encoder: TwoTowerEncoder,
+        encoder: Encoder,
         *,
         tokenizer: AnyTokenizer,
         precision: Precision = Precision.AUTO,
@@ -67,15 +69,33 @@ class Embedder:
 
     @classmethod
     def open(
-        cls, source: Artifact | str | Path, *, precision: Precision = Precision.AUTO, device: str = "auto"
+        cls,
+        source: Artifact | str | Path,
+        *,
+        precision: Precision = Precision.AUTO,
+        device: str = "auto",
+        export: Export | None = None,
     ) -> Self:
         """Open an encoder artefact.
 
+        Args:
+            source: where it is.
+            precision: of bulk encoding.
+            device: ``auto``, ``cpu`` or ``cuda``.
+            export: which vector stands for a query or an item; None: that of the encoder's config.
+
         Raises:
             ArtifactError: there is none, it is incomplete, or something else.
+            ConfigError: an export is asked of an encoder that has but one.
         """
         artifact = Artifact.open(source.path if isinstance(source, Artifact) else source, kind=KIND)
-        encoder = TwoTowerEncoder.load(artifact.path)
+        encoder = load_encoder(artifact.path)
+        if export is not None:
+            if not isinstance(encoder, TwoTowerEncoder):
+                raise ConfigError(
+                    f"export: the encoder in {str(artifact.path)!r} has one kind of vectors. Leave it out."
+                )
+            encoder.export = export
         tokenizer: AnyTokenizer
         if isinstance(encoder.text, TextSlot):
             tokenizer = PretrainedTokenizer(encoder.text.pretrained.folder)
@@ -86,7 +106,7 @@ class Embedder:
     @property
     def vector_dim(self) -> int:
         """Length of a vector."""
-        return self._encoder.config.vector_dim
+        return self._encoder.vector_dim
 
     @property
     def px(self) -> int:
@@ -172,6 +192,8 @@ class Embedder:
         *,
         photo_rows: NDArray[np.integer] | None = None,
         features: PhotoFeatures | None = None,
+        view: View = View.ITEM,
+        shown: Modalities = Modalities.TITLE_PHOTO,
         label: str | None = "embedding items",
     ) -> NDArray[np.float16]:
         """Encode every item of a catalogue.
@@ -181,6 +203,8 @@ class Embedder:
             photo_rows: ``[num_items]``; item i is shown the photo of item ``photo_rows[i]`` (the permuted-photo
                 control). None shows its own.
             features: what the encoder's frozen vision model sees in the photos, so that it need not look again.
+            view: which of an item's vectors.
+            shown: what it may look at; the rest is hidden, as where an item lacks it.
             label: of the progress bar; None shows none.
 
         Returns:
@@ -189,7 +213,7 @@ class Embedder:
         Raises:
             DataError: the catalogue's photos have another size than the encoder takes.
         """
-        shown = np.arange(catalogue.num_items) if photo_rows is None else np.asarray(photo_rows, dtype=np.int64)
+        photo_of = np.arange(catalogue.num_items) if photo_rows is None else np.asarray(photo_rows, dtype=np.int64)
         photos = catalogue.photos
         if self.modalities.reads_photo and photos.px != self.px:
             raise DataError(f"The catalogue's photos are {photos.px} px wide, the encoder takes {self.px} px.")
@@ -197,13 +221,14 @@ class Embedder:
         bar = None if label is None else Progress(label, total=catalogue.num_items, unit="item")
         with nullcontext() if bar is None else bar:
             vectors = self._items(
-                item_texts(catalogue, features=self.title_features),
-                source=lambda rows: source.pixels(shown[rows]),
+                item_texts(catalogue, features=self.title_features) if shown.reads_title else [None] * len(photo_of),
+                source=lambda rows: source.pixels(photo_of[rows]),
                 others=None
                 if self.photos == 1
-                else lambda rows: source.other_pixels(shown[rows], most=self.photos - 1),
-                present=np.asarray(photos.has)[shown],
+                else lambda rows: source.other_pixels(photo_of[rows], most=self.photos - 1),
+                present=np.asarray(photos.has)[photo_of] & shown.reads_photo,
                 bulk=True,
+                view=view,
                 bar=bar,
             )
         return vectors.astype(np.float16)
@@ -234,6 +259,7 @@ class Embedder:
         others: OtherSource | None,
         present: NDArray[np.bool_],
         bulk: bool,
+        view: View = View.ITEM,
         bar: Progress | None = None,
     ) -> NDArray[np.float32]:
         """Encode items in blocks of like length, photos fetched block by block from `source` and `others`."""
@@ -255,7 +281,7 @@ class Embedder:
                     others=None if with_photo is None or others is None else self._others(others(rows)),
                 )
                 with autocast(precision, device=self._device):
-                    encoded = self._encoder.encode_items(batch)
+                    encoded = self._encoder.encode_items(batch, view=view)
                 out[rows] = encoded.cpu().numpy()
                 if bar is not None:
                     bar.advance(len(rows))

@@ -45,17 +45,35 @@ class PatchEmbedding(nn.Module):
         self.positions = nn.Parameter(torch.empty(self.num_patches, dim))
         nn.init.normal_(self.positions, std=0.02)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, *, hidden: Tensor | None = None) -> Tensor:
         """Embed photos.
 
         Args:
             pixels: uint8 RGB ``[batch, px, px, 3]``.
+            hidden: bool ``[batch, patches]``, patches that are blanked before the stem, whose convolutions would
+                otherwise carry them into their neighbours; None: none.
 
         Returns:
             ``[batch, patches, dim]``, patches row by row from the top left.
         """
         scaled = pixels.to(torch.float32).div_(127.5).sub_(1.0)  # [-1, 1]
+        if hidden is not None:
+            scaled = blank(scaled, hidden)
         return self.stem(scaled) + self.positions
+
+
+def blank(pixels: Tensor, hidden: Tensor) -> Tensor:
+    """Set patches of photos to 0.
+
+    Args:
+        pixels: ``[batch, px, px, 3]``.
+        hidden: bool ``[batch, patches]``, row by row from the top left, of a square grid.
+    """
+    side = round(hidden.shape[1] ** 0.5)
+    size = pixels.shape[1] // side
+    squares = pixels.unflatten(2, (side, size)).unflatten(1, (side, size))  # [batch, side, size, side, size, 3]
+    mask = hidden.unflatten(1, (side, side))[:, :, None, :, None, None]
+    return squares.masked_fill(mask, 0.0).flatten(3, 4).flatten(1, 2)
 
 
 class PhotoPool(nn.Module):

@@ -100,11 +100,14 @@ class TextSlot(_Slot):
         first = self.first.expand(len(tokens), 1, -1)
         is_first = torch.ones_like(tokens[:, :1], dtype=torch.bool)
         if tokens.shape[1] == 1:
-            return TokenStates(first, is_first)
+            return TokenStates(first, is_first, ~is_first)
         texts = model_input(tokens)
         states = self._projected(self._seen(texts))
         keep = texts.keep.any(dim=1, keepdim=True) if self._pooled else texts.keep
-        return TokenStates(torch.cat([first, states], dim=1), torch.cat([is_first, keep], dim=1))
+        keep = torch.cat([is_first, keep], dim=1)
+        return TokenStates(
+            torch.cat([first, states], dim=1), keep, keep & (torch.arange(keep.shape[1], device=keep.device) > 0)
+        )
 
     def cls(self) -> Tensor:
         """Return the state of ``[CLS]``, ``[dim]``."""
@@ -128,16 +131,21 @@ class PhotoSlot(_Slot):
         if self.positions is not None:
             nn.init.normal_(self.positions, std=WORD_INIT_STD)
 
-    def forward(self, photos: Tensor) -> Tensor:
+    def forward(self, photos: Tensor, *, hidden: Tensor | None = None) -> Tensor:
         """Embed photos.
 
         Args:
             photos: uint8 RGB ``[batch, px, px, 3]``, or what `see` made of them.
+            hidden: bool ``[batch, tokens]``, patches that are blanked: their features are set to zero, as FashionBERT
+                does. That hides them only where a patch's features come from that patch alone.
 
         Returns:
             ``[batch, tokens, dim]``, row by row from the top left.
         """
-        states = self._projected(self._seen(photos) if photos.dtype == torch.uint8 else photos)
+        seen = self._seen(photos) if photos.dtype == torch.uint8 else photos
+        if hidden is not None:
+            seen = seen.masked_fill(hidden[:, :, None], 0)
+        states = self._projected(seen)
         return states if self.positions is None else states + self.positions
 
     def see(self, pixels: Tensor) -> Tensor:

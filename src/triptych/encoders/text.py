@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from triptych.data.text import CLS, PAD
+from triptych.data.text import CLS, PAD, SEP
 
 WORD_INIT_STD = 0.02
 """Standard deviation of new word, position and type vectors, as BERT's."""
@@ -28,6 +28,8 @@ class TokenStates(NamedTuple):
     """``[batch, tokens, dim]``; the first is that of ``[CLS]``, whatever else the texts hold."""
     keep: Tensor
     """bool ``[batch, tokens]``, False where there is nothing to attend to."""
+    words: Tensor
+    """bool ``[batch, tokens]``, what is kept but for ``[CLS]`` and ``[SEP]``."""
 
 
 class TextEmbedding(nn.Module):
@@ -49,7 +51,9 @@ class TextEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> TokenStates:
         """Embed token ids, int ``[batch, tokens]``, `PAD` after the end."""
-        return TokenStates(self.words(tokens) + self.positions.weight[: tokens.shape[1]], tokens != PAD)
+        keep = tokens != PAD
+        words = keep & (tokens != CLS) & (tokens != SEP)
+        return TokenStates(self.words(tokens) + self.positions.weight[: tokens.shape[1]], keep, words)
 
     def cls(self) -> Tensor:
         """Return the state of ``[CLS]`` at position 0, ``[dim]``."""

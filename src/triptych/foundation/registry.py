@@ -46,13 +46,17 @@ def config_class(package: str, kind: str) -> type[Config]:
     return cast("type[Config]", importlib.import_module(f"{package}.{kind}").CONFIG)
 
 
-def one_of(package: str) -> BeforeValidator:
+def one_of(package: str, *, default: str | None = None) -> BeforeValidator:
     """Annotate a field as *any config of this registry, chosen by its* ``kind``.
+
+    Args:
+        package: the registry folder.
+        default: the kind of a table that names none; None: it has to.
 
     Example:
         ``dataset: Annotated[DatasetConfig, one_of("triptych.data.datasets")]``
     """
-    return BeforeValidator(_OneOf(package))
+    return BeforeValidator(_OneOf(package, default))
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class _OneOf:
     """Turns a table with a ``kind`` into that kind's config; an object, so that `config.describe` can ask the kinds."""
 
     package: str
+    default: str | None = None
 
     def kinds(self) -> list[str]:
         return kinds(self.package)
@@ -71,6 +76,8 @@ class _OneOf:
             value = {"kind": value}
         if not isinstance(value, Mapping):
             raise ValueError(f"expected a table with a 'kind', not {value!r}.")
+        if "kind" not in value and self.default is not None:
+            value = {"kind": self.default, **value}
         if "kind" not in value:
             raise ValueError(f"'kind' is missing. Available: {', '.join(self.kinds())}.")
         try:

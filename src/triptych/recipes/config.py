@@ -12,15 +12,15 @@ from triptych.data.datasets.base import DatasetConfig
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
 from triptych.data.splits import SplitConfig
 from triptych.data.text import TokenizerConfig
-from triptych.encoders.two_tower import Modalities
+from triptych.encoders.inputs import Modalities
 from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.foundation.config import Config
 from triptych.foundation.registry import one_of
 from triptych.index.backends.exact import ExactConfig
 from triptych.index.base import BACKENDS, IndexConfig
 from triptych.pretrain.base import TASKS, PretrainConfig
-from triptych.pretrain.contrastive import ContrastiveConfig
-from triptych.pretrain.history_contrast import HistoryContrastConfig
+from triptych.pretrain.tasks.contrastive import ContrastiveConfig
+from triptych.pretrain.tasks.history_contrast import HistoryContrastConfig
 from triptych.recall.models.bm25 import Bm25Config
 from triptych.recall.models.dense import DenseConfig
 from triptych.recall.models.item_knn import ItemKnnConfig

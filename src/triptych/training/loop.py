@@ -30,6 +30,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from triptych.data.loader import prefetched
+from triptych.foundation.artifact import RESUME
 from triptych.foundation.config import Config
 from triptych.foundation.progress import Progress
 from triptych.nn.precision import Precision, autocast
@@ -37,8 +38,8 @@ from triptych.training.checkpoint import Checkpoints
 from triptych.training.compiled import compile_blocks, uncompiled
 from triptych.training.distributed import ALONE, Group, Processes
 from triptych.training.log import LOG_FILE, TrainLog
-from triptych.training.schedule import Schedule, learning_rate_factor
-from triptych.training.task import Batch, RateFactors, Task, Validation
+from triptych.training.schedule import Schedule, Stretch, learning_rate_factor
+from triptych.training.task import Batch, Parts, RateFactors, Task, Validation
 from triptych.training.watch import LossWatch
 
 T = TypeVar("T")
@@ -87,12 +88,13 @@ class LoopConfig(Config):
             raise ValueError("decay_rate has no effect with schedule = 'cosine'. Remove it, or set schedule = 'wsd'.")
         return self
 
-    def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate of a step, from 0."""
+    def learning_rate_at(self, step: int, *, stretch: Stretch | None = None) -> float:
+        """Return the learning rate of a step, from 0; of a stretch of a longer schedule, if it is one."""
+        before, total = (0, self.steps) if stretch is None else stretch
         factor = learning_rate_factor(
-            step,
+            before + step,
             schedule=self.schedule,
-            steps=self.steps,
+            steps=total,
             warmup_steps=self.warmup_steps,
             decay_rate=DEFAULT_DECAY_RATE if self.decay_rate is None else self.decay_rate,
         )
@@ -121,7 +123,16 @@ class FitResult(NamedTuple):
     """Largest resident memory of this process."""
 
 
-def fit(task: Task[Batch], *, config: LoopConfig, out: Path, seed: int, group: Group = ALONE) -> FitResult:
+def fit(
+    task: Task[Batch],
+    *,
+    config: LoopConfig,
+    out: Path,
+    seed: int,
+    group: Group = ALONE,
+    stretch: Stretch | None = None,
+    optimizer_from: Path | None = None,
+) -> FitResult:
     """Train a task, or carry on where an interrupted attempt left off.
 
     Args:
@@ -131,23 +142,32 @@ def fit(task: Task[Batch], *, config: LoopConfig, out: Path, seed: int, group: G
         seed: of whatever the model draws, such as dropout.
         group: the processes that train together, of which this is the first; the others `follow`. The task was made
             with the same group.
+        stretch: the part of a longer schedule that this run is; None: it has one of its own.
+        optimizer_from: folder of another run of the same weights, finished and not yet cleared away, whose optimiser's
+            state is carried on, as far as this one trains the same weights; None begins with an empty one.
 
     Raises:
         TriptychError: the loss or its gradient is no longer a finite number.
         Parted: another process of the group has gone.
     """
-    steps = _Steps(task, config=config, seed=seed, group=group)
+    steps = _Steps(task, config=config, seed=seed, group=group, stretch=stretch)
+    if optimizer_from is not None:
+        before = Checkpoints(optimizer_from / RESUME).latest()
+        assert before is not None, "a finished run has saved its last step"
+        steps.carry_on(before.tensors)
     with steps.randomness():
         return _Run(steps, task=task, config=config, out=out, group=group).finish()
 
 
-def follow(task: Task[Batch], *, config: LoopConfig, seed: int, group: Processes) -> None:
+def follow(
+    task: Task[Batch], *, config: LoopConfig, seed: int, group: Processes, stretch: Stretch | None = None
+) -> None:
     """Do the steps of a run that the group's first process keeps with `fit`; arguments as there.
 
     Raises:
         Parted: another process of the group has gone, because it failed or was stopped.
     """
-    steps = _Steps(task, config=config, seed=seed, group=group)
+    steps = _Steps(task, config=config, seed=seed, group=group, stretch=stretch)
     with steps.randomness():
         start = group.listen()
         step, stopped = start["step"], start["stopped"]
@@ -188,13 +208,16 @@ class _StepFigures(NamedTuple):
 class _Steps(Generic[Batch]):
     """Module, optimiser and the arithmetic of a step: what every process of a group does alike."""
 
-    def __init__(self, task: Task[Batch], *, config: LoopConfig, seed: int, group: Group) -> None:
+    def __init__(
+        self, task: Task[Batch], *, config: LoopConfig, seed: int, group: Group, stretch: Stretch | None
+    ) -> None:
         self.device = group.device(config.device)
         self.module = task.module.to(self.device)
         self._task = task
         self._config = config
         self._seed = seed
         self._group = group
+        self._stretch = stretch
         if config.compile_model:
             compile_blocks(self.module, device=self.device)
         self._weights = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
@@ -216,7 +239,7 @@ class _Steps(Generic[Batch]):
     def gradients(self, batches: Iterator[Batch], *, step: int) -> _StepFigures:
         """Compute the gradients of a step, from 0, over all processes."""
         config = self._config
-        learning_rate = config.learning_rate_at(step)
+        learning_rate = config.learning_rate_at(step, stretch=self._stretch)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate * group["rate_factor"]
         samples, totals, parts = 0, [], []
@@ -247,6 +270,23 @@ class _Steps(Generic[Batch]):
             for slot, value in self._optimizer.state[weight].items():
                 tensors[f"{OPTIMIZER}{name}/{slot}"] = value
         return tensors
+
+    def part_norms(self) -> dict[str, float]:
+        """Return the norm of the gradient of each part, before `update`, of a module that tells its parts apart."""
+        if not isinstance(self.module, Parts):
+            return {}
+        norms = {}
+        for part, beginnings in self.module.parts().items():
+            found = [w.grad.norm() for n, w in self._weights.items() if n.startswith(beginnings) and w.grad is not None]
+            if found:
+                norms[f"grad_norm/{part}"] = float(torch.stack(found).norm())
+        return norms
+
+    def carry_on(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the optimiser's state of another run, of what both train."""
+        for key, value in tensors.items():
+            if key.startswith(OPTIMIZER) and key.removeprefix(OPTIMIZER).rsplit("/", 1)[0] in self._weights:
+                self._set_slot(key, value)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `checkpoint` returned."""
@@ -295,7 +335,7 @@ class _Run(Generic[Batch]):
         self._task = task
         self._config = config
         self._group = group
-        self._checkpoints = Checkpoints(out / "resume")
+        self._checkpoints = Checkpoints(out / RESUME)
         self._state = self._restore()
         self._log = TrainLog(out / LOG_FILE, from_step=self._state.step)
         self._watch = LossWatch(
@@ -319,6 +359,7 @@ class _Run(Generic[Batch]):
             while state.step < config.steps and not state.stopped:
                 started = time.perf_counter()
                 figures = steps.gradients(batches, step=state.step)
+                part_norms = steps.part_norms() if self._logs_after(state.step + 1) else {}
                 self._watch.see(state.step + 1, total=figures.total, grad_norm=figures.grad_norm)
                 steps.update()
                 state.step += 1
@@ -326,15 +367,18 @@ class _Run(Generic[Batch]):
                 state.seconds += time.perf_counter() - started
                 bar.note(f"loss {self._watch.loss:.3f}")
                 bar.advance()
-                self._after_step(figures)
+                self._after_step(figures, part_norms)
         return self._result()
 
-    def _after_step(self, figures: _StepFigures) -> None:
+    def _logs_after(self, step: int) -> bool:
+        return step % self._config.log_every == 0 or step == self._config.steps
+
+    def _after_step(self, figures: _StepFigures, part_norms: Mapping[str, float]) -> None:
         """Log, validate and save, each when it is due; validation before saving, so that a resume has it."""
         config, state = self._config, self._state
         last = state.step == config.steps
-        if state.step % config.log_every == 0 or last:
-            self._write_log(figures)
+        if self._logs_after(state.step):
+            self._write_log(figures, part_norms)
         if config.validates_after(state.step):
             self._validate()
         if last or state.stopped or time.monotonic() - self._saved_at >= config.checkpoint_every_s:
@@ -365,7 +409,7 @@ class _Run(Generic[Batch]):
         state = self._state
         return state.best_step is None or validation.metrics[validation.headline] > state.best_metrics[state.headline]
 
-    def _write_log(self, figures: _StepFigures) -> None:
+    def _write_log(self, figures: _StepFigures, part_norms: Mapping[str, float]) -> None:
         state, device = self._state, self._steps.device
         self._watch.settle()
         samples, seconds = self._logged
@@ -378,6 +422,7 @@ class _Run(Generic[Batch]):
             **{name: float(part) for name, part in figures.parts.items()},
             "learning_rate": figures.learning_rate,
             "grad_norm": float(figures.grad_norm),
+            **part_norms,
             "samples_per_s": round((state.samples - samples) / max(state.seconds - seconds, 1e-9), 2),
             "seconds": round(state.seconds, 3),
             **memory,

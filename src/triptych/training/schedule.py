@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Schedule(StrEnum):
@@ -13,6 +14,15 @@ class Schedule(StrEnum):
     """Half a cosine from the peak down to 0 at the last step."""
     WSD = "wsd"
     """Warm-up, stable, decay: the peak is held, the last `decay_rate` of all steps fall in a line to 5 % of it."""
+
+
+class Stretch(NamedTuple):
+    """The part of a longer schedule that a run is."""
+
+    before: int
+    """Steps of the schedule before it."""
+    total: int
+    """Steps of the whole schedule."""
 
 
 WSD_FLOOR_RATE = 0.05

@@ -35,6 +35,15 @@ class RateFactors(Protocol):
         ...
 
 
+@runtime_checkable
+class Parts(Protocol):
+    """A module with parts whose gradients are worth telling apart."""
+
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        """Return part → beginnings of its weights' names."""
+        ...
+
+
 class Task(Protocol[Batch]):
     """A stage, as the loop sees it.
 

@@ -4,7 +4,7 @@ What a request's vector is:
 
 - words: the query tower's vector.
 - a photo: the item tower's vector of an item with that photo and no title. Training has lone photos find their own item
-  (`pretrain.contrastive`).
+  (`pretrain.tasks.contrastive`).
 - words and a photo: the normalised weighted sum of the two. So an item's score is, up to a constant, the weighted sum
   of what it scores for the words and for the photo, and the words go through the tower that was trained on queries. The
   alternative, one pass of the item tower with the words as title, would read a query as a title, which it never saw.

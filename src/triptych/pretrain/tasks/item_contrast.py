@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from triptych.data.augment import augment
+from triptych.encoders.base import Encoder
 from triptych.encoders.embed import Pixels
-from triptych.encoders.two_tower import ItemInputs
+from triptych.encoders.inputs import ItemInputs
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
-from triptych.pretrain.base import (
-    VALIDATION_SEED,
-    Given,
+from triptych.pretrain.base import VALIDATION_SEED, Given, PretrainConfig
+from triptych.pretrain.reader import (
     ItemReader,
     PhotoViews,
-    PretrainConfig,
     TitleQueries,
     Weighted,
     combined,
@@ -100,6 +99,11 @@ class ItemContrastTask:
                 "takes two."
             )
         self.module = given.encoder(config.encoder)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The module."""
+        return self.module
 
     def batch(self, index: int) -> ItemBatch:
         """Draw batch `index` and gather its tokens and pixels."""

@@ -22,23 +22,14 @@ from torch import Tensor
 from triptych.data.sampling import ItemPairSampler
 from triptych.data.splits import Part
 from triptych.data.targets import UserTargets
-from triptych.encoders.two_tower import ItemInputs
+from triptych.encoders.base import Encoder
+from triptych.encoders.inputs import ItemInputs
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
 from triptych.losses.infonce import infonce
 from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
-from triptych.pretrain.base import (
-    VALIDATION_SEED,
-    Given,
-    ItemReader,
-    PhotoViews,
-    PretrainConfig,
-    TitleQueries,
-    Weighted,
-    combined,
-    encoded,
-    view_loss,
-)
+from triptych.pretrain.base import VALIDATION_SEED, Given, PretrainConfig
+from triptych.pretrain.reader import ItemReader, PhotoViews, TitleQueries, Weighted, combined, encoded, view_loss
 from triptych.training.task import Validation
 
 
@@ -124,6 +115,11 @@ class HistoryContrastTask:
         self._validation = _some_users(found, most=config.validation_users)
         self._found = found
         self.module = given.encoder(config.encoder)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The module."""
+        return self.module
 
     def batch(self, index: int) -> HistoryBatch:
         """Draw batch `index` and gather its tokens and pixels."""

@@ -23,24 +23,15 @@ from triptych.data.sampling import ItemQuerySampler
 from triptych.data.splits import Part
 from triptych.data.targets import Targets
 from triptych.data.text import PAD
+from triptych.encoders.base import Encoder
+from triptych.encoders.inputs import ItemInputs
 from triptych.encoders.text import cut_by_length, text_tensor
-from triptych.encoders.two_tower import ItemInputs
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
 from triptych.losses.infonce import infonce
 from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
-from triptych.pretrain.base import (
-    VALIDATION_SEED,
-    Given,
-    ItemReader,
-    PhotoViews,
-    PretrainConfig,
-    Weighted,
-    combined,
-    encoded,
-    top_items,
-    view_loss,
-)
+from triptych.pretrain.base import VALIDATION_SEED, Given, PretrainConfig
+from triptych.pretrain.reader import ItemReader, PhotoViews, Weighted, combined, encoded, top_items, view_loss
 from triptych.training.task import Validation
 
 
@@ -115,6 +106,11 @@ class ContrastiveTask:
         )
         self._validation = _some_targets(split.targets(Part.VALIDATION), most=config.validation_queries)
         self.module = given.encoder(config.encoder)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The module."""
+        return self.module
 
     def batch(self, index: int) -> ContrastiveBatch:
         """Draw batch `index` and gather its tokens and pixels."""

@@ -1,0 +1,108 @@
+"""What towers read, and what they make of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Modalities(StrEnum):
+    """What the item tower reads."""
+
+    TITLE = "title"
+    PHOTO = "photo"
+    TITLE_PHOTO = "title+photo"
+
+    @property
+    def reads_title(self) -> bool:
+        """Whether titles are read."""
+        return self is not Modalities.PHOTO
+
+    @property
+    def reads_photo(self) -> bool:
+        """Whether photos are read."""
+        return self is not Modalities.TITLE
+
+
+class View(StrEnum):
+    """Which of an item's vectors is meant."""
+
+    ITEM = "item"
+    """The one that is searched: of title and photo together."""
+    TITLE = "title"
+    """Of the title alone."""
+    PHOTO = "photo"
+    """Of the photo alone."""
+
+
+class OtherPhotos(NamedTuple):
+    """Further photos of a batch of items, in any order."""
+
+    pixels: Tensor
+    """uint8 RGB ``[batch, photos, px, px, 3]``, or features ``[batch, photos, tokens, model dim]``; of a photo that is
+    not there, anything."""
+    present: Tensor
+    """bool ``[batch, photos]``."""
+
+
+class ItemInputs(NamedTuple):
+    """A batch of items. What an item lacks may hold anything: it is never looked at."""
+
+    title_tokens: Tensor | None
+    """int ``[batch, tokens]``, `PAD` after the end; None where no item of the batch has a title."""
+    pixels: Tensor | None
+    """uint8 RGB ``[batch, px, px, 3]``, or what a frozen vision model made of it, float ``[batch, tokens, model dim]``
+    (`PhotoSlot.see`, `PhotoFeatures`); None where no item of the batch has a photo."""
+    has_title: Tensor
+    """bool ``[batch]``."""
+    has_photo: Tensor
+    """bool ``[batch]``."""
+    others: OtherPhotos | None = None
+    """Further photos, read only by an encoder of several `photos`, and only of items that have one at all."""
+    hidden: Tensor | None = None
+    """bool ``[batch, patches]``, patches that are blanked before anything looks at them; None: none."""
+
+    def only(self, view: View) -> ItemInputs:
+        """Return the same items without their photos, or without their titles."""
+        if view is View.TITLE:
+            return self._replace(pixels=None, has_photo=self.has_photo & False, others=None, hidden=None)
+        if view is View.PHOTO:
+            return self._replace(title_tokens=None, has_title=self.has_title & False)
+        return self
+
+
+class Tokens(NamedTuple):
+    """Token states of a batch, and which of them are there."""
+
+    states: Tensor
+    """``[batch, tokens, dim]``."""
+    keep: Tensor
+    """bool ``[batch, tokens]``, False where there is nothing to attend to."""
+
+
+class QueryReading(NamedTuple):
+    """What the query tower makes of a batch."""
+
+    vectors: Tensor
+    """``[batch, vector_dim]``, as `Encoder.encode_queries`."""
+    tokens: Tokens
+    """Of ``[CLS]`` and the words, in the places of the token ids that were read."""
+
+
+class ItemReading(NamedTuple):
+    """What the item tower makes of a batch."""
+
+    vectors: Tensor
+    """``[batch, vector_dim]``, as `Encoder.encode_items`."""
+    tokens: Tokens
+    """All token states."""
+    title: Tensor | None
+    """``[batch, title tokens, dim]``, the states of ``title_tokens[:, 1:]``; None where no title was read."""
+    patches: Tensor | None
+    """``[batch, patches, dim]``, those of the photo's patches; None where no photo was read."""
+    title_vectors: Tensor | None = None
+    """``[batch, vector_dim]``, where the tower makes one of the title alone on the way."""
+    photo_vectors: Tensor | None = None
+    """``[batch, vector_dim]``, where the tower makes one of the photo alone on the way."""

@@ -1,0 +1,1 @@
+"""Encoders, one per file; the file name is the kind."""

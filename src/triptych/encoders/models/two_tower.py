@@ -1,0 +1,259 @@
+"""Two towers with shared weights: query text on one side, title and photo in one stream on the other.
+
+::
+
+    query   [CLS] q1 q2 … [SEP]                          ──► transformer ─► state of [CLS] ─► W_query ─► L2 ─► vector
+    item    [CLS] t1 t2 … [SEP] | patch 1 … patch 16     ──► (the same)  ─► state of [CLS] ─► W_item  ─► L2 ─► vector
+
+Title and patches attend to each other from the first layer. A type vector tells query, title and patch apart. Where an
+item has no title or no photo, one learned token stands in that modality's place, so a photo alone is a query and a
+title alone is an item. With `photos` above 1, four tokens pooled from an item's further photos follow the patches of
+its own. Word vectors and stem are slots: a pretrained text or vision model may stand there (`encoders.slots`).
+
+Source: the Taobao pre-training model (query tower, single-stream item tower, shared encoder).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from triptych.data.text import PAD
+from triptych.encoders.base import Encoder, EncoderConfig, Export, unit
+from triptych.encoders.image import PhotoPool
+from triptych.encoders.inputs import ItemInputs, ItemReading, QueryReading, Tokens, View
+from triptych.encoders.slots import NO_MODELS, Models
+from triptych.encoders.text import WORD_INIT_STD
+from triptych.nn.transformer import Transformer
+
+
+class TwoTowerConfig(EncoderConfig):
+    """Size and inputs of the two-tower encoder."""
+
+    kind: Literal["two_tower"] = "two_tower"
+    """Title and patches in one stream, the transformer shared by both towers."""
+    layers: int = Field(3, ge=1, le=48)
+    """Transformer blocks, shared by both towers."""
+    export: Export = Export.PROJECTED
+    """Which vector stands for a query or an item: projected ([CLS] through a linear map), cls, mean (of words and
+    patches), mean-with-padding."""
+    normalize: bool = True
+    """Whether vectors are scaled to length 1, in training and after it."""
+
+    def build(self, *, vocab_size: int, models: Models = NO_MODELS) -> TwoTowerEncoder:
+        """Make the encoder; see `EncoderConfig.build`."""
+        return TwoTowerEncoder(self, vocab_size=vocab_size, models=models)
+
+
+CONFIG = TwoTowerConfig
+
+
+class _Type(IntEnum):
+    QUERY = 0
+    TITLE = 1
+    PATCH = 2
+
+
+class _Laid(NamedTuple):
+    """A batch laid out for the transformer."""
+
+    tokens: Tokens
+    content: Tensor
+    """bool ``[batch, tokens]``, words and patches."""
+    num_title: int = 0
+    """Tokens of the title, behind [CLS]."""
+    num_patches: int = 0
+    """Those behind them."""
+
+
+class TwoTowerEncoder(Encoder):
+    """Encode queries and items by one transformer, each [CLS] through a map of its own."""
+
+    config: TwoTowerConfig
+
+    def __init__(self, config: TwoTowerConfig, *, vocab_size: int, models: Models = NO_MODELS) -> None:
+        """Make the layers, drawing weights from torch's global generator; see `EncoderConfig.build`."""
+        super().__init__(config, vocab_size=vocab_size, models=models)
+        dim = config.dim
+        self.export = config.export
+        """May be changed after training: what is exported need not be what was trained."""
+        self.types = nn.Parameter(torch.empty(len(_Type), dim))
+        self.missing_title = nn.Parameter(torch.empty(dim)) if config.modalities.reads_title else None
+        self.missing_photo = nn.Parameter(torch.empty(dim)) if config.modalities.reads_photo else None
+        for vectors in (self.types, self.missing_title, self.missing_photo):
+            if vectors is not None:
+                nn.init.normal_(vectors, std=WORD_INIT_STD)
+        self.input_norm = nn.LayerNorm(dim)
+        self.transformer = Transformer(dim, layers=config.layers, heads=config.heads)
+        self.query_projection = nn.Linear(dim, config.vector_dim, bias=False)
+        self.item_projection = nn.Linear(dim, config.vector_dim, bias=False)
+        several = config.photos > 1 and config.modalities.reads_photo
+        self.pool = PhotoPool(dim) if several else None  # last: what is drawn before it is as without
+
+    @property
+    def vector_dim(self) -> int:
+        """Length of a vector, by what is exported."""
+        return self.config.vector_dim if self.export is Export.PROJECTED else self.config.dim
+
+    def encode_queries(self, tokens: Tensor) -> Tensor:
+        """Encode query texts."""
+        laid = self._lay_queries(tokens)
+        return self._vectors(self._states(laid), laid, self.query_projection)
+
+    def encode_items(self, items: ItemInputs, *, view: View = View.ITEM) -> Tensor:
+        """Encode items; the vector of one modality alone is that of an item without the other."""
+        laid = self._lay_items(items.only(view))
+        return self._vectors(self._states(laid), laid, self.item_projection)
+
+    def read_queries(self, tokens: Tensor) -> QueryReading:
+        """Encode query texts, keeping all states."""
+        laid = self._lay_queries(tokens)
+        states = self.transformer(laid.tokens.states, keep=laid.tokens.keep)
+        return QueryReading(self._vectors(states, laid, self.query_projection), Tokens(states, laid.tokens.keep))
+
+    def read_items(self, items: ItemInputs) -> ItemReading:
+        """Encode items, keeping all states."""
+        laid = self._lay_items(items)
+        states = self.transformer(laid.tokens.states, keep=laid.tokens.keep)
+        end = 1 + laid.num_title
+        reads_title = items.title_tokens is not None and items.title_tokens.shape[1] > 1
+        return ItemReading(
+            vectors=self._vectors(states, laid, self.item_projection),
+            tokens=Tokens(states, laid.tokens.keep),
+            title=states[:, 1:end] if reads_title and self.missing_title is not None else None,
+            patches=states[:, end : end + laid.num_patches] if items.pixels is not None and self.patches else None,
+        )
+
+    def embed_queries(self, tokens: Tensor) -> Tokens:
+        """Return what the transformer is given of queries: for a single stream of query and item."""
+        return self._lay_queries(tokens).tokens
+
+    def embed_items(self, items: ItemInputs) -> Tokens:
+        """Return what the transformer is given of items: for a single stream of query and item."""
+        return self._lay_items(items).tokens
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Name the parts; see `Encoder.parts`."""
+        return {
+            "text": ("text.", "missing_title"),
+            "photo": ("patches.", "missing_photo", "pool."),
+            "body": ("types", "input_norm.", "transformer."),
+            "query_head": ("query_projection.",),
+            "item_head": ("item_projection.",),
+        }
+
+    def _states(self, laid: _Laid) -> Tensor:
+        """Run the transformer, the last block only for what is exported."""
+        read = 1 if self.export in (Export.PROJECTED, Export.CLS) else None
+        return self.transformer(laid.tokens.states, keep=laid.tokens.keep, read=read)
+
+    def _vectors(self, states: Tensor, laid: _Laid, project: nn.Linear) -> Tensor:
+        match self.export:
+            case Export.PROJECTED:
+                found = project(states[:, 0])
+            case Export.CLS:
+                found = states[:, 0]
+            case Export.MEAN:
+                found = _mean(states, laid.content)
+            case Export.MEAN_WITH_PADDING:
+                found = states.float().mean(dim=1)
+        return unit(found) if self.config.normalize else found.float()
+
+    def _lay_queries(self, tokens: Tensor) -> _Laid:
+        if self.export is Export.MEAN_WITH_PADDING:
+            tokens = functional.pad(tokens, (0, self.config.max_query_tokens - tokens.shape[1]), value=PAD)
+        read = self.text(tokens)
+        return _Laid(Tokens(self.input_norm(read.states + self.types[_Type.QUERY]), read.keep), read.words)
+
+    def _lay_items(self, items: ItemInputs) -> _Laid:
+        """Lay out ``[CLS] title | patches``."""
+        batch = items.has_title.shape[0]
+        cls = (self.text.cls() + self.types[_Type.TITLE]).expand(batch, 1, -1)
+        row = _Row(cls, items.has_title)
+        num_title = num_patches = 0
+        if self.missing_title is not None:
+            title = inside = words = None
+            tokens = items.title_tokens
+            if tokens is not None and self.export is Export.MEAN_WITH_PADDING:
+                tokens = functional.pad(tokens, (0, self.config.max_title_tokens - tokens.shape[1]), value=PAD)
+            if tokens is not None and tokens.shape[1] > 1:
+                read = self.text(tokens)
+                title = (read.states + self.types[_Type.TITLE])[:, 1:]
+                inside, words = read.keep[:, 1:], read.words[:, 1:]
+            num_title = row.append(title, inside, present=items.has_title, missing=self.missing_title, content=words)
+        if self.missing_photo is not None and self.patches is not None:
+            patch = inside = None
+            if items.pixels is not None:
+                patch = self.patches(items.pixels, hidden=items.hidden) + self.types[_Type.PATCH]
+                inside = items.has_photo.new_ones(batch, self.patches.num_patches)
+            num_patches = row.append(patch, inside, present=items.has_photo, missing=self.missing_photo)
+            if self.pool is not None and items.others is not None:
+                pixels, present = items.others.pixels, items.others.present & items.has_photo[:, None]
+                other = self.patches(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+                row.append_pooled(self.pool(other, present=present), present=present.any(dim=1, keepdim=True))
+        states, keep, content = row.joined()
+        return _Laid(Tokens(self.input_norm(states), keep), content, num_title, num_patches)
+
+
+class _Row:
+    """An item's tokens, modality by modality."""
+
+    def __init__(self, cls: Tensor, has_title: Tensor) -> None:
+        """Begin with the state of [CLS], ``[batch, 1, dim]``."""
+        self._states = [cls]
+        self._keeps = [torch.ones_like(has_title)[:, None]]
+        self._contents = [torch.zeros_like(has_title)[:, None]]
+
+    def append(
+        self,
+        tokens: Tensor | None,
+        inside: Tensor | None,
+        *,
+        present: Tensor,
+        missing: Tensor,
+        content: Tensor | None = None,
+    ) -> int:
+        """Append one modality's tokens; where an item lacks it, the `missing` token in the first place and no more.
+
+        Args:
+            tokens: ``[batch, tokens, dim]``; None where no item has it.
+            inside: bool ``[batch, tokens]``, False at padding; None with `tokens`.
+            present: bool ``[batch]``, which items have the modality.
+            missing: ``[dim]``, the learned token.
+            content: bool ``[batch, tokens]``, which of them are more than marks; None: all that are inside.
+
+        Returns:
+            How many places they take.
+        """
+        if tokens is None or inside is None:
+            self._states.append(missing.expand(present.shape[0], 1, -1))
+            self._keeps.append(torch.ones_like(present)[:, None])
+            self._contents.append(torch.zeros_like(present)[:, None])
+            return 1
+        first = torch.arange(tokens.shape[1], device=tokens.device) == 0
+        self._states.append(torch.where(present[:, None, None], tokens, missing))
+        self._keeps.append(torch.where(present[:, None], inside, first))
+        self._contents.append(present[:, None] & (inside if content is None else content))
+        return tokens.shape[1]
+
+    def append_pooled(self, tokens: Tensor, *, present: Tensor) -> None:
+        """Append tokens pooled from further photos; present: bool ``[batch, 1]``."""
+        self._states.append(tokens)
+        self._keeps.append(present.expand(-1, tokens.shape[1]))
+        self._contents.append(self._keeps[-1])
+
+    def joined(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return states, keep and content, ``[batch, tokens]`` each, the first ``[batch, tokens, dim]``."""
+        return torch.cat(self._states, dim=1), torch.cat(self._keeps, dim=1), torch.cat(self._contents, dim=1)
+
+
+def _mean(states: Tensor, content: Tensor) -> Tensor:
+    """Average the states of what has content; where nothing has, take that of [CLS]."""
+    nothing = ~content.any(dim=1, keepdim=True)
+    counted = torch.cat([content[:, :1] | nothing, content[:, 1:]], dim=1)[:, :, None].float()
+    return (states.float() * counted).sum(dim=1) / counted.sum(dim=1)

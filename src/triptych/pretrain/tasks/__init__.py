@@ -1,0 +1,1 @@
+"""Ways of training an encoder, one per file; the file name is the kind."""
