@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -64,12 +65,28 @@ class ItemInputs(NamedTuple):
     hidden: Tensor | None = None
     """bool ``[batch, patches]``, patches that are blanked before anything looks at them; None: none."""
 
+    drop_title: Tensor | None = None
+    """bool ``[batch]``, items whose title is there and kept from their vector, to teach it to do without."""
+    drop_photo: Tensor | None = None
+    """bool ``[batch]``, likewise."""
+
+    @property
+    def reads_title(self) -> Tensor:
+        """Bool ``[batch]``, whose title enters the vector."""
+        return self.has_title if self.drop_title is None else self.has_title & ~self.drop_title
+
+    @property
+    def reads_photo(self) -> Tensor:
+        """Bool ``[batch]``, whose photo enters the vector."""
+        return self.has_photo if self.drop_photo is None else self.has_photo & ~self.drop_photo
+
     def only(self, view: View) -> ItemInputs:
         """Return the same items without their photos, or without their titles."""
         if view is View.TITLE:
-            return self._replace(pixels=None, has_photo=self.has_photo & False, others=None, hidden=None)
+            nobody = torch.zeros_like(self.has_photo)
+            return self._replace(pixels=None, has_photo=nobody, others=None, hidden=None, drop_title=None)
         if view is View.PHOTO:
-            return self._replace(title_tokens=None, has_title=self.has_title & False)
+            return self._replace(title_tokens=None, has_title=torch.zeros_like(self.has_title), drop_photo=None)
         return self
 
 

@@ -29,6 +29,7 @@ from triptych.encoders.image import PhotoPool
 from triptych.encoders.inputs import ItemInputs, ItemReading, QueryReading, Tokens, View
 from triptych.encoders.slots import NO_MODELS, Models
 from triptych.encoders.text import WORD_INIT_STD
+from triptych.nn.pooling import masked_mean
 from triptych.nn.transformer import Transformer
 
 
@@ -159,7 +160,7 @@ class TwoTowerEncoder(Encoder):
             case Export.CLS:
                 found = states[:, 0]
             case Export.MEAN:
-                found = _mean(states, laid.content)
+                found = masked_mean(states, laid.content)
             case Export.MEAN_WITH_PADDING:
                 found = states.float().mean(dim=1)
         return unit(found) if self.config.normalize else found.float()
@@ -185,15 +186,16 @@ class TwoTowerEncoder(Encoder):
                 read = self.text(tokens)
                 title = (read.states + self.types[_Type.TITLE])[:, 1:]
                 inside, words = read.keep[:, 1:], read.words[:, 1:]
-            num_title = row.append(title, inside, present=items.has_title, missing=self.missing_title, content=words)
+            present = items.reads_title
+            num_title = row.append(title, inside, present=present, missing=self.missing_title, content=words)
         if self.missing_photo is not None and self.patches is not None:
             patch = inside = None
             if items.pixels is not None:
                 patch = self.patches(items.pixels, hidden=items.hidden) + self.types[_Type.PATCH]
                 inside = items.has_photo.new_ones(batch, self.patches.num_patches)
-            num_patches = row.append(patch, inside, present=items.has_photo, missing=self.missing_photo)
+            num_patches = row.append(patch, inside, present=items.reads_photo, missing=self.missing_photo)
             if self.pool is not None and items.others is not None:
-                pixels, present = items.others.pixels, items.others.present & items.has_photo[:, None]
+                pixels, present = items.others.pixels, items.others.present & items.reads_photo[:, None]
                 other = self.patches(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
                 row.append_pooled(self.pool(other, present=present), present=present.any(dim=1, keepdim=True))
         states, keep, content = row.joined()
@@ -250,10 +252,3 @@ class _Row:
     def joined(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return states, keep and content, ``[batch, tokens]`` each, the first ``[batch, tokens, dim]``."""
         return torch.cat(self._states, dim=1), torch.cat(self._keeps, dim=1), torch.cat(self._contents, dim=1)
-
-
-def _mean(states: Tensor, content: Tensor) -> Tensor:
-    """Average the states of what has content; where nothing has, take that of [CLS]."""
-    nothing = ~content.any(dim=1, keepdim=True)
-    counted = torch.cat([content[:, :1] | nothing, content[:, 1:]], dim=1)[:, :, None].float()
-    return (states.float() * counted).sum(dim=1) / counted.sum(dim=1)
