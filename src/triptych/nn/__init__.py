@@ -1,1 +1,1 @@
-"""Blocks that know no stage: attention, feed-forward layer, transformer, numeric precision."""
+"""Blocks that know no stage: attention, feed-forward layer, transformer, histograms of patches, numeric precision."""
