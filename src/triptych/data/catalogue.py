@@ -119,6 +119,17 @@ class Catalogue:
         return self.items["item_id"].to_list()
 
     @cached_property
+    def item_cells(self) -> NDArray[np.bool_]:
+        """Where items are delivered: bool ``[items, cells]``, cells in the order of their names; none: no column."""
+        cells = self.items["cells"]
+        names = cells.explode().drop_nulls().unique().sort()
+        found = np.zeros((len(cells), len(names)), dtype=np.bool_)
+        lengths = cells.list.len().fill_null(0).to_numpy()
+        named = cells.explode().drop_nulls()
+        found[np.repeat(np.arange(len(cells)), lengths), names.search_sorted(named).to_numpy()] = True
+        return found
+
+    @cached_property
     def titles(self) -> list[str]:
         """The titles, in item_row order; "" for an item that has none."""
         return self.items["title"].fill_null("").to_list()

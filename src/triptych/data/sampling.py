@@ -30,6 +30,8 @@ class ItemQueryBatch(NamedTuple):
     """``[queries]``, the place in `item_rows` of the item each query was drawn for."""
     known: NDArray[np.bool_]
     """``[queries, items]``, True where the pair was clicked in training: no negative, whether drawn for it or not."""
+    log_q: NDArray[np.float32]
+    """``[items]``, log probability of each to be in a batch, as far as it is drawn by its clicks alone."""
 
 
 class ItemPairBatch(NamedTuple):
@@ -88,6 +90,17 @@ class KnownPairs:
         return known
 
 
+class FromCells(NamedTuple):
+    """Draw a part of each batch from few delivery cells, so that items meet those they compete with when served."""
+
+    item_cells: NDArray[np.bool_]
+    """``[items of the catalogue, cells]``, where each item is delivered to."""
+    rate: float = 0.5
+    """Share of a batch's items."""
+    cells: int = 2
+    """Cells they are drawn from, anew for every batch."""
+
+
 class ItemQuerySampler:
     """Draw items by a power of their clicks, and queries for each by clicks."""
 
@@ -100,6 +113,7 @@ class ItemQuerySampler:
         batch_items: int = 256,
         queries_per_item: int = 2,
         item_power: float = 0.5,
+        from_cells: FromCells | None = None,
         seed: int,
     ) -> None:
         """Sort the pairs both ways.
@@ -111,6 +125,7 @@ class ItemQuerySampler:
             batch_items: distinct items in a batch; fewer where fewer have a pair.
             queries_per_item: queries drawn for each item, with replacement.
             item_power: an item's weight is its clicks to this power: 0 draws all alike, 1 by clicks.
+            from_cells: draws a part of each batch from few cells; None: all from everywhere.
             seed: of all batches.
 
         Raises:
@@ -127,6 +142,9 @@ class ItemQuerySampler:
         self._item_clicks = self._clicks_before[np.append(starts, len(by_item))]
         self._log_weight = item_power * np.log(np.diff(self._item_clicks))
         self.batch_items = min(batch_items, len(self._items))
+        self._log_q = np.log(np.maximum(inclusion_chances(self._log_weight, size=self.batch_items), _LEAST_CHANCE))
+        self._from_cells = from_cells
+        self._cells = None if from_cells is None else from_cells.item_cells[self._items]
 
         self._known = KnownPairs(query_row, item_row)
 
@@ -145,7 +163,12 @@ class ItemQuerySampler:
             query_rows=query_rows,
             positive=np.repeat(np.arange(len(chosen)), self._queries_per_item),
             known=self._known.among(query_rows, item_rows=item_rows),
+            log_q=self._log_q[chosen].astype(np.float32),
         )
+
+    def known(self, query_rows: NDArray[np.integer], *, item_rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say which pairs were clicked in training; see `KnownPairs.among`."""
+        return self._known.among(query_rows, item_rows=item_rows)
 
     def _draw_items(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw distinct places in ``self._items``, ascending, one after another with chance in proportion to weight.
@@ -154,7 +177,44 @@ class ItemQuerySampler:
         Spirakis, 2006, in its Gumbel form).
         """
         keys = self._log_weight + rng.gumbel(size=len(self._log_weight))
-        return np.sort(np.argpartition(-keys, self.batch_items - 1)[: self.batch_items])
+        if self._from_cells is not None and self._cells is not None:
+            there = self._cells[:, rng.permutation(self._cells.shape[1])[: self._from_cells.cells]].any(axis=1)
+            local = np.flatnonzero(there)
+            first = local[_largest(keys[local], round(self._from_cells.rate * self.batch_items))]
+            keys[first] = np.inf  # drawn; the rest from everywhere
+        return np.sort(_largest(keys, self.batch_items))
+
+
+def inclusion_chances(log_weight: NDArray[np.float64], *, size: int) -> NDArray[np.float64]:
+    """Return each one's chance to be among `size` drawn one after another in proportion to weight.
+
+    Drawing so is waiting for exponential clocks that run at the weights: at the time t at which `size` are expected to
+    have rung, each has with chance 1 - exp(-weight t). Exact for t, not for the count; the difference is of the order
+    of 1 / size (Rosén, 1972).
+
+    Args:
+        log_weight: ``[items]``.
+        size: how many are drawn, at most all.
+    """
+    if size >= len(log_weight):
+        return np.ones(len(log_weight))
+    weight = np.exp(log_weight - log_weight.max())
+    low, high = 0.0, 1.0
+    while -np.expm1(-weight * high).sum() < size:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if -np.expm1(-weight * middle).sum() > size else (middle, high)
+    found: NDArray[np.float64] = -np.expm1(-weight * high)
+    return found
+
+
+def _largest(keys: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Return the places of the largest keys, in any order; all where there are no more."""
+    if count >= len(keys):
+        return np.arange(len(keys))
+    found: NDArray[np.int64] = np.argpartition(-keys, max(count - 1, 0))[:count]
+    return found
 
 
 class ItemPairSampler:

@@ -32,6 +32,13 @@ class TrainPairs(NamedTuple):
     clicks: NDArray[np.int32]
     """``[pairs]``, how many positive events the pair has; 1 for a judged one."""
 
+    def most_clicked(self) -> TrainPairs:
+        """Keep each query's most-clicked item; of several, the one with the smallest row."""
+        order = np.lexsort((self.item_row, -self.clicks, self.query_row))
+        _, first = np.unique(self.query_row[order], return_index=True)
+        kept = order[first]
+        return TrainPairs(self.query_row[kept], self.item_row[kept], self.clicks[kept])
+
 
 class UserItems(NamedTuple):
     """Items of each user, as one ragged array."""

@@ -71,6 +71,16 @@ class AnyTokenizer(Protocol):
         """Number of token ids."""
         ...
 
+    @property
+    def mask_id(self) -> int | None:
+        """What stands in the place of a masked word; None: the vocabulary has nothing for that."""
+        ...
+
+    @property
+    def special_ids(self) -> NDArray[np.int32]:
+        """Ids that are no words: padding, marks, and what stands for the unknown."""
+        ...
+
     def encode(self, texts: Sequence[str], *, max_tokens: int) -> NDArray[np.int32]:
         """Return int32 ``[n, max_tokens]``: `CLS`, the text's ids, then `PAD`."""
         ...
@@ -127,6 +137,16 @@ class TextTokenizer:
     def vocab_size(self) -> int:
         """Number of tokens, the special ones included."""
         return int(self._tokenizer.get_vocab_size())
+
+    @property
+    def mask_id(self) -> int:
+        """What stands in the place of a masked word."""
+        return MASK
+
+    @property
+    def special_ids(self) -> NDArray[np.int32]:
+        """Ids that are no words."""
+        return np.arange(len(SPECIAL_TOKENS), dtype=np.int32)
 
     def encode(self, texts: Sequence[str], *, max_tokens: int) -> NDArray[np.int32]:
         """Turn texts into token ids.

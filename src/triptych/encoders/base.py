@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -54,6 +54,10 @@ class Export(StrEnum):
 
 class EncoderConfig(Config):
     """Size and inputs of an encoder: what all kinds share."""
+
+    PARTS: ClassVar[Mapping[str, tuple[str, ...]]]
+    """The parts that can be trained or frozen apart: part → beginnings of its weights' names. Every weight belongs to
+    one part."""
 
     kind: str
     """Name of the encoder's file."""
@@ -118,6 +122,8 @@ class EncoderConfig(Config):
 class Encoder(nn.Module, ABC):
     """Encode queries and items into one space; the dot product of two vectors is their score."""
 
+    GIVES_VIEWS: ClassVar[bool] = False
+    """Whether `read_items` makes vectors of title and photo alone on the way; else each takes a pass of its own."""
     text: TextEmbedding | TextSlot
     """Gives the states of words."""
     patches: PatchEmbedding | PhotoSlot | None
@@ -187,12 +193,9 @@ class Encoder(nn.Module, ABC):
     def read_items(self, items: ItemInputs) -> ItemReading:
         """Encode items, keeping the states of all tokens; arguments as `encode_items`."""
 
-    @abstractmethod
     def parts(self) -> Mapping[str, tuple[str, ...]]:
-        """Name the parts that can be trained or frozen apart: part → beginnings of its weights' names.
-
-        Every weight belongs to one part.
-        """
+        """Return the parts; see `EncoderConfig.PARTS`."""
+        return self.config.PARTS
 
     @property
     def slots(self) -> dict[str, TextSlot | PhotoSlot]:

@@ -1,7 +1,8 @@
 """Query and item side by side in one transformer: whether they go together, and what the one says about the other.
 
-Two forms. `ON_TOP` reads the states that the towers have made, by blocks of its own: the Taobao model, whose towers meet
-only there. `SINGLE_STREAM` reads what the towers would have been given, by the tower's own transformer: FashionBERT.
+Two forms. `ON_TOP` reads the states that the towers have made, by blocks of its own: the Taobao model, whose towers
+meet only there. `SINGLE_STREAM` reads what the towers would have been given, by the tower's own transformer, as
+FashionBERT does.
 """
 
 from __future__ import annotations

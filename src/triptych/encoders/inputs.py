@@ -108,17 +108,23 @@ class QueryReading(NamedTuple):
     """Of ``[CLS]`` and the words, in the places of the token ids that were read."""
 
 
+class Places(NamedTuple):
+    """Where in an item's tokens its modalities are."""
+
+    title: slice | None
+    """The states of ``title_tokens[:, 1:]``; None where no title was read."""
+    patches: slice | None
+    """Those of the photo's patches; None where no photo was read."""
+
+
 class ItemReading(NamedTuple):
     """What the item tower makes of a batch."""
 
     vectors: Tensor
     """``[batch, vector_dim]``, as `Encoder.encode_items`."""
     tokens: Tokens
-    """All token states."""
-    title: Tensor | None
-    """``[batch, title tokens, dim]``, the states of ``title_tokens[:, 1:]``; None where no title was read."""
-    patches: Tensor | None
-    """``[batch, patches, dim]``, those of the photo's patches; None where no photo was read."""
+    """All token states, one that is always there first."""
+    places: Places
     title_vectors: Tensor | None = None
     """``[batch, vector_dim]``, where the tower makes one of the title alone on the way."""
     photo_vectors: Tensor | None = None

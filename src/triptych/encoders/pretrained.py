@@ -139,6 +139,12 @@ class PretrainedTokenizer:
         """What the model calls padding."""
         self.has_mask = "attention_mask" in tokenizer.model_input_names
         """Whether the model is told where the padding is; some (SigLIP) read it."""
+        mask = tokenizer.mask_token_id
+        self.mask_id = None if mask is None else OWN_IDS + int(mask)
+        """What stands in the place of a masked word; None: the model has nothing for that."""
+        special = [PAD, CLS, *(OWN_IDS + int(one) for one in tokenizer.all_special_ids)]
+        self.special_ids = np.unique(np.array(special, dtype=np.int32))
+        """Ids that are no words."""
         whole = tokenizer(["a"])["input_ids"][0]
         bare = self._ids(["a"])["input_ids"][0]  # last: it leaves the library's settings as every later call wants them
         start = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), len(whole))

@@ -99,16 +99,12 @@ class PretrainConfig(Config):
     """The model: two_tower (title and patches in one stream), late_fusion (each by itself, joined at the end)."""
     loop: LoopConfig = LoopConfig()
     """Steps, rates, validation."""
-    temperature: float = Field(0.05, gt=0)
-    """Divides cosines in the softmax."""
     title_dropout_rate: float = Field(0.15, ge=0, lt=1)
     """Share of items with both title and photo whose title is hidden in training; teaches search by photo."""
     photo_dropout_rate: float = Field(0.1, ge=0, lt=1)
     """Share of items with both title and photo whose photo is hidden in training; teaches items without photo."""
     photo_view_items: int = Field(64, ge=1)
     """Items of a batch whose photo alone, varied, must also find its item among the batch."""
-    photo_view_weight: float = Field(0.2, ge=0)
-    """Weight of that loss; 0 leaves it out."""
     augment: AugmentConfig = AugmentConfig()
     """How the photos of that loss are varied; items themselves are shown their photos as they are."""
     validation_k: int = Field(100, ge=1)
@@ -120,23 +116,41 @@ class PretrainConfig(Config):
             raise ValueError("title_dropout_rate and photo_dropout_rate must add up to at most 1.")
         return self
 
-    def phases(self, given: Given) -> Iterator[Phase]:
-        """Yield the phases of the training; the next one is asked for when the one before has been trained.
-
-        Raises:
-            ConfigError: as `task`.
-            DataError: as `task`.
-        """
-        yield Phase("", self.task(given), self.loop)
+    @property
+    @abstractmethod
+    def varies_photos(self) -> bool:
+        """Whether photos are shown varied, alone, and must find their items."""
 
     @abstractmethod
-    def task(self, given: Given) -> EncoderTask:
-        """Make the task and its model.
+    def phases(self, given: Given) -> Iterator[Phase]:
+        """Yield the phases of the training; the next one is asked for when the one before has been trained.
 
         Raises:
             ConfigError: the catalogue's photos have another size than the encoder takes.
             DataError: there is nothing to train or validate on.
         """
+
+
+class OneTaskConfig(PretrainConfig):
+    """Base of the ways of training that have one contrast, one phase, and the contrast of varied photos beside it."""
+
+    temperature: float = Field(0.05, gt=0)
+    """Divides cosines in the softmax."""
+    photo_view_weight: float = Field(0.2, ge=0)
+    """Weight of the contrast of photos, varied and alone, with their items; 0 leaves it out."""
+
+    @property
+    def varies_photos(self) -> bool:
+        """Whether that contrast has a weight."""
+        return self.photo_view_weight > 0
+
+    @abstractmethod
+    def task(self, given: Given) -> EncoderTask:
+        """Make the task and its model; raises as `phases`."""
+
+    def phases(self, given: Given) -> Iterator[Phase]:
+        """Yield the one phase."""
+        yield Phase("", self.task(given), self.loop)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,8 +16,8 @@ from triptych.data.text import PAD, item_texts
 from triptych.encoders.base import Encoder
 from triptych.encoders.embed import Embedder, Pixels
 from triptych.encoders.features import PhotoFeatures
-from triptych.encoders.inputs import ItemInputs, OtherPhotos
-from triptych.encoders.text import cut_by_length, text_tensor
+from triptych.encoders.inputs import ItemInputs, Modalities, OtherPhotos, View
+from triptych.encoders.text import cut_by_length, text_tensor, trim
 from triptych.foundation.errors import ConfigError
 from triptych.losses.base import LossOutput
 from triptych.losses.infonce import infonce
@@ -90,6 +91,7 @@ class ItemReader:
                 "wide. Set both to the same."
             )
         self._config = config
+        self._reads = encoder.modalities
         self._catalogue = catalogue
         self._tokenizer = given.tokenizer
         self._own_photos = given.photo_rows is None
@@ -108,21 +110,47 @@ class ItemReader:
 
     def parts(self, item_rows: NDArray[np.int64], *, rng: np.random.Generator) -> ItemParts:
         """Gather items in parts of like title length, hiding the title or the photo of some."""
-        has_title, has_photo = self._hide(self.has_title[item_rows], self.has_photo[item_rows], rng=rng)
-        reads = self._config.encoder.modalities
+        has_title, has_photo = self.has_title[item_rows], self.has_photo[item_rows]
+        drop_title, drop_photo = self._drawn_to_hide(has_title, has_photo, rng=rng)
+        has_title, has_photo = has_title & ~drop_title, has_photo & ~drop_photo
         tokens = np.where(has_title[:, None], self._tokens[item_rows], PAD)
-        parts = cut_by_length((tokens != PAD).sum(axis=1), parts=2 if reads.reads_title else 1)
+        parts = cut_by_length((tokens != PAD).sum(axis=1), parts=2 if self._reads.reads_title else 1)
         inputs = tuple(
-            ItemInputs(
-                title_tokens=text_tensor(tokens[rows]) if reads.reads_title else None,
-                pixels=self._shown(item_rows[rows]) if reads.reads_photo else None,
-                has_title=torch.from_numpy(has_title[rows]),
-                has_photo=torch.from_numpy(has_photo[rows]),
-                others=self._other_photos(item_rows[rows], among=item_rows),
-            )
+            self._inputs(item_rows[rows], trim(tokens[rows]), has_title[rows], has_photo[rows], among=item_rows)
             for rows in self._group.shares(parts)
         )
         return ItemParts(inputs, np.concatenate(parts))
+
+    def whole(self, item_rows: NDArray[np.int64], *, rng: np.random.Generator) -> ItemInputs:
+        """Gather this process's share of items in one piece; some leave their title or photo out of their vector.
+
+        Titles are padded to the longest of all processes, so that their states can be gathered.
+        """
+        has_title, has_photo = self.has_title[item_rows], self.has_photo[item_rows]
+        dropped = self._drawn_to_hide(has_title, has_photo, rng=rng)
+        tokens = self.title_tokens(item_rows)
+        own = self._group.share(len(item_rows))
+        found = self._inputs(item_rows[own], tokens[own], has_title[own], has_photo[own], among=item_rows)
+        drop_title, drop_photo = (torch.from_numpy(one[own]) for one in dropped)
+        return found._replace(drop_title=drop_title, drop_photo=drop_photo)
+
+    def _inputs(
+        self,
+        item_rows: NDArray[np.int64],
+        tokens: NDArray[np.int32],
+        has_title: NDArray[np.bool_],
+        has_photo: NDArray[np.bool_],
+        *,
+        among: NDArray[np.int64],
+    ) -> ItemInputs:
+        reads = self._reads
+        return ItemInputs(
+            title_tokens=torch.from_numpy(np.ascontiguousarray(tokens)) if reads.reads_title else None,
+            pixels=self._shown(item_rows) if reads.reads_photo else None,
+            has_title=torch.from_numpy(has_title),
+            has_photo=torch.from_numpy(has_photo),
+            others=self._other_photos(item_rows, among=among),
+        )
 
     def photo_views(self, item_rows: NDArray[np.int64], *, rng: np.random.Generator) -> PhotoViews | None:
         """Draw items of a batch that have a photo, and vary each photo apart from how the batch shows it.
@@ -135,7 +163,7 @@ class ItemReader:
             None where the encoder reads no photos, no item has one, or the loss is off.
         """
         config = self._config
-        if not config.encoder.modalities.reads_photo or config.photo_view_weight == 0:
+        if not config.encoder.modalities.reads_photo or not config.varies_photos:
             return None
         place = rng.permutation(np.flatnonzero(self.has_photo[item_rows]))[: config.photo_view_items]
         if len(place) == 0:
@@ -186,6 +214,24 @@ class ItemReader:
             total=len(place),
         )
 
+    def title_tokens(self, item_rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return the titles' token ids ``[items, tokens]``, cut behind the longest, as `whole` shows them."""
+        return trim(np.where(self.has_title[item_rows][:, None], self._tokens[item_rows], PAD))
+
+    def title_groups(self, item_rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number the titles of items: equal titles, but for case and spaces, share a number."""
+        return self._title_groups[item_rows]
+
+    def photo_groups(self, item_rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number the photos of items: identical ones share a number."""
+        found: NDArray[np.int64] = self._catalogue.photos.photo_rows[self._photo_rows[item_rows]].astype(np.int64)
+        return found
+
+    @cached_property
+    def _title_groups(self) -> NDArray[np.int64]:
+        folded = [" ".join(title.casefold().split()) for title in self._catalogue.titles]
+        return np.unique(np.array(folded, dtype=str), return_inverse=True)[1].astype(np.int64)
+
     def pixels(self, item_rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the photos that items are shown in this run: uint8 ``[n, px, px, 3]``."""
         return self._catalogue.photos.pixels(self._photo_rows[item_rows])
@@ -199,11 +245,19 @@ class ItemReader:
             device=str(next(module.parameters()).device),
         )
 
-    def vectors(self, module: Encoder) -> NDArray[np.float32]:
-        """Encode every item of the catalogue as it is shown in this run: ``[items, dim]``."""
+    def vectors(
+        self, module: Encoder, *, view: View = View.ITEM, shown: Modalities = Modalities.TITLE_PHOTO
+    ) -> NDArray[np.float32]:
+        """Encode every item of the catalogue as it is shown in this run: ``[items, dim]``.
+
+        Args:
+            module: the encoder.
+            view: which of an item's vectors.
+            shown: what it may look at.
+        """
         photo_rows = None if self._own_photos else self._photo_rows
         found = self.embedder(module).embed_catalogue(
-            self._catalogue, photo_rows=photo_rows, features=self._features, label=None
+            self._catalogue, photo_rows=photo_rows, features=self._features, view=view, shown=shown, label=None
         )
         return found.astype(np.float32)
 
@@ -226,15 +280,13 @@ class ItemReader:
             torch.cat([present, present.new_zeros(rows, lacking)], dim=1),
         )
 
-    def _hide(
+    def _drawn_to_hide(
         self, has_title: NDArray[np.bool_], has_photo: NDArray[np.bool_], *, rng: np.random.Generator
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Hide the title or the photo of some items that have both, never both at once."""
+        """Draw items that have both, to hide the title or the photo of, never both at once."""
         luck = rng.uniform(size=len(has_title))
         both = has_title & has_photo
-        title_hidden = both & (luck < self._config.title_dropout_rate)
-        photo_hidden = both & (luck >= 1 - self._config.photo_dropout_rate)
-        return has_title & ~title_hidden, has_photo & ~photo_hidden
+        return both & (luck < self._config.title_dropout_rate), both & (luck >= 1 - self._config.photo_dropout_rate)
 
 
 def encoded(inputs: Sequence[ItemInputs | Tensor], *, module: Encoder) -> Tensor:

@@ -143,7 +143,7 @@ class Stages:
                 catalogue=self.catalogue,
                 out=out,
                 output=seen_by.output,
-                views=seen_by.num_views if config.photo_view_weight else 0,
+                views=seen_by.num_views if config.varies_photos else 0,
                 augment=config.augment,
                 precision=config.loop.precision,
                 device=config.loop.device,

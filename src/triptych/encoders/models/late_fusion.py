@@ -7,8 +7,8 @@
     photo   patch 1 … patch 16  ─► photo transformer ─► mean ─┼► photo head ─► photo vector
                                                               └─► fusion ─► item vector
 
-Title, photo and query have vectors of their own in one space, so that any two of them can be contrasted and any part can
-be trained while another is frozen. A missing title or photo is one learned token of the fusion.
+Title, photo and query have vectors of their own in one space, so that any two of them can be contrasted and any part
+can be trained while another is frozen. A missing title or photo is one learned token of the fusion.
 
 Source: SMGR (Meituan, 2602.06654), whose encoders and fusion are not public: the shape is that of the reconstruction
 (Que2Search-like, late fusion); ours reads pixels by patches of its own where no pretrained model is in the slot.
@@ -16,15 +16,16 @@ Source: SMGR (Meituan, 2602.06654), whose encoders and fusion are not public: th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from triptych.encoders.base import Encoder, EncoderConfig, unit
-from triptych.encoders.inputs import ItemInputs, ItemReading, QueryReading, Tokens, View
+from triptych.encoders.inputs import ItemInputs, ItemReading, Places, QueryReading, Tokens, View
 from triptych.encoders.slots import NO_MODELS, Models
 from triptych.encoders.text import WORD_INIT_STD
 from triptych.nn.pooling import masked_mean
@@ -44,6 +45,15 @@ class Fusion(StrEnum):
 
 class LateFusionConfig(EncoderConfig):
     """Size and inputs of the late-fusion encoder."""
+
+    PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text": ("text.", "text_types", "text_norm.", "text_transformer."),
+        "photo": ("patches.", "photo_norm.", "photo_transformer."),
+        "query_head": ("query_head.",),
+        "title_head": ("title_head.",),
+        "photo_head": ("photo_head.",),
+        "fusion": ("fusion.",),
+    }
 
     kind: Literal["late_fusion"] = "late_fusion"
     """Title and photo each by a transformer of its own, their vectors joined at the end."""
@@ -81,6 +91,7 @@ class _Read(NamedTuple):
 class LateFusionEncoder(Encoder):
     """Encode queries, titles, photos and items into one space."""
 
+    GIVES_VIEWS: ClassVar[bool] = True
     config: LateFusionConfig
 
     def __init__(self, config: LateFusionConfig, *, vocab_size: int, models: Models = NO_MODELS) -> None:
@@ -139,22 +150,10 @@ class LateFusionEncoder(Encoder):
         return ItemReading(
             vectors=unit(fused),
             tokens=self._joined(parts, keeps, batch=batch),
-            title=None if title is None else title.tokens.states[:, 1:],
-            patches=None if photo is None else photo.tokens.states,
+            places=_places(title, photo),
             title_vectors=vectors[0],
             photo_vectors=vectors[1],
         )
-
-    def parts(self) -> dict[str, tuple[str, ...]]:
-        """Name the parts; see `Encoder.parts`."""
-        return {
-            "text": ("text.", "text_types", "text_norm.", "text_transformer."),
-            "photo": ("patches.", "photo_norm.", "photo_transformer."),
-            "query_head": ("query_head.",),
-            "title_head": ("title_head.",),
-            "photo_head": ("photo_head.",),
-            "fusion": ("fusion.",),
-        }
 
     def _read_text(self, tokens: Tensor, *, role: int) -> _Read:
         read = self.text(tokens)
@@ -173,6 +172,14 @@ class LateFusionEncoder(Encoder):
         states = [first, *(part.states for part in parts)]
         there = torch.ones(batch, 1, dtype=torch.bool, device=first.device)
         return Tokens(torch.cat([s.to(states[-1].dtype) for s in states], dim=1), torch.cat([there, *keeps], dim=1))
+
+
+def _places(title: _Read | None, photo: _Read | None) -> Places:
+    """Find title and patches behind the token that is always there; the title's own [CLS] comes before its words."""
+    num_title = 0 if title is None else title.tokens.states.shape[1]
+    num_patches = 0 if photo is None else photo.tokens.states.shape[1]
+    start = 1 + num_title
+    return Places(slice(2, start) if num_title else None, slice(start, start + num_patches) if num_patches else None)
 
 
 class Head(nn.Sequential):

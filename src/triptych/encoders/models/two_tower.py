@@ -15,8 +15,9 @@ Source: the Taobao pre-training model (query tower, single-stream item tower, sh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -26,7 +27,7 @@ from torch.nn import functional
 from triptych.data.text import PAD
 from triptych.encoders.base import Encoder, EncoderConfig, Export, unit
 from triptych.encoders.image import PhotoPool
-from triptych.encoders.inputs import ItemInputs, ItemReading, QueryReading, Tokens, View
+from triptych.encoders.inputs import ItemInputs, ItemReading, Places, QueryReading, Tokens, View
 from triptych.encoders.slots import NO_MODELS, Models
 from triptych.encoders.text import WORD_INIT_STD
 from triptych.nn.pooling import masked_mean
@@ -35,6 +36,14 @@ from triptych.nn.transformer import Transformer
 
 class TwoTowerConfig(EncoderConfig):
     """Size and inputs of the two-tower encoder."""
+
+    PARTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text": ("text.", "missing_title"),
+        "photo": ("patches.", "missing_photo", "pool."),
+        "body": ("types", "input_norm.", "transformer."),
+        "query_head": ("query_projection.",),
+        "item_head": ("item_projection.",),
+    }
 
     kind: Literal["two_tower"] = "two_tower"
     """Title and patches in one stream, the transformer shared by both towers."""
@@ -66,10 +75,7 @@ class _Laid(NamedTuple):
     tokens: Tokens
     content: Tensor
     """bool ``[batch, tokens]``, words and patches."""
-    num_title: int = 0
-    """Tokens of the title, behind [CLS]."""
-    num_patches: int = 0
-    """Those behind them."""
+    places: Places
 
 
 class TwoTowerEncoder(Encoder):
@@ -121,32 +127,20 @@ class TwoTowerEncoder(Encoder):
         """Encode items, keeping all states."""
         laid = self._lay_items(items)
         states = self.transformer(laid.tokens.states, keep=laid.tokens.keep)
-        end = 1 + laid.num_title
-        reads_title = items.title_tokens is not None and items.title_tokens.shape[1] > 1
         return ItemReading(
             vectors=self._vectors(states, laid, self.item_projection),
             tokens=Tokens(states, laid.tokens.keep),
-            title=states[:, 1:end] if reads_title and self.missing_title is not None else None,
-            patches=states[:, end : end + laid.num_patches] if items.pixels is not None and self.patches else None,
+            places=laid.places,
         )
 
     def embed_queries(self, tokens: Tensor) -> Tokens:
         """Return what the transformer is given of queries: for a single stream of query and item."""
         return self._lay_queries(tokens).tokens
 
-    def embed_items(self, items: ItemInputs) -> Tokens:
+    def embed_items(self, items: ItemInputs) -> tuple[Tokens, Places]:
         """Return what the transformer is given of items: for a single stream of query and item."""
-        return self._lay_items(items).tokens
-
-    def parts(self) -> dict[str, tuple[str, ...]]:
-        """Name the parts; see `Encoder.parts`."""
-        return {
-            "text": ("text.", "missing_title"),
-            "photo": ("patches.", "missing_photo", "pool."),
-            "body": ("types", "input_norm.", "transformer."),
-            "query_head": ("query_projection.",),
-            "item_head": ("item_projection.",),
-        }
+        laid = self._lay_items(items)
+        return laid.tokens, laid.places
 
     def _states(self, laid: _Laid) -> Tensor:
         """Run the transformer, the last block only for what is exported."""
@@ -169,14 +163,15 @@ class TwoTowerEncoder(Encoder):
         if self.export is Export.MEAN_WITH_PADDING:
             tokens = functional.pad(tokens, (0, self.config.max_query_tokens - tokens.shape[1]), value=PAD)
         read = self.text(tokens)
-        return _Laid(Tokens(self.input_norm(read.states + self.types[_Type.QUERY]), read.keep), read.words)
+        tokens = Tokens(self.input_norm(read.states + self.types[_Type.QUERY]), read.keep)
+        return _Laid(tokens, read.words, Places(None, None))
 
     def _lay_items(self, items: ItemInputs) -> _Laid:
         """Lay out ``[CLS] title | patches``."""
         batch = items.has_title.shape[0]
         cls = (self.text.cls() + self.types[_Type.TITLE]).expand(batch, 1, -1)
         row = _Row(cls, items.has_title)
-        num_title = num_patches = 0
+        in_title = in_photo = None
         if self.missing_title is not None:
             title = inside = words = None
             tokens = items.title_tokens
@@ -187,19 +182,19 @@ class TwoTowerEncoder(Encoder):
                 title = (read.states + self.types[_Type.TITLE])[:, 1:]
                 inside, words = read.keep[:, 1:], read.words[:, 1:]
             present = items.reads_title
-            num_title = row.append(title, inside, present=present, missing=self.missing_title, content=words)
+            in_title = row.append(title, inside, present=present, missing=self.missing_title, content=words)
         if self.missing_photo is not None and self.patches is not None:
             patch = inside = None
             if items.pixels is not None:
                 patch = self.patches(items.pixels, hidden=items.hidden) + self.types[_Type.PATCH]
                 inside = items.has_photo.new_ones(batch, self.patches.num_patches)
-            num_patches = row.append(patch, inside, present=items.reads_photo, missing=self.missing_photo)
+            in_photo = row.append(patch, inside, present=items.reads_photo, missing=self.missing_photo)
             if self.pool is not None and items.others is not None:
                 pixels, present = items.others.pixels, items.others.present & items.reads_photo[:, None]
                 other = self.patches(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
                 row.append_pooled(self.pool(other, present=present), present=present.any(dim=1, keepdim=True))
         states, keep, content = row.joined()
-        return _Laid(Tokens(self.input_norm(states), keep), content, num_title, num_patches)
+        return _Laid(Tokens(self.input_norm(states), keep), content, Places(in_title, in_photo))
 
 
 class _Row:
@@ -219,7 +214,7 @@ class _Row:
         present: Tensor,
         missing: Tensor,
         content: Tensor | None = None,
-    ) -> int:
+    ) -> slice | None:
         """Append one modality's tokens; where an item lacks it, the `missing` token in the first place and no more.
 
         Args:
@@ -230,18 +225,19 @@ class _Row:
             content: bool ``[batch, tokens]``, which of them are more than marks; None: all that are inside.
 
         Returns:
-            How many places they take.
+            Their places; None where they are not read.
         """
+        start = sum(states.shape[1] for states in self._states)
         if tokens is None or inside is None:
             self._states.append(missing.expand(present.shape[0], 1, -1))
             self._keeps.append(torch.ones_like(present)[:, None])
             self._contents.append(torch.zeros_like(present)[:, None])
-            return 1
+            return None
         first = torch.arange(tokens.shape[1], device=tokens.device) == 0
         self._states.append(torch.where(present[:, None, None], tokens, missing))
         self._keeps.append(torch.where(present[:, None], inside, first))
         self._contents.append(present[:, None] & (inside if content is None else content))
-        return tokens.shape[1]
+        return slice(start, start + tokens.shape[1])
 
     def append_pooled(self, tokens: Tensor, *, present: Tensor) -> None:
         """Append tokens pooled from further photos; present: bool ``[batch, 1]``."""

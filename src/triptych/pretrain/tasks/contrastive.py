@@ -21,21 +21,20 @@ from torch import Tensor
 
 from triptych.data.sampling import ItemQuerySampler
 from triptych.data.splits import Part
-from triptych.data.targets import Targets
 from triptych.data.text import PAD
 from triptych.encoders.base import Encoder
 from triptych.encoders.inputs import ItemInputs
 from triptych.encoders.text import cut_by_length, text_tensor
-from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
 from triptych.losses.infonce import infonce
 from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
-from triptych.pretrain.base import VALIDATION_SEED, Given, PretrainConfig
+from triptych.pretrain.base import Given, OneTaskConfig
+from triptych.pretrain.probe import some_targets
 from triptych.pretrain.reader import ItemReader, PhotoViews, Weighted, combined, encoded, top_items, view_loss
 from triptych.training.task import Validation
 
 
-class ContrastiveConfig(PretrainConfig):
+class ContrastiveConfig(OneTaskConfig):
     """Query–item contrastive training of the two-tower encoder."""
 
     kind: Literal["contrastive"] = "contrastive"
@@ -50,7 +49,7 @@ class ContrastiveConfig(PretrainConfig):
     """Queries of the validation part that choose the best weights; fewer where it has fewer."""
 
     def task(self, given: Given) -> ContrastiveTask:
-        """Make the task; see `PretrainConfig.task`."""
+        """Make the task; see `OneTaskConfig.task`."""
         return ContrastiveTask(self, given)
 
 
@@ -104,7 +103,7 @@ class ContrastiveTask:
             item_power=config.item_power,
             seed=given.seed,
         )
-        self._validation = _some_targets(split.targets(Part.VALIDATION), most=config.validation_queries)
+        self._validation = some_targets(split.targets(Part.VALIDATION), most=config.validation_queries)
         self.module = given.encoder(config.encoder)
 
     @property
@@ -159,21 +158,3 @@ class ContrastiveTask:
         recall = macro(recall_at_k(match(top_items(queries, items, k=k), targets=targets), k=k))
         name = f"recall@{k}"
         return Validation({name: recall}, headline=name)
-
-
-def _some_targets(targets: Targets, *, most: int) -> Targets:
-    """Keep a fixed random sample of the queries.
-
-    Raises:
-        DataError: there are none.
-    """
-    if len(targets.query_row) == 0:
-        raise DataError(
-            "events: no positive event of the validation part has a query, so the best weights cannot be chosen. "
-            "Choose another split."
-        )
-    rng = np.random.default_rng(VALIDATION_SEED)
-    chosen = np.sort(rng.permutation(len(targets.query_row))[:most])
-    sets = [targets.item_rows[targets.offsets[i] : targets.offsets[i + 1]] for i in chosen]
-    offsets = np.concatenate(([0], np.cumsum([len(rows) for rows in sets])))
-    return Targets(targets.query_row[chosen], offsets, np.concatenate(sets))

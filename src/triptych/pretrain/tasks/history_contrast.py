@@ -28,12 +28,12 @@ from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
 from triptych.losses.infonce import infonce
 from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
-from triptych.pretrain.base import VALIDATION_SEED, Given, PretrainConfig
+from triptych.pretrain.base import VALIDATION_SEED, Given, OneTaskConfig
 from triptych.pretrain.reader import ItemReader, PhotoViews, TitleQueries, Weighted, combined, encoded, view_loss
 from triptych.training.task import Validation
 
 
-class HistoryContrastConfig(PretrainConfig):
+class HistoryContrastConfig(OneTaskConfig):
     """Item–item contrastive training within users' histories."""
 
     kind: Literal["history_contrast"] = "history_contrast"
@@ -57,7 +57,7 @@ class HistoryContrastConfig(PretrainConfig):
     """Latest choices that make up a user's vector in validation; as `dense.history_events`."""
 
     def task(self, given: Given) -> HistoryContrastTask:
-        """Make the task; see `PretrainConfig.task`."""
+        """Make the task; see `OneTaskConfig.task`."""
         return HistoryContrastTask(self, given)
 
 

@@ -20,7 +20,7 @@ from triptych.encoders.embed import Pixels
 from triptych.encoders.inputs import ItemInputs
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
-from triptych.pretrain.base import VALIDATION_SEED, Given, PretrainConfig
+from triptych.pretrain.base import VALIDATION_SEED, Given, OneTaskConfig
 from triptych.pretrain.reader import (
     ItemReader,
     PhotoViews,
@@ -34,7 +34,7 @@ from triptych.pretrain.reader import (
 from triptych.training.task import Validation
 
 
-class ItemContrastConfig(PretrainConfig):
+class ItemContrastConfig(OneTaskConfig):
     """Contrast of photos and titles with their items."""
 
     kind: Literal["item_contrast"] = "item_contrast"
@@ -49,7 +49,7 @@ class ItemContrastConfig(PretrainConfig):
     """Items whose photo, varied in a way of its own, must find them; fewer where there are fewer."""
 
     def task(self, given: Given) -> ItemContrastTask:
-        """Make the task; see `PretrainConfig.task`. A split is not looked at."""
+        """Make the task; see `OneTaskConfig.task`. A split is not looked at."""
         return ItemContrastTask(self, given)
 
 

@@ -1,0 +1,149 @@
+"""Matching: does this item go with this query, read side by side? And does this title go with this photo?"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from triptych.encoders.base import Encoder
+from triptych.losses.base import LossOutput
+from triptych.losses.matching import matching
+from triptych.pretrain.objectives.base import Needs, Objective, ObjectiveConfig
+from triptych.pretrain.passes import Passes
+
+
+class Pair(StrEnum):
+    """What is matched."""
+
+    QUERY_ITEM = "query-item"
+    """Taobao's QIM."""
+    QUERY_PHOTO = "query-photo"
+    """QIM2: the item is read without its title."""
+    TITLE_PHOTO = "title-photo"
+    """A title and a photo in the item tower: what the Taobao article tried and rejected."""
+
+
+class Negative(StrEnum):
+    """Which item of the batch a query is told from."""
+
+    HARDEST = "hardest"
+    """The one with the highest score."""
+    SAMPLED = "sampled"
+    """One drawn by the softmax of scores, as in ALBEF."""
+    RANDOM = "random"
+    """Any."""
+
+
+class MatchingConfig(ObjectiveConfig):
+    """Matching of pairs, one negative for each positive."""
+
+    kind: Literal["matching"] = "matching"
+    """Tell pairs that go together from pairs that do not."""
+    pair: Pair = Pair.QUERY_ITEM
+    """What is matched: query-item (QIM), query-photo (QIM2), title-photo."""
+    negative: Negative = Negative.HARDEST
+    """Which item of the batch a query is told from: hardest, sampled, random."""
+    warmup_steps: int = Field(100, ge=0)
+    """Steps in which negatives are random, while scores mean nothing yet."""
+    temperature: float = Field(0.05, gt=0)
+    """Divides scores where negatives are sampled."""
+    max_queries: int | None = Field(None, ge=1)
+    """Queries of a batch that are matched, for its cost; none: all."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Self:
+        if self.pair is Pair.TITLE_PHOTO and (self.negative is not Negative.HARDEST or self.max_queries is not None):
+            raise ValueError("negative and max_queries have no effect between title and photo. Remove them.")
+        return self
+
+    @property
+    def label(self) -> str:
+        """``matching_query_item`` and so on."""
+        return f"matching_{self.pair.replace('-', '_')}"
+
+    @property
+    def needs(self) -> Needs:
+        """Queries, but for titles and photos."""
+        asks = self.pair is not Pair.TITLE_PHOTO
+        return Needs(queries=asks, cross=asks, photo=self.pair is not Pair.QUERY_ITEM, title=not asks)
+
+    def build(self, encoder: Encoder, *, batch_items: int) -> Matching:
+        """Make the objective."""
+        del batch_items
+        return Matching(self, encoder)
+
+
+CONFIG = MatchingConfig
+
+
+class Matching(Objective):
+    """Matching as an objective: a two-way linear head on the first state of the pair."""
+
+    def __init__(self, config: MatchingConfig, encoder: Encoder) -> None:
+        """Make the head."""
+        super().__init__()
+        self._config = config
+        self.head = nn.Linear(encoder.config.dim, 2)
+
+    def forward(self, passes: Passes) -> LossOutput | None:
+        """Match this process's queries with their own items, and with others."""
+        if self._config.pair is Pair.TITLE_PHOTO:
+            return self._title_photo(passes)
+        batch, untitled = passes.batch, self._config.pair is Pair.QUERY_PHOTO
+        candidate = ~batch.known
+        candidate.scatter_(1, batch.positive[:, None], False)
+        is_asked = torch.arange(batch.num_queries, device=candidate.device) < (self._config.max_queries or math.inf)
+        if untitled:
+            candidate &= batch.has_photo
+            is_asked = is_asked & batch.has_photo[batch.positive]
+        has_negative = is_asked & candidate.any(dim=1)
+        total = int(is_asked.sum() + has_negative.sum())  # of all processes
+        own = batch.own_queries
+        with_positive, with_negative = (torch.nonzero(one[own])[:, 0] for one in (is_asked, has_negative))
+        negative = self._negatives(passes, with_negative, candidate[own][with_negative])
+        queries = torch.cat([with_positive, with_negative])
+        answers = torch.cat([batch.own_positive[with_positive], negative])
+        labels = torch.arange(len(queries), device=queries.device) < len(with_positive)
+        if total == 0:
+            return None
+        states = passes.cross_pairs(queries, answers, untitled=untitled).states[:, 0]
+        return matching(self.head(states), labels=labels, total=total)
+
+    def _negatives(self, passes: Passes, rows: Tensor, candidate: Tensor) -> Tensor:
+        """Choose an item for each of these own queries among its candidates: int64 ``[rows]``."""
+        config = self._config
+        if config.negative is Negative.RANDOM or passes.batch.number < config.warmup_steps:
+            luck = torch.rand(candidate.shape, device=candidate.device)
+            return luck.masked_fill(~candidate, -1).argmax(dim=1)
+        scores = passes.scores[rows].float().masked_fill(~candidate, float("-inf"))
+        if config.negative is Negative.HARDEST:
+            return scores.argmax(dim=1)
+        luck = -torch.rand_like(scores).log().log().neg_()  # Gumbel noise: the largest sum is a draw by softmax
+        return (scores / config.temperature + luck).argmax(dim=1)
+
+    def _title_photo(self, passes: Passes) -> LossOutput | None:
+        """Match titles with their own photos, and with those of another item of this process."""
+        batch = passes.batch
+        items = batch.items
+        both = torch.nonzero(items.has_title & items.has_photo)[:, 0]
+        if items.pixels is None or len(both) < 2:
+            return None
+        other = both.roll(1)
+        shown = torch.arange(len(items.has_title), device=both.device)
+        shown[both] = other
+        shown_whole = items._replace(others=None, drop_title=None, drop_photo=None)
+        swapped = shown_whole._replace(pixels=items.pixels[shown])
+        differs = batch.photo_groups[batch.own_items][shown] != batch.photo_groups[batch.own_items]
+        first = [passes.read(shown_whole).tokens.states[both, 0]]
+        told = both[differs[both]]
+        first.append(passes.read(swapped).tokens.states[told, 0])
+        labels = torch.cat([torch.ones_like(both), torch.zeros_like(told)])
+        output = matching(self.head(torch.cat(first)), labels=labels)
+        # Of several processes each swaps among its own items; their means count by their items.
+        share = len(batch.own_items) / max(batch.num_items, 1)
+        return LossOutput(output.total * share, {name: part * share for name, part in output.parts.items()})

@@ -1,0 +1,177 @@
+"""How far an encoder in training has come: recall by each way of asking, on a fixed sample, and what it finds hard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.data.catalogue import Catalogue
+from triptych.data.splits import Part
+from triptych.data.targets import Targets, TrainPairs
+from triptych.encoders.base import Encoder
+from triptych.encoders.inputs import Modalities, View
+from triptych.foundation.errors import DataError
+from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
+from triptych.pretrain.base import VALIDATION_SEED, Given
+from triptych.pretrain.objectives.contrast import Between
+from triptych.pretrain.reader import ItemReader, top_items
+from triptych.training.task import Validation
+
+if TYPE_CHECKING:
+    from triptych.pretrain.stage_task import Drawn
+    from triptych.pretrain.tasks.multitask import MultitaskConfig
+
+EASIEST, HARDEST = 200, 20
+"""Ranks between which an item nobody chose is hard and probably wrong: the first twenty are often right (SMGR
+reconstruction, section 4.1)."""
+LOOKED_AT = 1_000
+"""Items of a query's ranking among which those of a cell are looked for."""
+
+
+class Probe:
+    """Measures an encoder on queries of the validation part, and on titles and photos of the catalogue."""
+
+    def __init__(self, config: MultitaskConfig, given: Given, *, reader: ItemReader, needs_queries: bool) -> None:
+        """Draw what is asked, the same for every model and seed.
+
+        Raises:
+            DataError: the validation part has no query with a positive event, and there is a log.
+        """
+        self._catalogue: Catalogue = given.catalogue
+        self._reader = reader
+        self._k = min(config.validation_k, given.catalogue.num_items)
+        self._modalities = config.encoder.modalities
+        self._targets: Targets | None = None
+        if needs_queries:
+            split = given.require_split("queries are learned from what was chosen under them")
+            self._targets = some_targets(split.targets(Part.VALIDATION), most=config.validation_queries)
+        rng = np.random.default_rng(VALIDATION_SEED)
+        both = np.flatnonzero(reader.has_title & reader.has_photo)
+        self._items = np.sort(rng.permutation(both)[: config.validation_queries])
+
+    def measure(self, encoder: Encoder, *, headline: Between, everything: bool) -> Validation:
+        """Measure recall@k over the whole catalogue.
+
+        Args:
+            encoder: in evaluation mode.
+            headline: what chooses the weights.
+            everything: whether to measure more than that.
+
+        Returns:
+            ``recall@k/query-item`` and so on; with `everything`, also ``…/query-item without photo`` and ``… without
+            title``, where the other is hidden from the encoder.
+        """
+        wanted = [one for one in Between if self._can(one) and (everything or one is headline)]
+        found: dict[str, float] = {}
+        queries = self._query_vectors(encoder) if self._targets is not None else None
+        for one in wanted:
+            found[self._name(one)] = self._recall(encoder, one, queries=queries)
+        if everything and queries is not None and self._modalities is Modalities.TITLE_PHOTO:
+            for hidden, shown in (("photo", Modalities.TITLE), ("title", Modalities.PHOTO)):
+                items = self._reader.vectors(encoder, shown=shown)
+                found[f"{self._name(Between.QUERY_ITEM)} without {hidden}"] = self._of_queries(queries, items)
+        return Validation(found, headline=self._name(headline))
+
+    def mine(self, encoder: Encoder, *, pairs: TrainPairs | None) -> HardItems:
+        """Rank the catalogue for every training query, to draw hard negatives from."""
+        assert pairs is not None, "hard negatives are of queries"
+        query_rows = np.unique(pairs.query_row)
+        asked = [self._catalogue.queries[row] for row in query_rows]
+        vectors = self._reader.embedder(encoder).queries(asked)
+        most = min(LOOKED_AT, self._catalogue.num_items)
+        ranked = top_items(vectors, self._reader.vectors(encoder), k=most).astype(np.int32)
+        return HardItems(query_rows, ranked, item_cells=self._catalogue.item_cells)
+
+    def _can(self, one: Between) -> bool:
+        reads = self._modalities
+        title = one not in (Between.QUERY_TITLE, Between.TITLE_PHOTO) or reads.reads_title
+        photo = one not in (Between.QUERY_PHOTO, Between.TITLE_PHOTO) or reads.reads_photo
+        if one is Between.TITLE_PHOTO:
+            return title and photo and len(self._items) > 0
+        return title and photo and self._targets is not None
+
+    def _name(self, one: Between) -> str:
+        return f"recall@{self._k}/{one.value}"
+
+    def _query_vectors(self, encoder: Encoder) -> NDArray[np.float32]:
+        assert self._targets is not None
+        return self._reader.embedder(encoder).queries([self._catalogue.queries[r] for r in self._targets.query_row])
+
+    def _recall(self, encoder: Encoder, one: Between, *, queries: NDArray[np.float32] | None) -> float:
+        if one is Between.TITLE_PHOTO:
+            return self._photos_to_titles(encoder)
+        assert queries is not None
+        view = {Between.QUERY_TITLE: View.TITLE, Between.QUERY_PHOTO: View.PHOTO}.get(one, View.ITEM)
+        return self._of_queries(queries, self._reader.vectors(encoder, view=view))
+
+    def _of_queries(self, queries: NDArray[np.float32], items: NDArray[np.float32]) -> float:
+        assert self._targets is not None
+        targets = TargetSets(self._targets.offsets, self._targets.item_rows)
+        return macro(recall_at_k(match(top_items(queries, items, k=self._k), targets=targets), k=self._k))
+
+    def _photos_to_titles(self, encoder: Encoder) -> float:
+        """Share of photos that find their title; an equal title of another item is right too."""
+        photos = self._reader.vectors(encoder, view=View.PHOTO)[self._items]
+        titles = self._reader.vectors(encoder, view=View.TITLE)
+        groups = self._reader.title_groups(np.arange(len(titles)))
+        found = groups[top_items(photos, titles, k=self._k)]
+        return float((found == groups[self._items][:, None]).any(axis=1).mean())
+
+
+class HardItems:
+    """What an encoder ranks high for a query, to draw negatives from."""
+
+    def __init__(
+        self,
+        query_rows: NDArray[np.int32],
+        ranked: NDArray[np.int32],
+        *,
+        item_cells: NDArray[np.bool_],
+    ) -> None:
+        """Keep the rankings.
+
+        Args:
+            query_rows: ``[queries]``, ascending.
+            ranked: ``[queries, k]``, items by descending score.
+            item_cells: bool ``[items, cells]``; without cells all items are near each other.
+        """
+        self._query_rows, self._ranked = query_rows, ranked
+        self._cells = item_cells if item_cells.shape[1] else np.ones((len(item_cells), 1), dtype=bool)
+
+    def draw(self, drawn: Drawn, *, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw up to `count` items for every item of a batch, of rank 20 to 200 for a query of it in its cells.
+
+        Returns:
+            Distinct item rows. Some may be in the batch already; what is known to be right is no negative there.
+        """
+        _, first = np.unique(drawn.positive, return_index=True)  # one query of each item
+        queries, items = drawn.query_rows[first], drawn.item_rows[drawn.positive[first]]
+        ranked = self._ranked[np.searchsorted(self._query_rows, queries)].astype(np.int64)
+        near = (self._cells[ranked] & self._cells[items][:, None, :]).any(axis=2)
+        rank = near.cumsum(axis=1)  # in the item's cells, from 1
+        fit = near & (rank > HARDEST) & (rank <= EASIEST)
+        luck = np.where(fit, rng.random(fit.shape), -1.0)
+        places = np.argsort(-luck, axis=1)[:, :count]
+        rows = np.arange(len(ranked))[:, None]
+        taken = ranked[rows, places][luck[rows, places] >= 0]
+        return np.unique(taken)
+
+
+def some_targets(targets: Targets, *, most: int) -> Targets:
+    """Keep a fixed random sample of the queries.
+
+    Raises:
+        DataError: there are none.
+    """
+    if len(targets.query_row) == 0:
+        raise DataError(
+            "events: no positive event of the validation part has a query, so the best weights cannot be chosen. "
+            "Choose another split."
+        )
+    rng = np.random.default_rng(VALIDATION_SEED)
+    chosen = np.sort(rng.permutation(len(targets.query_row))[:most])
+    sets = [targets.item_rows[targets.offsets[i] : targets.offsets[i + 1]] for i in chosen]
+    offsets = np.concatenate(([0], np.cumsum([len(rows) for rows in sets])))
+    return Targets(targets.query_row[chosen], offsets, np.concatenate(sets))

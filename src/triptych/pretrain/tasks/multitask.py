@@ -1,0 +1,176 @@
+"""Many objectives, in any mix and any order of stages: Taobao's pretraining, SMGR's, and whatever lies between.
+
+A stage names the objectives it mixes, what it trains at which rate, what it draws from and what chooses its weights
+(`pretrain.stages`); the objectives are files of `pretrain.objectives`. One stage is joint training. One set of weights
+goes through all stages, each of which hands on its best.
+
+Source: the Taobao pre-training article (tasks, towers) and SMGR, 2602.06654, component A (stages), as reconstructed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from triptych.encoders.base import EncoderConfig
+from triptych.encoders.cross import Crossing
+from triptych.encoders.models.two_tower import TwoTowerConfig
+from triptych.foundation.errors import ConfigError
+from triptych.pretrain.base import Given, Phase, PretrainConfig
+from triptych.pretrain.model import PretrainModel
+from triptych.pretrain.objectives.base import ObjectiveConfig
+from triptych.pretrain.stage_task import Feed, StageTask
+from triptych.pretrain.stages import StageConfig, check_stages, preset_stages
+from triptych.training.loop import LoopConfig
+from triptych.training.schedule import Stretch
+
+_DEFAULT = "contrastive"
+
+
+class Pairs(StrEnum):
+    """Which pairs of query and item are positive."""
+
+    CLICKED = "clicked"
+    """All that were clicked, drawn by clicks."""
+    MOST_CLICKED = "most-clicked"
+    """Of each query the item that was clicked most (the Taobao article)."""
+
+
+class Schedules(StrEnum):
+    """How the learning rate goes over several stages."""
+
+    FRESH = "fresh"
+    """Each stage has a schedule and an optimiser of its own (SMGR's reconstruction)."""
+    ONE = "one"
+    """One schedule and one optimiser go over all stages."""
+
+
+class MultitaskConfig(PretrainConfig):
+    """Objectives in stages."""
+
+    kind: Literal["multitask"] = "multitask"
+    """Learn many things, at once or one after another."""
+    stages: Annotated[tuple[StageConfig, ...], BeforeValidator(preset_stages)] = Field(
+        default_factory=lambda: tuple(StageConfig.parse(tree) for tree in preset_stages(_DEFAULT)), min_length=1
+    )
+    """In their order; or the name of a preset: contrastive, taobao, fashionbert, joint, fused, o1, o1-open, o2, o3, o4,
+    o5, three."""
+    schedules: Schedules = Schedules.FRESH
+    """Learning rate over several stages: fresh (a schedule and optimiser each), one (over all)."""
+    batch_items: int = Field(256, ge=2)
+    """Distinct items in a batch."""
+    queries_per_item: int = Field(2, ge=1)
+    """Queries drawn for each item of a batch, by clicks."""
+    item_power: float = Field(0.5, ge=0, le=1)
+    """Items are drawn by their training clicks to this power: 0 all alike, 1 by clicks."""
+    pairs: Pairs = Pairs.CLICKED
+    """Which pairs are positive: clicked, or most-clicked (of each query one item)."""
+    cell_rate: float = Field(0.0, ge=0, le=1)
+    """Share of a batch's items drawn from a few delivery cells; SMGR's reconstruction has 0.5."""
+    cells_per_batch: int = Field(2, ge=1)
+    """Cells they are drawn from."""
+    word_mask_rate: float = Field(0.15, gt=0, lt=1)
+    """Share of words that are masked, at least one of a text: 80 % of them by [MASK], 10 % by another word."""
+    patch_mask_rate: float = Field(0.25, gt=0, lt=1)
+    """Share of a photo's patches that are blanked."""
+    crossing: Crossing = Crossing.ON_TOP
+    """Where query and item meet: on-top (in blocks of their own), single-stream (in the encoder's transformer)."""
+    cross_layers: int = Field(1, ge=1, le=48)
+    """Blocks of the meeting, with crossing = on-top."""
+    cheap_pass: bool = False
+    """Whether contrast and matching read the masked texts and photos too, which saves a pass (FashionBERT)."""
+    rows_at_once: int | None = Field(None, ge=1)
+    """Rows encoded at a time, and again for the gradient: a large batch in the memory of a small one. None: all."""
+    validation_queries: int = Field(1_000, ge=1)
+    """Queries of the validation part that choose the best weights; fewer where it has fewer."""
+    diagnose: bool = True
+    """Whether validation also measures title and photo alone, and items with either hidden."""
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        encoder = self.encoder
+        check_stages(self.stages, parts=encoder.PARTS, kind=encoder.kind)
+        for stage in self.stages:
+            for task in stage.tasks:
+                if not _can_learn(encoder, task):
+                    raise ValueError(
+                        f"stage '{stage.name}': {task.label} takes a photo or a title that an encoder of modalities = "
+                        f"'{encoder.modalities}' does not read. Remove it."
+                    )
+        if self.crossing is Crossing.SINGLE_STREAM and not isinstance(encoder, TwoTowerConfig):
+            raise ValueError(f"crossing = 'single-stream' takes an encoder of kind 'two_tower', not '{encoder.kind}'.")
+        if self.schedules is Schedules.ONE and any(stage.learning_rate or stage.patience for stage in self.stages):
+            raise ValueError(
+                "schedules = 'one': a stage's own learning_rate or patience would break the one schedule. Remove them."
+            )
+        return self
+
+    @property
+    def varies_photos(self) -> bool:
+        """Whether a stage has the objective that needs it."""
+        return any(task.needs.photo_views for stage in self.stages for task in stage.tasks)
+
+    def phases(self, given: Given) -> Iterator[Phase]:
+        """Yield the stages that have something the encoder can learn: a model of titles has no photos to look at.
+
+        Raises:
+            ConfigError: nothing is left to learn, or the catalogue's photos have another size than the encoder takes.
+            DataError: there is nothing to train or validate on.
+        """
+        stages = [(stage, self._tasks(stage)) for stage in self.stages]
+        stages = [(stage, tasks) for stage, tasks in stages if tasks]
+        if not stages:
+            raise ConfigError(f"stages: an encoder of modalities = '{self.encoder.modalities}' can learn none of them.")
+        model = self._model(given, [task for _, tasks in stages for task in tasks])
+        feed = Feed(self, given, needs_queries=any(task.needs.queries for _, tasks in stages for task in tasks))
+        whole = sum(stage.steps_rate for stage, _ in stages)
+        before = 0
+        for place, (stage, tasks) in enumerate(stages):
+            steps = max(1, round(self.loop.steps * stage.steps_rate / whole))
+            model.train_only(stage.train, labels=[task.label for task in tasks])
+            one = self.schedules is Schedules.ONE
+            yield Phase(
+                name=f"{place + 1}-{stage.name}" if len(stages) > 1 else "",
+                task=StageTask(self, given, stage=stage, tasks=tasks, model=model, feed=feed, first_batch=before),
+                loop=self._loop(stage, steps=steps),
+                stretch=Stretch(before, self.loop.steps) if one else None,
+                keeps_optimizer=one,
+            )
+            before += steps
+            given.group.spread([value for _, value in sorted(model.state_dict().items())])
+
+    def _tasks(self, stage: StageConfig) -> list[ObjectiveConfig]:
+        return [task for task in stage.tasks if _can_learn(self.encoder, task)]
+
+    def _model(self, given: Given, tasks: Sequence[ObjectiveConfig]) -> PretrainModel:
+        crosses = any(task.needs.cross for task in tasks) and self.crossing is Crossing.ON_TOP
+        return PretrainModel(
+            given.encoder(self.encoder),
+            cross_layers=self.cross_layers if crosses else None,
+            objectives=tasks,
+            batch_items=self.batch_items,
+            seed=given.seed,
+        )
+
+    def _loop(self, stage: StageConfig, *, steps: int) -> LoopConfig:
+        """Return the loop of one stage: its steps, and a warm-up of no more than a quarter of them."""
+        loop = self.loop
+        changes = {
+            "steps": steps,
+            "learning_rate": stage.learning_rate or loop.learning_rate,
+            "patience": stage.patience or loop.patience,
+        }
+        if self.schedules is Schedules.FRESH:
+            changes["warmup_steps"] = min(loop.warmup_steps, steps // 4)
+        return loop.model_copy(update=changes)
+
+
+CONFIG = MultitaskConfig
+
+
+def _can_learn(encoder: EncoderConfig, task: ObjectiveConfig) -> bool:
+    reads, needs = encoder.modalities, task.needs
+    return (reads.reads_title or not needs.title) and (reads.reads_photo or not needs.photo)
