@@ -139,4 +139,4 @@ class _LinearStem(nn.Linear):
     def forward(self, photos: Tensor) -> Tensor:
         batch, side = photos.shape[0], photos.shape[1] // PATCH_PX
         squares = photos.view(batch, side, PATCH_PX, side, PATCH_PX, 3).transpose(2, 3)
-        return super().forward(squares.reshape(batch, side * side, -1))
+        return super().forward(squares.reshape(batch, side * side, self.in_features))

@@ -69,13 +69,14 @@ class SelfAttention(nn.Module):
     def _project(self, states: Tensor, *, read: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return query ``[batch, heads, read, head_dim]``, and key and value over all tokens."""
         batch, tokens, dim = states.shape
+        heads = self.heads, dim // self.heads
         if read == tokens:
-            joined = self.query_key_value(states).view(batch, tokens, 3, self.heads, -1)
+            joined = self.query_key_value(states).view(batch, tokens, 3, *heads)
             query, key, value = joined.permute(2, 0, 3, 1, 4).unbind(0)
             return query, key, value
         weight, offset = self.query_key_value.weight, self.query_key_value.bias
-        query = functional.linear(states[:, :read], weight[:dim], offset[:dim]).view(batch, read, self.heads, -1)
-        joined = functional.linear(states, weight[dim:], offset[dim:]).view(batch, tokens, 2, self.heads, -1)
+        query = functional.linear(states[:, :read], weight[:dim], offset[:dim]).view(batch, read, *heads)
+        joined = functional.linear(states, weight[dim:], offset[dim:]).view(batch, tokens, 2, *heads)
         key, value = joined.permute(2, 0, 3, 1, 4).unbind(0)
         return query.transpose(1, 2), key, value
 
@@ -88,7 +89,7 @@ def _explicit_attention(query: Tensor, key: Tensor, value: Tensor, *, bias: Tens
     """
     batch, heads, read, head_dim = query.shape
     tokens = key.shape[2]
-    query, key, value = (part.reshape(batch * heads, -1, head_dim) for part in (query, key, value))
+    query, key, value = (part.reshape(batch * heads, part.shape[2], head_dim) for part in (query, key, value))
     if bias is None:
         start = query.new_zeros(1, 1, 1)
     else:

@@ -236,12 +236,14 @@ class _Gated(_Fusion):
     def __init__(self, config: LateFusionConfig) -> None:
         super().__init__(config)
         self.gate = nn.Sequential(nn.Linear(2 * config.dim, config.dim), nn.GELU(), nn.Linear(config.dim, 2))
+        self.neither = nn.Parameter(torch.empty(config.vector_dim))
+        nn.init.normal_(self.neither, std=WORD_INIT_STD)
 
     def forward(self, pooled: Tensor, *, vectors: Tensor, used: Tensor) -> Tensor:
         weights = self.gate(self._filled(pooled, used).flatten(1)).float()
-        neither = ~used.any(dim=1, keepdim=True)  # then both: a softmax needs something
+        neither = ~used.any(dim=1, keepdim=True)  # a softmax needs something, if only to be thrown away
         weights = weights.masked_fill(~(used | neither), float("-inf")).softmax(dim=1)
-        return (weights[:, :, None] * vectors).sum(dim=1)
+        return torch.where(neither, self.neither, (weights[:, :, None] * vectors).sum(dim=1))
 
 
 class _Concatenated(_Fusion):

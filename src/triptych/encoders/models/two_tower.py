@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from triptych.data.text import PAD
 from triptych.encoders.base import Encoder, EncoderConfig, Export, unit
-from triptych.encoders.image import PhotoPool
+from triptych.encoders.image import POOLED_TOKENS, PhotoPool
 from triptych.encoders.inputs import ItemInputs, ItemReading, Places, QueryReading, Tokens, View
 from triptych.encoders.slots import NO_MODELS, Models
 from triptych.encoders.text import WORD_INIT_STD
@@ -121,7 +121,8 @@ class TwoTowerEncoder(Encoder):
         """Encode query texts, keeping all states."""
         laid = self._lay_queries(tokens)
         states = self.transformer(laid.tokens.states, keep=laid.tokens.keep)
-        return QueryReading(self._vectors(states, laid, self.query_projection), Tokens(states, laid.tokens.keep))
+        vectors = self._vectors(states, laid, self.query_projection)
+        return QueryReading(vectors, _leading(Tokens(states, laid.tokens.keep), tokens.shape[1]))
 
     def read_items(self, items: ItemInputs) -> ItemReading:
         """Encode items, keeping all states."""
@@ -135,7 +136,7 @@ class TwoTowerEncoder(Encoder):
 
     def embed_queries(self, tokens: Tensor) -> Tokens:
         """Return what the transformer is given of queries: for a single stream of query and item."""
-        return self._lay_queries(tokens).tokens
+        return _leading(self._lay_queries(tokens).tokens, tokens.shape[1])
 
     def embed_items(self, items: ItemInputs) -> tuple[Tokens, Places]:
         """Return what the transformer is given of items: for a single stream of query and item."""
@@ -168,33 +169,56 @@ class TwoTowerEncoder(Encoder):
 
     def _lay_items(self, items: ItemInputs) -> _Laid:
         """Lay out ``[CLS] title | patches``."""
-        batch = items.has_title.shape[0]
-        cls = (self.text.cls() + self.types[_Type.TITLE]).expand(batch, 1, -1)
+        cls = (self.text.cls() + self.types[_Type.TITLE]).expand(len(items.has_title), 1, -1)
         row = _Row(cls, items.has_title)
-        in_title = in_photo = None
-        if self.missing_title is not None:
-            title = inside = words = None
-            tokens = items.title_tokens
-            if tokens is not None and self.export is Export.MEAN_WITH_PADDING:
-                tokens = functional.pad(tokens, (0, self.config.max_title_tokens - tokens.shape[1]), value=PAD)
-            if tokens is not None and tokens.shape[1] > 1:
-                read = self.text(tokens)
-                title = (read.states + self.types[_Type.TITLE])[:, 1:]
-                inside, words = read.keep[:, 1:], read.words[:, 1:]
-            present = items.reads_title
-            in_title = row.append(title, inside, present=present, missing=self.missing_title, content=words)
-        if self.missing_photo is not None and self.patches is not None:
-            patch = inside = None
-            if items.pixels is not None:
-                patch = self.patches(items.pixels, hidden=items.hidden) + self.types[_Type.PATCH]
-                inside = items.has_photo.new_ones(batch, self.patches.num_patches)
-            in_photo = row.append(patch, inside, present=items.reads_photo, missing=self.missing_photo)
-            if self.pool is not None and items.others is not None:
-                pixels, present = items.others.pixels, items.others.present & items.reads_photo[:, None]
-                other = self.patches(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
-                row.append_pooled(self.pool(other, present=present), present=present.any(dim=1, keepdim=True))
+        in_title = self._append_title(row, items)
+        in_photo = self._append_photos(row, items)
         states, keep, content = row.joined()
         return _Laid(Tokens(self.input_norm(states), keep), content, Places(in_title, in_photo))
+
+    def _append_title(self, row: _Row, items: ItemInputs) -> slice | None:
+        if self.missing_title is None:
+            return None
+        tokens = items.title_tokens
+        num_read = 0 if tokens is None else tokens.shape[1] - 1
+        if self.export is Export.MEAN_WITH_PADDING:
+            if tokens is None:
+                tokens = torch.zeros(len(items.has_title), 1, dtype=torch.int32, device=items.has_title.device)
+            tokens = functional.pad(tokens, (0, self.config.max_title_tokens - tokens.shape[1]), value=PAD)
+        title = inside = words = None
+        if tokens is not None and tokens.shape[1] > 1:
+            read = self.text(tokens)
+            title = (read.states + self.types[_Type.TITLE])[:, 1:]
+            inside, words = read.keep[:, 1:], read.words[:, 1:]
+        start = row.append(title, inside, present=items.reads_title, missing=self.missing_title, content=words)
+        return slice(start, start + num_read) if num_read else None
+
+    def _append_photos(self, row: _Row, items: ItemInputs) -> slice | None:
+        if self.missing_photo is None or self.patches is None:
+            return None
+        batch, num_patches, dim = len(items.has_photo), self.patches.num_patches, self.config.dim
+        padded = self.export is Export.MEAN_WITH_PADDING
+        patch = inside = None
+        if items.pixels is not None:
+            patch = self.patches(items.pixels, hidden=items.hidden) + self.types[_Type.PATCH]
+        elif padded:
+            patch = self.missing_photo.new_zeros(batch, num_patches, dim)
+        if patch is not None:
+            inside = items.has_photo.new_ones(batch, num_patches)
+        start = row.append(patch, inside, present=items.reads_photo, missing=self.missing_photo)
+        if self.pool is not None and items.others is not None:
+            pixels, present = items.others.pixels, items.others.present & items.reads_photo[:, None]
+            other = self.patches(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+            row.append_pooled(self.pool(other, present=present), present=present.any(dim=1, keepdim=True))
+        elif self.pool is not None and padded:
+            nothing = self.missing_photo.new_zeros(batch, POOLED_TOKENS, dim)
+            row.append_pooled(nothing, present=torch.zeros_like(items.has_photo)[:, None])
+        return None if items.pixels is None else slice(start, start + num_patches)
+
+
+def _leading(tokens: Tokens, count: int) -> Tokens:
+    """Take the first tokens: without what a mean over padding has added."""
+    return Tokens(tokens.states[:, :count], tokens.keep[:, :count])
 
 
 class _Row:
@@ -214,7 +238,7 @@ class _Row:
         present: Tensor,
         missing: Tensor,
         content: Tensor | None = None,
-    ) -> slice | None:
+    ) -> int:
         """Append one modality's tokens; where an item lacks it, the `missing` token in the first place and no more.
 
         Args:
@@ -225,23 +249,23 @@ class _Row:
             content: bool ``[batch, tokens]``, which of them are more than marks; None: all that are inside.
 
         Returns:
-            Their places; None where they are not read.
+            The place of the first of them.
         """
         start = sum(states.shape[1] for states in self._states)
         if tokens is None or inside is None:
             self._states.append(missing.expand(present.shape[0], 1, -1))
             self._keeps.append(torch.ones_like(present)[:, None])
             self._contents.append(torch.zeros_like(present)[:, None])
-            return None
+            return start
         first = torch.arange(tokens.shape[1], device=tokens.device) == 0
         self._states.append(torch.where(present[:, None, None], tokens, missing))
         self._keeps.append(torch.where(present[:, None], inside, first))
         self._contents.append(present[:, None] & (inside if content is None else content))
-        return slice(start, start + tokens.shape[1])
+        return start
 
     def append_pooled(self, tokens: Tensor, *, present: Tensor) -> None:
         """Append tokens pooled from further photos; present: bool ``[batch, 1]``."""
-        self._states.append(tokens)
+        self._states.append(torch.where(present[:, :, None], tokens, 0.0))
         self._keeps.append(present.expand(-1, tokens.shape[1]))
         self._contents.append(self._keeps[-1])
 
