@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from triptych.data.sampling import ItemPairSampler, ItemQuerySampler, KnownPairs
-from triptych.data.targets import UserItems
+from triptych.data.sampling import FromCells, ItemPairSampler, ItemQuerySampler, KnownPairs, inclusion_chances
+from triptych.data.targets import TrainPairs, UserItems
 from triptych.foundation.errors import DataError
 
 
@@ -97,6 +98,121 @@ def test_queries_are_drawn_by_clicks():
 def test_a_batch_takes_all_items_where_there_are_fewer():
     sampler = ItemQuerySampler(**random_pairs(), batch_items=10_000, seed=0)
     assert sampler.batch_items == len(sampler.batch(0).item_rows) == len(np.unique(random_pairs()["item_row"]))
+
+
+NUM_CELLS = 9
+
+
+def random_cells(*, seed: int = 0) -> np.ndarray:
+    """Items of `random_pairs` in about one of nine cells each; many in none."""
+    return np.random.default_rng(seed).random((270, NUM_CELLS)) < 0.1
+
+
+def most_in_cells(item_rows: np.ndarray, cells: np.ndarray, *, count: int) -> int:
+    """How many items of a batch are in some choice of so many cells, tried one by one."""
+    choices = itertools.combinations(range(NUM_CELLS), count)
+    return max(sum(bool(cells[item, list(choice)].any()) for item in item_rows) for choice in choices)
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0])
+def test_a_share_of_a_batch_is_drawn_from_few_cells(rate: float):
+    pairs, cells = random_pairs(), random_cells()
+    local = FromCells(cells, rate=rate, cells=2)
+    sampler = ItemQuerySampler(**pairs, batch_items=20, from_cells=local, seed=3)
+    everywhere = ItemQuerySampler(**pairs, batch_items=20, seed=3)
+    batches = [sampler.batch(index) for index in range(60)]
+    found = [most_in_cells(batch.item_rows, cells, count=2) for batch in batches]
+    without = [most_in_cells(everywhere.batch(index).item_rows, cells, count=2) for index in range(60)]
+    assert all(len(batch.item_rows) == 20 and (np.diff(batch.item_rows) > 0).all() for batch in batches)
+    items = np.unique(pairs["item_row"])
+    fewest = min(
+        int(cells[items][:, list(two)].any(axis=1).sum()) for two in itertools.combinations(range(NUM_CELLS), 2)
+    )
+    assert min(found) >= min(rate * 20, fewest)
+    assert np.mean(found) > np.mean(without) + 2, "the case must tell the two apart"
+    assert all((one.item_rows == sampler.batch(index).item_rows).all() for index, one in enumerate(batches))
+
+
+def test_the_cells_are_others_in_every_batch_and_the_rest_is_from_everywhere():
+    cells = np.zeros((270, NUM_CELLS), dtype=bool)
+    items = np.unique(random_pairs()["item_row"])
+    cells[items[:80], np.arange(80) % 8] = True  # ten in each of eight; the other items are in none
+    local = FromCells(cells, rate=0.5, cells=1)
+    sampler = ItemQuerySampler(**random_pairs(), batch_items=16, item_power=0.0, from_cells=local, seed=0)
+    seen: Counter[int] = Counter()
+    nowhere = 0
+    for index in range(200):
+        inside = cells[sampler.batch(index).item_rows]
+        assert inside.sum(axis=0).max() >= 8 or inside.sum() <= 16
+        seen[int(inside.sum(axis=0).argmax())] += int(inside.sum(axis=0).max() >= 8)
+        nowhere += int((~inside.any(axis=1)).sum())
+    # one of nine cells is drawn, and one of those is empty: then all come from everywhere
+    assert set(seen) == set(range(8))
+    assert sum(seen.values()) == pytest.approx(200 * 8 / 9, abs=25)
+    assert nowhere > 0
+
+
+def test_items_of_a_cell_are_drawn_by_their_clicks_too():
+    cells = np.array([[True], [True], [False], [False]])
+    clicks = np.array([1, 9, 5, 5])
+    given = {"query_row": np.arange(4), "item_row": np.arange(4), "clicks": clicks, "item_power": 1.0, "batch_items": 2}
+    sampler = ItemQuerySampler(**given, from_cells=FromCells(cells, rate=0.5, cells=1), seed=0)
+    batches = [sampler.batch(index).item_rows.tolist() for index in range(4_000)]
+    # the first by clicks among items 0 and 1, the second by clicks among the other three
+    chance = {(0, 1): 0.1 * 9 / 19 + 0.9 * 1 / 11, (0, 2): 0.1 * 5 / 19, (1, 2): 0.9 * 5 / 11}
+    for pair, expected in chance.items():
+        share = np.mean([tuple(batch) == pair for batch in batches])
+        assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / 4_000)
+    assert not any(batch == [2, 3] for batch in batches)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_log_q_of_items_is_how_often_they_are_in_a_batch(power: float):
+    rng = np.random.default_rng(1)
+    given = {"query_row": np.arange(60), "item_row": np.arange(60), "clicks": rng.integers(1, 60, 60)}
+    sampler = ItemQuerySampler(**given, batch_items=25, item_power=power, seed=0)
+    batches = [sampler.batch(index) for index in range(8_000)]
+    told = {i: float(q) for batch in batches for i, q in zip(batch.item_rows.tolist(), batch.log_q, strict=True)}
+    probability = np.exp([told[item] for item in range(60)])
+    frequency = np.bincount(np.concatenate([b.item_rows for b in batches]), minlength=60) / len(batches)
+    noise = 4.5 * np.sqrt(probability * (1 - probability) / len(batches))
+    # exact for the time at which so many are expected, not for the count: off by an order of 1 / 25 of the variance
+    assert (np.abs(frequency - probability) < noise + probability * (1 - probability) / 25).all()
+    assert probability.sum() == pytest.approx(25, rel=1e-6)
+    if power:
+        assert probability.max() / probability.min() > 2, "the case must have rare and frequent items"
+
+
+def test_chances_where_all_are_drawn_and_where_one_is():
+    weights = np.array([1.0, 2.0, 3.0, 994.0])
+    assert inclusion_chances(np.log(weights), size=4).tolist() == [1.0] * 4
+    assert inclusion_chances(np.log(weights), size=9).tolist() == [1.0] * 4
+    some = inclusion_chances(np.log(weights), size=2)
+    assert some.sum() == pytest.approx(2)
+    assert (np.diff(some) > 0).all()
+
+
+def test_the_most_clicked_item_of_each_query_against_a_loop():
+    pairs = TrainPairs(**random_pairs(num_pairs=900))
+    kept = pairs.most_clicked()
+    expected: dict[int, tuple[int, int]] = {}
+    for query, item, clicks in zip(*(column.tolist() for column in pairs), strict=True):
+        best = expected.get(query)
+        if best is None or clicks > best[1] or (clicks == best[1] and item < best[0]):
+            expected[query] = (item, clicks)
+    found = zip(*(column.tolist() for column in kept), strict=True)
+    assert {query: (item, clicks) for query, item, clicks in found} == expected
+    assert (np.diff(kept.query_row) > 0).all()
+
+
+def test_what_is_known_of_other_items_than_the_batch():
+    pairs = random_pairs()
+    clicked = set(zip(pairs["query_row"].tolist(), pairs["item_row"].tolist(), strict=True))
+    sampler = ItemQuerySampler(**pairs, batch_items=10, seed=1)
+    batch, others = sampler.batch(0), np.arange(0, 270, 7)
+    expected = [[(q, i) in clicked for i in others.tolist()] for q in batch.query_rows.tolist()]
+    assert sampler.known(batch.query_rows, item_rows=others).tolist() == expected
+    assert np.any(expected)
 
 
 def test_nothing_to_train_on():

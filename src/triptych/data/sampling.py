@@ -181,7 +181,9 @@ class ItemQuerySampler:
             there = self._cells[:, rng.permutation(self._cells.shape[1])[: self._from_cells.cells]].any(axis=1)
             local = np.flatnonzero(there)
             first = local[_largest(keys[local], round(self._from_cells.rate * self.batch_items))]
-            keys[first] = np.inf  # drawn; the rest from everywhere
+            # The rest from everywhere, by new luck: what was not drawn of the cells had little.
+            keys = self._log_weight + rng.gumbel(size=len(self._log_weight))
+            keys[first] = np.inf
         return np.sort(_largest(keys, self.batch_items))
 
 
