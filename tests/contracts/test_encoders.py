@@ -209,6 +209,22 @@ def test_what_an_item_lacks_is_never_looked_at(encoder: Encoder):
     assert torch.equal(first.tokens.states[first.tokens.keep], second.tokens.states[second.tokens.keep])
 
 
+def test_what_is_not_there_spoils_no_vector_and_no_gradient(encoder: Encoder):
+    """A title that is not there is padding from its first column on, where there is nothing to attend to."""
+    given = items(encoder)
+    if given.title_tokens is not None:
+        tokens = torch.where(given.has_title[:, None], given.title_tokens, PAD)
+        assert torch.equal(encoder.encode_items(given), encoder.encode_items(given._replace(title_tokens=tokens)))
+        given = given._replace(title_tokens=tokens)
+    for view in views_of(encoder):
+        assert torch.isfinite(encoder.encode_items(given, view=view)).all()
+    with torch.enable_grad():
+        encoder.encode_items(given)[:, 0].sum().backward()
+    gradients = [weight.grad for weight in encoder.parameters() if weight.grad is not None]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert sum(float(gradient.abs().sum()) for gradient in gradients) > 0
+
+
 def test_what_an_item_has_is_looked_at(encoder: Encoder):
     given, reads = items(encoder), encoder.config.modalities
     before = encoder.encode_items(given)

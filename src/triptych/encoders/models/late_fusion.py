@@ -157,8 +157,10 @@ class LateFusionEncoder(Encoder):
 
     def _read_text(self, tokens: Tensor, *, role: int) -> _Read:
         read = self.text(tokens)
-        states = self.text_transformer(self.text_norm(read.states + self.text_types[role]), keep=read.keep)
-        return _Read(Tokens(states, read.keep), masked_mean(states, read.words))
+        # Where there is no text, not even [CLS], there is something to attend to all the same: else all were NaN.
+        keep = torch.cat([torch.ones_like(read.keep[:, :1]), read.keep[:, 1:]], dim=1)
+        states = self.text_transformer(self.text_norm(read.states + self.text_types[role]), keep=keep)
+        return _Read(Tokens(states, keep), masked_mean(states, read.words))
 
     def _read_photo(self, items: ItemInputs) -> _Read:
         assert self.patches is not None
