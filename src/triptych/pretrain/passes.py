@@ -52,8 +52,8 @@ class MultitaskBatch(NamedTuple):
     Where a stage has no log (items alone), there are no queries.
     """
 
-    number: int
-    """Of the batch in the training, from 0."""
+    step: int
+    """Of the training, from 0; several batches may be gathered for one."""
     items: ItemInputs
     """Own items."""
     own_items: Tensor
@@ -241,9 +241,8 @@ class Passes:
         """Read other items than the batch's own, or the same changed."""
         return self._in_chunks(self.encoder.read_items, items)
 
-    def all_item_tokens(self, reading: ItemReading) -> Tokens:
+    def all_item_tokens(self, tokens: Tokens) -> Tokens:
         """Gather the token states of own items from all processes, with their gradient."""
-        tokens = reading.tokens
         if self._group.size == 1:
             return tokens
         states = self.of_all(tokens.states.flatten(1)).unflatten(1, tokens.states.shape[1:])
@@ -263,10 +262,10 @@ class Passes:
         if self._cross is None:
             inputs = self.batch.items.only(View.PHOTO) if untitled else self.batch.items
             encoder = self._single_stream
-            item, _ = encoder.embed_items(inputs)
-            return self._meet(encoder.embed_queries(self.batch.query_tokens), item, queries=queries, items=items)
-        reading = self.untitled_items if untitled else self.items
-        return self._meet(self.queries.tokens, self.all_item_tokens(reading), queries=queries, items=items)
+            query, (item, _) = encoder.embed_queries(self.batch.query_tokens), encoder.embed_items(inputs)
+        else:
+            query, item = self.queries.tokens, (self.untitled_items if untitled else self.items).tokens
+        return self._meet(query, self.all_item_tokens(item), queries=queries, items=items)
 
     @cached_property
     def masked_pairs(self) -> tuple[Tokens, int, Places]:
@@ -281,8 +280,8 @@ class Passes:
             item, places = encoder.embed_items(self.masked_inputs)
         else:
             query = (self.queries if self.batch.masked_queries is None else self.masked_queries).tokens
-            places, item = self.masked_items.places, self.all_item_tokens(self.masked_items)
-        found = self._meet(query, item, queries=rows, items=self.batch.own_positive)
+            places, item = self.masked_items.places, self.masked_items.tokens
+        found = self._meet(query, self.all_item_tokens(item), queries=rows, items=self.batch.own_positive)
         return found, query.states.shape[1], places
 
     def _meet(self, query: Tokens, item: Tokens, *, queries: Tensor, items: Tensor) -> Tokens:

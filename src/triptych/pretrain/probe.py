@@ -36,6 +36,12 @@ class Probe:
     def __init__(self, config: MultitaskConfig, given: Given, *, reader: ItemReader, needs_queries: bool) -> None:
         """Draw what is asked, the same for every model and seed.
 
+        Args:
+            config: of the training.
+            given: what it is trained from.
+            reader: of the items.
+            needs_queries: whether a stage looks at the log; else nothing is asked by queries.
+
         Raises:
             DataError: the validation part has no query with a positive event, and there is a log.
         """
@@ -56,13 +62,14 @@ class Probe:
 
         Args:
             encoder: in evaluation mode.
-            headline: what chooses the weights.
+            headline: what chooses the weights; what the encoder does not read cannot, and query-item does instead.
             everything: whether to measure more than that.
 
         Returns:
             ``recall@k/query-item`` and so on; with `everything`, also ``…/query-item without photo`` and ``… without
             title``, where the other is hidden from the encoder.
         """
+        headline = headline if headline.can_be_asked(self._modalities) else Between.QUERY_ITEM
         wanted = [one for one in Between if self._can(one) and (everything or one is headline)]
         found: dict[str, float] = {}
         queries = self._query_vectors(encoder) if self._targets is not None else None
@@ -85,12 +92,8 @@ class Probe:
         return HardItems(query_rows, ranked, item_cells=self._catalogue.item_cells)
 
     def _can(self, one: Between) -> bool:
-        reads = self._modalities
-        title = one not in (Between.QUERY_TITLE, Between.TITLE_PHOTO) or reads.reads_title
-        photo = one not in (Between.QUERY_PHOTO, Between.TITLE_PHOTO) or reads.reads_photo
-        if one is Between.TITLE_PHOTO:
-            return title and photo and len(self._items) > 0
-        return title and photo and self._targets is not None
+        there = self._targets is not None if one.asks else len(self._items) > 0
+        return there and one.can_be_asked(self._modalities)
 
     def _name(self, one: Between) -> str:
         return f"recall@{self._k}/{one.value}"

@@ -219,7 +219,7 @@ class ItemReader:
         return trim(np.where(self.has_title[item_rows][:, None], self._tokens[item_rows], PAD))
 
     def title_groups(self, item_rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Number the titles of items: equal titles, but for case and spaces, share a number."""
+        """Number the titles of items: equal titles, but for case and spaces, share a number; none is like no other."""
         return self._title_groups[item_rows]
 
     def photo_groups(self, item_rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -230,7 +230,8 @@ class ItemReader:
     @cached_property
     def _title_groups(self) -> NDArray[np.int64]:
         folded = [" ".join(title.casefold().split()) for title in self._catalogue.titles]
-        return np.unique(np.array(folded, dtype=str), return_inverse=True)[1].astype(np.int64)
+        groups = np.unique(np.array(folded, dtype=str), return_inverse=True)[1].astype(np.int64)
+        return np.where([bool(title) for title in folded], groups, len(groups) + np.arange(len(groups)))
 
     def pixels(self, item_rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the photos that items are shown in this run: uint8 ``[n, px, px, 3]``."""

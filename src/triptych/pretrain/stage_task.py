@@ -43,24 +43,41 @@ class Drawn(NamedTuple):
 class Feed:
     """What all stages draw from: items, their texts and photos, queries and what was clicked under them."""
 
-    def __init__(self, config: MultitaskConfig, given: Given, *, needs_queries: bool) -> None:
+    def __init__(self, config: MultitaskConfig, given: Given, *, stages: Sequence[StageConfig]) -> None:
         """Tokenise all texts once.
+
+        Args:
+            config: of the whole training.
+            given: what it is trained from.
+            stages: those that the encoder can learn.
 
         Raises:
             ConfigError: the catalogue's photos have another size than the encoder takes, or it has no cells to draw
                 from.
-            DataError: there is no log, and a stage learns from queries; or no two items have title and photo.
+            DataError: there is no log, and a stage draws or is chosen by clicks; or no two items have title and photo,
+                and a stage draws or is chosen by them.
         """
+        of_clicks = [stage.name for stage in stages if stage.data is Data.CLICKS or stage.validate_on.asks]
+        of_both = [stage.name for stage in stages if stage.data is Data.ITEMS or not stage.validate_on.asks]
         catalogue = given.catalogue
         self.reader = ItemReader(config, given)
         self.with_both = np.flatnonzero(self.reader.has_title & self.reader.has_photo)
-        self.probe = Probe(config, given, reader=self.reader, needs_queries=needs_queries)
+        if of_both and len(self.with_both) < 2:
+            raise DataError(
+                f"items: {len(self.with_both)} have both title and photo, and contrasting them (stage '{of_both[0]}') "
+                "takes two."
+            )
+        if of_clicks:
+            split = given.require_split(
+                f"stage '{of_clicks[0]}' learns from them or is chosen by them; one that does without has "
+                "data = 'items' and validate_on = 'title-photo'"
+            )
+        self.probe = Probe(config, given, reader=self.reader, needs_queries=bool(of_clicks))
         self._batch_items = config.batch_items
         self._seed = given.seed
         self.pairs: TrainPairs | None = None
-        if not needs_queries:
+        if not of_clicks:
             return
-        split = given.require_split("queries are learned from what was chosen under them")
         self.query_tokens = given.tokenizer.encode(catalogue.queries, max_tokens=config.encoder.max_query_tokens)
         self.pairs = split.train_pairs(catalogue)
         if config.pairs == "most-clicked":
@@ -78,13 +95,11 @@ class Feed:
 
     def draw(self, index: int, *, data: Data) -> Drawn:
         """Draw what batch `index` is made of."""
-        if data is Data.CLICKS and self.pairs is not None:
+        if data is Data.CLICKS:
             drawn = self._sampler.batch(index)
             return Drawn(drawn.item_rows, drawn.log_q, drawn.query_rows, drawn.positive, drawn.known)
         rng = np.random.default_rng([self._seed, index, 2])
         size = min(self._batch_items, len(self.with_both))
-        if size < 2:
-            raise DataError(f"items: {len(self.with_both)} have both title and photo, and contrasting them takes two.")
         item_rows = np.sort(rng.choice(self.with_both, size=size, replace=False))
         nothing = np.zeros(0, dtype=np.int64)
         return Drawn(item_rows, np.zeros(size, dtype=np.float32), nothing, nothing, np.zeros((0, size), dtype=bool))
@@ -168,7 +183,7 @@ class StageTask:
         if self._masks_titles:
             titles = self._masked(reader.title_tokens(rows), own_items, rng=rng)
         return MultitaskBatch(
-            number=at,
+            step=at // self._config.loop.accumulate,
             items=items,
             own_items=torch.from_numpy(own_items),
             title_groups=torch.from_numpy(reader.title_groups(rows)),
@@ -201,7 +216,8 @@ class StageTask:
             cheap=self._config.cheap_pass,
             rows_at_once=self._config.rows_at_once,
         )
-        total = torch.zeros((), device=batch.has_title.device)
+        # With a gradient, as the loop asks for one even where the batch has nothing for any objective.
+        total = torch.zeros((), device=batch.has_title.device, requires_grad=True)
         parts: dict[str, Tensor] = {}
         for task in self._tasks:
             objective = self.module.objectives[task.label]

@@ -197,7 +197,8 @@ def check_stages(stages: Sequence[StageConfig], *, parts: Mapping[str, tuple[str
         kind: of the encoder, for the message.
 
     Raises:
-        ValueError: two have one name, their shares do not add up to 1, or one trains a part that is not there.
+        ValueError: two have one name, their shares do not add up to 1, one trains a part that is not there, or two
+            learn the same with other settings.
     """
     names = [stage.name for stage in stages]
     if len(set(names)) != len(names):
@@ -206,6 +207,7 @@ def check_stages(stages: Sequence[StageConfig], *, parts: Mapping[str, tuple[str
     if abs(whole - 1) > 1e-6:
         raise ValueError(f"stages: their steps_rate add up to {whole:.3g}; as shares of loop.steps they must make 1.")
     known = [*parts, CROSS]
+    _check_heads(stages)
     for stage in stages:
         for part, rate in (stage.train or {}).items():
             if part not in known:
@@ -215,3 +217,16 @@ def check_stages(stages: Sequence[StageConfig], *, parts: Mapping[str, tuple[str
                 )
             if not 0 < rate <= 1:
                 raise ValueError(f"stage '{stage.name}' trains '{part}' at {rate} of the rate; it must be in (0, 1].")
+
+
+def _check_heads(stages: Sequence[StageConfig]) -> None:
+    """Check that what several stages learn is the same thing: it has one head, which is made once."""
+    first: dict[str, tuple[StageConfig, ObjectiveConfig]] = {}
+    for stage in stages:
+        for task in stage.tasks:
+            there, other = first.setdefault(task.label, (stage, task))
+            if task.model_copy(update={"weight": other.weight}) != other:
+                raise ValueError(
+                    f"stages '{there.name}' and '{stage.name}' learn {task.label} with other settings; but for the "
+                    "weight they must be the same."
+                )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from triptych.encoders.base import Encoder
+from triptych.encoders.inputs import Modalities
 from triptych.losses.am_softmax import am_softmax
 from triptych.losses.base import LossOutput
 from triptych.losses.infonce import infonce
@@ -35,6 +36,26 @@ class Between(StrEnum):
     """Queries with photos alone: SMGR's L_QV."""
     TITLE_PHOTO = "title-photo"
     """Titles with photos, without any log: SMGR's L_IT."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether queries ask."""
+        return self is not Between.TITLE_PHOTO
+
+    @property
+    def takes_title(self) -> bool:
+        """Whether titles alone are looked at."""
+        return self in (Between.QUERY_TITLE, Between.TITLE_PHOTO)
+
+    @property
+    def takes_photo(self) -> bool:
+        """Whether photos alone are looked at."""
+        return self in (Between.QUERY_PHOTO, Between.TITLE_PHOTO)
+
+    def can_be_asked(self, modalities: Modalities) -> bool:
+        """Say whether an encoder reads what is looked at."""
+        title, photo = modalities.reads_title, modalities.reads_photo
+        return (title or not self.takes_title) and (photo or not self.takes_photo)
 
 
 class ContrastLoss(StrEnum):
@@ -84,6 +105,11 @@ class ContrastConfig(ObjectiveConfig):
             raise ValueError("scalar_rate has no effect where no temperature is learned. Remove it.")
         if self.learn_temperature and self.loss is not ContrastLoss.SOFTMAX:
             raise ValueError("learn_temperature has an effect with loss = 'softmax' only. Remove it.")
+        if self.learn_temperature and not LEAST_TEMPERATURE <= self.temperature <= MOST_TEMPERATURE:
+            raise ValueError(
+                f"temperature {self.temperature} cannot be learned from: it stays between {LEAST_TEMPERATURE} and "
+                f"{MOST_TEMPERATURE}."
+            )
         if self.loss is ContrastLoss.SIGMOID and (self.symmetric or self.log_q_weight):
             raise ValueError("symmetric and log_q_weight have no effect with loss = 'sigmoid'. Remove them.")
         if self.between is Between.TITLE_PHOTO and self.log_q_weight:
@@ -98,9 +124,8 @@ class ContrastConfig(ObjectiveConfig):
     @property
     def needs(self) -> Needs:
         """Queries, except between title and photo."""
-        photo = self.between in (Between.QUERY_PHOTO, Between.TITLE_PHOTO)
-        title = self.between in (Between.QUERY_TITLE, Between.TITLE_PHOTO)
-        return Needs(queries=self.between is not Between.TITLE_PHOTO, photo=photo, title=title)
+        between = self.between
+        return Needs(queries=between.asks, photo=between.takes_photo, title=between.takes_title)
 
     def build(self, encoder: Encoder, *, batch_items: int) -> Contrast:
         """Make the objective."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from triptych.encoders.base import Encoder
 from triptych.encoders.slots import PhotoSlot
+from triptych.foundation.errors import ConfigError
 from triptych.losses.base import LossOutput
 from triptych.losses.masked_patches import masked_patches
 from triptych.nn.patch_histograms import PATCH_BINS, patch_histograms
@@ -39,6 +40,17 @@ class MaskedPatchesConfig(ObjectiveConfig):
     def build(self, encoder: Encoder, *, batch_items: int) -> MaskedPatches:
         """Make the objective."""
         del batch_items
+        slot = encoder.patches
+        if isinstance(slot, PhotoSlot) and not slot.is_frozen:
+            raise ConfigError(
+                "masked_patches: the vision model is trained, so what it sees in a photo is no target: it changes. Set "
+                "encoder.vision_model.weights = 'frozen', or remove that task."
+            )
+        if slot is not None and slot.num_patches < 2:
+            raise ConfigError(
+                "masked_patches: the encoder reads a photo as one patch, so none is left to guess it from. Remove that "
+                "task."
+            )
         return MaskedPatches(self, encoder)
 
 
@@ -66,7 +78,7 @@ class MaskedPatches(Objective):
         hidden, items = passes.batch.hidden_patches, passes.batch.items
         if hidden is None or hidden.total == 0 or items.pixels is None:
             return None
-        targets, chosen, total = self._targets(items.pixels), hidden.chosen, hidden.total
+        targets, chosen, total = _targets(items.pixels, encoder=passes.encoder), hidden.chosen, hidden.total
         if self._config.at is At.CROSS:
             tokens, start, places = passes.masked_pairs
             assert places.patches is not None
@@ -79,8 +91,11 @@ class MaskedPatches(Objective):
             states = reading.tokens.states[:, reading.places.patches]
         return masked_patches(self.head(states[chosen]), targets=targets[chosen], total=total)
 
-    def _targets(self, photos: Tensor) -> Tensor:
-        """Return the distribution of each patch: ``[items, patches, bins]``."""
-        if photos.dtype == torch.uint8:
-            return patch_histograms(photos)
-        return photos.float().softmax(dim=-1)
+
+def _targets(photos: Tensor, *, encoder: Encoder) -> Tensor:
+    """Return the distribution of each patch: ``[items, patches, bins]``."""
+    slot = encoder.patches
+    if not isinstance(slot, PhotoSlot):
+        return patch_histograms(photos)
+    seen = slot.see(photos) if photos.dtype == torch.uint8 else photos
+    return seen.float().softmax(dim=-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from typing import Literal, Self
 
@@ -97,9 +96,10 @@ class Matching(Objective):
         batch, untitled = passes.batch, self._config.pair is Pair.QUERY_PHOTO
         candidate = ~batch.known
         candidate.scatter_(1, batch.positive[:, None], False)
-        is_asked = torch.arange(batch.num_queries, device=candidate.device) < (self._config.max_queries or math.inf)
+        is_asked = self._asked(batch.num_queries, device=candidate.device)
         if untitled:
-            candidate &= batch.has_photo
+            # A photo that is the own item's too cannot be told from it.
+            candidate &= batch.has_photo & (batch.photo_groups != batch.photo_groups[batch.positive][:, None])
             is_asked = is_asked & batch.has_photo[batch.positive]
         has_negative = is_asked & candidate.any(dim=1)
         total = int(is_asked.sum() + has_negative.sum())  # of all processes
@@ -114,36 +114,40 @@ class Matching(Objective):
         states = passes.cross_pairs(queries, answers, untitled=untitled).states[:, 0]
         return matching(self.head(states), labels=labels, total=total)
 
+    def _asked(self, num_queries: int, *, device: torch.device) -> Tensor:
+        """Say which queries are matched, spread over the batch, whose items are in order: bool ``[queries]``."""
+        count = min(self._config.max_queries or num_queries, num_queries)
+        asked = torch.zeros(num_queries, dtype=torch.bool, device=device)
+        asked[torch.arange(count, device=device) * num_queries // max(count, 1)] = True
+        return asked
+
     def _negatives(self, passes: Passes, rows: Tensor, candidate: Tensor) -> Tensor:
         """Choose an item for each of these own queries among its candidates: int64 ``[rows]``."""
         config = self._config
-        if config.negative is Negative.RANDOM or passes.batch.number < config.warmup_steps:
+        if config.negative is Negative.RANDOM or passes.batch.step < config.warmup_steps:
             luck = torch.rand(candidate.shape, device=candidate.device)
             return luck.masked_fill(~candidate, -1).argmax(dim=1)
         scores = passes.scores[rows].float().masked_fill(~candidate, float("-inf"))
         if config.negative is Negative.HARDEST:
             return scores.argmax(dim=1)
-        luck = -torch.rand_like(scores).log().log().neg_()  # Gumbel noise: the largest sum is a draw by softmax
+        luck = -(-torch.rand_like(scores).log()).log()  # Gumbel noise: the largest sum is a draw by softmax
         return (scores / config.temperature + luck).argmax(dim=1)
 
     def _title_photo(self, passes: Passes) -> LossOutput | None:
-        """Match titles with their own photos, and with those of another item of this process."""
-        batch = passes.batch
-        items = batch.items
-        both = torch.nonzero(items.has_title & items.has_photo)[:, 0]
+        """Match titles with their own photos, and with that of the next item unless it has the same title or photo."""
+        batch, items = passes.batch, passes.batch.items
+        both = torch.nonzero(batch.has_title & batch.has_photo)[:, 0]
         if items.pixels is None or len(both) < 2:
             return None
-        other = both.roll(1)
-        shown = torch.arange(len(items.has_title), device=both.device)
-        shown[both] = other
-        shown_whole = items._replace(others=None, drop_title=None, drop_photo=None)
-        swapped = shown_whole._replace(pixels=items.pixels[shown])
-        differs = batch.photo_groups[batch.own_items][shown] != batch.photo_groups[batch.own_items]
-        first = [passes.read(shown_whole).tokens.states[both, 0]]
-        told = both[differs[both]]
-        first.append(passes.read(swapped).tokens.states[told, 0])
-        labels = torch.cat([torch.ones_like(both), torch.zeros_like(told)])
-        output = matching(self.head(torch.cat(first)), labels=labels)
-        # Of several processes each swaps among its own items; their means count by their items.
-        share = len(batch.own_items) / max(batch.num_items, 1)
-        return LossOutput(output.total * share, {name: part * share for name, part in output.parts.items()})
+        shown = torch.arange(batch.num_items, device=both.device)
+        shown[both] = both.roll(1)
+        differs = batch.photo_groups[shown] != batch.photo_groups
+        differs &= batch.title_groups[shown] != batch.title_groups
+        total = len(both) + int(differs.sum())
+        photos = passes.of_all(items.pixels.flatten(1)).unflatten(1, items.pixels.shape[1:])
+        whole = items._replace(others=None, drop_title=None, drop_photo=None)
+        swapped = whole._replace(pixels=photos[shown[batch.own_items]])
+        right, wrong = items.has_title & items.has_photo, differs[batch.own_items]
+        states = [passes.read(whole).tokens.states[right, 0], passes.read(swapped).tokens.states[wrong, 0]]
+        labels = torch.arange(len(states[0]) + len(states[1]), device=both.device) < len(states[0])
+        return matching(self.head(torch.cat(states)), labels=labels, total=total)

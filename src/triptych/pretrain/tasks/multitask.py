@@ -100,12 +100,19 @@ class MultitaskConfig(PretrainConfig):
                         f"stage '{stage.name}': {task.label} takes a photo or a title that an encoder of modalities = "
                         f"'{encoder.modalities}' does not read. Remove it."
                     )
+            if not stage.validate_on.can_be_asked(encoder.modalities):
+                raise ValueError(
+                    f"stage '{stage.name}': validate_on = '{stage.validate_on}' takes a photo or a title that an "
+                    f"encoder of modalities = '{encoder.modalities}' does not read. Set it to 'query-item'."
+                )
         if self.crossing is Crossing.SINGLE_STREAM and not isinstance(encoder, TwoTowerConfig):
             raise ValueError(f"crossing = 'single-stream' takes an encoder of kind 'two_tower', not '{encoder.kind}'.")
         if self.schedules is Schedules.ONE and any(stage.learning_rate or stage.patience for stage in self.stages):
             raise ValueError(
                 "schedules = 'one': a stage's own learning_rate or patience would break the one schedule. Remove them."
             )
+        if self.schedules is Schedules.ONE and self.loop.patience and len(self.stages) > 1:
+            raise ValueError("schedules = 'one': loop.patience would end a stage amid the one schedule. Remove it.")
         return self
 
     @property
@@ -125,11 +132,12 @@ class MultitaskConfig(PretrainConfig):
         if not stages:
             raise ConfigError(f"stages: an encoder of modalities = '{self.encoder.modalities}' can learn none of them.")
         model = self._model(given, [task for _, tasks in stages for task in tasks])
-        feed = Feed(self, given, needs_queries=any(task.needs.queries for _, tasks in stages for task in tasks))
+        feed = Feed(self, given, stages=[stage for stage, _ in stages])
         whole = sum(stage.steps_rate for stage, _ in stages)
-        before = 0
+        before, share = 0, 0.0
         for place, (stage, tasks) in enumerate(stages):
-            steps = max(1, round(self.loop.steps * stage.steps_rate / whole))
+            share += stage.steps_rate / whole
+            steps = max(1, round(self.loop.steps * share) - before)
             model.train_only(stage.train, labels=[task.label for task in tasks])
             one = self.schedules is Schedules.ONE
             yield Phase(
