@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, get_args, runtime_checkable
 
@@ -61,7 +61,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(tree))
         except ValidationError as error:
-            lines = [_explain(cls, tree, detail) for detail in error.errors()]
+            lines = [_explain(cls, tree, detail) for detail in _causes(error.errors())]
             raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
     @classmethod
@@ -244,6 +244,19 @@ def _merge(base: Tree, over: Mapping[str, Any]) -> Tree:
         old = merged.get(key)
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
     return merged
+
+
+def _causes(details: Sequence[Any]) -> list[Any]:
+    """Leave out that a list is too short where that is because of a mistake in what it holds."""
+    places = [detail["loc"] for detail in details]
+
+    def follows(detail: Any) -> bool:
+        depth = len(detail["loc"])
+        return detail["type"] == "too_short" and any(
+            len(place) > depth and place[:depth] == detail["loc"] for place in places
+        )
+
+    return [detail for detail in details if not follows(detail)]
 
 
 def _explain(cls: type[Config], tree: Mapping[str, Any], detail: Any) -> str:

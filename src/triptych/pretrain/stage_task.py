@@ -206,7 +206,11 @@ class StageTask:
         return batch.num_items
 
     def losses(self, batch: MultitaskBatch) -> LossOutput:
-        """Add up the objectives."""
+        """Add up the objectives.
+
+        Raises:
+            ConfigError: nothing of what the stage trains is learned by.
+        """
         passes = Passes(
             batch,
             encoder=self.module.encoder,
@@ -216,8 +220,7 @@ class StageTask:
             cheap=self._config.cheap_pass,
             rows_at_once=self._config.rows_at_once,
         )
-        # With a gradient, as the loop asks for one even where the batch has nothing for any objective.
-        total = torch.zeros((), device=batch.has_title.device, requires_grad=True)
+        total = torch.zeros((), device=batch.has_title.device)
         parts: dict[str, Tensor] = {}
         for task in self._tasks:
             objective = self.module.objectives[task.label]
@@ -226,7 +229,15 @@ class StageTask:
             if output is not None:
                 total = total + task.weight * output.total
                 parts |= {f"{task.label}/{name}": value for name, value in output.parts.items()}
-        return LossOutput(total, parts)
+        if total.requires_grad or not torch.is_grad_enabled():
+            return LossOutput(total, parts)
+        if parts:
+            trained = ", ".join(self._stage.train or ())
+            raise ConfigError(
+                f"stage '{self._stage.name}': none of what it trains ({trained}) has a share in what it learns."
+            )
+        # The batch has nothing for any objective; the loop asks for a gradient all the same.
+        return LossOutput(total.requires_grad_(), parts)
 
     def validate(self) -> Validation:
         """Measure recall by what the stage is to be chosen by, and of all else if it is to be diagnosed."""

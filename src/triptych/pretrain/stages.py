@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from triptych.foundation.config import Config
 from triptych.foundation.errors import did_you_mean
 from triptych.foundation.registry import one_of
-from triptych.pretrain.model import CROSS
 from triptych.pretrain.objectives.base import OBJECTIVES, ObjectiveConfig
 from triptych.pretrain.objectives.contrast import Between
 
@@ -58,7 +57,7 @@ class StageConfig(Config):
             with_queries = [task.label for task in self.tasks if task.needs.queries]
             if with_queries:
                 raise ValueError(
-                    f"stage '{self.name}' draws items without a log, and {', '.join(with_queries)} learns from queries."
+                    f"stage '{self.name}' draws items without a log, and {', '.join(with_queries)} learn from queries."
                 )
             if self.hard_negatives:
                 raise ValueError(f"stage '{self.name}': hard_negatives has no effect with data = 'items'. Remove it.")
@@ -188,12 +187,12 @@ def preset_stages(value: Any) -> Any:
     return PRESETS[value]
 
 
-def check_stages(stages: Sequence[StageConfig], *, parts: Mapping[str, tuple[str, ...]], kind: str) -> None:
+def check_stages(stages: Sequence[StageConfig], *, parts: Sequence[str], kind: str) -> None:
     """Check what the stages of a training owe each other and the encoder.
 
     Args:
         stages: in their order.
-        parts: of the encoder.
+        parts: of the model.
         kind: of the encoder, for the message.
 
     Raises:
@@ -206,14 +205,13 @@ def check_stages(stages: Sequence[StageConfig], *, parts: Mapping[str, tuple[str
     whole = sum(stage.steps_rate for stage in stages)
     if abs(whole - 1) > 1e-6:
         raise ValueError(f"stages: their steps_rate add up to {whole:.3g}; as shares of loop.steps they must make 1.")
-    known = [*parts, CROSS]
     _check_heads(stages)
     for stage in stages:
         for part, rate in (stage.train or {}).items():
-            if part not in known:
+            if part not in parts:
                 raise ValueError(
-                    f"stage '{stage.name}' trains '{part}', and an encoder of kind '{kind}' has no such part."
-                    f"{did_you_mean(part, known)} Its parts: {', '.join(known)}."
+                    f"stage '{stage.name}' trains '{part}', and with these tasks an encoder of kind '{kind}' has no "
+                    f"such part.{did_you_mean(part, parts)} Its parts: {', '.join(parts)}."
                 )
             if not 0 < rate <= 1:
                 raise ValueError(f"stage '{stage.name}' trains '{part}' at {rate} of the rate; it must be in (0, 1].")

@@ -20,7 +20,7 @@ from triptych.encoders.cross import Crossing
 from triptych.encoders.models.two_tower import TwoTowerConfig
 from triptych.foundation.errors import ConfigError
 from triptych.pretrain.base import Given, Phase, PretrainConfig
-from triptych.pretrain.model import PretrainModel
+from triptych.pretrain.model import CROSS, PretrainModel
 from triptych.pretrain.objectives.base import ObjectiveConfig
 from triptych.pretrain.stage_task import Feed, StageTask
 from triptych.pretrain.stages import StageConfig, check_stages, preset_stages
@@ -92,7 +92,8 @@ class MultitaskConfig(PretrainConfig):
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         encoder = self.encoder
-        check_stages(self.stages, parts=encoder.PARTS, kind=encoder.kind)
+        parts = [*encoder.PARTS, CROSS] if self._has_cross else list(encoder.PARTS)
+        check_stages(self.stages, parts=parts, kind=encoder.kind)
         for stage in self.stages:
             for task in stage.tasks:
                 if not _can_learn(encoder, task):
@@ -150,11 +151,17 @@ class MultitaskConfig(PretrainConfig):
             before += steps
             given.group.spread([value for _, value in sorted(model.state_dict().items())])
 
+    @property
+    def _has_cross(self) -> bool:
+        """Whether query and item meet in blocks of their own."""
+        crosses = any(task.needs.cross for stage in self.stages for task in stage.tasks)
+        return crosses and self.crossing is Crossing.ON_TOP
+
     def _tasks(self, stage: StageConfig) -> list[ObjectiveConfig]:
         return [task for task in stage.tasks if _can_learn(self.encoder, task)]
 
     def _model(self, given: Given, tasks: Sequence[ObjectiveConfig]) -> PretrainModel:
-        crosses = any(task.needs.cross for task in tasks) and self.crossing is Crossing.ON_TOP
+        crosses = self._has_cross and any(task.needs.cross for task in tasks)
         return PretrainModel(
             given.encoder(self.encoder),
             cross_layers=self.cross_layers if crosses else None,
