@@ -74,6 +74,10 @@ class Layout(NamedTuple):
 _PHOTOS = Layout(unit="photos", sentence="With {k} results shown, {model} finds {value} of what photos show.")
 LAYOUTS: Mapping[str, Layout] = {
     "recommend": Layout(unit="users"),
+    "cells": Layout(
+        unit="query–cell pairs",
+        sentence="With {k} results shown, {model} finds {value} of what {who} of the cell went on to choose.",
+    ),
     "photo": _PHOTOS,
     "photo query": _PHOTOS,
     "graded": Layout(

@@ -81,6 +81,7 @@ def measure(
     task: str,
     num_items: int,
     config: EvaluationConfig,
+    drawn_by: str | None = None,
 ) -> Measured:
     """Compare models on every slice.
 
@@ -91,12 +92,16 @@ def measure(
         task: name for the records.
         num_items: items in the catalogue.
         config: cut-offs, resamples, which models the claims speak of.
+        drawn_by: the column of `asked` whose equal values are resampled together; None: each request by itself.
     """
+    groups = None if drawn_by is None else asked[drawn_by].to_numpy()
     records: list[AnyRecord] = []
     frames: list[pl.DataFrame] = []
     for one in slices:
         values = {model: _columns(by_seed, one, config) for model, by_seed in answers.items()}
-        comparison = Comparison(values, task=task, slice_name=one.name, split=config.part.value, config=config)
+        comparison = Comparison(
+            values, task=task, slice_name=one.name, split=config.part.value, config=config, groups=groups
+        )
         records += _singles(comparison, config)
         if one.unit is SliceUnit.QUERIES:
             records += _coverages(comparison, answers, one, num_items=num_items, config=config)
