@@ -240,3 +240,16 @@ def test_data_without_cells_is_refused(small_shop, other_shop):
     only_items = other_shop(items=lambda items: items.with_columns(cells=pl.Series([["all"]] * len(items))))
     with pytest.raises(DataError, match="no choice of the test period has a query and a delivery cell"):
         evaluate(only_items)
+
+
+def test_chance_draws_from_the_cell(shop):
+    found = cells.evaluate(
+        {"title": Filtering(shop.catalogue, seed=0)},
+        catalogue=shop.catalogue,
+        split=shop.split,
+        config=CONFIG,
+        with_chance=True,
+    )
+    sizes = {cell: sum(cell in item_cells(row) for row in range(shop.catalogue.num_items)) for cell in CELLS}
+    expected = np.mean([2 / sizes[cell] for cell, _ in naive_units(shop)])
+    assert value(found, slice="all", metric="recall", k=2, model="chance") == pytest.approx(expected)

@@ -74,7 +74,9 @@ class _Units(NamedTuple):
         return slice(*np.searchsorted(self.cell, [cell, cell + 1]).tolist())
 
 
-def evaluate(models: Models, *, catalogue: Catalogue, split: Split, config: EvaluationConfig) -> TaskResult:
+def evaluate(
+    models: Models, *, catalogue: Catalogue, split: Split, config: EvaluationConfig, with_chance: bool = False
+) -> TaskResult:
     """Compare retrievers on the queries of a held-out period, cell by cell.
 
     Args:
@@ -82,6 +84,7 @@ def evaluate(models: Models, *, catalogue: Catalogue, split: Split, config: Eval
         catalogue: Items with their cells, events with theirs, queries and judgements.
         split: The periods.
         config: Cut-offs, number of resamples, which models the claims speak of; `max_queries` counts units.
+        with_chance: Whether a row says what answers drawn at random from the cell would have.
 
     Returns:
         As `search.evaluate`, with a row for each unit in the values.
@@ -122,6 +125,7 @@ def evaluate(models: Models, *, catalogue: Catalogue, split: Split, config: Eval
         num_items=catalogue.num_items,
         config=config,
         drawn_by="query_row",
+        num_candidates=_num_candidates(units, delivered) if with_chance else None,
     )
     return TaskResult(
         task=TASK,
@@ -225,6 +229,14 @@ def _retrieve(
                 "that cannot filter cannot be measured by cell. Leave it out."
             )
     return item_rows
+
+
+def _num_candidates(units: _Units, delivered: Delivered) -> IntArray:
+    """Count the items delivered to each unit's cell: int64 `[units]`."""
+    counts = np.zeros(len(units.cell), dtype=np.int64)
+    for cell in np.unique(units.cell):
+        counts[units.places(int(cell))] = np.count_nonzero(delivered(int(cell)))
+    return counts
 
 
 def _slices(catalogue: Catalogue, *, split: Split, units: _Units, targets: TargetSets) -> list[Slice]:
