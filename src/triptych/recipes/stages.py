@@ -290,7 +290,7 @@ class Stages:
                 tasks=tasks,
                 inputs=found,
                 out=out,
-                about=self._about(),
+                about=self.about(),
             ),
         )
 
@@ -378,7 +378,7 @@ class Stages:
         )
         return Trained(encoder, index)
 
-    def _about(self) -> About:
+    def about(self) -> About:
         """Gather the words the report needs beside its numbers."""
         dataset = self.config.dataset
         card = dataset.card() if dataset is not None else None
