@@ -15,7 +15,7 @@ from triptych.pretrain.contrastive import ContrastiveConfig
 from triptych.recipes.config import RunConfig
 from triptych.recipes.reproduce import TABLES, find_table
 from triptych.recipes.reproduce.base import Form, Row, Size, Table
-from triptych.recipes.reproduce.harness import trial_plans
+from triptych.recipes.reproduce.plans import trial_plans
 
 FORM = Form(run=RunConfig(), hours=1.0)
 

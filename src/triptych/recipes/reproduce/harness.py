@@ -6,11 +6,9 @@ never trained again. The test part is read by the last stage alone, after every 
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,31 +17,25 @@ import polars as pl
 
 from triptych.data.schema import Part
 from triptych.data.splits import Split
-from triptych.evaluate.compare import Column
 from triptych.evaluate.orderings import Judged, judge_ordering
 from triptych.evaluate.records import select, single, to_rows
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.artifact import Artifact, produce, write_json
-from triptych.foundation.errors import ConfigError
-from triptych.pretrain.base import PretrainConfig
+from triptych.metrics.significance import Verdict
 from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
-from triptych.recipes.config import RunConfig
 from triptych.recipes.encoders import Plan
-from triptych.recipes.reproduce.base import STANDING, Form, Row, Size, Table
+from triptych.recipes.reproduce.base import STANDING, Row, Size, Table
 from triptych.recipes.reproduce.page import write_page
+from triptych.recipes.reproduce.plans import Planned, resolve
 from triptych.recipes.reproduce.result import Made, RowMade, Trial, describe
 from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.training.log import LOG_FILE, read_log
 
-log = logging.getLogger(__name__)
-
 KIND, TRIAL = "reproduction", "trial"
 RESULT, RECORDS, PER_QUERY, HTML = "result.json", "records.json", "per_query.parquet", "report.html"
-PRETRAIN = "pretrain."
-"""In front of a setting of every row's training; all others are of data, split and evaluation."""
 _TRIAL_REPEATS = 100
 """Resamples behind a trial's records; its interval decides nothing."""
 
@@ -85,136 +77,104 @@ def reproduce(
         ConfigError: settings that do not go together.
         DataError: nothing can be measured.
     """
-    making = _Making(table, size=size, part=part, settings=settings)
-    stages = Stages(making.run, base=base, out=out, command=command, jobs=jobs)
+    planned = resolve(table, size=size, part=part, settings=settings)
+    stages = Stages(planned.run, base=base, out=out, command=command, jobs=jobs)
     _ = stages.models  # a model that is not there is told before hours of other work
     split = stages.split()
     tokenizer = stages.tokenizer(split)
     standing = _Standing(stages.popularity(split), stages.bm25())
+    making = _Making(planned, stages=stages, split=split, standing=standing)
     train = partial(stages.train_plans, split=split, tokenizer=tokenizer)
-    trials = making.trials(stages, train(making.trial_plans, seeds=making.run.seeds[:1]), split=split)
-    chosen = making.chosen(trials)
-    trained = train([plan for plan, _ in chosen.values()], seeds=making.run.seeds)
+    trials = making.trials(train(planned.trial_plans, seeds=planned.run.seeds[:1]))
+    best = {row: _first_best([trial.value for trial in own]) for row, own in trials.items()}
+    chosen = {row.name: planned.chosen(row, best=best[row.name]) for row in planned.rows}
+    trained = train(list(chosen.values()), seeds=planned.run.seeds)
     rows = [
-        RowMade(row, trials[row.name], chosen[row.name][1], chosen[row.name][0].config, _logs(row, trained))
-        for row in making.rows
+        RowMade(row, trials[row.name], best[row.name], chosen[row.name].config, _logs(row, trained))
+        for row in planned.rows
     ]
-    made = stages.stage(
-        "table",
-        lambda folder: making.write(folder, stages=stages, split=split, standing=standing, trained=trained, rows=rows),
-        record=f"table, {part}",
-    )
+    made = stages.stage("table", partial(making.write, trained=trained, rows=rows), record=f"table, {part}")
     for name in (RESULT, HTML):
         _publish(made.file(name), out / name)
     return made
 
 
 class _Making:
-    """One table in one form."""
+    """One table in one form, with the stages that all its rows share."""
 
-    def __init__(self, table: Table, *, size: Size, part: Part, settings: Sequence[str]) -> None:
-        """Resolve every config.
+    def __init__(self, planned: Planned, *, stages: Stages, split: Split, standing: _Standing) -> None:
+        self._planned = planned
+        self._stages = stages
+        self._split = split
+        self._standing = standing
 
-        Raises:
-            ConfigError: rows that cannot be made together.
-        """
-        training = [one.removeprefix(PRETRAIN) for one in settings if one.startswith(PRETRAIN)]
-        form = table.form(size)
-        form = replace(form, settings=(*form.settings, *training))
-        self.table = table
-        self.size = size
-        self.part = part
-        self.rows = table.rows_of(form)
-        self._plans = {row.name: trial_plans(row, form) for row in self.rows}
-        others = [one for one in settings if not one.startswith(PRETRAIN)]
-        self.run = _run_config(table, form.run, plans=self.trial_plans, settings=others)
-        self.evaluation = self.run.evaluation.override(f"part={part.value}")
-        self.headline = table.headline or Column("recall", self.evaluation.headline_k)
-
-    @property
-    def trial_plans(self) -> list[Plan]:
-        """Every trial of every row."""
-        return [plan for plans in self._plans.values() for plan in plans]
-
-    def trials(self, stages: Stages, trained: AllTrained, *, split: Split) -> dict[str, list[Trial]]:
+    def trials(self, trained: AllTrained) -> dict[str, list[Trial]]:
         """Measure every trial on the validation part: row → its trials."""
-        seed = self.run.seeds[0]
+        seed = self._planned.run.seeds[0]
         return {
             row.name: [
-                Trial(settings, self._validated(stages, plan, trained[plan.name, seed], split=split))
-                for settings, plan in zip(row.trials, self._plans[row.name], strict=False)  # the form's, the first ones
+                Trial(settings, self._validated(plan, trained[plan.name, seed]))
+                for settings, plan in zip(row.trials, self._planned.plans[row.name], strict=False)  # a form's are fewer
             ]
-            for row in self.rows
+            for row in self._planned.rows
         }
 
-    def chosen(self, trials: Mapping[str, Sequence[Trial]]) -> dict[str, tuple[Plan, int]]:
-        """Return the plan and the place of each row's best trial; of equal ones the first."""
-        found: dict[str, tuple[Plan, int]] = {}
-        for row in self.rows:
-            values = [trial.value for trial in trials[row.name]]
-            best = values.index(max(values))
-            found[row.name] = self._plans[row.name][best]._replace(name=row.name), best
-        return found
-
-    def write(
-        self,
-        out: Path,
-        *,
-        stages: Stages,
-        split: Split,
-        standing: _Standing,
-        trained: AllTrained,
-        rows: Sequence[RowMade],
-    ) -> Artifact:
+    def write(self, out: Path, *, trained: AllTrained, rows: Sequence[RowMade]) -> Artifact:
         """Measure the part, judge the claims, and write all of it; or open what was written."""
         inputs: dict[str, Artifact | str] = {
-            "catalogue": stages.catalogue.artifact,
-            "split": split.artifact,
-            **standing._asdict(),
+            "catalogue": self._stages.catalogue.artifact,
+            "split": self._split.artifact,
+            **self._standing._asdict(),
         }
         for (name, seed), one in trained.items():
             inputs |= {f"encoder {name} seed {seed}": one.encoder, f"index {name} seed {seed}": one.index}
 
         def build(folder: Path) -> Mapping[str, Any]:
-            result = self._measured(stages, split=split, standing=standing, trained=trained)
-            return self._written(folder, result=result, rows=rows, stages=stages, split=split, inputs=inputs)
+            return self._written(folder, result=self._measured(trained), rows=rows, inputs=inputs)
 
         return produce(out, kind=KIND, config=self._described(rows), inputs=inputs, build=build)
 
-    def _validated(self, stages: Stages, plan: Plan, trained: Trained, *, split: Split) -> float:
-        config = self.run.evaluation.override("part=validation", f"bootstrap_repeats={_TRIAL_REPEATS}")
+    def _validated(self, plan: Plan, trained: Trained) -> float:
+        planned = self._planned
+        config = planned.evaluation.override("part=validation", f"bootstrap_repeats={_TRIAL_REPEATS}")
+        evaluate, headline = planned.table.protocol.evaluate, planned.headline
 
         def build(folder: Path) -> Mapping[str, Any]:
-            found = self.table.protocol.evaluate(
-                {plan.name: trained.retriever(name=plan.name, config=self.run)},
-                catalogue=stages.catalogue,
-                split=split,
-                config=config,
-            )
+            models = {plan.name: trained.retriever(name=plan.name, config=planned.run)}
+            found = evaluate(models, catalogue=self._stages.catalogue, split=self._split, config=config)
             rows = to_rows(found.records)
             write_json(folder / RECORDS, rows)
-            (row,) = select(single(rows), slice="all", metric=self.headline.metric, k=self.headline.k)
-            return {"metric": str(self.headline), "value": row["value"]}
+            (row,) = select(single(rows), slice="all", metric=headline.metric, k=headline.k)
+            return {"metric": str(headline), "value": row["value"]}
 
-        described = {"protocol": self.table.protocol.value, "headline": str(self.headline), "evaluation": config.dump()}
-        inputs = {"split": split.artifact, "encoder": trained.encoder, "index": trained.index}
-        made = stages.stage(
+        described = {
+            "protocol": planned.table.protocol.value,
+            "headline": str(headline),
+            "evaluation": config.dump(),
+        }
+        inputs = {"split": self._split.artifact, "encoder": trained.encoder, "index": trained.index}
+        made = self._stages.stage(
             TRIAL,
             partial(produce, kind=TRIAL, config=described, inputs=inputs, build=build),
             record=f"measured {plan.name}",
         )
         return float(made.summary["value"])
 
-    def _measured(self, stages: Stages, *, split: Split, standing: _Standing, trained: AllTrained) -> TaskResult:
-        counts = Popularity.load(standing.popularity.path)
-        models: dict[str, Retriever | list[Retriever]] = {"popularity": counts, "bm25": Bm25.load(standing.bm25.path)}
-        for row in self.rows:
-            own = [trained[row.name, seed] for seed in self.run.seeds]
-            models[row.name] = [one.retriever(name=row.name, config=self.run) for one in own]
-        if stages.catalogue.judgements is not None:
-            models["oracle"] = Oracle.fit(stages.catalogue, counts=counts.counts)
-        return self.table.protocol.evaluate(
-            models, catalogue=stages.catalogue, split=split, config=self.evaluation, with_chance=True
+    def _measured(self, trained: AllTrained) -> TaskResult:
+        """Ask every row, those without training included."""
+        planned, catalogue = self._planned, self._stages.catalogue
+        counts = Popularity.load(self._standing.popularity.path)
+        models: dict[str, Retriever | list[Retriever]] = {
+            "popularity": counts,
+            "bm25": Bm25.load(self._standing.bm25.path),
+        }
+        for row in planned.rows:
+            own = [trained[row.name, seed] for seed in planned.run.seeds]
+            models[row.name] = [one.retriever(name=row.name, config=planned.run) for one in own]
+        if catalogue.judgements is not None:
+            models["oracle"] = Oracle.fit(catalogue, counts=counts.counts)
+        return planned.table.protocol.evaluate(
+            models, catalogue=catalogue, split=self._split, config=planned.evaluation, with_chance=True
         )
 
     def _written(
@@ -223,51 +183,46 @@ class _Making:
         *,
         result: TaskResult,
         rows: Sequence[RowMade],
-        stages: Stages,
-        split: Split,
         inputs: Mapping[str, Artifact | str],
     ) -> Mapping[str, Any]:
-        about = stages.about()
-        records = single(to_rows(result.records, simulated=about.simulated, caution=split.caution))
+        about = self._stages.about()
+        records = single(to_rows(result.records, simulated=about.simulated, caution=self._split.caution))
         write_json(folder / RECORDS, records)
         result.per_query.write_parquet(folder / PER_QUERY)
         judged, unjudged = self._judged(result)
         made = Made(
-            table=self.table,
-            size=self.size,
-            headline=self.headline,
-            evaluation=self.evaluation,
-            run=self.run,
+            planned=self._planned,
             rows=rows,
             result=result,
             records=records,
             judged=judged,
             unjudged=unjudged,
-            catalogue=stages.catalogue,
-            split=split,
+            catalogue=self._stages.catalogue,
+            split=self._split,
             about=about,
             inputs=inputs,
         )
         write_json(folder / RESULT, describe(made))
         (folder / HTML).write_text(write_page(made), encoding="utf-8")
         return {
-            "part": self.part.value,
-            "seeds": len(self.run.seeds),
-            **{verdict: sum(one.verdict == verdict for one in judged) for verdict in ("holds", "fails", "undecided")},
+            "part": self._planned.evaluation.part.value,
+            "seeds": len(self._planned.run.seeds),
+            **{verdict: sum(one.verdict == verdict for one in judged) for verdict in Verdict},
         }
 
     def _judged(self, result: TaskResult) -> tuple[list[Judged], dict[str, str]]:
         """Judge the claims; those that this form cannot speak of come second, each with the reason."""
-        present = {row.name for row in self.rows} | set(STANDING)
+        planned = self._planned
+        present = {row.name for row in planned.rows} | set(STANDING)
         judged: list[Judged] = []
         unjudged: dict[str, str] = {}
-        for claim in self.table.claims:
+        for claim in planned.table.claims:
             absent = [row for row in claim.rows if row not in present]
             if absent:
                 unjudged[claim.claim] = f"not in this form: {', '.join(absent)}"
                 continue
             found = judge_ordering(
-                claim, result.per_query, headline=self.headline, config=self.evaluation, drawn_by=result.drawn_by
+                claim, result.per_query, headline=planned.headline, config=planned.evaluation, drawn_by=result.drawn_by
             )
             if found is None:
                 unjudged[claim.claim] = f"the slice {claim.slice} is empty"
@@ -277,60 +232,22 @@ class _Making:
 
     def _described(self, rows: Sequence[RowMade]) -> dict[str, Any]:
         """Return all that decides the table, beside its inputs."""
+        planned, table = self._planned, self._planned.table
         return {
-            "table": self.table.name,
-            "title": self.table.title,
-            "size": self.size.value,
-            "protocol": self.table.protocol.value,
-            "headline": str(self.headline),
-            "evaluation": self.evaluation.dump(),
+            "table": table.name,
+            "title": table.title,
+            "size": planned.size.value,
+            "protocol": table.protocol.value,
+            "headline": str(planned.headline),
+            "evaluation": planned.evaluation.dump(),
             "rows": [[made.row.name, made.row.what, [trial._asdict() for trial in made.trials]] for made in rows],
-            "claims": [[str(one), one.claim, str(one.column or self.headline), one.slice] for one in self.table.claims],
+            "claims": [[str(one), one.claim, str(one.column or planned.headline), one.slice] for one in table.claims],
         }
 
 
-def trial_plans(row: Row, form: Form) -> list[Plan]:
-    """Return what is trained in each trial of a row that a form makes."""
-    config = row.config().override(*form.settings)
-    return [
-        Plan(f"{row.name} trial {number}", config.override(*settings), permutes_photos=row.permutes_photos)
-        for number, settings in enumerate(row.trials[: form.num_trials], start=1)
-    ]
-
-
-def _run_config(table: Table, run: RunConfig, *, plans: Sequence[Plan], settings: Sequence[str]) -> RunConfig:
-    """Return the config of the stages that all rows share.
-
-    Its training config is that of the row with the most pretrained models; the other rows use of them what they name.
-
-    Args:
-        table: for its name.
-        run: of the form.
-        plans: every trial of every row.
-        settings: overrides of the run.
-
-    Raises:
-        ConfigError: a row does not go with the data, or rows read the items in ways that one tokenizer cannot serve.
-    """
-    shared = {"recipe": f"reproduce {table.name}", "compare": (), "photo_queries": 0}
-    first = max((plan.config for plan in plans), key=lambda config: len(config.encoder.model_configs))
-    for plan in plans:
-        try:
-            run.model_copy(update={**shared, "pretrain": plan.config}).override(*settings)
-        except ConfigError as error:
-            raise ConfigError(f"row '{plan.name}': {error}") from None
-        _check_shared(plan, first)
-    return run.model_copy(update={**shared, "pretrain": first}).override(*settings)
-
-
-def _check_shared(plan: Plan, first: PretrainConfig) -> None:
-    own, shared = plan.config.encoder, first.encoder
-    models = {slot: (model.name, model.revision) for slot, model in shared.model_configs.items()}
-    others = {slot: (model.name, model.revision) for slot, model in own.model_configs.items()}
-    if own.title_features != shared.title_features or others.get("text_model") != models.get("text_model"):
-        raise ConfigError(f"row '{plan.name}': title_features and text_model must be the same in every row of a table.")
-    if others.get("vision_model", models.get("vision_model")) != models.get("vision_model"):
-        raise ConfigError(f"row '{plan.name}': vision_model must be the same in every row that has one.")
+def _first_best(values: Sequence[float]) -> int:
+    """Return the place of the highest value; of equal ones the first."""
+    return values.index(max(values))
 
 
 def _logs(row: Row, trained: AllTrained) -> dict[int, list[dict[str, Any]]]:

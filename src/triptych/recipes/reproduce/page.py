@@ -34,9 +34,9 @@ def write_page(made: Made) -> str:
     """Write the page as one HTML text that needs nothing else."""
     body = _rows(made) + _claims(made) + _trials(made) + _training(made) + _data(made) + _provenance(made)
     return assemble(
-        title=made.table.name,
+        title=made.planned.table.name,
         chips=_chips(made),
-        heading=made.table.title,
+        heading=made.planned.table.title,
         sentence=_sentence(made),
         tiles="",
         links=LINKS,
@@ -45,16 +45,16 @@ def write_page(made: Made) -> str:
 
 
 def _one_seed(made: Made) -> bool:
-    return len(made.run.seeds) == 1
+    return len(made.planned.run.seeds) == 1
 
 
 def _chips(made: Made) -> str:
     found = []
     if made.about.simulated:
         found.append(chip("simulated behaviour", css="warn", title="Queries and clicks come from simulated shoppers."))
-    found.append(chip(f"{made.size} form", css="", title=f"reproduce {made.table.name}"))
-    found.append(chip(f"{made.evaluation.part} period", css=""))
-    seeds = len(made.run.seeds)
+    found.append(chip(f"{made.planned.size} form", css="", title=f"reproduce {made.planned.table.name}"))
+    found.append(chip(f"{made.planned.evaluation.part} period", css=""))
+    seeds = len(made.planned.run.seeds)
     found.append(chip("one seed", css="warn", title=ONE_SEED) if seeds == 1 else chip(f"{seeds} seeds", css=""))
     return "".join(found)
 
@@ -69,13 +69,13 @@ def _sentence(made: Made) -> str:
 
 
 def _rows(made: Made) -> str:
-    rows, k = made.records, made.evaluation.headline_k
+    rows, k = made.records, made.planned.evaluation.headline_k
     unit = layout(made.result.task).unit
     columns = table_columns(rows, headline_k=k)
     meanings = {label(one.metric): made.result.meanings.get(one.metric, METRICS[one.metric].meaning) for one in columns}
     slices = distinct(rows, "slice")
     metric = columns[0].metric
-    ks = sorted({made.headline.k or k, max(made.evaluation.ks)})
+    ks = sorted({made.planned.headline.k or k, max(made.planned.evaluation.ks)})
     where = {name.replace("_", " "): meaning for name, meaning in made.result.definitions.items()}
     return section(
         "results",
@@ -161,7 +161,7 @@ def _trials(made: Made) -> str:
         for one in made.rows
         for place, trial in enumerate(one.trials)
     ]
-    head = ["Row", "Settings", f"{label(*made.headline)} on validation, first seed", ""]
+    head = ["Row", "Settings", f"{label(*made.planned.headline)} on validation, first seed", ""]
     return section("trials", "Trials", table(head, body, css="numbers"), lead="What each row was tried with.")
 
 
@@ -203,7 +203,7 @@ def _data(made: Made) -> str:
     summary, about = made.catalogue.artifact.summary, made.about
     facts = {name: f"{summary[name]:,}" for name in ("items", "queries", "users", "events") if summary.get(name)}
     facts |= {name: value for name, value in (("source", about.source), ("licence", about.licence)) if value}
-    return section("data", "Data", definitions(facts), parts_of(made.split, config=made.evaluation))
+    return section("data", "Data", definitions(facts), parts_of(made.split, config=made.planned.evaluation))
 
 
 def _provenance(made: Made) -> str:

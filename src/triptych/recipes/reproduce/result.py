@@ -13,12 +13,12 @@ from triptych.evaluate.compare import Column
 from triptych.evaluate.orderings import Judged
 from triptych.evaluate.records import role_of
 from triptych.evaluate.report import About
-from triptych.evaluate.tasks.base import EvaluationConfig, TaskResult
+from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.text_table import with_interval
 from triptych.foundation.artifact import Artifact, git_commit, package_version
 from triptych.pretrain.base import PretrainConfig
-from triptych.recipes.config import RunConfig
-from triptych.recipes.reproduce.base import Row, Size, Table
+from triptych.recipes.reproduce.base import Row
+from triptych.recipes.reproduce.plans import Planned
 
 ONE_SEED = "one seed"
 NO_EVIDENCE = "no evidence: one seed"
@@ -50,11 +50,7 @@ class RowMade(NamedTuple):
 class Made:
     """A finished table and what it was made of."""
 
-    table: Table
-    size: Size
-    headline: Column
-    evaluation: EvaluationConfig
-    run: RunConfig
+    planned: Planned
     rows: Sequence[RowMade]
     result: TaskResult
     records: Sequence[Mapping[str, Any]]
@@ -97,7 +93,7 @@ def table_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
 def _is_told(record: Mapping[str, Any], made: Made) -> bool:
     """Everything over all requests; on other slices what the table is about."""
     column = Column(record["metric"], record["k"])
-    wanted = {made.headline, *(one.column for one in made.judged)}
+    wanted = {made.planned.headline, *(one.column for one in made.judged)}
     return record["slice"] == "all" or column in wanted
 
 
@@ -136,13 +132,13 @@ def _finite(value: float) -> float | None:
 
 
 def _data(made: Made) -> dict[str, Any]:
-    dataset, about = made.run.dataset, made.about
+    dataset, about = made.planned.run.dataset, made.about
     return {
         "name": about.dataset,
         "source": about.source,
         "licence": about.licence,
         "simulated": about.simulated,
-        "part": made.evaluation.part.value,
+        "part": made.planned.evaluation.part.value,
         "caution": made.split.caution,
         "dataset": None if dataset is None else dataset.dump(),
         "catalogue": {"id": made.catalogue.artifact.id, **_counts(made.catalogue.artifact.summary)},
@@ -156,13 +152,13 @@ def _counts(summary: Mapping[str, Any]) -> dict[str, int]:
 
 def _settings(made: Made) -> dict[str, Any]:
     return {
-        "table": made.table.name,
-        "title": made.table.title,
-        "size": made.size.value,
-        "protocol": made.table.protocol.value,
-        "headline": str(made.headline),
-        "seeds": list(made.run.seeds),
-        "evaluation": made.evaluation.dump(),
+        "table": made.planned.table.name,
+        "title": made.planned.table.title,
+        "size": made.planned.size.value,
+        "protocol": made.planned.table.protocol.value,
+        "headline": str(made.planned.headline),
+        "seeds": list(made.planned.run.seeds),
+        "evaluation": made.planned.evaluation.dump(),
         "rows": {one.row.name: _row_settings(one) for one in made.rows},
         "claims_left_out": dict(made.unjudged),
         "triptych": package_version(),

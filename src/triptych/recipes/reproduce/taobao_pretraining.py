@@ -28,7 +28,7 @@ def table() -> Table:
         full=Form(run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2)), hours=2.0),
         quick=Form(
             run=RunConfig(dataset=GeneratedShopConfig(), seeds=(0,)),
-            hours=0.3,
+            hours=0.1,
             settings=("loop.steps=150", "loop.warmup_steps=20", "loop.validate_every=50"),
             num_trials=2,
         ),
