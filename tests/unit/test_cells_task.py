@@ -11,7 +11,9 @@ import pytest
 
 from triptych.data.events import KIND_CODES
 from triptych.data.schema import Part
-from triptych.evaluate.records import select, to_rows
+from triptych.evaluate.compare import Column
+from triptych.evaluate.orderings import Ordering, judge_ordering
+from triptych.evaluate.records import PairedRecord, select, to_rows
 from triptych.evaluate.tasks import base, cells, search
 from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.foundation.errors import DataError
@@ -253,3 +255,21 @@ def test_chance_draws_from_the_cell(shop):
     sizes = {cell: sum(cell in item_cells(row) for row in range(shop.catalogue.num_items)) for cell in CELLS}
     expected = np.mean([2 / sizes[cell] for cell, _ in naive_units(shop)])
     assert value(found, slice="all", metric="recall", k=2, model="chance") == pytest.approx(expected)
+
+
+def test_an_ordering_draws_queries_with_all_their_cells_too(shop):
+    models = {"title+photo": Filtering(shop.catalogue, seed=0), "title": Filtering(shop.catalogue, seed=1)}
+    found = cells.evaluate(models, catalogue=shop.catalogue, split=shop.split, config=CONFIG)
+    for name in ("all", "photo_only"):
+        (record,) = [
+            one
+            for one in found.records
+            if isinstance(one, PairedRecord)
+            and (one.slice, one.metric, one.k, one.kind) == (name, "recall", 2, "difference")
+        ]
+        ordering = Ordering("c", "title+photo", "title", slice=name)
+        judged = judge_ordering(
+            ordering, found.per_query, headline=Column("recall", 2), config=CONFIG, drawn_by=found.drawn_by
+        )
+        assert (judged.difference, judged.low, judged.high) == (record.value, record.low, record.high)
+        assert judged.num_queries == record.num_queries

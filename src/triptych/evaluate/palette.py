@@ -16,7 +16,7 @@ _KNOWN = {
     "bm25": "bm25",
     "item-knn": "bm25",
     "popularity": "popularity",
-    "chance": "popularity",
+    "chance": "chance",
     "colour-histogram": "bm25",
     "oracle": "oracle",
 }

@@ -29,7 +29,7 @@ def pretraining() -> Table:
         rows=PRETRAINING_ROWS,
         claims=PRETRAINING_CLAIMS,
         protocol=Protocol.CELLS,
-        full=Form(run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2), evaluation=EVALUATION), hours=2.0),
+        full=Form(run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2), evaluation=EVALUATION), hours=0.7),
         quick=Form(
             run=RunConfig(dataset=GeneratedShopConfig(), seeds=(0,), evaluation=EVALUATION),
             hours=0.1,

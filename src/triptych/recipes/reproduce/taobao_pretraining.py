@@ -25,7 +25,7 @@ def table() -> Table:
         title="Taobao pretraining: which tasks, and which loss between query and item",
         rows=ROWS,
         claims=CLAIMS,
-        full=Form(run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2)), hours=2.0),
+        full=Form(run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2)), hours=0.7),
         quick=Form(
             run=RunConfig(dataset=GeneratedShopConfig(), seeds=(0,)),
             hours=0.1,
