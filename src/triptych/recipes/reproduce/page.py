@@ -82,7 +82,7 @@ def _rows(made: Made) -> str:
         "Rows",
         tables.main_table(rows, headline_k=k, main_model=""),
         definitions({one.row.name: one.row.what for one in made.rows}),
-        f'<p class="warning">{text(ONE_SEED.replace("queries", unit))}</p>' if _one_seed(made) else "",
+        f'<p class="warning">{text(ONE_SEED)}</p>' if _one_seed(made) else "",
         definitions(meanings),
         "<h3>By slice</h3>" if len(slices) > 1 else "",
         figure(
