@@ -81,7 +81,8 @@ def _task(page: Page, result: TaskResult, *, is_first: bool) -> str:
     number = everything[0]["num_queries"] if everything else 0
     lead = (
         f"{number:,} {unit}; all shares in percent; small print: 95 % bootstrap "
-        f"interval over {layout(result.task).over}. <b>Bold</b>: the best that can be had (not the ceiling, not a control)."
+        f"interval over {layout(result.task).over}. <b>Bold</b>: the best that can be had (not the ceiling, not a "
+        "control)."
     )
     metrics = [column.metric for column in table_columns(rows, headline_k=k)]
     meanings = {label(one): result.meanings.get(one, METRICS[one].meaning) for one in metrics}
