@@ -47,6 +47,15 @@ class Plan(NamedTuple):
     """Model and training, complete."""
     permutes_photos: bool = False
     """Whether each item is shown another item's photo: the permuted-photo control."""
+    start: PretrainConfig | None = None
+    """A training that comes before, once for all seeds and all plans that name it: a warm start that they share. Its
+    encoder has the shape of this one's. None: new weights."""
+
+    @property
+    def start_plan(self) -> Plan:
+        """That training as a plan of its own."""
+        assert self.start is not None
+        return Plan("warm start", self.start)
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,8 @@ class EncoderWork:
     """Folder of the stage."""
     models: ModelArtifacts = NO_ARTIFACTS
     """Those that the plan's config names, and what a frozen one sees in the photos."""
+    start: Artifact | None = None
+    """The encoder whose weights it starts from, made by the plan's `start`."""
 
     @property
     def name(self) -> str:
@@ -108,13 +119,19 @@ class EncoderWork:
             photo_rows=self.photo_rows,
             models=self.models,
             group=group,
+            start=self.start,
         )
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON can hold it, for a process with the same files; see `parse`."""
-        artifacts = {"catalogue": self.catalogue, "split": self.split, "tokenizer": self.tokenizer}
+        artifacts = {
+            "catalogue": self.catalogue,
+            "split": self.split,
+            "tokenizer": self.tokenizer,
+            "start": self.start,
+        }
         return {
-            "plan": {**self.plan._asdict(), "config": self.plan.config.dump()},
+            "plan": {**self.plan._asdict(), "config": self.plan.config.dump(), "start": None},
             "seed": self.seed,
             "out": str(self.out.resolve()),
             **{name: _place(found) for name, found in artifacts.items()},
@@ -139,6 +156,7 @@ class EncoderWork:
             tokenizer=Artifact.open(tree["tokenizer"]),
             out=Path(tree["out"]),
             models=ModelArtifacts(*(found and Artifact.open(found) for found in tree["models"])),
+            start=None if tree["start"] is None else Artifact.open(tree["start"]),
         )
 
     def _open_tokenizer(self) -> AnyTokenizer:
@@ -156,7 +174,8 @@ class EncoderWork:
     @property
     def _inputs(self) -> dict[str, Artifact]:
         made_from = {"catalogue": self.catalogue, "tokenizer": self.tokenizer, **self.models.named()}
-        return made_from if self.split is None else {**made_from, "split": self.split}
+        more = {"split": self.split, "start": self.start}
+        return {**made_from, **{name: artifact for name, artifact in more.items() if artifact is not None}}
 
 
 def _place(artifact: Artifact | None) -> str | None:
@@ -281,9 +300,17 @@ def _train_in_child(work: EncoderWork, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops its children
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
+    before = 0
+    current: Progress | None = None
+
     def tell(progress: Progress) -> None:
-        if progress.unit == "step":
-            pipe.send(progress.done)
+        nonlocal before, current
+        if progress.unit != "step":
+            return
+        if current is not None and progress is not current:  # the bar of the next stage
+            before += current.done
+        current = progress
+        pipe.send(before + progress.done)
 
     try:
         with heard_by(tell):

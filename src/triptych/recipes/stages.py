@@ -51,6 +51,10 @@ IN_TABLES = (Arm.TITLE, Arm.PHOTO, Arm.TITLE_PHOTO, Arm.PERMUTED_PHOTO)
 """The order in which encoders stand in a table."""
 
 
+WARM_START_SEED = 0
+"""One warm start for all seeds: what differs between them is what comes after it."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """One encoder and its vectors of the catalogue."""
@@ -223,17 +227,17 @@ class Stages:
             split: its training part is learned; None where there is no log.
             tokenizer: from `tokenizer`.
         """
+        work = partial(
+            EncoderWork,
+            catalogue=self.catalogue.artifact,
+            split=None if split is None else split.artifact,
+            tokenizer=tokenizer,
+            out=self.out / "encoder",
+        )
+        starts = self._starts(plans, work)
         models = {plan.name: self._models_for(plan.config) for plan in plans}
         works = [
-            EncoderWork(
-                plan=plan,
-                seed=seed,
-                catalogue=self.catalogue.artifact,
-                split=None if split is None else split.artifact,
-                tokenizer=tokenizer,
-                out=self.out / "encoder",
-                models=models[plan.name],
-            )
+            work(plan=plan, seed=seed, models=models[plan.name], start=starts[plan.name])
             for seed in seeds
             for plan in plans
         ]
@@ -241,6 +245,19 @@ class Stages:
         if self._jobs > 1 and len(new) > 1:
             train_side_by_side(works, jobs=self._jobs)
         return {(work.plan.name, work.seed): self._finish(work, is_new=work.name in new) for work in works}
+
+    def _starts(self, plans: Sequence[Plan], work: Callable[..., EncoderWork]) -> dict[str, Artifact | None]:
+        """Train the warm starts that plans name, each once: plan → the encoder it starts from."""
+        made: dict[str, Artifact] = {}
+        for plan in plans:
+            if plan.start is not None and plan.start.to_json() not in made:
+                models = self._models_for(plan.start)
+                made[plan.start.to_json()] = self._warm(work(plan=plan.start_plan, seed=WARM_START_SEED, models=models))
+        return {plan.name: None if plan.start is None else made[plan.start.to_json()] for plan in plans}
+
+    def _warm(self, work: EncoderWork) -> Artifact:
+        is_new = work.find() is None
+        return self.stage("encoder", lambda _: work.train(self._group), record="encoder warm start", is_new=is_new)
 
     def bundle(self, trained: AllTrained, *, popularity: Artifact, bm25: Artifact) -> Artifact:
         """Name what the engine opens: the first arm's encoder with the first seed."""

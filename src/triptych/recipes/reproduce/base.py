@@ -57,6 +57,8 @@ class Row:
     """The settings it is tried with; every row of a table has as many. The best on validation is taken."""
     permutes_photos: bool = False
     """Whether each item is shown another item's photo."""
+    start: Callable[[], PretrainConfig] | None = None
+    """A training that comes before, once for all rows and seeds that name it; its settings are the form's too."""
 
 
 @dataclass(frozen=True)

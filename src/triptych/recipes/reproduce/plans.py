@@ -71,8 +71,9 @@ def resolve(table: Table, *, size: Size, part: Part, settings: Sequence[str]) ->
 def trial_plans(row: Row, form: Form) -> list[Plan]:
     """Return what is trained in each trial of a row that a form makes."""
     config = row.config().override(*form.settings)
+    start = None if row.start is None else row.start().override(*form.settings)
     return [
-        Plan(f"{row.name} trial {number}", config.override(*settings), permutes_photos=row.permutes_photos)
+        Plan(f"{row.name} trial {number}", config.override(*settings), row.permutes_photos, start)
         for number, settings in enumerate(row.trials[: form.num_trials], start=1)
     ]
 
