@@ -12,8 +12,7 @@ from triptych.encoders.embed import Embedder
 from triptych.foundation.errors import TriptychError
 from triptych.nn.attention import SelfAttention, key_bias
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
-from triptych.recipes.config import Arm
-from triptych.recipes.encoders import EncoderWork
+from triptych.recipes.encoders import EncoderWork, Plan
 from triptych.recipes.run_folder import RunFolder
 from triptych.training.log import read_log
 
@@ -44,9 +43,8 @@ def work(run: Path, out: Path, **loop: object) -> EncoderWork:
     folder = RunFolder.existing(run)
     settings = {"steps": 40, "warmup_steps": 5, "validate_every": 20, "log_every": 10, **loop}
     return EncoderWork(
-        arm=Arm.TITLE_PHOTO,
+        plan=Plan("title+photo", ContrastiveConfig.parse({"batch_items": 128, "loop": settings})),
         seed=0,
-        config=ContrastiveConfig.parse({"batch_items": 128, "loop": settings}),
         catalogue=folder.stage("catalogue"),
         split=folder.stage("split"),
         tokenizer=folder.stage("tokenizer"),

@@ -15,8 +15,7 @@ from small_demo import DEMO_SETTINGS
 from triptych.data.catalogue import Catalogue
 from triptych.foundation.errors import TriptychError
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
-from triptych.recipes.config import Arm
-from triptych.recipes.encoders import EncoderWork, train_side_by_side
+from triptych.recipes.encoders import EncoderWork, Plan, train_side_by_side
 from triptych.recipes.run_folder import RunFolder
 
 SETTINGS = (
@@ -69,9 +68,8 @@ def test_a_failure_is_told_and_the_others_are_stopped(demo_run: Path, tmp_path: 
     spoilt = config.override("loop.learning_rate=1e30")
     works = [
         EncoderWork(
-            arm=Arm.TITLE,
+            plan=Plan("title", chosen),
             seed=seed,
-            config=chosen,
             catalogue=catalogue,
             split=stage("split"),
             tokenizer=stage("tokenizer"),

@@ -57,6 +57,17 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert 0.90 <= covered / 300 <= 0.98
 
 
+def test_rows_of_one_group_are_one_piece_of_evidence():
+    values = rng(4).normal(size=(50, 2))
+    repeated = np.repeat(values, 3, axis=0)  # each three times: no more is known than before
+    groups = np.repeat(rng(5).permutation(50), 3)
+    alone = bootstrap_means(values[np.argsort(groups[::3])], rng=rng(), repeats=300)
+    assert bootstrap_means(repeated, rng=rng(), repeats=300, groups=groups) == pytest.approx(alone)
+    assert bootstrap_means(repeated, rng=rng(), repeats=300).std(axis=0).max() < alone.std(axis=0).min()
+    uneven = bootstrap_means(np.array([[1.0], [1.0], [4.0]]), rng=rng(), repeats=300, groups=np.array([7, 7, 2]))
+    assert set(np.unique(uneven)) == {1.0, 2.0, 4.0}
+
+
 def test_a_constant_difference_has_an_interval_of_no_width():
     baseline = rng(4).random(50)
     interval = paired_difference(baseline + 0.25, baseline=baseline, rng=rng())

@@ -10,7 +10,20 @@ import sys
 
 import typer
 
-from triptych.cli import artifacts, check, config, doctor, recommend, report, run, score, search, serve, similar
+from triptych.cli import (
+    artifacts,
+    check,
+    config,
+    doctor,
+    recommend,
+    report,
+    reproduce,
+    run,
+    score,
+    search,
+    serve,
+    similar,
+)
 from triptych.foundation.errors import TriptychError
 
 app = typer.Typer(
@@ -24,6 +37,7 @@ app = typer.Typer(
 app.command()(check.check)
 app.command()(run.run)
 app.command()(report.report)
+app.command()(reproduce.reproduce)
 app.command()(serve.serve)
 app.command()(search.search)
 app.command()(recommend.recommend)

@@ -20,6 +20,7 @@ from triptych.data.cuts import DAY_US, PARTS, SplitBy, SplitConfig, cut, cut_que
 from triptych.data.events import is_positive
 from triptych.data.schema import PART, Part
 from triptych.data.targets import (
+    CellTargets,
     HistoryFrom,
     Targets,
     TrainPairs,
@@ -27,6 +28,7 @@ from triptych.data.targets import (
     UserTargets,
     count_pairs,
     make_user_targets,
+    merge_cell_targets,
     merge_targets,
     ragged,
     user_items,
@@ -116,6 +118,25 @@ class Split:
         """Return the merged target sets of validation or test; empty where no search led to a choice."""
         arrays = (_load(self.artifact.file(f"{part}_{name}.npy")) for name in Targets._fields)
         return Targets(*arrays)
+
+    def cell_targets(self, catalogue: Catalogue, part: Part) -> CellTargets:
+        """Return the target sets of each query in each delivery cell; empty where no search led to a choice in one.
+
+        Args:
+            catalogue: the one that was split.
+            part: validation or test.
+        """
+        self.artifact.require_input("catalogue", catalogue.artifact)
+        places = self.part(part)
+        query_row, cell = (catalogue.event_array(name)[places] for name in ("query_row", "cell"))
+        chosen = is_positive(catalogue.event_array("kind")[places]) & (query_row >= 0) & (cell >= 0)
+        return merge_cell_targets(
+            query_row[chosen],
+            cell[chosen],
+            catalogue.event_array("item_row")[places][chosen],
+            num_queries=catalogue.num_queries,
+            num_items=catalogue.num_items,
+        )
 
     def train_pairs(self, catalogue: Catalogue) -> TrainPairs:
         """Return what was chosen under which query in training, over all users, or judged relevant to it."""

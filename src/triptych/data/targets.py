@@ -22,6 +22,19 @@ class Targets(NamedTuple):
     """``[pairs]``, distinct and ascending within a query."""
 
 
+class CellTargets(NamedTuple):
+    """What each query should find in each delivery cell: everybody's positives under it there, merged."""
+
+    query_row: NDArray[np.int32]
+    """``[units]``, one unit for each query in each cell where something was chosen under it; by cell, then query."""
+    cell: NDArray[np.int32]
+    """``[units]``, place among the categories of the catalogue's ``events["cell"]``."""
+    offsets: NDArray[np.int64]
+    """``[units + 1]``; unit i has ``item_rows[offsets[i]:offsets[i + 1]]``."""
+    item_rows: NDArray[np.int32]
+    """``[pairs]``, distinct and ascending within a unit."""
+
+
 class TrainPairs(NamedTuple):
     """Distinct (query, item) pairs of the training part, sorted by query, then item."""
 
@@ -86,6 +99,29 @@ def merge_targets(query_row: NDArray[np.int32], item_row: NDArray[np.int32], *, 
     pairs = count_pairs(query_row, item_row, num_items=num_items)
     queries, starts = np.unique(pairs.query_row, return_index=True)
     return Targets(queries, np.append(starts, len(pairs.item_row)).astype(np.int64), pairs.item_row)
+
+
+def merge_cell_targets(
+    query_row: NDArray[np.int32],
+    cell: NDArray[np.int32],
+    item_row: NDArray[np.int32],
+    *,
+    num_queries: int,
+    num_items: int,
+) -> CellTargets:
+    """Merge the chosen items of each query in each cell into a set.
+
+    Args:
+        query_row: ``[events]`` of positive search events in a known cell.
+        cell: ``[events]``, where.
+        item_row: ``[events]``, the item of each.
+        num_queries: queries in the catalogue.
+        num_items: items in the catalogue.
+    """
+    units, unit_of = np.unique(cell.astype(np.int64) * num_queries + query_row, return_inverse=True)
+    merged = merge_targets(unit_of.astype(np.int32), item_row, num_items=num_items)
+    cells, queries = np.divmod(units, max(num_queries, 1))
+    return CellTargets(queries.astype(np.int32), cells.astype(np.int32), merged.offsets, merged.item_rows)
 
 
 def count_pairs(query_row: NDArray[np.int32], item_row: NDArray[np.int32], *, num_items: int) -> TrainPairs:

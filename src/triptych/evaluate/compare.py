@@ -14,7 +14,7 @@ import numpy as np
 
 from triptych.evaluate.records import PairedRecord, Record, evidence
 from triptych.evaluate.tasks.base import EvaluationConfig
-from triptych.metrics.ranking import FloatArray
+from triptych.metrics.ranking import FloatArray, IntArray
 from triptych.metrics.significance import (
     Claim,
     Effect,
@@ -57,7 +57,16 @@ Values = Mapping[str, Mapping[Column, FloatArray]]
 class Comparison:
     """One slice of one task, for all models."""
 
-    def __init__(self, values: Values, *, task: str, slice_name: str, split: str, config: EvaluationConfig) -> None:
+    def __init__(
+        self,
+        values: Values,
+        *,
+        task: str,
+        slice_name: str,
+        split: str,
+        config: EvaluationConfig,
+        groups: IntArray | None = None,
+    ) -> None:
         """Resample every column once.
 
         Args:
@@ -66,8 +75,10 @@ class Comparison:
             slice_name: Name for the records.
             split: Name for the records.
             config: Number of resamples and their seed.
+            groups: `[queries]`, which are drawn together; see `significance.bootstrap_means`.
         """
         self.values = values
+        self._groups = groups
         self.slice_name = slice_name
         self._names = {"task": task, "split": split, "slice": slice_name}
         self._config = config
@@ -87,7 +98,8 @@ class Comparison:
             chosen = [self.values[model][column][:, defined] for model, column in keys]
             table = np.stack([seed_mean(one) for one in chosen], axis=1)
             rng = np.random.default_rng(self._config.seed)
-            resampled = bootstrap_means(table, rng=rng, repeats=self._config.bootstrap_repeats)
+            together = None if self._groups is None else self._groups[defined]
+            resampled = bootstrap_means(table, rng=rng, repeats=self._config.bootstrap_repeats, groups=together)
             for position, key in enumerate(keys):
                 self._cells[key] = _Cell(
                     float(table[:, position].mean()),

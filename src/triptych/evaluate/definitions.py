@@ -65,15 +65,27 @@ class Layout(NamedTuple):
 
     unit: str = "queries"
     """What asks, in the plural."""
+    drawn: str = ""
+    """What the intervals draw again, in the plural; "": what asks."""
     headline: str = "recall"
     """The metric that is shown first, at every cut-off, and by slice."""
     sentence: str = "With {k} results shown, {model} finds {value} of what {who} went on to choose."
     """The result in a sentence."""
 
+    @property
+    def over(self) -> str:
+        """What the intervals speak of."""
+        return self.drawn or self.unit
+
 
 _PHOTOS = Layout(unit="photos", sentence="With {k} results shown, {model} finds {value} of what photos show.")
 LAYOUTS: Mapping[str, Layout] = {
     "recommend": Layout(unit="users"),
+    "cells": Layout(
+        unit="query–cell pairs",
+        drawn="queries",
+        sentence="With {k} results shown, {model} finds {value} of what {who} of the cell went on to choose.",
+    ),
     "photo": _PHOTOS,
     "photo query": _PHOTOS,
     "graded": Layout(

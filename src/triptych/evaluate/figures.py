@@ -161,13 +161,16 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[str, float]], *, x: float, colo
         axes.text(x, place, model, color=colours[model], va="center", fontsize=8.5)
 
 
-def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], *, field: str, title: str) -> str:
-    """One line for each model over its training steps.
+def training_curves(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]], *, field: str, title: str, against: str = "step"
+) -> str:
+    """One line for each model over its training.
 
     Args:
-        curves: Name (a model, or model and seed as `title/0`) → log lines with `step`.
+        curves: Name (a model, or model and seed as `title/0`) → log lines.
         field: Which value of a log line to draw; lines without it are passed over.
         title: Above the figure.
+        against: Which value of a log line it is drawn against: `step` or `seconds`.
 
     Returns:
         An `<svg>` element, or "" where no log has the field.
@@ -175,13 +178,17 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], *, field:
     drawn = {
         name: points
         for name, lines in curves.items()
-        if (points := [(line["step"], line[field]) for line in lines if isinstance(line.get(field), int | float)])
+        if (points := [(line[against], line[field]) for line in lines if isinstance(line.get(field), int | float)])
     }
     if not drawn:
         return ""
     models = list(dict.fromkeys(name.split("/")[0] for name in drawn))
     colours = _colours(models)
-    with _figure(f"curve-{field}", width=5.1, height=3.1, panels=1, colours=colours) as (figure, (axes,), finish):
+    with _figure(f"curve-{field}-{against}", width=5.1, height=3.1, panels=1, colours=colours) as (
+        figure,
+        (axes,),
+        finish,
+    ):
         for name, points in drawn.items():
             steps, values = [step for step, _ in points], [value for _, value in points]
             colour = colours[name.split("/")[0]]
@@ -189,7 +196,7 @@ def training_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], *, field:
                 axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3)
                 steps, values = _smoothed(steps, values)
             axes.plot(steps, values, "o-" if len(values) < 25 else "-", color=colour, linewidth=1.6, markersize=3)
-        axes.set_xlabel("step")
+        axes.set_xlabel(against)
         axes.set_title(title)
         _legend(figure, models, colours)
         return finish(f"{title} of {', '.join(drawn)} during training")

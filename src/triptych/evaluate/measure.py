@@ -34,6 +34,8 @@ from triptych.metrics.significance import Claim, Effect, Relation
 
 GRADED_K = 10
 """Cut-off of graded NDCG, as it is usually reported."""
+CHANCE = "chance"
+"""Name of the row that draws its answers at random; computed, not drawn."""
 
 
 class Problem(NamedTuple):
@@ -81,6 +83,8 @@ def measure(
     task: str,
     num_items: int,
     config: EvaluationConfig,
+    drawn_by: str | None = None,
+    num_candidates: IntArray | None = None,
 ) -> Measured:
     """Compare models on every slice.
 
@@ -91,12 +95,21 @@ def measure(
         task: name for the records.
         num_items: items in the catalogue.
         config: cut-offs, resamples, which models the claims speak of.
+        drawn_by: the column of `asked` whose equal values are resampled together; None: each request by itself.
+        num_candidates: integers `[requests]`, among how many items each is answered: what chance would find then
+            stands in the table. None leaves it out.
     """
+    groups = None if drawn_by is None else asked[drawn_by].to_numpy()
     records: list[AnyRecord] = []
     frames: list[pl.DataFrame] = []
     for one in slices:
         values = {model: _columns(by_seed, one, config) for model, by_seed in answers.items()}
-        comparison = Comparison(values, task=task, slice_name=one.name, split=config.part.value, config=config)
+        if num_candidates is not None:
+            targets = next(iter(answers.values()))[0].chosen.targets
+            values = {CHANCE: chance_columns(targets, one, num_candidates=num_candidates, ks=config.ks), **values}
+        comparison = Comparison(
+            values, task=task, slice_name=one.name, split=config.part.value, config=config, groups=groups
+        )
         records += _singles(comparison, config)
         if one.unit is SliceUnit.QUERIES:
             records += _coverages(comparison, answers, one, num_items=num_items, config=config)
@@ -232,6 +245,36 @@ def _per_request(answer: Answer, one: Slice, config: EvaluationConfig) -> dict[C
     if one.unit is SliceUnit.QUERIES and answer.judged is not None:
         columns[Column("ndcg_graded", GRADED_K)] = graded_ndcg_at_k(answer.judged, k=GRADED_K)
     return {column: np.where(outside, np.nan, values) for column, values in columns.items()}
+
+
+def chance_columns(
+    targets: TargetSets, one: Slice, *, num_candidates: IntArray, ks: Sequence[int]
+) -> dict[Column, FloatArray]:
+    """Recall and NDCG that answers drawn at random have on average, exactly: column → `[1, requests]`.
+
+    Each place of an answer holds any one of the candidates with the same probability, so a target stands among the
+    first K with probability K / candidates.
+
+    Args:
+        targets: what was chosen.
+        one: the slice; NaN outside it.
+        num_candidates: integers `[requests]`, at least as many as a request has targets.
+        ks: cut-offs.
+    """
+    inside = np.bincount(targets.query_of_pair[one.pair_mask], minlength=targets.num_queries).astype(np.float64)
+    inside[inside == 0] = np.nan
+    columns: dict[Column, FloatArray] = {Column("targets"): inside}
+    longest = int(max(*ks, np.diff(targets.offsets).max()))
+    gains = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, longest + 2)))])
+    sizes = np.diff(targets.offsets)
+    for k in ks:
+        found = np.minimum(k, num_candidates)
+        columns[Column("recall", k)] = np.where(np.isnan(inside), np.nan, found / num_candidates)
+        columns[Column("hits", k)] = inside * found / num_candidates
+        if one.unit is SliceUnit.QUERIES:
+            expected = sizes / num_candidates * gains[found] / gains[np.minimum(np.maximum(sizes, 1), k)]
+            columns[Column("ndcg", k)] = np.where(np.isnan(inside), np.nan, expected)
+    return {column: values[None] for column, values in columns.items()}
 
 
 def _relevance(relevant: Matches, judged: Matches, *, k: int) -> FloatArray:

@@ -16,15 +16,15 @@ _KNOWN = {
     "bm25": "bm25",
     "item-knn": "bm25",
     "popularity": "popularity",
-    "chance": "popularity",
+    "chance": "chance",
     "colour-histogram": "bm25",
     "oracle": "oracle",
 }
-_OTHERS = ("other-1", "other-2", "other-3", "other-4", "other-5")
+_OTHERS = tuple(f"other-{number}" for number in range(1, 11))
 
 
 def variables(models: Iterable[str]) -> Mapping[str, str]:
-    """Give each model the name of its CSS variable; models without a colour of their own share five in turn."""
+    """Give each model the name of its CSS variable; models without a colour of their own share ten in turn."""
     unknown = [model for model in models if model not in _KNOWN]
     others = {model: _OTHERS[position % len(_OTHERS)] for position, model in enumerate(unknown)}
     return {model: f"--m-{name}" for model, name in {**_KNOWN, **others}.items()}

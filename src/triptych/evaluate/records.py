@@ -38,8 +38,11 @@ _ROLES = {
 
 
 def role_of(model: str) -> Role:
-    """Look up the role of a model's name; an unknown name is a trained model."""
-    return _ROLES.get(model, Role.MODEL)
+    """Look up the role of a model by its name, or the name's first word; an unknown name is a trained model.
+
+    So `permuted-photo 6`, row 6 of a table with its photos permuted, is a control.
+    """
+    return _ROLES.get(model) or _ROLES.get(model.split(" ")[0], Role.MODEL)
 
 
 def is_trained(model: str) -> bool:

@@ -56,7 +56,7 @@ def text_tables(rows: Rows, *, headline_k: int = HEADLINE_K) -> list[TextTable]:
 
 def _tables_of(rows: Rows, *, task: str, split: str, headline_k: int) -> list[TextTable]:
     first = headline(rows, headline_k=headline_k)
-    name, unit = f"{task}, {split}", layout(task).unit
+    name, unit, over = f"{task}, {split}", layout(task).unit, layout(task).over
     models = ordered_models(rows)
     everything = select(single(rows), slice="all")
     number = everything[0]["num_queries"] if everything else 0
@@ -67,10 +67,10 @@ def _tables_of(rows: Rows, *, task: str, split: str, headline_k: int) -> list[Te
     ]
     slices = distinct(single(rows), "slice")
     note = cautions(rows)
-    one_seed = ONE_SEED.replace("queries", unit) if "one seed" in distinct(rows, "evidence") else ""
+    one_seed = ONE_SEED.replace("queries", over) if "one seed" in distinct(rows, "evidence") else ""
     return [
         TextTable(
-            f"{name}: {number:,} {unit}, in %, [95 % interval over {unit}]",
+            f"{name}: {number:,} {unit}, in %, [95 % interval over {over}]",
             main,
             " ".join(filter(None, [note, one_seed])),
         ),

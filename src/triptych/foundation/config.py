@@ -221,19 +221,30 @@ def _value(text: str) -> Any:
 
 
 def _assign(tree: Tree, path: list[str], value: Any, *, setting: str) -> None:
-    node = tree
+    node: Any = tree
     for depth, key in enumerate(path[:-1]):
-        if node.get(key) is None:
-            node[key] = {}
-        child = node[key]
-        if not isinstance(child, dict):
+        at = _place(node, key, setting=setting)
+        if node[at] is None:
+            node[at] = {}
+        node = node[at]
+        if not isinstance(node, dict | list):
             raise ConfigError(
-                f"--set {setting!r}: {'.'.join(path[: depth + 1])!r} is a value ({child!r}), not a section."
+                f"--set {setting!r}: {'.'.join(path[: depth + 1])!r} is a value ({node!r}), not a section."
             )
-        node = child
-    if path[-1] == "kind" and node.get("kind") != value:
+    last = _place(node, path[-1], setting=setting)
+    if last == "kind" and node.get("kind") != value:
         node.clear()  # another kind has other fields
-    node[path[-1]] = value
+    node[last] = value
+
+
+def _place(node: Any, key: str, *, setting: str) -> Any:
+    """Return where a part of a path leads to: a name of a table, or a number of a list, from 0."""
+    if isinstance(node, list):
+        if not key.isdecimal() or int(key) >= len(node):
+            raise ConfigError(f"--set {setting!r}: '{key}' is no place in a list of {len(node)}; they count from 0.")
+        return int(key)
+    node.setdefault(key, None)
+    return key
 
 
 def _merge(base: Tree, over: Mapping[str, Any]) -> Tree:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from triptych.foundation.errors import DataError
-from triptych.metrics.ranking import FloatArray
+from triptych.metrics.ranking import FloatArray, IntArray
 
 _DRAWS_AT_ONCE = 4_000_000
 """Draws held in memory at a time (about 64 bytes each at the peak)."""
@@ -78,13 +78,17 @@ def judge(interval: Interval, *, claim: Claim) -> Verdict:
     return Verdict.FAILS if fails else Verdict.UNDECIDED
 
 
-def bootstrap_means(values: FloatArray, *, rng: np.random.Generator, repeats: int = 2000) -> FloatArray:
+def bootstrap_means(
+    values: FloatArray, *, rng: np.random.Generator, repeats: int = 2000, groups: IntArray | None = None
+) -> FloatArray:
     """Mean of every column over the same resampled queries.
 
     Args:
         values: float64 `[queries, columns]`, without NaN.
         rng: Source of the draws; the same state gives the same result, whatever the columns.
         repeats: Number of resamples.
+        groups: Integers `[queries]`: rows with the same number are drawn together, where they are no independent
+            evidence, such as one query asked in several cells (a cluster bootstrap). None: each row by itself.
 
     Returns:
         float64 `[repeats, columns]`.
@@ -97,12 +101,25 @@ def bootstrap_means(values: FloatArray, *, rng: np.random.Generator, repeats: in
         raise DataError("bootstrap: there is no query to draw from; leave an empty slice out.")
     if np.isnan(values).any():
         raise DataError("bootstrap: a value is NaN; leave out the queries for which a metric is not defined.")
+    sizes, sums = _of_groups(values, groups)
     means = np.empty((repeats, values.shape[1]))
-    at_once = max(1, _DRAWS_AT_ONCE // num_queries)
+    at_once = max(1, _DRAWS_AT_ONCE // len(sizes))
     for start in range(0, repeats, at_once):
         stop = min(start + at_once, repeats)
-        means[start:stop] = _draw_counts(rng, num_queries, stop - start) @ values / num_queries
+        counts = _draw_counts(rng, len(sizes), stop - start)
+        means[start:stop] = counts @ sums / (counts @ sizes)[:, None]
     return means
+
+
+def _of_groups(values: FloatArray, groups: IntArray | None) -> tuple[FloatArray, FloatArray]:
+    """Return rows `[groups]` and sums of each column `[groups, columns]`; without groups each row is one."""
+    if groups is None:
+        return np.ones(len(values)), values
+    _, numbers = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(numbers).astype(np.float64)
+    sums = np.zeros((len(sizes), values.shape[1]))
+    np.add.at(sums, numbers, values)
+    return sizes, sums
 
 
 def _draw_counts(rng: np.random.Generator, num_queries: int, repeats: int) -> FloatArray:

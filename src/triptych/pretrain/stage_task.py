@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from triptych.pretrain.tasks.multitask import MultitaskConfig
 
 
+EPOCH = "epoch"
+"""Name in validation's record of how often the stage has been through its pairs."""
+
+
 class Drawn(NamedTuple):
     """What a batch is made of, for all processes."""
 
@@ -74,6 +78,7 @@ class Feed:
             )
         self.probe = Probe(config, given, reader=self.reader, needs_queries=bool(of_clicks))
         self._batch_items = config.batch_items
+        self._queries_per_item = config.queries_per_item
         self._seed = given.seed
         self.pairs: TrainPairs | None = None
         if not of_clicks:
@@ -92,6 +97,13 @@ class Feed:
             from_cells=_from_cells(config, given),
             seed=given.seed,
         )
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """Batches in which as many pairs, or items, are drawn as there are."""
+        if self.pairs is None:
+            return max(len(self.with_both), 1) / self._batch_items
+        return len(self.pairs.item_row) / (self._sampler.batch_items * self._queries_per_item)
 
     def draw(self, index: int, *, data: Data) -> Drawn:
         """Draw what batch `index` is made of."""
@@ -159,6 +171,7 @@ class StageTask:
         self._crosses = any(task.needs.cross for task in tasks)
         if (self._masks_queries or self._masks_titles) and given.tokenizer.mask_id is None:
             raise ConfigError("masked_words: the pretrained text model's vocabulary has no mask. Remove that task.")
+        self._seen_batches = 0
         self._hard = feed.probe.mine(model.encoder, pairs=feed.pairs) if stage.hard_negatives else None
 
     @property
@@ -220,6 +233,7 @@ class StageTask:
             cheap=self._config.cheap_pass,
             rows_at_once=self._config.rows_at_once,
         )
+        self._seen_batches = batch.number + 1 - self._first_batch
         total = torch.zeros((), device=batch.has_title.device)
         parts: dict[str, Tensor] = {}
         for task in self._tasks:
@@ -241,9 +255,10 @@ class StageTask:
 
     def validate(self) -> Validation:
         """Measure recall by what the stage is to be chosen by, and of all else if it is to be diagnosed."""
-        return self._feed.probe.measure(
+        found = self._feed.probe.measure(
             self.encoder, headline=self._stage.validate_on, everything=self._config.diagnose
         )
+        return found._replace(metrics={**found.metrics, EPOCH: self._seen_batches / self._feed.batches_per_epoch})
 
     def _masked(self, tokens: NDArray[np.int32], own: NDArray[np.int64], *, rng: np.random.Generator) -> Masked:
         """Mask words of texts ``[texts, tokens]`` of all processes, and keep this one's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -39,6 +39,13 @@ class Arm(StrEnum):
     def modalities(self) -> Modalities:
         """What the item tower reads; the permuted-photo control reads title and (another item's) photo."""
         return Modalities.TITLE_PHOTO if self is Arm.PERMUTED_PHOTO else Modalities(self.value)
+
+    def config(self, config: PretrainConfig) -> PretrainConfig:
+        """Return a run's training config with this arm's view of the items."""
+        changes: dict[str, Any] = {"modalities": self.modalities}
+        if not self.modalities.reads_photo:
+            changes["vision_model"] = None
+        return config.model_copy(update={"encoder": config.encoder.model_copy(update=changes)})
 
 
 class RunConfig(Config):

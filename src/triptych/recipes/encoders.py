@@ -14,7 +14,7 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,20 +33,37 @@ from triptych.foundation.progress import Progress, heard_by
 from triptych.foundation.registry import config_class
 from triptych.pretrain import base as pretrain
 from triptych.pretrain.base import TASKS, Given, PretrainConfig
-from triptych.recipes.config import Arm
 from triptych.training.distributed import ALONE, Group, Processes
 
 THREADS = "OMP_NUM_THREADS"
+
+
+class Plan(NamedTuple):
+    """An encoder that a run wants, with each of its seeds."""
+
+    name: str
+    """What tables and messages call it: an arm of a run, a row of a table."""
+    config: PretrainConfig
+    """Model and training, complete."""
+    permutes_photos: bool = False
+    """Whether each item is shown another item's photo: the permuted-photo control."""
+    start: PretrainConfig | None = None
+    """A training that comes before, once for all seeds and all plans that name it: a warm start that they share. Its
+    encoder has the shape of this one's. None: new weights."""
+
+    @property
+    def start_plan(self) -> Plan:
+        """That training as a plan of its own."""
+        assert self.start is not None
+        return Plan("warm start", self.start)
 
 
 @dataclass(frozen=True)
 class EncoderWork:
     """One encoder to train: what a process must be told, and no more."""
 
-    arm: Arm
+    plan: Plan
     seed: int
-    config: PretrainConfig
-    """Of the whole run; the arm decides what the item tower reads."""
     catalogue: Artifact
     split: Artifact | None
     """None where there is no log."""
@@ -55,17 +72,24 @@ class EncoderWork:
     out: Path
     """Folder of the stage."""
     models: ModelArtifacts = NO_ARTIFACTS
-    """Of the whole run; the arm decides whether one for photos is used."""
+    """Those that the plan's config names, and what a frozen one sees in the photos."""
+    start: Artifact | None = None
+    """The encoder whose weights it starts from, made by the plan's `start`."""
 
     @property
     def name(self) -> str:
         """What the run calls it."""
-        return f"{self.arm.value} seed {self.seed}"
+        return f"{self.plan.name} seed {self.seed}"
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that its training counts, if it is not stopped early."""
+        return self.plan.config.loop.steps
 
     def find(self) -> Artifact | None:
         """Return the finished encoder, or None."""
         return pretrain.find_trained(
-            self._arms_config, inputs=self._inputs, out=self.out, seed=self.seed, photo_rows=self.photo_rows
+            self.plan.config, inputs=self._inputs, out=self.out, seed=self.seed, photo_rows=self.photo_rows
         )
 
     def train(self, group: Group = ALONE) -> Artifact:
@@ -75,7 +99,7 @@ class EncoderWork:
             group: the processes that train it together, of which this is the first; the others `follow_all`.
         """
         return pretrain.run(
-            self._arms_config,
+            self.plan.config,
             self._given(group),
             inputs=self._inputs,
             out=self.out,
@@ -84,7 +108,7 @@ class EncoderWork:
 
     def follow(self, group: Processes) -> None:
         """Do this process's share of the training that the first process of the group does with `train`."""
-        pretrain.follow(self._arms_config, self._given(group))
+        pretrain.follow(self.plan.config, self._given(group))
 
     def _given(self, group: Group) -> Given:
         return Given(
@@ -93,17 +117,22 @@ class EncoderWork:
             tokenizer=self._open_tokenizer(),
             seed=self.seed,
             photo_rows=self.photo_rows,
-            models=self.arms_models,
+            models=self.models,
             group=group,
+            start=self.start,
         )
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON can hold it, for a process with the same files; see `parse`."""
-        artifacts = {"catalogue": self.catalogue, "split": self.split, "tokenizer": self.tokenizer}
+        artifacts = {
+            "catalogue": self.catalogue,
+            "split": self.split,
+            "tokenizer": self.tokenizer,
+            "start": self.start,
+        }
         return {
-            "arm": self.arm.value,
+            "plan": {**self.plan._asdict(), "config": self.plan.config.dump(), "start": None},
             "seed": self.seed,
-            "config": self.config.dump(),
             "out": str(self.out.resolve()),
             **{name: _place(found) for name, found in artifacts.items()},
             "models": [_place(found) for found in self.models],
@@ -116,23 +145,19 @@ class EncoderWork:
         Raises:
             ArtifactError: this process does not see the files.
         """
-        config = config_class(TASKS, tree["config"]["kind"]).parse(tree["config"])
+        plan = tree["plan"]
+        config = config_class(TASKS, plan["config"]["kind"]).parse(plan["config"])
         assert isinstance(config, PretrainConfig)
         return cls(
-            arm=Arm(tree["arm"]),
+            plan=Plan(**{**plan, "config": config}),
             seed=tree["seed"],
-            config=config,
             catalogue=Artifact.open(tree["catalogue"]),
             split=None if tree["split"] is None else Artifact.open(tree["split"]),
             tokenizer=Artifact.open(tree["tokenizer"]),
             out=Path(tree["out"]),
             models=ModelArtifacts(*(found and Artifact.open(found) for found in tree["models"])),
+            start=None if tree["start"] is None else Artifact.open(tree["start"]),
         )
-
-    @property
-    def arms_models(self) -> ModelArtifacts:
-        """The pretrained models that this arm uses."""
-        return self.models if self.arm.modalities.reads_photo else ModelArtifacts(text=self.models.text)
 
     def _open_tokenizer(self) -> AnyTokenizer:
         if self.tokenizer.kind == PRETRAINED:
@@ -142,22 +167,15 @@ class EncoderWork:
     @cached_property
     def photo_rows(self) -> NDArray[np.int64] | None:
         """Whose photo each item is shown in the permuted-photo control; None: its own."""
-        if self.arm is not Arm.PERMUTED_PHOTO:
+        if not self.plan.permutes_photos:
             return None
         return permuted_photos(Catalogue.open(self.catalogue), seed=self.seed)
 
     @property
-    def _arms_config(self) -> PretrainConfig:
-        changes: dict[str, Any] = {"modalities": self.arm.modalities}
-        if not self.arm.modalities.reads_photo:
-            changes["vision_model"] = None
-        encoder = self.config.encoder.model_copy(update=changes)
-        return self.config.model_copy(update={"encoder": encoder})
-
-    @property
     def _inputs(self) -> dict[str, Artifact]:
-        made_from = {"catalogue": self.catalogue, "tokenizer": self.tokenizer, **self.arms_models.named()}
-        return made_from if self.split is None else {**made_from, "split": self.split}
+        made_from = {"catalogue": self.catalogue, "tokenizer": self.tokenizer, **self.models.named()}
+        more = {"split": self.split, "start": self.start}
+        return {**made_from, **{name: artifact for name, artifact in more.items() if artifact is not None}}
 
 
 def _place(artifact: Artifact | None) -> str | None:
@@ -203,11 +221,10 @@ def train_side_by_side(works: Sequence[EncoderWork], *, jobs: int) -> None:
     waiting = [work for work in works if work.find() is None]
     if not waiting:
         return
-    steps = waiting[0].config.loop.steps
     running: dict[Connection, _Child] = {}
     label = f"training {len(waiting)} encoders" if len(waiting) > 1 else "training encoder"
     try:
-        with Progress(label, total=steps * len(waiting), unit="step") as bar:
+        with Progress(label, total=sum(work.num_steps for work in waiting), unit="step") as bar:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     child = _Child(waiting.pop(0), threads=_threads(jobs))
@@ -217,7 +234,7 @@ def train_side_by_side(works: Sequence[EncoderWork], *, jobs: int) -> None:
                     child = running[pipe]  # type: ignore[index]  # wait() returns what it was given
                     bar.advance(child.listen())
                     if child.finished:
-                        bar.advance(steps - child.done)  # stopped early
+                        bar.advance(child.work.num_steps - child.done)  # stopped early
                         del running[child.pipe]
     finally:
         for child in running.values():
@@ -283,9 +300,17 @@ def _train_in_child(work: EncoderWork, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops its children
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
+    before = 0
+    current: Progress | None = None
+
     def tell(progress: Progress) -> None:
-        if progress.unit == "step":
-            pipe.send(progress.done)
+        nonlocal before, current
+        if progress.unit != "step":
+            return
+        if current is not None and progress is not current:  # the bar of the next stage
+            before += current.done
+        current = progress
+        pipe.send(before + progress.done)
 
     try:
         with heard_by(tell):

@@ -7,7 +7,7 @@ goes on where it stopped. The order of the stages is the business of the lines (
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -33,12 +33,13 @@ from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.tasks.photo import crop_and_relight
 from triptych.foundation.artifact import MANIFEST, Artifact
 from triptych.index.base import open_index
+from triptych.pretrain.base import PretrainConfig
 from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import Arm, RunConfig
-from triptych.recipes.encoders import EncoderWork, train_side_by_side
+from triptych.recipes.encoders import EncoderWork, Plan, train_side_by_side
 from triptych.recipes.models import check_models
 from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.tables import find_source, spoken
@@ -48,6 +49,10 @@ log = logging.getLogger(__name__)
 
 IN_TABLES = (Arm.TITLE, Arm.PHOTO, Arm.TITLE_PHOTO, Arm.PERMUTED_PHOTO)
 """The order in which encoders stand in a table."""
+
+
+WARM_START_SEED = 0
+"""One warm start for all seeds: what differs between them is what comes after it."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,8 @@ class Trained:
         return Dense(Embedder.open(self.encoder), index=open_index(self.index), config=config.dense, name=name)
 
 
-AllTrained = Mapping[tuple[Arm, int], Trained]
-"""Arm and seed → what was trained."""
+AllTrained = Mapping[tuple[str, int], Trained]
+"""Name of a plan (of an arm: its value) and seed → what was trained."""
 
 
 class Stages:
@@ -79,6 +84,7 @@ class Stages:
         self._jobs = jobs
         self._group = group
         self._base = base
+        self._features: dict[Hashable, Artifact] = {}
         self._folder = RunFolder(out)
         self._folder.start(config.dump())
 
@@ -128,29 +134,32 @@ class Stages:
         check_models(self.config, found)
         return ModelArtifacts(found.get("text_model"), found.get("vision_model"))
 
-    @cached_property
-    def _models_and_features(self) -> ModelArtifacts:
-        """The models, and what a frozen one sees in the catalogue's photos."""
-        config = self.config.pretrain
-        seen_by, vision = config.encoder.vision_model, self.models.vision
+    def _models_for(self, config: PretrainConfig) -> ModelArtifacts:
+        """The run's models that one encoder's config names, and what a frozen one sees in the catalogue's photos."""
+        seen_by = config.encoder.vision_model
+        text = None if config.encoder.text_model is None else self.models.text
+        vision = None if seen_by is None else self.models.vision
         if vision is None or seen_by is None or not seen_by.is_frozen:
-            return self.models
-        made = self.stage(
-            "features",
-            lambda out: features.run(
-                vision,
-                modality=Modality.PHOTO,
-                catalogue=self.catalogue,
-                out=out,
-                output=seen_by.output,
-                views=seen_by.num_views if config.varies_photos else 0,
-                augment=config.augment,
-                precision=config.loop.precision,
-                device=config.loop.device,
-            ),
-            record="photo features",
-        )
-        return self.models._replace(features=made)
+            return ModelArtifacts(text, vision)
+        num_views = seen_by.num_views if config.varies_photos else 0
+        wanted = (seen_by, num_views, config.augment, config.loop.precision, config.loop.device)
+        if wanted not in self._features:  # asked for by every encoder of a run, and told once
+            self._features[wanted] = self.stage(
+                "features",
+                lambda out: features.run(
+                    vision,
+                    modality=Modality.PHOTO,
+                    catalogue=self.catalogue,
+                    out=out,
+                    output=seen_by.output,
+                    views=num_views,
+                    augment=config.augment,
+                    precision=config.loop.precision,
+                    device=config.loop.device,
+                ),
+                record="photo features",
+            )
+        return ModelArtifacts(text, vision, self._features[wanted])
 
     def tokenizer(self, split: Split | None) -> Artifact:
         """Train the tokenizer on what training may know (None: on all titles); a pretrained text model has its own."""
@@ -201,28 +210,58 @@ class Stages:
 
     def train(self, split: Split | None, tokenizer: Artifact) -> AllTrained:
         """Train the encoder of every arm and seed, embed the catalogue with each and index the vectors."""
-        works = [
-            EncoderWork(
-                arm=arm,
-                seed=seed,
-                config=self.config.pretrain,
-                catalogue=self.catalogue.artifact,
-                split=None if split is None else split.artifact,
-                tokenizer=tokenizer,
-                out=self.out / "encoder",
-                models=self._models_and_features,
-            )
-            for seed in self.config.seeds
+        plans = [
+            Plan(arm.value, arm.config(self.config.pretrain), permutes_photos=arm is Arm.PERMUTED_PHOTO)
             for arm in self.config.arms
+        ]
+        return self.train_plans(plans, seeds=self.config.seeds, split=split, tokenizer=tokenizer)
+
+    def train_plans(
+        self, plans: Sequence[Plan], *, seeds: Sequence[int], split: Split | None, tokenizer: Artifact
+    ) -> dict[tuple[str, int], Trained]:
+        """Train every plan with every seed, embed the catalogue with each encoder and index the vectors.
+
+        Args:
+            plans: names are distinct. Pretrained models are those of the run's own config.
+            seeds: of initial weights and batches.
+            split: its training part is learned; None where there is no log.
+            tokenizer: from `tokenizer`.
+        """
+        work = partial(
+            EncoderWork,
+            catalogue=self.catalogue.artifact,
+            split=None if split is None else split.artifact,
+            tokenizer=tokenizer,
+            out=self.out / "encoder",
+        )
+        starts = self._starts(plans, work)
+        models = {plan.name: self._models_for(plan.config) for plan in plans}
+        works = [
+            work(plan=plan, seed=seed, models=models[plan.name], start=starts[plan.name])
+            for seed in seeds
+            for plan in plans
         ]
         new = {work.name for work in works if work.find() is None}
         if self._jobs > 1 and len(new) > 1:
             train_side_by_side(works, jobs=self._jobs)
-        return {(work.arm, work.seed): self._finish(work, is_new=work.name in new) for work in works}
+        return {(work.plan.name, work.seed): self._finish(work, is_new=work.name in new) for work in works}
+
+    def _starts(self, plans: Sequence[Plan], work: Callable[..., EncoderWork]) -> dict[str, Artifact | None]:
+        """Train the warm starts that plans name, each once: plan → the encoder it starts from."""
+        made: dict[str, Artifact] = {}
+        for plan in plans:
+            if plan.start is not None and plan.start.to_json() not in made:
+                models = self._models_for(plan.start)
+                made[plan.start.to_json()] = self._warm(work(plan=plan.start_plan, seed=WARM_START_SEED, models=models))
+        return {plan.name: None if plan.start is None else made[plan.start.to_json()] for plan in plans}
+
+    def _warm(self, work: EncoderWork) -> Artifact:
+        is_new = work.find() is None
+        return self.stage("encoder", lambda _: work.train(self._group), record="encoder warm start", is_new=is_new)
 
     def bundle(self, trained: AllTrained, *, popularity: Artifact, bm25: Artifact) -> Artifact:
         """Name what the engine opens: the first arm's encoder with the first seed."""
-        served = trained[self.config.arms[0], self.config.seeds[0]]
+        served = trained[self.config.arms[0].value, self.config.seeds[0]]
         return self.stage(
             "bundle",
             lambda out: write_bundle(
@@ -256,9 +295,9 @@ class Stages:
         if split is not None:
             found["split"] = split.artifact
         found |= inputs
-        for (arm, seed), one in trained.items():
-            found[f"{arm.value} seed {seed}"] = one.encoder
-            found[f"index {arm.value} seed {seed}"] = one.index
+        for (name, seed), one in trained.items():
+            found[f"{name} seed {seed}"] = one.encoder
+            found[f"index {name} seed {seed}"] = one.index
         return self.stage(
             "report",
             lambda out: report.run(
@@ -268,7 +307,7 @@ class Stages:
                 tasks=tasks,
                 inputs=found,
                 out=out,
-                about=self._about(),
+                about=self.about(),
             ),
         )
 
@@ -283,7 +322,9 @@ class Stages:
         if reading_photos:
             arms = [arm for arm in arms if arm.modalities.reads_photo and arm is not Arm.PERMUTED_PHOTO]
         return {
-            arm.value: [trained[arm, seed].retriever(name=arm.value, config=self.config) for seed in self.config.seeds]
+            arm.value: [
+                trained[arm.value, seed].retriever(name=arm.value, config=self.config) for seed in self.config.seeds
+            ]
             for arm in arms
         }
 
@@ -336,7 +377,7 @@ class Stages:
                 encoder=encoder,
                 catalogue=self.catalogue,
                 photo_rows=photo_rows,
-                features=work.arms_models.features,
+                features=work.models.features,
                 out=out,
             ),
             record=f"embeddings {name}",
@@ -354,7 +395,7 @@ class Stages:
         )
         return Trained(encoder, index)
 
-    def _about(self) -> About:
+    def about(self) -> About:
         """Gather the words the report needs beside its numbers."""
         dataset = self.config.dataset
         card = dataset.card() if dataset is not None else None

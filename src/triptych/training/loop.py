@@ -393,9 +393,8 @@ class _Run(Generic[Batch]):
             validation = self._task.validate()
         seconds = time.perf_counter() - started
         module.train()
-        self._log.write(
-            "validation", step=state.step, values={**validation.metrics, "validation_seconds": round(seconds, 3)}
-        )
+        times = {"seconds": round(state.seconds, 3), "validation_seconds": round(seconds, 3)}
+        self._log.write("validation", step=state.step, values={**validation.metrics, **times})
         if self._is_best(validation):
             state.best_step, state.without_best = state.step, 0
             state.best_metrics, state.headline = dict(validation.metrics), validation.headline

@@ -17,6 +17,7 @@ from triptych.evaluate.page.base import Page
 from triptych.evaluate.page.examples import Gallery
 from triptych.evaluate.page.markup import command, definitions, figure, section, table, text
 from triptych.evaluate.page.parts import parts_of
+from triptych.evaluate.page.training import training_section
 from triptych.evaluate.records import distinct, select, single
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.text_table import ONE_SEED, headline, table_columns
@@ -28,17 +29,42 @@ def write_page(page: Page) -> str:
     """Write the whole report as one HTML text that needs nothing else."""
     body = "".join(_task(page, result, is_first=i == 0) for i, result in enumerate(page.results))
     body += _photos(page) + _training(page) + _data(page) + _provenance(page)
-    folder = importlib.resources.files("triptych.evaluate.page")
-    template = Template((folder / "report.html").read_text(encoding="utf-8"))
     links = [("results", "Results"), *((_anchor(one), one.task) for one in page.results[1:])]
     links += [("pictures", "Photos"), ("training", "Training"), ("data", "Data"), ("provenance", "Origin")]
-    return template.substitute(
-        style=(folder / "report.css").read_text(encoding="utf-8"),
-        title=text(page.about["name"] or page.about["dataset"] or "report"),
+    return assemble(
+        title=page.about["name"] or page.about["dataset"] or "report",
         chips=opening.chips(page),
-        heading=text(page.about["dataset"] or page.about["name"] or "Search quality"),
+        heading=page.about["dataset"] or page.about["name"] or "Search quality",
         sentence=opening.sentence(page),
         tiles=opening.tiles(page),
+        links=links,
+        body=body,
+    )
+
+
+def assemble(
+    *, title: str, chips: str, heading: str, sentence: str, tiles: str, links: Sequence[tuple[str, str]], body: str
+) -> str:
+    """Put a page together from its pieces.
+
+    Args:
+        title: of the browser's window, as text.
+        chips: what to know before reading a number, as HTML.
+        heading: as text.
+        sentence: the result, as HTML.
+        tiles: the numbers that decide, as HTML.
+        links: anchors of the sections with their names; those without a section are left out.
+        body: the sections, as HTML.
+    """
+    folder = importlib.resources.files("triptych.evaluate.page")
+    template = Template((folder / "report.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        style=(folder / "report.css").read_text(encoding="utf-8"),
+        title=text(title),
+        chips=chips,
+        heading=text(heading),
+        sentence=sentence,
+        tiles=tiles,
         nav="".join(
             f'<a href="#{anchor}">{text(words)}</a>' for anchor, words in links if f'<section id="{anchor}"' in body
         ),
@@ -56,12 +82,13 @@ def _task(page: Page, result: TaskResult, *, is_first: bool) -> str:
     number = everything[0]["num_queries"] if everything else 0
     lead = (
         f"{number:,} {unit}; all shares in percent; small print: 95 % bootstrap "
-        f"interval over {unit}. <b>Bold</b>: the best that can be had (not the ceiling, not a control)."
+        f"interval over {layout(result.task).over}. <b>Bold</b>: the best that can be had (not the ceiling, not a "
+        "control)."
     )
     metrics = [column.metric for column in table_columns(rows, headline_k=k)]
     meanings = {label(one): result.meanings.get(one, METRICS[one].meaning) for one in metrics}
     one_seed = (
-        f'<p class="warning">{text(ONE_SEED.replace("queries", unit))}</p>'
+        f'<p class="warning">{text(ONE_SEED.replace("queries", layout(result.task).over))}</p>'
         if "one seed" in distinct(rows, "evidence")
         else ""
     )
@@ -132,19 +159,8 @@ def _photos(page: Page) -> str:
 
 
 def _training(page: Page) -> str:
-    """Loss against steps, and every validation metric against steps, from the encoders' logs."""
-    logs = training_logs(page.inputs, models=distinct(single(page.rows), "model"))
-    learned = {name: [line for line in lines if line["event"] == "train"] for name, lines in logs.items()}
-    checked = {name: [line for line in lines if line["event"] == "validation"] for name, lines in logs.items()}
-    metrics = dict.fromkeys(field for lines in checked.values() for line in lines for field in line)
-    pictures = [figures.training_curves(learned, field="loss", title="Training loss")]
-    pictures += [
-        figures.training_curves(checked, field=field, title=f"Validation: {field}")
-        for field in metrics
-        if field not in ("event", "step", "validation_seconds")
-    ]
-    parts = "".join(figure(picture, caption="", css="half") for picture in pictures)
-    return section("training", "Training", f'<div class="halves">{parts}</div>' if parts else "")
+    """Show the encoders' logs."""
+    return training_section(training_logs(page.inputs, models=distinct(single(page.rows), "model")))
 
 
 def training_logs(inputs: Mapping[str, Artifact | str], *, models: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

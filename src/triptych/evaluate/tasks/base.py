@@ -97,6 +97,8 @@ class TaskResult:
     meanings: Mapping[str, str] = field(default_factory=dict)
     """Metric → what it means in this task, where that is not what `definitions.METRICS` says."""
     rankings: Rankings | None = None
+    drawn_by: str | None = None
+    """Column of `per_query` whose equal values were resampled together; None: each row of a slice by itself."""
 
 
 def seeds_of(models: Models) -> dict[str, Sequence[Retriever]]:

@@ -31,7 +31,9 @@ from triptych.recall.base import Request
 TASK = "search"
 
 
-def evaluate(models: Models, *, catalogue: Catalogue, split: Split, config: EvaluationConfig) -> TaskResult:
+def evaluate(
+    models: Models, *, catalogue: Catalogue, split: Split, config: EvaluationConfig, with_chance: bool = False
+) -> TaskResult:
     """Compare retrievers on the queries of a held-out period.
 
     Args:
@@ -40,6 +42,7 @@ def evaluate(models: Models, *, catalogue: Catalogue, split: Split, config: Eval
         catalogue: Items, queries and judgements.
         split: The periods.
         config: Cut-offs, number of resamples, which models the claims speak of.
+        with_chance: Whether a row says what answers drawn at random would have.
 
     Returns:
         Records for each slice that is not empty, paired records of `config.model` against every other model and of
@@ -74,6 +77,7 @@ def evaluate(models: Models, *, catalogue: Catalogue, split: Split, config: Eval
         task=TASK,
         num_items=catalogue.num_items,
         config=config,
+        num_candidates=np.full(len(queries), catalogue.num_items) if with_chance else None,
     )
     return TaskResult(
         task=TASK,

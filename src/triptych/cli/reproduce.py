@@ -1,0 +1,106 @@
+"""``triptych reproduce``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from triptych.cli.launch import with_fast_allocator
+from triptych.cli.output import AsJson, log_on_stderr, print_json, print_table
+
+if TYPE_CHECKING:
+    from triptych.foundation.artifact import Artifact
+
+
+def reproduce(
+    name: Annotated[str | None, typer.Argument(help="The table; left out, the tables are listed.")] = None,
+    *,
+    part: Annotated[str | None, typer.Option(help="Which part of a table that is made in several.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/NAME-full or runs/NAME-quick).")] = None,
+    quick: Annotated[bool, typer.Option(help="Some rows, small models, one seed, the generated shop.")] = False,
+    validation_only: Annotated[
+        bool, typer.Option(help="Stop at the validation part: the test part is not read.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a field: a.b=value; pretrain.a.b=value in every row. May be repeated."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Encoders trained at a time, each on its share of the cores.")] = 1,
+    data: Annotated[Path | None, typer.Option(help="Folder of the real data sets (default: TRIPTYCH_DATA).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a paper's table again: rows, trials, seeds, and the verdict of each claim; what is finished is kept."""
+    if name is None:
+        _list(as_json=as_json)
+        return
+    with_fast_allocator()
+    import os
+    import shlex
+    import sys
+
+    from triptych.data.schema import Part
+    from triptych.recipes.reproduce import find_table, harness
+    from triptych.recipes.reproduce.base import Size
+
+    table = find_table(name, part=part)
+    size = Size.QUICK if quick else Size.FULL
+    if data is not None:
+        os.environ["TRIPTYCH_DATA"] = str(data.resolve())
+    out = out or Path("runs") / "-".join(filter(None, [name, part, size.value]))
+    try:
+        with log_on_stderr():
+            made = harness.reproduce(
+                table,
+                out=out,
+                base=Path.cwd(),
+                size=size,
+                part=Part.VALIDATION if validation_only else Part.TEST,
+                settings=settings or (),
+                jobs=jobs,
+                command=shlex.join(["triptych", *sys.argv[1:]]),
+            )
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted; the same command goes on where it stopped", err=True)
+        raise typer.Exit(130) from None
+    _print(made, out=out, as_json=as_json)
+
+
+def _list(*, as_json: bool) -> None:
+    from triptych.recipes.reproduce import TABLES
+    from triptych.recipes.reproduce.base import Size
+
+    rows = [
+        {"table": key, "shows": table.title, **{f"{size} form, hours": table.form(size).hours for size in Size}}
+        for key, table in ((key, make()) for key, make in TABLES.items())
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(rows, whole=frozenset({"table"}), right=frozenset({"full form, hours", "quick form, hours"}))
+    print("hours: about, on two cores; triptych reproduce TABLE [--quick]")
+
+
+def _print(made: Artifact, *, out: Path, as_json: bool) -> None:
+    import json
+
+    from triptych.evaluate.text_table import text_tables
+    from triptych.recipes.reproduce.harness import HTML, RECORDS, RESULT
+    from triptych.recipes.reproduce.result import table_rows
+
+    result = json.loads(made.file(RESULT).read_text(encoding="utf-8"))
+    if as_json:
+        print_json(result)
+        return
+    records = json.loads(made.file(RECORDS).read_text(encoding="utf-8"))
+    for shown in text_tables(records, headline_k=result["settings"]["evaluation"]["headline_k"]):
+        print_table(shown.rows, title=shown.title, right=frozenset(shown.rows[0]) - {"model", "slice"})
+        if shown.note:
+            print(shown.note)
+        print()
+    whole = frozenset({"slice", "metric", "difference", "seeds", "verdict", "evidence"})
+    print_table(table_rows(result), title="claims, in points", right=frozenset({"difference", "seeds"}), whole=whole)
+    for claim, why in result["settings"]["claims_left_out"].items():
+        print(f"not judged: {claim} ({why})")
+    print(f"result: {out / RESULT}    page: {out / HTML}")

@@ -1,0 +1,37 @@
+"""Papers' tables, made again: one file for each, the harness that makes them, and the page that shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from triptych.foundation.errors import ConfigError, did_you_mean
+from triptych.recipes.reproduce import smgr, taobao_pretraining
+from triptych.recipes.reproduce.base import Table
+
+TABLES: dict[str, Callable[[], Table]] = {
+    "taobao-pretraining": taobao_pretraining.table,
+    "smgr --part pretraining": smgr.pretraining,
+}
+"""What `triptych reproduce` is asked with → the table."""
+
+
+def find_table(name: str, *, part: str | None = None) -> Table:
+    """Look a table up.
+
+    Args:
+        name: of the table, without its part.
+        part: which part of a table that is made in several; it may be left out where there is one.
+
+    Raises:
+        ConfigError: there is no such table, or no such part.
+    """
+    parts = {key.partition(" --part ")[2]: make for key, make in TABLES.items() if key.partition(" --part ")[0] == name}
+    if not parts:
+        names = list(dict.fromkeys(key.partition(" --part ")[0] for key in TABLES))
+        raise ConfigError(f"There is no table '{name}'.{did_you_mean(name, names)} Tables: {', '.join(names)}.")
+    if part is None and len(parts) == 1:
+        return next(iter(parts.values()))()
+    if (part or "") not in parts:
+        named = ", ".join(filter(None, parts)) or "none"
+        raise ConfigError(f"Table '{name}' has no part '{part or ''}'. Parts: {named}.")
+    return parts[part or ""]()

@@ -1,0 +1,128 @@
+"""What a paper's table is: rows, how each is tuned, what is claimed of them, and the two forms it is made in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from triptych.evaluate.compare import Column
+from triptych.evaluate.orderings import Ordering
+from triptych.evaluate.records import is_trained
+from triptych.evaluate.tasks import cells, search
+from triptych.evaluate.tasks.base import TaskResult
+from triptych.foundation.errors import ConfigError, did_you_mean
+from triptych.pretrain.base import PretrainConfig
+from triptych.recipes.config import RunConfig
+
+Settings = tuple[str, ...]
+"""Overrides ``a.b=value`` of a row's training config."""
+
+STANDING = ("chance", "popularity", "bm25", "oracle")
+"""Rows that need no training and stand in every table; the oracle where there are judgements."""
+
+
+class Protocol(StrEnum):
+    """What asks, and among what it is answered."""
+
+    SEARCH = "search"
+    """A query, among the whole catalogue: the Taobao article's next-day sets."""
+    CELLS = "cells"
+    """A query in a delivery cell, among the items delivered there: SMGR."""
+
+    @property
+    def evaluate(self) -> Callable[..., TaskResult]:
+        """The evaluation task."""
+        return search.evaluate if self is Protocol.SEARCH else cells.evaluate
+
+
+class Size(StrEnum):
+    """Which of its two forms a table is made in."""
+
+    FULL = "full"
+    QUICK = "quick"
+    """Some rows, small models, one seed, the generated shop: shows that everything runs, and is no evidence."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trained row of a table. A control's name begins with `permuted-photo` (`evaluate.records.role_of`)."""
+
+    name: str
+    what: str
+    """What it is, in a few words."""
+    config: Callable[[], PretrainConfig]
+    """Model and training, as the full form has them."""
+    trials: tuple[Settings, ...] = ((),)
+    """The settings it is tried with; every row of a table has as many. The best on validation is taken."""
+    permutes_photos: bool = False
+    """Whether each item is shown another item's photo."""
+    start: Callable[[], PretrainConfig] | None = None
+    """A training that comes before, once for all rows and seeds that name it; its settings are the form's too."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How large a table is made."""
+
+    run: RunConfig
+    """Data, split, seeds, baselines and evaluation. Rows bring their own `pretrain`; the one here has no effect."""
+    hours: float
+    """What it takes on two cores, about."""
+    rows: tuple[str, ...] | None = None
+    """The rows it has; None: all."""
+    settings: Settings = ()
+    """What it changes in the config of every row, such as the number of steps."""
+    num_trials: int | None = None
+    """The trials of each row that it makes, the first ones; None: all."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper, to be made again."""
+
+    name: str
+    title: str
+    """What it shows, in a line."""
+    rows: tuple[Row, ...]
+    claims: tuple[Ordering, ...]
+    """Written down before anything is measured."""
+    full: Form
+    quick: Form
+    protocol: Protocol = Protocol.SEARCH
+    headline: Column | None = None
+    """What rows are tuned by and claims speak of where they name nothing; None: recall at the evaluation's headline."""
+
+    def __post_init__(self) -> None:
+        """Check that the parts of the definition belong together.
+
+        Raises:
+            ConfigError: names a mistake.
+        """
+        names = [row.name for row in self.rows]
+        twice = {name for name in names if names.count(name) > 1} | set(names) & set(STANDING)
+        if twice:
+            raise ConfigError(f"table '{self.name}': the name '{min(twice)}' stands for two rows.")
+        uneven = {row.name: len(row.trials) for row in self.rows}
+        if len(set(uneven.values())) != 1:
+            told = ", ".join(f"{name} {number}" for name, number in uneven.items())
+            raise ConfigError(f"table '{self.name}': every row must have the same number of trials, not {told}.")
+        for row in self.rows:
+            if not is_trained(row.name):
+                raise ConfigError(f"table '{self.name}': '{row.name}' is the name of a baseline; rename the row.")
+        named = [
+            *(row for claim in self.claims for row in claim.rows),
+            *(self.quick.rows or ()),
+            *(self.full.rows or ()),
+        ]
+        for name in named:
+            if name not in names and name not in STANDING:
+                raise ConfigError(f"table '{self.name}': there is no row '{name}'.{did_you_mean(name, names)}")
+
+    def form(self, size: Size) -> Form:
+        """Return one of the two forms."""
+        return self.quick if size is Size.QUICK else self.full
+
+    def rows_of(self, form: Form) -> list[Row]:
+        """List the rows of a form, in the order of the table."""
+        return [row for row in self.rows if form.rows is None or row.name in form.rows]

@@ -1,0 +1,269 @@
+"""Makes a table: trials on validation, the chosen settings with every seed, one reading of the test part, verdicts.
+
+Every piece is an artefact in the out folder, so that an interrupted run goes on row by row and a finished encoder is
+never trained again. The test part is read by the last stage alone, after every choice has been made.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from triptych.data.schema import Part
+from triptych.data.splits import Split
+from triptych.evaluate.orderings import Judged, judge_ordering
+from triptych.evaluate.records import select, single, to_rows
+from triptych.evaluate.tasks.base import TaskResult
+from triptych.foundation.artifact import Artifact, produce, write_json
+from triptych.metrics.significance import Verdict
+from triptych.recall.base import Retriever
+from triptych.recall.models.bm25 import Bm25
+from triptych.recall.models.oracle import Oracle
+from triptych.recall.models.popularity import Popularity
+from triptych.recipes.encoders import Plan
+from triptych.recipes.reproduce.base import STANDING, Row, Size, Table
+from triptych.recipes.reproduce.page import write_page
+from triptych.recipes.reproduce.plans import Planned, resolve
+from triptych.recipes.reproduce.result import Made, RowMade, Trial, describe
+from triptych.recipes.stages import AllTrained, Stages, Trained
+from triptych.training.log import LOG_FILE, read_log
+
+KIND, TRIAL = "reproduction", "trial"
+RESULT, RECORDS, PER_QUERY, HTML = "result.json", "records.json", "per_query.parquet", "report.html"
+_TRIAL_REPEATS = 100
+"""Resamples behind a trial's records; its interval decides nothing."""
+
+
+class _Standing(NamedTuple):
+    """The artefacts of the rows without training."""
+
+    popularity: Artifact
+    bm25: Artifact
+
+
+def reproduce(
+    table: Table,
+    *,
+    out: Path,
+    base: Path,
+    size: Size = Size.FULL,
+    part: Part = Part.TEST,
+    settings: Sequence[str] = (),
+    jobs: int = 1,
+    command: str = "",
+) -> Artifact:
+    """Make a table, or go on where making it was interrupted.
+
+    Args:
+        table: what is made.
+        out: the run folder; `result.json` and `report.html` are in it at the end.
+        base: folder that relative paths start from.
+        size: which form.
+        part: the part that the table is of; with validation, the test part is not read.
+        settings: overrides ``a.b=value`` of the form's run config, with ``pretrain.`` in front of every row's training.
+        jobs: encoders trained at a time.
+        command: what the page names as the way to make it again.
+
+    Returns:
+        Artefact ``reproduction``: `result.json`, `records.json`, `per_query.parquet`, `report.html`.
+
+    Raises:
+        ConfigError: settings that do not go together.
+        DataError: nothing can be measured.
+    """
+    planned = resolve(table, size=size, part=part, settings=settings)
+    stages = Stages(planned.run, base=base, out=out, command=command, jobs=jobs)
+    _ = stages.models  # a model that is not there is told before hours of other work
+    split = stages.split()
+    tokenizer = stages.tokenizer(split)
+    standing = _Standing(stages.popularity(split), stages.bm25())
+    making = _Making(planned, stages=stages, split=split, standing=standing)
+    train = partial(stages.train_plans, split=split, tokenizer=tokenizer)
+    trials = making.trials(train(planned.trial_plans, seeds=planned.run.seeds[:1]))
+    best = {row: _first_best([trial.value for trial in own]) for row, own in trials.items()}
+    chosen = {row.name: planned.chosen(row, best=best[row.name]) for row in planned.rows}
+    trained = train(list(chosen.values()), seeds=planned.run.seeds)
+    rows = [
+        RowMade(row, trials[row.name], best[row.name], chosen[row.name].config, _logs(row, trained))
+        for row in planned.rows
+    ]
+    made = stages.stage("table", partial(making.write, trained=trained, rows=rows), record=f"table, {part}")
+    for name in (RESULT, HTML):
+        _publish(made.file(name), out / name)
+    return made
+
+
+class _Making:
+    """One table in one form, with the stages that all its rows share."""
+
+    def __init__(self, planned: Planned, *, stages: Stages, split: Split, standing: _Standing) -> None:
+        self._planned = planned
+        self._stages = stages
+        self._split = split
+        self._standing = standing
+
+    def trials(self, trained: AllTrained) -> dict[str, list[Trial]]:
+        """Measure every trial on the validation part: row → its trials."""
+        seed = self._planned.run.seeds[0]
+        return {
+            row.name: [
+                Trial(settings, self._validated(plan, trained[plan.name, seed]))
+                for settings, plan in zip(row.trials, self._planned.plans[row.name], strict=False)  # a form's are fewer
+            ]
+            for row in self._planned.rows
+        }
+
+    def write(self, out: Path, *, trained: AllTrained, rows: Sequence[RowMade]) -> Artifact:
+        """Measure the part, judge the claims, and write all of it; or open what was written."""
+        inputs: dict[str, Artifact | str] = {
+            "catalogue": self._stages.catalogue.artifact,
+            "split": self._split.artifact,
+            **self._standing._asdict(),
+        }
+        for (name, seed), one in trained.items():
+            inputs |= {f"encoder {name} seed {seed}": one.encoder, f"index {name} seed {seed}": one.index}
+
+        def build(folder: Path) -> Mapping[str, Any]:
+            return self._written(folder, result=self._measured(trained), rows=rows, inputs=inputs)
+
+        return produce(out, kind=KIND, config=self._described(rows), inputs=inputs, build=build)
+
+    def _validated(self, plan: Plan, trained: Trained) -> float:
+        planned = self._planned
+        config = planned.evaluation.override("part=validation", f"bootstrap_repeats={_TRIAL_REPEATS}")
+        evaluate, headline = planned.table.protocol.evaluate, planned.headline
+
+        def build(folder: Path) -> Mapping[str, Any]:
+            models = {plan.name: trained.retriever(name=plan.name, config=planned.run)}
+            found = evaluate(models, catalogue=self._stages.catalogue, split=self._split, config=config)
+            rows = to_rows(found.records)
+            write_json(folder / RECORDS, rows)
+            (row,) = select(single(rows), slice="all", metric=headline.metric, k=headline.k)
+            return {"metric": str(headline), "value": row["value"]}
+
+        described = {
+            "protocol": planned.table.protocol.value,
+            "headline": str(headline),
+            "evaluation": config.dump(),
+        }
+        inputs = {"split": self._split.artifact, "encoder": trained.encoder, "index": trained.index}
+        made = self._stages.stage(
+            TRIAL,
+            partial(produce, kind=TRIAL, config=described, inputs=inputs, build=build),
+            record=f"measured {plan.name}",
+        )
+        return float(made.summary["value"])
+
+    def _measured(self, trained: AllTrained) -> TaskResult:
+        """Ask every row, those without training included."""
+        planned, catalogue = self._planned, self._stages.catalogue
+        counts = Popularity.load(self._standing.popularity.path)
+        models: dict[str, Retriever | list[Retriever]] = {
+            "popularity": counts,
+            "bm25": Bm25.load(self._standing.bm25.path),
+        }
+        for row in planned.rows:
+            own = [trained[row.name, seed] for seed in planned.run.seeds]
+            models[row.name] = [one.retriever(name=row.name, config=planned.run) for one in own]
+        if catalogue.judgements is not None:
+            models["oracle"] = Oracle.fit(catalogue, counts=counts.counts)
+        return planned.table.protocol.evaluate(
+            models, catalogue=catalogue, split=self._split, config=planned.evaluation, with_chance=True
+        )
+
+    def _written(
+        self,
+        folder: Path,
+        *,
+        result: TaskResult,
+        rows: Sequence[RowMade],
+        inputs: Mapping[str, Artifact | str],
+    ) -> Mapping[str, Any]:
+        about = self._stages.about()
+        records = single(to_rows(result.records, simulated=about.simulated, caution=self._split.caution))
+        write_json(folder / RECORDS, records)
+        result.per_query.write_parquet(folder / PER_QUERY)
+        judged, unjudged = self._judged(result)
+        made = Made(
+            planned=self._planned,
+            rows=rows,
+            result=result,
+            records=records,
+            judged=judged,
+            unjudged=unjudged,
+            catalogue=self._stages.catalogue,
+            split=self._split,
+            about=about,
+            inputs=inputs,
+        )
+        write_json(folder / RESULT, describe(made))
+        (folder / HTML).write_text(write_page(made), encoding="utf-8")
+        return {
+            "part": self._planned.evaluation.part.value,
+            "seeds": len(self._planned.run.seeds),
+            **{verdict: sum(one.verdict == verdict for one in judged) for verdict in Verdict},
+        }
+
+    def _judged(self, result: TaskResult) -> tuple[list[Judged], dict[str, str]]:
+        """Judge the claims; those that this form cannot speak of come second, each with the reason."""
+        planned = self._planned
+        present = {row.name for row in planned.rows} | set(STANDING)
+        judged: list[Judged] = []
+        unjudged: dict[str, str] = {}
+        for claim in planned.table.claims:
+            absent = [row for row in claim.rows if row not in present]
+            if absent:
+                unjudged[claim.claim] = f"not in this form: {', '.join(absent)}"
+                continue
+            found = judge_ordering(
+                claim, result.per_query, headline=planned.headline, config=planned.evaluation, drawn_by=result.drawn_by
+            )
+            if found is None:
+                unjudged[claim.claim] = f"the slice {claim.slice} is empty"
+            else:
+                judged.append(found)
+        return judged, unjudged
+
+    def _described(self, rows: Sequence[RowMade]) -> dict[str, Any]:
+        """Return all that decides the table, beside its inputs."""
+        planned, table = self._planned, self._planned.table
+        return {
+            "table": table.name,
+            "title": table.title,
+            "size": planned.size.value,
+            "protocol": table.protocol.value,
+            "headline": str(planned.headline),
+            "evaluation": planned.evaluation.dump(),
+            "rows": [[made.row.name, made.row.what, [trial._asdict() for trial in made.trials]] for made in rows],
+            "claims": [[str(one), one.claim, str(one.column or planned.headline), one.slice] for one in table.claims],
+        }
+
+
+def _first_best(values: Sequence[float]) -> int:
+    """Return the place of the highest value; of equal ones the first."""
+    return values.index(max(values))
+
+
+def _logs(row: Row, trained: AllTrained) -> dict[int, list[dict[str, Any]]]:
+    """Read the training logs of a row: seed → lines."""
+    return {
+        seed: list(read_log(one.encoder.file(LOG_FILE))) for (name, seed), one in trained.items() if name == row.name
+    }
+
+
+def _publish(file: Path, place: Path) -> None:
+    """Copy a file so that a reader sees the old one or the new one."""
+    temporary = place.with_name(place.name + ".tmp")
+    shutil.copyfile(file, temporary)
+    os.replace(temporary, place)
+
+
+def read_per_query(made: Artifact) -> pl.DataFrame:
+    """Read the values of each request, from which every number of the table can be computed again."""
+    return pl.read_parquet(made.file(PER_QUERY))

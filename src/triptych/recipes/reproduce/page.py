@@ -1,0 +1,207 @@
+"""The page of a table, in the look of every report: rows, claims, slices, trials, curves, data, origin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from triptych.evaluate import figures
+from triptych.evaluate.definitions import METRICS, label, layout
+from triptych.evaluate.figures import forest, forest_scale
+from triptych.evaluate.orderings import Judged
+from triptych.evaluate.page import tables
+from triptych.evaluate.page.layout import assemble
+from triptych.evaluate.page.markup import chip, command, definitions, figure, section, table, text
+from triptych.evaluate.page.parts import parts_of
+from triptych.evaluate.page.training import training_section
+from triptych.evaluate.palette import variables
+from triptych.evaluate.records import distinct
+from triptych.evaluate.text_table import ONE_SEED, interval_text, table_columns, value_text
+from triptych.foundation.artifact import Artifact
+from triptych.recipes.reproduce.result import Made, RowMade, describe
+
+LINKS = (
+    ("results", "Rows"),
+    ("claims", "Claims"),
+    ("trials", "Trials"),
+    ("training", "Training"),
+    ("data", "Data"),
+    ("provenance", "Origin"),
+)
+
+
+def write_page(made: Made) -> str:
+    """Write the page as one HTML text that needs nothing else."""
+    body = _rows(made) + _claims(made) + _trials(made) + _training(made) + _data(made) + _provenance(made)
+    return assemble(
+        title=made.planned.table.name,
+        chips=_chips(made),
+        heading=made.planned.table.title,
+        sentence=_sentence(made),
+        tiles="",
+        links=LINKS,
+        body=body,
+    )
+
+
+def _one_seed(made: Made) -> bool:
+    return len(made.planned.run.seeds) == 1
+
+
+def _chips(made: Made) -> str:
+    found = []
+    if made.about.simulated:
+        found.append(chip("simulated behaviour", css="warn", title="Queries and clicks come from simulated shoppers."))
+    found.append(chip(f"{made.planned.size} form", css="", title=f"reproduce {made.planned.table.name}"))
+    found.append(chip(f"{made.planned.evaluation.part} period", css=""))
+    seeds = len(made.planned.run.seeds)
+    found.append(chip("one seed", css="warn", title=ONE_SEED) if seeds == 1 else chip(f"{seeds} seeds", css=""))
+    return "".join(found)
+
+
+def _sentence(made: Made) -> str:
+    counts = {
+        verdict: sum(one.verdict == verdict for one in made.judged) for verdict in ("holds", "fails", "undecided")
+    }
+    said = ", ".join(f"<b>{number}</b> {verdict}" for verdict, number in counts.items() if number) or "none judged"
+    weak = " One seed: none of this is evidence." if _one_seed(made) else ""
+    return f"Of {len(made.judged)} claims on {text(made.about.dataset)}: {said}.{weak}"
+
+
+def _rows(made: Made) -> str:
+    rows, k = made.records, made.planned.evaluation.headline_k
+    unit = layout(made.result.task).unit
+    columns = table_columns(rows, headline_k=k)
+    meanings = {label(one.metric): made.result.meanings.get(one.metric, METRICS[one.metric].meaning) for one in columns}
+    slices = distinct(rows, "slice")
+    metric = columns[0].metric
+    ks = sorted({made.planned.headline.k or k, max(made.planned.evaluation.ks)})
+    where = {name.replace("_", " "): meaning for name, meaning in made.result.definitions.items()}
+    return section(
+        "results",
+        "Rows",
+        tables.main_table(rows, headline_k=k, main_model=""),
+        definitions({one.row.name: one.row.what for one in made.rows}),
+        f'<p class="warning">{text(ONE_SEED)}</p>' if _one_seed(made) else "",
+        definitions(meanings),
+        "<h3>By slice</h3>" if len(slices) > 1 else "",
+        figure(
+            figures.by_slice(rows, metric=metric, ks=ks), caption="Line: 95 % interval. Hollow: control or ceiling."
+        ),
+        tables.slice_table(rows, metric=metric, ks=ks),
+        definitions(where),
+        lead=f"{rows[0]['num_queries']:,} {unit}; shares in percent; small print: 95 % bootstrap interval over queries "
+        "of the seeds' mean. Every row was tried with as many settings, and the best on validation was taken.",
+    )
+
+
+def _claims(made: Made) -> str:
+    if not made.judged and not made.unjudged:
+        return ""
+    shown = [_as_record(one) for one in made.judged]
+    place = forest_scale(shown, kind="difference")
+    colours = variables([one.row.name for one in made.rows])
+    body = [
+        [
+            f"{text(one.ordering.claim)}<br><small>{text(one.ordering)}</small>",
+            text(one.ordering.slice.replace("_", " ")),
+            text(label(*one.column)),
+            _difference(one, row),
+            f'<span style="--c:var({colours.get(one.ordering.better, "--ink")})">{forest(row, place=place)}</span>',
+            tables.verdict_chip(row),
+        ]
+        for one, row in zip(made.judged, shown, strict=True)
+    ]
+    head = [
+        "Claim",
+        "Slice",
+        "Metric",
+        "Difference, points",
+        "<small>dashes: 0; right of it is better</small>",
+        "Verdict",
+    ]
+    return section(
+        "claims",
+        "Claims",
+        table(head, body, css="numbers pairs") if body else "",
+        definitions(made.unjudged),
+        lead="Written down before anything was measured. The rows answer the same queries, so the bootstrap is paired. "
+        "A claim <i>holds</i> when the whole interval agrees with it and <i>fails</i> when all of it contradicts it.",
+    )
+
+
+def _difference(one: Judged, row: Mapping[str, Any]) -> str:
+    seeds = " · ".join(f"{100 * value:+.1f}" for value in one.seeds).replace("-", "−")
+    return (
+        f'<span class="value">{value_text(row)}</span><small class="interval">{interval_text(row)}</small>'
+        f'<small class="seeds">seeds {seeds}</small>'
+    )
+
+
+def _as_record(one: Judged) -> dict[str, Any]:
+    low, high = (None if value != value else value for value in (one.low, one.high))
+    return {
+        "kind": "difference",
+        "value": one.difference,
+        "low": low,
+        "high": high,
+        "verdict": one.verdict,
+        "evidence": one.evidence,
+    }
+
+
+def _trials(made: Made) -> str:
+    body = [
+        [
+            text(one.row.name if place == 0 else ""),
+            f"<code>{text(' '.join(trial.settings) or 'as it is')}</code>",
+            f"{100 * trial.value:.1f}",
+            chip("chosen", css="") if place == one.best else "",
+        ]
+        for one in made.rows
+        for place, trial in enumerate(one.trials)
+    ]
+    head = ["Row", "Settings", f"{label(*made.planned.headline)} on validation, first seed", ""]
+    return section("trials", "Trials", table(head, body, css="numbers"), lead="What each row was tried with.")
+
+
+def _training(made: Made) -> str:
+    """Show the logs of the chosen settings; the metrics are those of each row's own training."""
+    logs = {f"{one.row.name}/{seed}": lines for one in made.rows for seed, lines in one.logs.items()}
+    times = {one.row.name: _times(one) for one in made.rows}
+    return training_section(logs, against=("step", "seconds"), facts=times, lead="Chosen settings, every seed.")
+
+
+def _times(one: RowMade) -> str:
+    seconds = [
+        max((line["seconds"] for line in lines if "seconds" in line), default=0.0) for lines in one.logs.values()
+    ]
+    return "training " + ", ".join(f"{value:,.0f} s" for value in seconds)
+
+
+def _data(made: Made) -> str:
+    summary, about = made.catalogue.artifact.summary, made.about
+    facts = {name: f"{summary[name]:,}" for name in ("items", "queries", "users", "events") if summary.get(name)}
+    facts |= {name: value for name, value in (("source", about.source), ("licence", about.licence)) if value}
+    return section("data", "Data", definitions(facts), parts_of(made.split, config=made.planned.evaluation))
+
+
+def _provenance(made: Made) -> str:
+    rows = [
+        [text(name), text(one.kind if isinstance(one, Artifact) else "fingerprint"), f"<code>{text(_id(one))}</code>"]
+        for name, one in made.inputs.items()
+    ]
+    settings = json.dumps(describe(made)["settings"], indent=2, ensure_ascii=False)
+    return section(
+        "provenance",
+        "Origin",
+        command(made.about.run_command, what="makes everything again"),
+        table(["Input", "Kind", "Id"], rows, css="plain"),
+        f"<details><summary>All settings</summary><pre>{text(settings)}</pre></details>",
+        lead="Every number follows from these artefacts and settings.",
+    )
+
+
+def _id(one: Artifact | str) -> str:
+    return one.id if isinstance(one, Artifact) else one

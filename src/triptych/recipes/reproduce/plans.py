@@ -1,0 +1,113 @@
+"""What making a table in one form comes to: a config for every trial of every row, and one for all that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from triptych.data.schema import Part
+from triptych.evaluate.compare import Column
+from triptych.evaluate.tasks.base import EvaluationConfig
+from triptych.foundation.errors import ConfigError
+from triptych.pretrain.base import PretrainConfig
+from triptych.recipes.config import RunConfig
+from triptych.recipes.encoders import Plan
+from triptych.recipes.reproduce.base import Form, Row, Size, Table
+
+PRETRAIN = "pretrain."
+"""In front of a setting of every row's training; all others are of data, split and evaluation."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A table in one form, with every config resolved."""
+
+    table: Table
+    size: Size
+    rows: Sequence[Row]
+    """Those of the form."""
+    plans: Mapping[str, Sequence[Plan]]
+    """Row → what is trained in each of its trials."""
+    run: RunConfig
+    """Of the stages that all rows share."""
+    evaluation: EvaluationConfig
+    """Of the part that the table is of."""
+    headline: Column
+
+    @property
+    def trial_plans(self) -> list[Plan]:
+        """Every trial of every row."""
+        return [plan for plans in self.plans.values() for plan in plans]
+
+    def chosen(self, row: Row, *, best: int) -> Plan:
+        """Return a row's trial as the row itself."""
+        return self.plans[row.name][best]._replace(name=row.name)
+
+
+def resolve(table: Table, *, size: Size, part: Part, settings: Sequence[str]) -> Planned:
+    """Resolve every config of a table.
+
+    Args:
+        table: what is to be made.
+        size: in which form.
+        part: of which part.
+        settings: overrides ``a.b=value`` of the form's run config, with ``pretrain.`` in front of every row's training.
+
+    Raises:
+        ConfigError: rows that cannot be made together.
+    """
+    training = [one.removeprefix(PRETRAIN) for one in settings if one.startswith(PRETRAIN)]
+    others = [one for one in settings if not one.startswith(PRETRAIN)]
+    form = table.form(size)
+    form = replace(form, settings=(*form.settings, *training))
+    rows = table.rows_of(form)
+    plans = {row.name: trial_plans(row, form) for row in rows}
+    run = _run_config(table, form.run, plans=[plan for own in plans.values() for plan in own], settings=others)
+    evaluation = run.evaluation.override(f"part={part.value}")
+    headline = table.headline or Column("recall", evaluation.headline_k)
+    return Planned(table, size, rows, plans, run, evaluation, headline)
+
+
+def trial_plans(row: Row, form: Form) -> list[Plan]:
+    """Return what is trained in each trial of a row that a form makes."""
+    config = row.config().override(*form.settings)
+    start = None if row.start is None else row.start().override(*form.settings)
+    return [
+        Plan(f"{row.name} trial {number}", config.override(*settings), row.permutes_photos, start)
+        for number, settings in enumerate(row.trials[: form.num_trials], start=1)
+    ]
+
+
+def _run_config(table: Table, run: RunConfig, *, plans: Sequence[Plan], settings: Sequence[str]) -> RunConfig:
+    """Return the config of the stages that all rows share.
+
+    Its training config is that of the row with the most pretrained models; the other rows use of them what they name.
+
+    Args:
+        table: for its name.
+        run: of the form.
+        plans: every trial of every row.
+        settings: overrides of the run.
+
+    Raises:
+        ConfigError: a row does not go with the data, or rows read the items in ways that one tokenizer cannot serve.
+    """
+    shared = {"recipe": f"reproduce {table.name}", "compare": (), "photo_queries": 0}
+    first = max((plan.config for plan in plans), key=lambda config: len(config.encoder.model_configs))
+    for plan in plans:
+        try:
+            run.model_copy(update={**shared, "pretrain": plan.config}).override(*settings)
+        except ConfigError as error:
+            raise ConfigError(f"row '{plan.name}': {error}") from None
+        _check_shared(plan, first)
+    return run.model_copy(update={**shared, "pretrain": first}).override(*settings)
+
+
+def _check_shared(plan: Plan, first: PretrainConfig) -> None:
+    own, shared = plan.config.encoder, first.encoder
+    models = {slot: (model.name, model.revision) for slot, model in shared.model_configs.items()}
+    others = {slot: (model.name, model.revision) for slot, model in own.model_configs.items()}
+    if own.title_features != shared.title_features or others.get("text_model") != models.get("text_model"):
+        raise ConfigError(f"row '{plan.name}': title_features and text_model must be the same in every row of a table.")
+    if others.get("vision_model", models.get("vision_model")) != models.get("vision_model"):
+        raise ConfigError(f"row '{plan.name}': vision_model must be the same in every row that has one.")

@@ -1,0 +1,181 @@
+"""What was made, and how it is told to programs and on a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from triptych.data.catalogue import Catalogue
+from triptych.data.splits import Split
+from triptych.evaluate.compare import Column
+from triptych.evaluate.orderings import Judged
+from triptych.evaluate.records import role_of
+from triptych.evaluate.report import About
+from triptych.evaluate.tasks.base import TaskResult
+from triptych.evaluate.text_table import with_interval
+from triptych.foundation.artifact import Artifact, git_commit, package_version
+from triptych.pretrain.base import PretrainConfig
+from triptych.recipes.reproduce.base import Row
+from triptych.recipes.reproduce.plans import Planned
+
+ONE_SEED = "one seed"
+NO_EVIDENCE = "no evidence: one seed"
+
+
+class Trial(NamedTuple):
+    """One setting of a row, and what it reached."""
+
+    settings: tuple[str, ...]
+    """What it changes; nothing: the row as it is."""
+    value: float
+    """The headline on the validation part, first seed."""
+
+
+class RowMade(NamedTuple):
+    """A row with its choice and its training."""
+
+    row: Row
+    trials: Sequence[Trial]
+    best: int
+    """Place of the chosen trial."""
+    config: PretrainConfig
+    """With the chosen settings."""
+    logs: Mapping[int, Sequence[Mapping[str, Any]]]
+    """Seed → training log."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished table and what it was made of."""
+
+    planned: Planned
+    rows: Sequence[RowMade]
+    result: TaskResult
+    records: Sequence[Mapping[str, Any]]
+    """Those of single models, as `records.json` has them."""
+    judged: Sequence[Judged]
+    unjudged: Mapping[str, str]
+    """Claim → why this form says nothing of it."""
+    catalogue: Catalogue
+    split: Split
+    about: About
+    inputs: Mapping[str, Artifact | str]
+
+
+def describe(made: Made) -> dict[str, Any]:
+    """Return what `triptych reproduce --json` prints: rows, orderings, data, settings."""
+    return {
+        "rows": [_row(record) for record in made.records if _is_told(record, made)],
+        "orderings": [_ordering(one) for one in made.judged],
+        "data": _data(made),
+        "settings": _settings(made),
+    }
+
+
+def table_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the claims of a result as lines for a terminal."""
+    return [
+        {
+            "claim": f"{one['claim']}: {one['rows']}",
+            "slice": one["slice"],
+            "metric": one["metric"],
+            "difference": with_interval({**one, "kind": "difference", "value": one["difference"]}),
+            "seeds": " ".join(f"{100 * value:+.1f}" for value in one["seeds"]).replace("-", "−"),
+            "verdict": one["verdict"],
+            "evidence": one["evidence"],
+        }
+        for one in result["orderings"]
+    ]
+
+
+def _is_told(record: Mapping[str, Any], made: Made) -> bool:
+    """Everything over all requests; on other slices what the table is about."""
+    column = Column(record["metric"], record["k"])
+    wanted = {made.planned.headline, *(one.column for one in made.judged)}
+    return record["slice"] == "all" or column in wanted
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": record["model"],
+        "role": role_of(record["model"]).value,
+        "metric": str(Column(record["metric"], record["k"])),
+        "slice": record["slice"],
+        "value": record["value"],
+        "low": record["low"],
+        "high": record["high"],
+        "seeds": list(record["seed_values"]),
+        "num_queries": record["num_queries"],
+    }
+
+
+def _ordering(one: Judged) -> dict[str, Any]:
+    return {
+        "claim": one.ordering.claim,
+        "verdict": one.verdict,
+        "difference": _finite(one.difference),
+        "low": _finite(one.low),
+        "high": _finite(one.high),
+        "seeds": list(one.seeds),
+        "rows": str(one.ordering),
+        "metric": str(one.column),
+        "slice": one.ordering.slice,
+        "num_queries": one.num_queries,
+        "evidence": NO_EVIDENCE if one.evidence == ONE_SEED else one.evidence,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _data(made: Made) -> dict[str, Any]:
+    dataset, about = made.planned.run.dataset, made.about
+    return {
+        "name": about.dataset,
+        "source": about.source,
+        "licence": about.licence,
+        "simulated": about.simulated,
+        "part": made.planned.evaluation.part.value,
+        "caution": made.split.caution,
+        "dataset": None if dataset is None else dataset.dump(),
+        "catalogue": {"id": made.catalogue.artifact.id, **_counts(made.catalogue.artifact.summary)},
+        "split": {"id": made.split.artifact.id, **made.split.config.dump(), "parts": made.split.artifact.summary},
+    }
+
+
+def _counts(summary: Mapping[str, Any]) -> dict[str, int]:
+    return {name: value for name, value in summary.items() if isinstance(value, int)}
+
+
+def _settings(made: Made) -> dict[str, Any]:
+    return {
+        "table": made.planned.table.name,
+        "title": made.planned.table.title,
+        "size": made.planned.size.value,
+        "protocol": made.planned.table.protocol.value,
+        "headline": str(made.planned.headline),
+        "seeds": list(made.planned.run.seeds),
+        "evaluation": made.planned.evaluation.dump(),
+        "rows": {one.row.name: _row_settings(one) for one in made.rows},
+        "claims_left_out": dict(made.unjudged),
+        "triptych": package_version(),
+        "git": git_commit(),
+    }
+
+
+def _row_settings(made: RowMade) -> dict[str, Any]:
+    return {
+        "what": made.row.what,
+        "trials": [{"settings": list(trial.settings), "validation": trial.value} for trial in made.trials],
+        "chosen": list(made.trials[made.best].settings),
+        "permutes_photos": made.row.permutes_photos,
+        "seconds": [round(_last(lines, "seconds"), 1) for lines in made.logs.values()],
+        "config": made.config.dump(),
+    }
+
+
+def _last(lines: Iterable[Mapping[str, Any]], field: str) -> float:
+    return max((float(line[field]) for line in lines if field in line), default=0.0)

@@ -1,0 +1,159 @@
+"""The Taobao article's table of pretraining (its part 7): which tasks, which loss, one tower or two.
+
+The order of the article's eight rows is public, their values are not. Rows 1 to 3 are one tower, FashionBERT, which
+reads query, title and patches in one stream and is cut in two at export; rows 4 to 8 are two towers that meet in
+blocks on top. Beside them: what a single tower gains by the contrast that rows 6 to 8 have (without it, 8 over 3 says
+nothing about towers), its [CLS] as the export, title–image matching in the place of everything that sees the query,
+and the permuted-photo control.
+
+Every row has the same model size, data, batches, steps and number of trials. What is tried is what the row is about:
+a margin, a temperature, the sigmoid's scale and bias; where nothing of that kind is, the learning rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from triptych.data.datasets.fashion import FashionConfig
+from triptych.data.datasets.generated_shop import GeneratedShopConfig
+from triptych.evaluate.orderings import Ordering
+from triptych.pretrain.tasks.multitask import MultitaskConfig
+from triptych.recipes.config import RunConfig
+from triptych.recipes.reproduce.base import Form, Row, Settings, Table
+
+QUERY_WORDS, TITLE_WORDS = {"kind": "masked_words", "of": "query"}, {"kind": "masked_words", "of": "title"}
+PATCHES = {"kind": "masked_patches"}
+QIM, QIM2 = {"kind": "matching", "pair": "query-item"}, {"kind": "matching", "pair": "query-photo"}
+TITLE_IMAGE = {"kind": "matching", "pair": "title-photo"}
+AT_CROSS = {"at": "cross"}
+
+RATES: tuple[Settings, ...] = (
+    ("loop.learning_rate=0.001",),
+    ("loop.learning_rate=0.0005",),
+    ("loop.learning_rate=0.002",),
+)
+QIC = "stages.0.tasks.0"
+TEMPERATURES = tuple((f"{QIC}.temperature={value}",) for value in (0.05, 0.1, 0.03))
+MARGINS = tuple((f"{QIC}.margin={value}",) for value in (0.1, 0.05, 0.2))
+SIGMOIDS = (
+    (f"{QIC}.temperature=0.1", f"{QIC}.scalar_rate=1.0"),
+    (f"{QIC}.temperature=0.1", f"{QIC}.bias=-8"),
+    (f"{QIC}.temperature=0.05", f"{QIC}.bias=-8"),
+)
+UNSCALED = tuple((f"{QIC}.temperature={value}",) for value in (10.0, 3.0, 30.0))
+"""Scores of vectors of any length are some hundred times those of unit vectors: the scale is chosen anew."""
+
+
+def table() -> Table:
+    """Return the definition."""
+    return Table(
+        name="taobao-pretraining",
+        title="Taobao pretraining: one tower or two, which tasks, which loss between query and item",
+        rows=ROWS,
+        claims=CLAIMS,
+        full=Form(run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2)), hours=6.0),
+        quick=Form(
+            run=RunConfig(dataset=GeneratedShopConfig(), seeds=(0,)),
+            hours=0.4,
+            rows=("3 one tower", "6 sigmoid", "7 softmax", "8 AM-softmax"),
+            settings=("loop.steps=200", "loop.warmup_steps=20", "loop.validate_every=100"),
+            num_trials=1,
+        ),
+    )
+
+
+def _contrast(loss: str, **settings: Any) -> dict[str, Any]:
+    return {"kind": "contrast", "loss": loss, **settings}
+
+
+def _config(tasks: Sequence[dict[str, Any]], **settings: Any) -> MultitaskConfig:
+    tree = {
+        "stages": [{"name": "taobao", "tasks": list(tasks)}],
+        "batch_items": 128,
+        "queries_per_item": 1,
+        "diagnose": False,
+        "loop": {"steps": 600, "warmup_steps": 50, "validate_every": 100},
+        **settings,
+    }
+    return MultitaskConfig.parse(tree)
+
+
+def one_tower(*, export: str = "mean", photo_matching: bool = True, contrast: bool = False) -> MultitaskConfig:
+    """FashionBERT: masked words and patches and matching, all on query and item side by side."""
+    masked = [one | AT_CROSS for one in (QUERY_WORDS, TITLE_WORDS, PATCHES)]
+    matching = [QIM, QIM2] if photo_matching else [QIM]
+    before = [_contrast("softmax")] if contrast else []
+    encoder = {"kind": "two_tower", "export": export}
+    return _config([*before, *masked, *matching], encoder=encoder, crossing="single-stream")
+
+
+def two_towers(loss: str, *, masks_at_cross: bool = False, normalize: bool = True, **settings: Any) -> MultitaskConfig:
+    """Towers that share their weights and meet on top."""
+    item_masks = [TITLE_WORDS | AT_CROSS, PATCHES | AT_CROSS] if masks_at_cross else [TITLE_WORDS, PATCHES]
+    tasks = [_contrast(loss, **settings), QUERY_WORDS, *item_masks, QIM, QIM2]
+    return _config(tasks, encoder={"kind": "two_tower", "normalize": normalize})
+
+
+def title_image() -> MultitaskConfig:
+    """Title–image matching in the place of all that sees query and item together."""
+    return _config([QUERY_WORDS, TITLE_WORDS, PATCHES, TITLE_IMAGE])
+
+
+SIGMOID: dict[str, Any] = {"loss": "sigmoid", "scalar_rate": 1.0}
+
+
+def _row(name: str, what: str, make: Callable[[], MultitaskConfig], trials: tuple[Settings, ...], **more: Any) -> Row:
+    return Row(name, what, make, trials, **more)
+
+
+ROWS = (
+    _row("1 padded mean", "one tower, mean over padding too", lambda: one_tower(export="mean-with-padding"), RATES),
+    _row("2 no QIM2", "one tower without query–photo matching", lambda: one_tower(photo_matching=False), RATES),
+    _row("3 one tower", "FashionBERT with QIM and QIM2, mean without padding", one_tower, RATES),
+    _row("3 [CLS]", "row 3, [CLS] exported", lambda: one_tower(export="cls"), RATES),
+    _row(
+        "1 with QIC",
+        "row 1 and the softmax contrast",
+        lambda: one_tower(export="mean-with-padding", contrast=True),
+        TEMPERATURES,
+    ),
+    _row(
+        "2 with QIC",
+        "row 2 and the softmax contrast",
+        lambda: one_tower(photo_matching=False, contrast=True),
+        TEMPERATURES,
+    ),
+    _row("3 with QIC", "row 3 and the softmax contrast", lambda: one_tower(contrast=True), TEMPERATURES),
+    _row(
+        "4 masks on top",
+        "row 6, the item's masked tasks behind the meeting",
+        lambda: two_towers(masks_at_cross=True, **SIGMOID),
+        SIGMOIDS,
+    ),
+    _row("5 no L2", "row 6, vectors of any length", lambda: two_towers(normalize=False, **SIGMOID), UNSCALED),
+    _row("6 sigmoid", "two towers, each pair by itself", lambda: two_towers(**SIGMOID), SIGMOIDS),
+    _row("7 softmax", "two towers, softmax over the batch", lambda: two_towers("softmax"), TEMPERATURES),
+    _row("8 AM-softmax", "two towers, softmax with a margin", lambda: two_towers("am-softmax"), MARGINS),
+    _row("title-image", "title–image matching instead of QIC, QIM, QIM2", title_image, RATES),
+    _row(
+        "permuted-photo 7",
+        "row 7 with photos permuted over the items",
+        lambda: two_towers("softmax"),
+        TEMPERATURES,
+        permutes_photos=True,
+    ),
+)
+CLAIMS = (
+    Ordering("A margin helps: 8 > 7", "8 AM-softmax", "7 softmax"),
+    Ordering("Competition within the batch helps: 7 > 6", "7 softmax", "6 sigmoid"),
+    Ordering("Item tasks belong into the item tower: 6 > 4", "6 sigmoid", "4 masks on top"),
+    Ordering("Unit vectors help: 6 > 5", "6 sigmoid", "5 no L2"),
+    Ordering("Padding does not belong into the mean: 3 > 1", "3 one tower", "1 padded mean"),
+    Ordering("Query–photo matching helps: 3 > 2", "3 one tower", "2 no QIM2"),
+    Ordering("[CLS] is the worse export of one tower: 3 > 3 [CLS]", "3 one tower", "3 [CLS]"),
+    Ordering("Two towers beat one: 8 > 3", "8 AM-softmax", "3 one tower"),
+    Ordering("… and one with the same contrast: 7 > 3 with QIC", "7 softmax", "3 with QIC"),
+    Ordering("Title–image matching brings little: 6 > title-image", "6 sigmoid", "title-image"),
+    Ordering("The photo helps: 7 > permuted", "7 softmax", "permuted-photo 7", slice="photo_only"),
+)

@@ -1,0 +1,212 @@
+"""A small table end to end: what is chosen, what is trained again, what the verdicts rest on, what stays unread."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from triptych.cli import app
+from triptych.data.catalogue import Catalogue
+from triptych.data.schema import Part
+from triptych.data.splits import Split
+from triptych.encoders.embed import Embedder
+from triptych.evaluate.compare import BETTER, Column
+from triptych.evaluate.orderings import Ordering
+from triptych.foundation.artifact import MANIFEST, Artifact
+from triptych.foundation.errors import ArtifactError, ConfigError
+from triptych.metrics.significance import judge, paired_difference
+from triptych.pretrain.tasks.contrastive import ContrastiveConfig
+from triptych.recipes.config import Arm, RunConfig
+from triptych.recipes.reproduce.base import Form, Row, Table
+from triptych.recipes.reproduce.harness import read_per_query, reproduce
+from triptych.recipes.run_folder import RunFolder
+
+SMALL_SHOP = ("dataset.num_items=200", "dataset.photo_px=64", "dataset.shoppers.num_pages=2500")
+TINY = (
+    "encoder.dim=16",
+    "encoder.layers=1",
+    "encoder.heads=2",
+    "encoder.vector_dim=16",
+    "batch_items=32",
+    "loop.steps=16",
+    "loop.warmup_steps=2",
+    "loop.validate_every=8",
+)
+TRIALS = (("loop.learning_rate=0.000001",), ("temperature=0.1",))
+"""The first learns next to nothing."""
+
+
+def both() -> ContrastiveConfig:
+    return ContrastiveConfig()
+
+
+def title() -> ContrastiveConfig:
+    return Arm.TITLE.config(both())
+
+
+def form(**changes: object) -> Form:
+    settings = (*SMALL_SHOP, "evaluation.bootstrap_repeats=200", "evaluation.headline_k=10", "seeds=[0,1]")
+    run = RunConfig.parse({"dataset": {"kind": "generated_shop"}}).override(*settings)
+    return Form(**{"run": run, "hours": 0.01, "settings": TINY, **changes})
+
+
+TABLE = Table(
+    name="tiny",
+    title="A table for tests",
+    rows=(Row("title", "titles", title, TRIALS), Row("both", "titles and photos", both, TRIALS)),
+    claims=(
+        Ordering("photos help", "both", "title"),
+        Ordering("learning helps", "title", "chance", column=Column("ndcg", 5)),
+        Ordering("photos help more than words", "both", "title", slice="photo_only", than=("title", "bm25")),
+        Ordering("nothing of this", "both", "title", slice="no_such_slice"),
+    ),
+    full=form(),
+    quick=form(rows=("title",), num_trials=1),
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made on validation, then, with the split's test targets out of reach, measured there once more."""
+    folder = tmp_path_factory.mktemp("reproduce") / "tiny"
+    first = reproduce(TABLE, out=folder, base=folder, part=Part.VALIDATION)
+    told = read(first)
+    split = RunFolder.existing(folder).stage("split").path
+    hidden = [file.rename(folder / file.name) for file in split.glob("test_*.npy")]
+    assert hidden
+    for stage in ("table", "trial"):
+        shutil.rmtree(folder / stage)
+    again = reproduce(TABLE, out=folder, base=folder, part=Part.VALIDATION)
+    assert read(again) == told
+    assert told["data"]["part"] == "validation"
+    with pytest.raises(ArtifactError, match="has no file 'test_"):
+        reproduce(TABLE, out=folder, base=folder)
+    for file in hidden:
+        file.rename(split / file.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(out: Path) -> Artifact:
+    """The table of the test part."""
+    before = manifests(out)
+    made = reproduce(TABLE, out=out, base=out)
+    new = set(manifests(out)) - set(before)
+    assert {path.parent.parent.name for path in new} == {
+        "table"
+    }  # the encoders of the validation are those of the test
+    return made
+
+
+def read(made: Artifact) -> dict:
+    return json.loads(made.file("result.json").read_text())
+
+
+def manifests(out: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in out.rglob(MANIFEST)}
+
+
+def test_the_second_call_makes_nothing(out: Path, made: Artifact):
+    before = manifests(out)
+    assert reproduce(TABLE, out=out, base=out).id == made.id
+    assert manifests(out) == before
+
+
+def test_every_row_has_its_trials_seeds_and_metrics(out: Path, made: Artifact):
+    result = read(made)
+    assert set(result) == {"rows", "orderings", "data", "settings"}
+    assert json.loads((out / "result.json").read_text()) == result
+    headline = {row["name"]: row for row in result["rows"] if (row["slice"], row["metric"]) == ("all", "recall@10")}
+    assert set(headline) == {"chance", "popularity", "bm25", "title", "both", "oracle"}
+    assert {name: len(row["seeds"]) for name, row in headline.items()} == {
+        name: 2 if name in ("title", "both") else 1 for name in headline
+    }
+    assert headline["chance"]["value"] == pytest.approx(10 / 200)
+    assert headline["oracle"]["value"] > headline["both"]["value"]
+    encoders = [path for path in manifests(out) if path.parent.parent.name == "encoder"]
+    assert len(encoders) == 2 * 2 + 2  # a trial of each, and the chosen one with one more seed
+
+
+def test_the_trial_is_chosen_that_is_best_on_validation(out: Path, made: Artifact):
+    folder = RunFolder.existing(out)
+    catalogue, split = Catalogue.open(folder.stage("catalogue")), Split.open(folder.stage("split"))
+    targets = split.targets(Part.VALIDATION)
+    for row, settings in read(made)["settings"]["rows"].items():
+        values = [trial["validation"] for trial in settings["trials"]]
+        assert settings["chosen"] == list(TRIALS[int(np.argmax(values))])
+        for number, told in enumerate(values, start=1):
+            embedder = Embedder.open(folder.stage(f"encoder {row} trial {number} seed 0"))
+            items = embedder.embed_catalogue(catalogue, label=None).astype(np.float32)
+            recalls = []
+            for place, query in enumerate(targets.query_row):
+                vector = embedder.queries([catalogue.queries[query]])[0]
+                first = set(np.argsort(-(items @ vector), kind="stable")[:10].tolist())
+                own = set(targets.item_rows[targets.offsets[place] : targets.offsets[place + 1]].tolist())
+                recalls.append(len(first & own) / len(own))
+            assert told == pytest.approx(np.mean(recalls), abs=0.01)  # the index keeps float16
+    assert read(made)["settings"]["rows"]["title"]["chosen"] == list(TRIALS[1])
+
+
+def test_verdicts_can_be_computed_again_from_the_values_of_each_query(made: Artifact):
+    per_query, result = read_per_query(made), read(made)
+
+    def values(model: str, column: str, slice_name: str) -> np.ndarray:
+        own = per_query.filter((pl.col("model") == model) & (pl.col("slice") == slice_name)).sort("query_row")
+        return np.stack([own.filter(seed=seed)[column].to_numpy() for seed in own["seed"].unique().sort()])
+
+    expected = {
+        "photos help": (values("both", "recall@10", "all"), values("title", "recall@10", "all")),
+        "learning helps": (values("title", "ndcg@5", "all"), values("chance", "ndcg@5", "all")),
+        "photos help more than words": (
+            values("both", "recall@10", "photo_only") - values("title", "recall@10", "photo_only"),
+            values("title", "recall@10", "photo_only") - values("bm25", "recall@10", "photo_only"),
+        ),
+    }
+    told = {one["claim"]: one for one in result["orderings"]}
+    assert set(told) == set(expected)
+    for claim, (better, worse) in expected.items():
+        one = told[claim]
+        interval = paired_difference(better, baseline=worse, rng=np.random.default_rng(0), repeats=200)
+        assert (one["difference"], one["low"], one["high"]) == pytest.approx(tuple(interval))
+        assert one["verdict"] == judge(interval, claim=BETTER).value
+        assert one["seeds"] == pytest.approx(list(better.mean(axis=1) - worse.mean(axis=1)))
+        assert one["evidence"] == "2 seeds"
+    assert told["learning helps"]["verdict"] == "holds"
+    assert result["settings"]["claims_left_out"] == {"nothing of this": "the slice no_such_slice is empty"}
+
+
+def test_the_page_shows_rows_claims_and_curves(out: Path, made: Artifact):
+    page = (out / "report.html").read_text()
+    assert page == made.file("report.html").read_text()
+    for words in ("photos help more than words", "both − title &gt; title − bm25", "loop.learning_rate=0.000001"):
+        assert words in page
+    assert page.count("during training") >= 3  # validation by step and by seconds, and the loss
+
+
+def test_rows_that_cannot_be_made_together_are_refused_before_anything_is_made(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"row 'title trial 1': .*photo_px"):
+        reproduce(TABLE, out=tmp_path / "x", base=tmp_path, settings=["catalogue.photo_px=32"])
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_command_makes_a_real_table_in_its_quick_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    layers = ("encoder.text_layers=1", "encoder.photo_layers=1", "encoder.fusion_layers=1")
+    tiny = [one for one in TINY if "layers" not in one] + list(layers)
+    small = [*SMALL_SHOP, "evaluation.bootstrap_repeats=100", *(f"pretrain.{one}" for one in tiny)]
+    arguments = ["reproduce", "smgr", "--quick", "--json", "--out", str(tmp_path / "smgr")]
+    arguments += [word for one in (*small, "pretrain.loop.steps=4") for word in ("--set", one)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["settings"]["protocol"] == "cells"
+    assert {one["evidence"] for one in result["orderings"]} == {"no evidence: one seed"}
+    shown = CliRunner().invoke(app, [one for one in arguments if one != "--json"], catch_exceptions=False)
+    assert "no evidence: one seed" in " ".join(shown.stdout.split())
+    assert "cells, test" in shown.stdout

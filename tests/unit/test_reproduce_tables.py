@@ -1,0 +1,84 @@
+"""Definitions of tables: mistakes are told, and the tables there are have rows that can be made."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from triptych.cli import app
+from triptych.evaluate.orderings import Ordering
+from triptych.evaluate.records import Role, role_of
+from triptych.foundation.errors import ConfigError
+from triptych.pretrain.tasks.contrastive import ContrastiveConfig
+from triptych.recipes.config import RunConfig
+from triptych.recipes.reproduce import TABLES, find_table
+from triptych.recipes.reproduce.base import Form, Row, Size, Table
+from triptych.recipes.reproduce.plans import trial_plans
+
+FORM = Form(run=RunConfig(), hours=1.0)
+
+
+def row(name: str, *trials: str) -> Row:
+    return Row(name, "what", ContrastiveConfig, tuple((trial,) for trial in trials) or ((),))
+
+
+def table(*rows: Row, claims: tuple[Ordering, ...] = (), quick: Form = FORM) -> Table:
+    return Table(name="t", title="T", rows=rows, claims=claims, full=FORM, quick=quick)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: table(row("a"), row("a")), "the name 'a' stands for two rows"),
+        (lambda: table(row("a"), row("bm25")), "the name 'bm25' stands for two rows"),
+        (lambda: table(row("item-knn")), "'item-knn' is the name of a baseline"),
+        (
+            lambda: table(row("a", "x=1", "x=2"), row("b", "x=1")),
+            "every row must have the same number of trials, not a 2, b 1",
+        ),
+        (
+            lambda: table(row("joint"), claims=(Ordering("c", "joint", "jiont"),)),
+            r"there is no row 'jiont'\. Did you mean 'joint'\?",
+        ),
+        (lambda: table(row("joint"), quick=Form(run=RunConfig(), hours=1.0, rows=("j",))), "there is no row 'j'"),
+        (lambda: find_table("taobao"), "There is no table 'taobao'"),
+        (lambda: find_table("smgr", part="sids"), "Table 'smgr' has no part 'sids'. Parts: pretraining"),
+        (lambda: find_table("taobao-pretraining", part="x"), "has no part 'x'. Parts: none"),
+    ],
+)
+def test_a_mistake_is_told(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("size", Size)
+def test_every_trial_of_every_row_is_a_config_of_its_own(name, size):
+    made = TABLES[name]()
+    form = made.form(size)
+    for one in made.rows_of(form):
+        plans = trial_plans(one, form)
+        assert len({plan.config.to_json() for plan in plans}) == len(plans)
+        assert one.permutes_photos == (role_of(one.name) is Role.CONTROL)
+    assert made.quick.hours <= 0.5
+    assert len(made.quick.run.seeds) == 1
+    assert len(made.full.run.seeds) >= 3
+
+
+def test_a_part_need_not_be_named_where_there_is_one():
+    assert find_table("smgr").name == find_table("smgr", part="pretraining").name
+
+
+def test_a_trial_is_laid_over_the_settings_of_the_form():
+    form = Form(run=RunConfig(), hours=1.0, settings=("temperature=0.7", "batch_items=9"), num_trials=2)
+    first, second = trial_plans(row("a", "temperature=0.1", "temperature=0.2", "temperature=0.3"), form)
+    assert (first.config.temperature, second.config.temperature) == (0.1, 0.2)
+    assert first.config.batch_items == second.config.batch_items == 9
+
+
+def test_the_command_lists_tables_with_their_hours():
+    listed = json.loads(CliRunner().invoke(app, ["reproduce", "--json"], catch_exceptions=False).stdout)
+    assert [one["table"] for one in listed] == list(TABLES)
+    assert all(one["quick form, hours"] <= 0.5 < one["full form, hours"] for one in listed)
