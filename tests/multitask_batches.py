@@ -88,6 +88,7 @@ def everything(**changes: Any) -> MultitaskBatch:
         total=3,
     )
     batch = MultitaskBatch(
+        number=10**6,
         step=10**6,  # long after any warm-up
         items=ItemInputs(titles, pixels, has_title, has_photo),
         own_items=torch.arange(8),

@@ -236,7 +236,24 @@ def test_a_stage_is_chosen_by_query_and_item_where_its_own_measure_is_not_to_be_
     phase.task.module.eval()
     validation = phase.task.validate()
     assert validation.headline == "recall@3/query-item"
-    assert set(validation.metrics) == {"recall@3/query-item"}
+    assert set(validation.metrics) == {"recall@3/query-item", "epoch"}
+
+
+def test_an_epoch_is_as_many_pairs_or_items_as_there_are(given: Given):
+    """Whatever the other stages draw."""
+    stages = [
+        stage(CLICKED, name="clicks", steps_rate=0.5),
+        stage(WORDS, name="items", data="items", steps_rate=0.5),
+    ]
+    settings = {"loop": {"steps": 8, "accumulate": 2}, "batch_items": 5, "queries_per_item": 3, "validation_k": 3}
+    clicks, items = phases_of(titles_only(stages, diagnose=False, **settings), given)
+    num_pairs = len(given.split.train_pairs(given.catalogue).item_row)
+    seen = given.catalogue.titles, given.catalogue.photos.has
+    num_both = sum(bool(title) and bool(has) for title, has in zip(*seen, strict=True))
+    for phase, per_batch, total in ((clicks, 15, num_pairs), (items, 5, num_both)):
+        for index in range(4):
+            phase.task.losses(phase.task.batch(index))
+        assert phase.task.validate().metrics["epoch"] == pytest.approx(4 * per_batch / total)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 10, 100, 160])

@@ -52,8 +52,10 @@ class MultitaskBatch(NamedTuple):
     Where a stage has no log (items alone), there are no queries.
     """
 
+    number: int
+    """Of the batch in the training, from 0."""
     step: int
-    """Of the training, from 0; several batches may be gathered for one."""
+    """Of the training's step that it is drawn for, from 0; a step may take several batches."""
     items: ItemInputs
     """Own items."""
     own_items: Tensor

@@ -98,11 +98,11 @@ class Feed:
             seed=given.seed,
         )
 
-    @property
-    def batches_per_epoch(self) -> float:
-        """Batches in which as many pairs, or items, are drawn as there are."""
-        if self.pairs is None:
-            return max(len(self.with_both), 1) / self._batch_items
+    def batches_per_epoch(self, data: Data) -> float:
+        """Return the batches in which as many pairs, or items, are drawn as there are."""
+        if data is Data.ITEMS:
+            return max(1.0, len(self.with_both) / self._batch_items)
+        assert self.pairs is not None, "it draws by clicks"
         return len(self.pairs.item_row) / (self._sampler.batch_items * self._queries_per_item)
 
     def draw(self, index: int, *, data: Data) -> Drawn:
@@ -196,6 +196,7 @@ class StageTask:
         if self._masks_titles:
             titles = self._masked(reader.title_tokens(rows), own_items, rng=rng)
         return MultitaskBatch(
+            number=at,
             step=at // self._config.loop.accumulate,
             items=items,
             own_items=torch.from_numpy(own_items),
@@ -258,7 +259,8 @@ class StageTask:
         found = self._feed.probe.measure(
             self.encoder, headline=self._stage.validate_on, everything=self._config.diagnose
         )
-        return found._replace(metrics={**found.metrics, EPOCH: self._seen_batches / self._feed.batches_per_epoch})
+        epoch = self._seen_batches / self._feed.batches_per_epoch(self._stage.data)
+        return found._replace(metrics={**found.metrics, EPOCH: epoch})
 
     def _masked(self, tokens: NDArray[np.int32], own: NDArray[np.int64], *, rng: np.random.Generator) -> Masked:
         """Mask words of texts ``[texts, tokens]`` of all processes, and keep this one's."""
