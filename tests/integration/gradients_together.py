@@ -1,4 +1,7 @@
-"""One process of several that compute a batch's gradients together: ``gradients_together.py OUT``, under torchrun."""
+"""One process of several that compute a batch's gradients, and train in stages, together.
+
+``gradients_together.py RUN OUT``, under torchrun.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,38 @@ from triptych.data.splits import Split
 from triptych.data.text import TextTokenizer
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.registry import config_class
+from triptych.pretrain import base as pretrain
 from triptych.pretrain.base import TASKS, Given
 from triptych.recipes.run_folder import RunFolder
 from triptych.training.distributed import Group, join
 
 SMALL = {"dim": 16, "heads": 2, "layers": 2, "vector_dim": 8, "photo_px": 64}
+LATE = {"kind": "late_fusion", "dim": 16, "heads": 2, "vector_dim": 8, "photo_px": 64}
+BETWEEN = ("query-item", "query-title", "query-photo", "title-photo")
+CONTRASTS = [{"kind": "contrast", "between": between, "symmetric": True} for between in BETWEEN]
+MASKED = [{"kind": "masked_words", "of": "query"}, {"kind": "masked_words", "of": "title"}, {"kind": "masked_patches"}]
+CROSSED = [{**task, "at": "cross"} for task in MASKED]
+# No warm-up: random negatives are drawn by each process from a stream of its own.
+MATCHED = [
+    {"kind": "matching", "pair": pair, "warmup_steps": 0} for pair in ("query-item", "query-photo", "title-photo")
+]
+FORMS = [
+    {"kind": "contrast", "between": "query-item", "loss": "sigmoid"},
+    {"kind": "contrast", "between": "query-photo", "loss": "am-softmax", "log_q_weight": 0.5, "same_title": True},
+    {"kind": "contrast", "between": "query-title", "learn_temperature": True},
+]
+
+
+def stage(*tasks: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """One stage of everything; `settings` are those of the training."""
+    return {
+        "kind": "multitask",
+        "stages": [{"name": "one", "tasks": list(tasks), **settings.pop("stage", {})}],
+        "batch_items": 25,
+        **settings,
+    }
+
+
 CASES: dict[str, dict[str, Any]] = {
     # 100 items and 200 queries are cut by length; 3 processes share neither evenly
     "contrastive": {"kind": "contrastive", "batch_items": 100, "photo_view_items": 10},
@@ -28,8 +58,52 @@ CASES: dict[str, dict[str, Any]] = {
     "titles only": {"kind": "contrastive", "batch_items": 40, "encoder": {**SMALL, "modalities": "title"}},
     "items": {"kind": "item_contrast", "batch_items": 37, "photo_view_items": 7, "title_query_items": 11},
     "photos only": {"kind": "item_contrast", "batch_items": 10, "encoder": {**SMALL, "modalities": "photo"}},
+    "taobao": stage(CONTRASTS[0], *MASKED, *MATCHED, {"kind": "photo_view"}, photo_view_items=7),
+    "taobao, cheap": stage(CONTRASTS[0], *MASKED, *MATCHED, cheap_pass=True, rows_at_once=4),
+    "crossed": stage(*CROSSED, *MATCHED),
+    "one stream": stage(CONTRASTS[0], *CROSSED, *MATCHED, crossing="single-stream"),
+    "means with padding": stage(*CONTRASTS, *CROSSED, encoder={**SMALL, "export": "mean-with-padding"}),
+    "late fusion": stage(*CONTRASTS, *CROSSED, *MATCHED, encoder=LATE),
+    "other forms of contrast": stage(*FORMS, encoder=LATE),
+    "few matched": stage({**MATCHED[0], "max_queries": 4}, {**MATCHED[1], "max_queries": 2}),
+    "hard negatives": stage(CONTRASTS[0], stage={"hard_negatives": 2}),
+    "frozen": stage(*CONTRASTS, encoder=LATE, stage={"train": {"text": 0.5, "fusion": 1.0}}),
+    "titles and photos": stage(CONTRASTS[3], *MASKED[1:], encoder=LATE, stage={"data": "items"}),
+    "fewer of everything than processes": stage(
+        *CONTRASTS, *MASKED, *MATCHED, {"kind": "photo_view"}, batch_items=2, queries_per_item=1, photo_view_items=1
+    ),
+    "fewer in one stream": stage(*CROSSED, *MATCHED, batch_items=2, queries_per_item=1, crossing="single-stream"),
+    "fewer in late fusion": stage(
+        *CONTRASTS, *CROSSED, *MATCHED, batch_items=2, queries_per_item=1, encoder=LATE, rows_at_once=1
+    ),
     "histories": {"kind": "history_contrast", "batch_pairs": 41, "photo_view_items": 5, "title_query_items": 5},
 }
+
+
+STAGED = {
+    "kind": "multitask",
+    "encoder": LATE,
+    "stages": [
+        {
+            "name": "apart",
+            "tasks": [CONTRASTS[3], *MASKED[1:]],
+            "train": {"photo": 1.0, "title_head": 1.0, "photo_head": 0.5},
+            "data": "items",
+            "validate_on": "title-photo",
+            "steps_rate": 0.4,
+        },
+        {
+            "name": "together",
+            "tasks": [*CONTRASTS, MASKED[1]],  # no hardest negative: of two nearly alike rounding decides
+            "hard_negatives": 1,  # mined with what the stage before hands on
+            "steps_rate": 0.6,
+        },
+    ],
+    "batch_items": 25,
+    "validation_queries": 100,
+    "loop": {"steps": 10, "warmup_steps": 2, "validate_every": 2, "precision": "fp32", "device": "cpu"},
+}
+"""A training in two stages; each hands on its best weights, which need not be its last."""
 
 
 class Found(NamedTuple):
@@ -37,19 +111,22 @@ class Found(NamedTuple):
     figures: dict[str, float]
 
 
-def compute(case: str, *, catalogue: Artifact, split: Artifact, tokenizer: Artifact, group: Group) -> Found:
+def given_by(run: Path, *, group: Group) -> Given:
+    found = inputs_of(run)
+    return Given(
+        catalogue=Catalogue.open(found["catalogue"]),
+        split=Split.open(found["split"]),
+        tokenizer=TextTokenizer.load(found["tokenizer"].file(text.FILE)),
+        seed=0,
+        group=group,
+    )
+
+
+def compute(case: str, *, run: Path, group: Group) -> Found:
     """Do what the loop does up to the optimiser, in float32."""
     tree = {"encoder": SMALL, **CASES[case]}
     config = config_class(TASKS, tree["kind"]).parse(tree)
-    task = config.task(
-        Given(
-            catalogue=Catalogue.open(catalogue),
-            split=Split.open(split),
-            tokenizer=TextTokenizer.load(tokenizer.file(text.FILE)),
-            seed=0,
-            group=group,
-        )
-    )
+    task = next(config.phases(given_by(run, group=group))).task
     batch = task.batch(3)
     output = task.losses(batch)
     output.total.backward()
@@ -63,6 +140,16 @@ def compute(case: str, *, catalogue: Artifact, split: Artifact, tokenizer: Artif
     )
 
 
+def train(schedules: str, *, run: Path, out: Path, group: Group) -> Artifact | None:
+    """Train in stages; only the first process has the encoder in the end."""
+    config = config_class(TASKS, "multitask").parse({**STAGED, "schedules": schedules})
+    given = given_by(run, group=group)
+    if group.rank > 0:
+        pretrain.follow(config, given)
+        return None
+    return pretrain.run(config, given, inputs=inputs_of(run), out=out)
+
+
 def inputs_of(run: Path) -> dict[str, Artifact]:
     folder = RunFolder.existing(run)
     return {name: folder.stage(name) for name in ("catalogue", "split", "tokenizer")}
@@ -72,10 +159,12 @@ def main() -> None:
     run, out = (Path(word) for word in sys.argv[1:])
     group = join()
     for case in CASES:
-        found = compute(case, **inputs_of(run), group=group)
+        found = compute(case, run=run, group=group)
         if group.rank == 0:
             save_file(found.gradients, out / f"{case}.safetensors")
             (out / f"{case}.json").write_text(json.dumps(found.figures))
+    for schedules in ("fresh", "one"):
+        train(schedules, run=run, out=out / "staged", group=group)
     group.close()
 
 

@@ -16,12 +16,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_demo import DEMO_SETTINGS
 
+from triptych.foundation.artifact import Artifact
 from triptych.recipes import resolve
 from triptych.recipes.pipeline import run_pipeline
 from triptych.recipes.run_folder import RunFolder
@@ -195,21 +197,49 @@ def test_a_failure_is_told_once_and_nobody_waits(demo_run: Path, tmp_path: Path)
     assert not list(out.glob("encoder/*/artifact.json"))
 
 
-def test_gradients_of_three_are_those_of_one(demo_run: Path, tmp_path: Path):
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
     specification = importlib.util.spec_from_file_location("gradients_together", SCRIPT)
     script = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(script)
-    subprocess.run(
-        [*TORCHRUN, "--nproc-per-node", "3", str(SCRIPT), str(demo_run), str(tmp_path)],
-        env=environment(),
-        capture_output=True,
-        check=True,
-    )
+    return script
+
+
+@pytest.fixture(scope="module")
+def three(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What three processes have written down."""
+    out = tmp_path_factory.mktemp("three")
+    command = [*TORCHRUN, "--nproc-per-node", "3", str(SCRIPT), str(demo_run), str(out)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_gradients_of_three_are_those_of_one(script: ModuleType, three: Path, demo_run: Path):
     for case in script.CASES:
-        expected = script.compute(case, **script.inputs_of(demo_run), group=ALONE)
-        gradients = load_file(tmp_path / f"{case}.safetensors")
+        expected = script.compute(case, run=demo_run, group=ALONE)
+        gradients = load_file(three / f"{case}.safetensors")
         assert set(gradients) == set(expected.gradients), case  # what nobody used has none
         largest = max(float(gradient.abs().max()) for gradient in expected.gradients.values())
         for name, gradient in expected.gradients.items():
             assert torch.allclose(gradients[name], gradient, rtol=1e-4, atol=1e-5 * largest), (case, name)
-        assert json.loads((tmp_path / f"{case}.json").read_text()) == pytest.approx(expected.figures, rel=1e-5), case
+        assert json.loads((three / f"{case}.json").read_text()) == pytest.approx(expected.figures, rel=1e-5), case
+
+
+@pytest.mark.parametrize("schedules", ["fresh", "one"])
+def test_stages_by_three_hand_on_what_one_hands_on(
+    script: ModuleType, three: Path, demo_run: Path, tmp_path: Path, schedules: str
+):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = script.train(schedules, run=demo_run, out=tmp_path, group=ALONE)
+    finally:
+        torch.set_num_threads(threads)
+    together = Artifact.open(three / "staged" / alone.path.name)
+    first, second = (load_file(one.file("model.safetensors")) for one in (alone, together))
+    length = torch.cat([weight.flatten() for weight in first.values()]).norm()
+    apart = torch.cat([(first[name] - second[name]).flatten() for name in first]).norm()
+    assert 0 < apart / length < CLOSE
+    best = [{name: one["best_step"] for name, one in run.summary["phases"].items()} for run in (alone, together)]
+    assert best[0] == best[1]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from triptych.data.text import TextTokenizer, TokenizerConfig
 from triptych.encoders.inputs import Modalities
 from triptych.foundation.errors import ConfigError, DataError
 from triptych.pretrain.base import Given, Phase
-from triptych.pretrain.stage_task import StageTask
+from triptych.pretrain.probe import HardItems
+from triptych.pretrain.stage_task import Drawn, StageTask
 from triptych.pretrain.stages import PRESETS
 from triptych.pretrain.tasks.multitask import MultitaskConfig
 from triptych.training.loop import LoopConfig
@@ -374,3 +376,33 @@ def test_hard_negatives_are_ranked_high_and_known_where_they_are_right(given: Gi
         expected = [[(query, item) in clicked for item in rows.tolist()] for query in drawn.query_rows.tolist()]
         assert with_more.known.tolist() == expected
     assert more > 0
+
+
+@pytest.mark.parametrize("num_cells", [0, 3])
+def test_hard_negatives_are_of_middling_rank_in_a_cell_of_the_item(num_cells: int):
+    rng = np.random.default_rng(0)
+    num_items, num_queries = 400, 6
+    cells = rng.random((num_items, num_cells)) < 0.6
+    query_rows = np.array([2, 3, 5, 7, 11, 13], dtype=np.int32)
+    ranked = np.stack([rng.permutation(num_items) for _ in range(num_queries)]).astype(np.int32)
+    hard = HardItems(query_rows, ranked, item_cells=cells)
+    item_rows = np.array([10, 20, 30])
+    asked, positive = np.array([7, 2, 5, 13]), np.array([0, 1, 1, 2])
+    drawn = Drawn(item_rows, np.zeros(3, dtype=np.float32), asked, positive, np.zeros((4, 3), dtype=bool))
+    allowed: list[set[int]] = []
+    for item, query in ((10, 7), (20, 2), (30, 13)):  # one query of each
+        near = [
+            int(other)
+            for other in ranked[query_rows.tolist().index(query)]
+            if num_cells == 0 or (cells[other] & cells[item]).any()
+        ]
+        allowed.append(set(near[20:200]))
+    seen: set[int] = set()
+    for _ in range(1_500):
+        found = hard.draw(drawn, count=2, rng=rng)
+        assert len(found) <= 6
+        assert (np.diff(found) > 0).all()
+        assert set(found.tolist()) <= set().union(*allowed)
+        assert all(len(set(found.tolist()) & one) >= 2 for one in allowed)
+        seen |= set(found.tolist())
+    assert seen == set().union(*allowed)

@@ -231,8 +231,9 @@ class Passes:
         return self._group.gather(self.own_query_vectors, total=self.batch.num_queries)
 
     def of_all(self, own: Tensor) -> Tensor:
-        """Gather rows of own items from all processes, with their gradient."""
-        return self._group.gather(own, total=self.batch.num_items)
+        """Gather rows of own items, ``[own items, …]``, from all processes, with their gradient."""
+        rows = self._group.gather(own.flatten(1), total=self.batch.num_items)
+        return rows.unflatten(1, own.shape[1:])
 
     def titles_of_all(self, masked: Masked) -> Masked:
         """Gather the masked titles of own items from all processes."""
@@ -247,8 +248,7 @@ class Passes:
         """Gather the token states of own items from all processes, with their gradient."""
         if self._group.size == 1:
             return tokens
-        states = self.of_all(tokens.states.flatten(1)).unflatten(1, tokens.states.shape[1:])
-        return Tokens(states, self.of_all(tokens.keep.float()) > 0)
+        return Tokens(self.of_all(tokens.states), self.of_all(tokens.keep.float()) > 0)
 
     def cross_pairs(self, queries: Tensor, items: Tensor, *, untitled: bool = False) -> Tokens:
         """Let clean queries and items meet.

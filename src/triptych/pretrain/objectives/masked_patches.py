@@ -83,9 +83,9 @@ class MaskedPatches(Objective):
             tokens, start, places = passes.masked_pairs
             assert places.patches is not None
             states = tokens.states[:, start + places.patches.start : start + places.patches.stop]
-            rows = passes.batch.own_positive
-            chosen, targets = passes.of_all(chosen.float())[rows] > 0, passes.of_all(targets)[rows]
-            total = int(passes.of_all(hidden.chosen.float())[passes.batch.positive].sum())
+            rows, every = passes.batch.own_positive, passes.of_all(chosen.float()) > 0
+            chosen, targets = every[rows], passes.of_all(targets)[rows]
+            total = int(every[passes.batch.positive].sum())
         else:
             reading = passes.masked_items
             states = reading.tokens.states[:, reading.places.patches]

@@ -144,7 +144,7 @@ class Matching(Objective):
         differs = batch.photo_groups[shown] != batch.photo_groups
         differs &= batch.title_groups[shown] != batch.title_groups
         total = len(both) + int(differs.sum())
-        photos = passes.of_all(items.pixels.flatten(1)).unflatten(1, items.pixels.shape[1:])
+        photos = passes.of_all(items.pixels)
         whole = items._replace(others=None, drop_title=None, drop_photo=None)
         swapped = whole._replace(pixels=photos[shown[batch.own_items]])
         right, wrong = items.has_title & items.has_photo, differs[batch.own_items]
