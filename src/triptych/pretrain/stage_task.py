@@ -17,6 +17,7 @@ from triptych.encoders.base import Encoder
 from triptych.encoders.text import trim
 from triptych.foundation.errors import ConfigError, DataError
 from triptych.losses.base import LossOutput
+from triptych.pretrain.balance import OgmGe
 from triptych.pretrain.base import Given
 from triptych.pretrain.model import PretrainModel
 from triptych.pretrain.objectives.base import Objective, ObjectiveConfig
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 EPOCH = "epoch"
 """Name in validation's record of how often the stage has been through its pairs."""
+
+
+TEMPERATURE = 0.05
+"""Divides scores where the modalities' confidence is compared."""
 
 
 class Drawn(NamedTuple):
@@ -157,6 +162,11 @@ class StageTask:
         if (self._masks_queries or self._masks_titles) and given.tokenizer.mask_id is None:
             raise ConfigError("masked_words: the pretrained text model's vocabulary has no mask. Remove that task.")
         self._seen_batches = 0
+        self._ids = model.ids if stage.with_ids else None
+        asks = any(task.needs.queries for task in tasks)
+        self._balance = None
+        if config.balance == "ogm-ge" and asks:
+            self._balance = OgmGe(model, parts=model.parts(), alpha=config.balance_alpha, temperature=TEMPERATURE)
         self._hard = feed.probe.mine(model.encoder, pairs=feed.pairs) if stage.hard_negatives else None
 
     @property
@@ -182,6 +192,8 @@ class StageTask:
             titles = self._masked(reader.title_tokens(rows), own_items, rng=rng)
         return MultitaskBatch(
             number=at,
+            item_rows=torch.from_numpy(rows),
+            query_rows=torch.from_numpy(drawn.query_rows),
             items=items,
             own_items=torch.from_numpy(own_items),
             title_groups=torch.from_numpy(reader.title_groups(rows)),
@@ -210,13 +222,14 @@ class StageTask:
             encoder=self.module.encoder,
             cross=self.module.cross,
             group=self._group,
+            ids=self._ids,
             keeps_states=self._crosses,
             cheap=self._config.cheap_pass,
             rows_at_once=self._config.rows_at_once,
         )
         self._seen_batches = batch.number + 1 - self._first_batch
         total = torch.zeros((), device=batch.has_title.device)
-        parts: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {} if self._balance is None else self._balance.look(passes)
         for task in self._tasks:
             objective = self.module.objectives[task.label]
             assert isinstance(objective, Objective)
@@ -229,9 +242,14 @@ class StageTask:
     def validate(self) -> Validation:
         """Measure recall by what the stage is to be chosen by, and of all else if it is to be diagnosed."""
         found = self._feed.probe.measure(
-            self.encoder, headline=self._stage.validate_on, everything=self._config.diagnose
+            self.encoder, headline=self._stage.validate_on, everything=self._config.diagnose, ids=self._ids
         )
         return found._replace(metrics={**found.metrics, EPOCH: self._seen_batches / self._feed.batches_per_epoch})
+
+    def close(self) -> None:
+        """End the stage."""
+        if self._balance is not None:
+            self._balance.remove()
 
     def _masked(self, tokens: NDArray[np.int32], own: NDArray[np.int64], *, rng: np.random.Generator) -> Masked:
         """Mask words of texts ``[texts, tokens]`` of all processes, and keep this one's."""
