@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from triptych.pretrain.tasks.multitask import MultitaskConfig
 
 
+PAIRS_SEED = 0
+"""Draws the pairs of a shorter log."""
 EPOCH = "epoch"
 """Name in validation's record of how often the stage has been through its pairs."""
 
@@ -75,6 +77,8 @@ class Feed:
         self.pairs = split.train_pairs(catalogue)
         if config.pairs == "most-clicked":
             self.pairs = self.pairs.most_clicked()
+        if config.pairs_rate < 1:
+            self.pairs = self.pairs.some(config.pairs_rate, rng=np.random.default_rng(PAIRS_SEED))
         self._sampler = ItemQuerySampler(
             query_row=self.pairs.query_row,
             item_row=self.pairs.item_row,

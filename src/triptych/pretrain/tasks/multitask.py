@@ -76,6 +76,8 @@ class MultitaskConfig(PretrainConfig):
     """Items are drawn by their training clicks to this power: 0 all alike, 1 by clicks."""
     pairs: Pairs = Pairs.CLICKED
     """Which pairs are positive: clicked, or most-clicked (of each query one item)."""
+    pairs_rate: float = Field(1.0, gt=0, le=1)
+    """Share of the distinct training pairs that is learned from, the same for every seed: as a shorter log."""
     cell_rate: float = Field(0.0, ge=0, le=1)
     """Share of a batch's items drawn from a few delivery cells; SMGR's reconstruction has 0.5."""
     cells_per_batch: int = Field(2, ge=1)
