@@ -90,6 +90,8 @@ def everything(**changes: Any) -> MultitaskBatch:
     batch = MultitaskBatch(
         number=10**6,
         step=10**6,  # long after any warm-up
+        item_rows=torch.arange(8) * 3,
+        query_rows=torch.arange(len(POSITIVE)) % 7,
         items=ItemInputs(titles, pixels, has_title, has_photo),
         own_items=torch.arange(8),
         title_groups=torch.tensor(TITLE_GROUPS),

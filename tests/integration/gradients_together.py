@@ -65,6 +65,7 @@ CASES: dict[str, dict[str, Any]] = {
     "means with padding": stage(*CONTRASTS, *CROSSED, encoder={**SMALL, "export": "mean-with-padding"}),
     "late fusion": stage(*CONTRASTS, *CROSSED, *MATCHED, encoder=LATE),
     "other forms of contrast": stage(*FORMS, encoder=LATE),
+    "with ids": stage(CONTRASTS[0], MATCHED[0], stage={"with_ids": True}),
     "few matched": stage({**MATCHED[0], "max_queries": 4}, {**MATCHED[1], "max_queries": 2}),
     "hard negatives": stage(CONTRASTS[0], stage={"hard_negatives": 2}),
     "frozen": stage(*CONTRASTS, encoder=LATE, stage={"train": {"text": 0.5, "fusion": 1.0}}),

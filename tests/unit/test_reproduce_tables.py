@@ -82,3 +82,64 @@ def test_the_command_lists_tables_with_their_hours():
     listed = json.loads(CliRunner().invoke(app, ["reproduce", "--json"], catch_exceptions=False).stdout)
     assert [one["table"] for one in listed] == list(TABLES)
     assert all(one["quick form, hours"] <= 0.5 < one["full form, hours"] for one in listed)
+
+
+SHARED = ("batch_items", "queries_per_item", "item_power", "pairs", "pairs_rate", "cell_rate", "word_mask_rate")
+SHARED += ("patch_mask_rate", "title_dropout_rate", "photo_dropout_rate", "cheap_pass", "cross_layers")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_differ_in_what_they_are_about_alone(name):
+    """Same data, batches, steps and size of model; a row that had more of any would win by that."""
+    trees = {one.name: one.config().dump() for one in TABLES[name]().rows}
+    first = next(iter(trees.values()))
+    for tree in trees.values():
+        assert tree["loop"] == first["loop"]
+        assert {key: tree[key] for key in SHARED} == {key: first[key] for key in SHARED}
+        assert {**tree["encoder"], "export": 0, "normalize": 0} == {**first["encoder"], "export": 0, "normalize": 0}
+        assert sum(stage["steps_rate"] for stage in tree["stages"]) == pytest.approx(1)
+
+
+def test_rows_of_the_taobao_table_differ_by_one_step_of_the_argument():
+    rows = {one.name: one.config().dump() for one in TABLES["taobao-pretraining"]().rows}
+
+    def tasks(name: str) -> list[dict]:
+        return [{k: v for k, v in task.items() if k not in TUNED} for task in rows[name]["stages"][0]["tasks"]]
+
+    contrast, *rest = tasks("6 sigmoid")
+    assert [task["kind"] for task in rest] == ["masked_words"] * 2 + ["masked_patches"] + ["matching"] * 2
+    for name, loss in (("7 softmax", "softmax"), ("8 AM-softmax", "am-softmax")):
+        assert tasks(name) == [{**contrast, "loss": loss}, *rest]
+    moved = [
+        {**task, "at": "cross"} if task.get("of") == "title" or task["kind"] == "masked_patches" else task
+        for task in rest
+    ]
+    assert tasks("4 masks on top") == [contrast, *moved]
+    assert tasks("5 no L2") == tasks("6 sigmoid")
+    assert [rows[name]["encoder"]["normalize"] for name in ("5 no L2", "6 sigmoid")] == [False, True]
+    one = tasks("3 one tower")
+    assert tasks("1 padded mean") == tasks("3 [CLS]") == one
+    assert tasks("2 no QIM2") == [task for task in one if task.get("pair") != "query-photo"]
+    assert tasks("3 with QIC") == [{**contrast, "loss": "softmax"}, *one]
+    exports = {name: tree["encoder"]["export"] for name, tree in rows.items()}
+    assert exports["1 padded mean"] == "mean-with-padding"
+    assert exports["3 [CLS]"] == "cls"
+    assert exports["3 one tower"] == exports["2 no QIM2"] == "mean"
+    assert {tree["crossing"] for name, tree in rows.items() if name[0] in "123"} == {"single-stream"}
+
+
+TUNED = ("temperature", "margin", "bias", "scalar_rate")
+
+
+def test_staged_rows_end_and_start_alike():
+    rows = {one.name: one for one in TABLES["smgr --part pretraining"]().rows}
+    stages = {name: one.config().dump()["stages"] for name, one in rows.items()}
+    assert stages["joint-then-last"][-1] == stages["o1"][-1]
+    assert [{**stage, "train": None} for stage in stages["o1"]] == stages["o1-open"]
+    assert stages["o1-cold"] == stages["o1-one-schedule"] == stages["permuted-photo o1"] == stages["o1"]
+    for name in ("o2", "o3", "o4"):  # orders of the same stages
+        assert sorted(stage["name"] for stage in stages[name]) == sorted(stage["name"] for stage in stages["o1"])
+    warm = {name for name, one in rows.items() if one.start is not None}
+    assert set(rows) - warm == {"joint-cold", "o1-cold"}
+    starts = {one.start().to_json() for one in rows.values() if one.start is not None}
+    assert len(starts) == 1, "one warm start for all"

@@ -17,6 +17,7 @@ from triptych.encoders.base import Encoder
 from triptych.encoders.text import trim
 from triptych.foundation.errors import ConfigError, DataError
 from triptych.losses.base import LossOutput
+from triptych.pretrain.balance import OgmGe
 from triptych.pretrain.base import Given
 from triptych.pretrain.model import PretrainModel
 from triptych.pretrain.objectives.base import Objective, ObjectiveConfig
@@ -30,8 +31,14 @@ if TYPE_CHECKING:
     from triptych.pretrain.tasks.multitask import MultitaskConfig
 
 
+PAIRS_SEED = 0
+"""Draws the pairs of a shorter log."""
 EPOCH = "epoch"
 """Name in validation's record of how often the stage has been through its pairs."""
+
+
+TEMPERATURE = 0.05
+"""Divides scores where the modalities' confidence is compared."""
 
 
 class Drawn(NamedTuple):
@@ -87,6 +94,8 @@ class Feed:
         self.pairs = split.train_pairs(catalogue)
         if config.pairs == "most-clicked":
             self.pairs = self.pairs.most_clicked()
+        if config.pairs_rate < 1:
+            self.pairs = self.pairs.some(config.pairs_rate, rng=np.random.default_rng(PAIRS_SEED))
         self._sampler = ItemQuerySampler(
             query_row=self.pairs.query_row,
             item_row=self.pairs.item_row,
@@ -172,6 +181,11 @@ class StageTask:
         if (self._masks_queries or self._masks_titles) and given.tokenizer.mask_id is None:
             raise ConfigError("masked_words: the pretrained text model's vocabulary has no mask. Remove that task.")
         self._seen_batches = 0
+        self._ids = model.ids if stage.with_ids else None
+        asks = any(task.needs.queries for task in tasks)
+        self._balance = None
+        if config.balance == "ogm-ge" and asks:
+            self._balance = OgmGe(model, parts=model.parts(), alpha=config.balance_alpha, temperature=TEMPERATURE)
         self._hard = feed.probe.mine(model.encoder, pairs=feed.pairs) if stage.hard_negatives else None
 
     @property
@@ -198,6 +212,8 @@ class StageTask:
         return MultitaskBatch(
             number=at,
             step=at // self._config.loop.accumulate,
+            item_rows=torch.from_numpy(rows),
+            query_rows=torch.from_numpy(drawn.query_rows),
             items=items,
             own_items=torch.from_numpy(own_items),
             title_groups=torch.from_numpy(reader.title_groups(rows)),
@@ -230,23 +246,26 @@ class StageTask:
             encoder=self.module.encoder,
             cross=self.module.cross,
             group=self._group,
+            ids=self._ids,
             keeps_states=self._crosses,
             cheap=self._config.cheap_pass,
             rows_at_once=self._config.rows_at_once,
         )
         self._seen_batches = batch.number + 1 - self._first_batch
         total = torch.zeros((), device=batch.has_title.device)
-        parts: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {} if self._balance is None else self._balance.look(passes)
+        learns = False
         for task in self._tasks:
             objective = self.module.objectives[task.label]
             assert isinstance(objective, Objective)
             output = objective(passes)
             if output is not None:
+                learns = True
                 total = total + task.weight * output.total
                 parts |= {f"{task.label}/{name}": value for name, value in output.parts.items()}
         if total.requires_grad or not torch.is_grad_enabled():
             return LossOutput(total, parts)
-        if parts:
+        if learns:
             trained = ", ".join(self._stage.train or ())
             raise ConfigError(
                 f"stage '{self._stage.name}': none of what it trains ({trained}) has a share in what it learns."
@@ -257,10 +276,15 @@ class StageTask:
     def validate(self) -> Validation:
         """Measure recall by what the stage is to be chosen by, and of all else if it is to be diagnosed."""
         found = self._feed.probe.measure(
-            self.encoder, headline=self._stage.validate_on, everything=self._config.diagnose
+            self.encoder, headline=self._stage.validate_on, everything=self._config.diagnose, ids=self._ids
         )
         epoch = self._seen_batches / self._feed.batches_per_epoch(self._stage.data)
         return found._replace(metrics={**found.metrics, EPOCH: epoch})
+
+    def close(self) -> None:
+        """End the stage."""
+        if self._balance is not None:
+            self._balance.remove()
 
     def _masked(self, tokens: NDArray[np.int32], own: NDArray[np.int64], *, rng: np.random.Generator) -> Masked:
         """Mask words of texts ``[texts, tokens]`` of all processes, and keep this one's."""
