@@ -123,7 +123,7 @@ def same_genre_rate(embedder: Embedder, shop: Films, *, new: bool) -> float:
 
 
 def test_every_training_task_is_a_kind():
-    assert kinds(TASKS) == ["contrastive", "history_contrast", "item_contrast"]
+    assert kinds(TASKS) == ["contrastive", "history_contrast", "item_contrast", "multitask"]
     for kind in kinds(TASKS):
         assert config_class(TASKS, kind)().kind == kind
 
