@@ -100,6 +100,7 @@ class MultitaskConfig(PretrainConfig):
                         f"stage '{stage.name}': {task.label} takes a photo or a title that an encoder of modalities = "
                         f"'{encoder.modalities}' does not read. Remove it."
                     )
+                task.check(encoder)
         if self.crossing is Crossing.SINGLE_STREAM and not isinstance(encoder, TwoTowerConfig):
             raise ValueError(f"crossing = 'single-stream' takes an encoder of kind 'two_tower', not '{encoder.kind}'.")
         if self.schedules is Schedules.ONE and any(stage.learning_rate or stage.patience for stage in self.stages):
