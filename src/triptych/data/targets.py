@@ -45,6 +45,12 @@ class TrainPairs(NamedTuple):
     clicks: NDArray[np.int32]
     """``[pairs]``, how many positive events the pair has; 1 for a judged one."""
 
+    def some(self, rate: float, *, rng: np.random.Generator) -> TrainPairs:
+        """Keep a share of the pairs, drawn at random, at least one."""
+        count = max(1, round(rate * len(self.item_row)))
+        kept = np.sort(rng.permutation(len(self.item_row))[:count])
+        return TrainPairs(self.query_row[kept], self.item_row[kept], self.clicks[kept])
+
     def most_clicked(self) -> TrainPairs:
         """Keep each query's most-clicked item; of several, the one with the smallest row."""
         order = np.lexsort((self.item_row, -self.clicks, self.query_row))

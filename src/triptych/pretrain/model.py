@@ -9,6 +9,7 @@ from torch import nn
 
 from triptych.encoders.base import Encoder
 from triptych.encoders.cross import CrossEncoder
+from triptych.pretrain.ids import IdTables
 from triptych.pretrain.objectives.base import Objective, ObjectiveConfig
 
 CROSS = "cross"
@@ -28,6 +29,7 @@ class PretrainModel(nn.Module):
         cross_layers: int | None,
         objectives: Sequence[ObjectiveConfig],
         batch_items: int,
+        ids: tuple[int, int] | None = None,
         seed: int,
     ) -> None:
         """Make the blocks and heads.
@@ -37,6 +39,7 @@ class PretrainModel(nn.Module):
             cross_layers: blocks over both towers; None: none are needed.
             objectives: those of all stages; of several with one label the first decides.
             batch_items: items of a batch.
+            ids: numbers of queries and items that are given vectors of their own; None: none are.
             seed: of the new weights.
         """
         super().__init__()
@@ -51,15 +54,19 @@ class PretrainModel(nn.Module):
             for one in objectives:
                 if one.label not in made:
                     made[one.label] = one.build(encoder, batch_items=batch_items)
+            self.ids = None if ids is None else IdTables(num_queries=ids[0], num_items=ids[1], dim=encoder.vector_dim)
         self.objectives = nn.ModuleDict(made)
         self._rates: dict[str, float] = {}
 
-    def train_only(self, parts: Mapping[str, float] | None, *, labels: Sequence[str]) -> None:
+    def train_only(
+        self, parts: Mapping[str, float] | None, *, labels: Sequence[str], id_rate: float | None = None
+    ) -> None:
         """Freeze everything but some parts of the encoder and the heads of some objectives.
 
         Args:
             parts: part of the encoder, or `CROSS` → its share of the learning rate; None: all of them at the full one.
             labels: of the objectives whose heads are trained.
+            id_rate: learning rate of the vectors by id as a multiple of the rate; None: they are not trained.
         """
         rates = dict.fromkeys([*self.encoder.parts(), CROSS], 1.0) if parts is None else dict(parts)
         named = self.parts()
@@ -76,6 +83,8 @@ class PretrainModel(nn.Module):
             assert isinstance(head, Objective)
             found |= {f"objectives.{label}.{name}": rate for name, rate in head.rate_factors().items()}
             found.setdefault(f"objectives.{label}.", 1.0)
+        if id_rate is not None:
+            found["ids."] = id_rate
         self._rates = found
         for name, weight in self.named_parameters():
             weight.requires_grad_(self._rate_of(name) > 0)

@@ -18,6 +18,7 @@ from triptych.encoders.base import Encoder
 from triptych.encoders.cross import CrossEncoder, crossed, rows_of
 from triptych.encoders.inputs import ItemInputs, ItemReading, Places, QueryReading, Tokens, View
 from triptych.encoders.models.two_tower import TwoTowerEncoder
+from triptych.pretrain.ids import IdTables
 from triptych.pretrain.reader import PhotoViews
 from triptych.training.distributed import Group
 
@@ -54,6 +55,10 @@ class MultitaskBatch(NamedTuple):
 
     number: int
     """Of the batch in the training, from 0."""
+    item_rows: Tensor
+    """int64 ``[items]``, the catalogue's rows."""
+    query_rows: Tensor
+    """int64 ``[queries]``, likewise."""
     items: ItemInputs
     """Own items."""
     own_items: Tensor
@@ -107,6 +112,7 @@ class Passes:
         encoder: Encoder,
         cross: CrossEncoder | None,
         group: Group,
+        ids: IdTables | None = None,
         keeps_states: bool = True,
         cheap: bool = False,
         rows_at_once: int | None = None,
@@ -118,6 +124,7 @@ class Passes:
             encoder: makes the passes.
             cross: blocks of its own over both towers; None: query and item meet in the encoder's own transformer.
             group: the processes that train together.
+            ids: vectors of their own that queries and items are given; None: none.
             keeps_states: whether an objective reads the states of clean queries and items, and not only their vectors,
                 which take less.
             cheap: use the masked pass wherever the clean one is asked for, as FashionBERT does.
@@ -129,6 +136,7 @@ class Passes:
         self.batch = batch
         self.encoder = encoder
         self._cross = cross
+        self._ids = ids
         self._group = group
         self._keeps_states = keeps_states
         self._cheap = cheap
@@ -179,15 +187,21 @@ class Passes:
     def own_query_vectors(self) -> Tensor:
         """``[own queries, dim]``."""
         if self._keeps_states or self._cheap:
-            return self.queries.vectors
-        return self._in_chunks(self.encoder.encode_queries, self.batch.query_tokens)
+            found = self.queries.vectors
+        else:
+            found = self._in_chunks(self.encoder.encode_queries, self.batch.query_tokens)
+        rows = self.batch.query_rows[self.batch.own_queries]
+        return found if self._ids is None else self._ids.with_queries(found, rows)
 
     @cached_property
     def own_item_vectors(self) -> Tensor:
         """``[own items, dim]``."""
         if self._keeps_states or self._cheap or self.encoder.GIVES_VIEWS:
-            return self.items.vectors
-        return self._in_chunks(self.encoder.encode_items, self.batch.items)
+            found = self.items.vectors
+        else:
+            found = self._in_chunks(self.encoder.encode_items, self.batch.items)
+        rows = self.batch.item_rows[self.batch.own_items]
+        return found if self._ids is None else self._ids.with_items(found, rows)
 
     @cached_property
     def item_vectors(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
@@ -15,6 +16,7 @@ from triptych.encoders.inputs import Modalities, View
 from triptych.foundation.errors import DataError
 from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
 from triptych.pretrain.base import VALIDATION_SEED, Given
+from triptych.pretrain.ids import IdTables
 from triptych.pretrain.objectives.contrast import Between
 from triptych.pretrain.reader import ItemReader, top_items
 from triptych.training.task import Validation
@@ -51,23 +53,29 @@ class Probe:
         both = np.flatnonzero(reader.has_title & reader.has_photo)
         self._items = np.sort(rng.permutation(both)[: config.validation_queries])
 
-    def measure(self, encoder: Encoder, *, headline: Between, everything: bool) -> Validation:
+    def measure(
+        self, encoder: Encoder, *, headline: Between, everything: bool, ids: IdTables | None = None
+    ) -> Validation:
         """Measure recall@k over the whole catalogue.
 
         Args:
             encoder: in evaluation mode.
             headline: what chooses the weights.
             everything: whether to measure more than that.
+            ids: vectors that queries and items are given beside the towers'; None: none.
 
         Returns:
-            ``recall@k/query-item`` and so on; with `everything`, also ``…/query-item without photo`` and ``… without
-            title``, where the other is hidden from the encoder.
+            ``recall@k/query-item`` and so on, ``… with ids`` where there are any; with `everything`, also
+            ``recall@k/query-item without photo`` and ``… without title``, where the other is hidden from the encoder.
         """
         wanted = [one for one in Between if self._can(one) and (everything or one is headline)]
         found: dict[str, float] = {}
         queries = self._query_vectors(encoder) if self._targets is not None else None
         for one in wanted:
             found[self._name(one)] = self._recall(encoder, one, queries=queries)
+        if ids is not None and queries is not None:
+            items = self._reader.vectors(encoder)
+            found[f"{self._name(Between.QUERY_ITEM)} with ids"] = self._with_ids(ids, queries, items)
         if everything and queries is not None and self._modalities is Modalities.TITLE_PHOTO:
             for hidden, shown in (("photo", Modalities.TITLE), ("title", Modalities.PHOTO)):
                 items = self._reader.vectors(encoder, shown=shown)
@@ -110,6 +118,15 @@ class Probe:
         assert self._targets is not None
         targets = TargetSets(self._targets.offsets, self._targets.item_rows)
         return macro(recall_at_k(match(top_items(queries, items, k=self._k), targets=targets), k=self._k))
+
+    def _with_ids(self, ids: IdTables, queries: NDArray[np.float32], items: NDArray[np.float32]) -> float:
+        assert self._targets is not None
+        device = ids.items.weight.device
+        asked, rows = torch.from_numpy(self._targets.query_row).long(), torch.arange(len(items))
+        with torch.no_grad():
+            by_id = ids.with_queries(torch.from_numpy(queries).to(device), asked.to(device))
+            found = ids.with_items(torch.from_numpy(items).to(device), rows.to(device))
+        return self._of_queries(by_id.cpu().numpy(), found.cpu().numpy())
 
     def _photos_to_titles(self, encoder: Encoder) -> float:
         """Share of photos that find their title; an equal title of another item is right too."""

@@ -17,6 +17,7 @@ from triptych.encoders.base import Encoder
 from triptych.encoders.text import trim
 from triptych.foundation.errors import ConfigError, DataError
 from triptych.losses.base import LossOutput
+from triptych.pretrain.balance import OgmGe
 from triptych.pretrain.base import Given
 from triptych.pretrain.model import PretrainModel
 from triptych.pretrain.objectives.base import Objective, ObjectiveConfig
@@ -28,6 +29,16 @@ from triptych.training.task import Validation
 
 if TYPE_CHECKING:
     from triptych.pretrain.tasks.multitask import MultitaskConfig
+
+
+PAIRS_SEED = 0
+"""Draws the pairs of a shorter log."""
+EPOCH = "epoch"
+"""Name in validation's record of how often the stage has been through its pairs."""
+
+
+TEMPERATURE = 0.05
+"""Divides scores where the modalities' confidence is compared."""
 
 
 class Drawn(NamedTuple):
@@ -56,6 +67,7 @@ class Feed:
         self.with_both = np.flatnonzero(self.reader.has_title & self.reader.has_photo)
         self.probe = Probe(config, given, reader=self.reader, needs_queries=needs_queries)
         self._batch_items = config.batch_items
+        self._queries_per_item = config.queries_per_item
         self._seed = given.seed
         self.pairs: TrainPairs | None = None
         if not needs_queries:
@@ -65,6 +77,8 @@ class Feed:
         self.pairs = split.train_pairs(catalogue)
         if config.pairs == "most-clicked":
             self.pairs = self.pairs.most_clicked()
+        if config.pairs_rate < 1:
+            self.pairs = self.pairs.some(config.pairs_rate, rng=np.random.default_rng(PAIRS_SEED))
         self._sampler = ItemQuerySampler(
             query_row=self.pairs.query_row,
             item_row=self.pairs.item_row,
@@ -75,6 +89,13 @@ class Feed:
             from_cells=_from_cells(config, given),
             seed=given.seed,
         )
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """Batches in which as many pairs, or items, are drawn as there are."""
+        if self.pairs is None:
+            return max(len(self.with_both), 1) / self._batch_items
+        return len(self.pairs.item_row) / (self._sampler.batch_items * self._queries_per_item)
 
     def draw(self, index: int, *, data: Data) -> Drawn:
         """Draw what batch `index` is made of."""
@@ -144,6 +165,12 @@ class StageTask:
         self._crosses = any(task.needs.cross for task in tasks)
         if (self._masks_queries or self._masks_titles) and given.tokenizer.mask_id is None:
             raise ConfigError("masked_words: the pretrained text model's vocabulary has no mask. Remove that task.")
+        self._seen_batches = 0
+        self._ids = model.ids if stage.with_ids else None
+        asks = any(task.needs.queries for task in tasks)
+        self._balance = None
+        if config.balance == "ogm-ge" and asks:
+            self._balance = OgmGe(model, parts=model.parts(), alpha=config.balance_alpha, temperature=TEMPERATURE)
         self._hard = feed.probe.mine(model.encoder, pairs=feed.pairs) if stage.hard_negatives else None
 
     @property
@@ -169,6 +196,8 @@ class StageTask:
             titles = self._masked(reader.title_tokens(rows), own_items, rng=rng)
         return MultitaskBatch(
             number=at,
+            item_rows=torch.from_numpy(rows),
+            query_rows=torch.from_numpy(drawn.query_rows),
             items=items,
             own_items=torch.from_numpy(own_items),
             title_groups=torch.from_numpy(reader.title_groups(rows)),
@@ -197,12 +226,14 @@ class StageTask:
             encoder=self.module.encoder,
             cross=self.module.cross,
             group=self._group,
+            ids=self._ids,
             keeps_states=self._crosses,
             cheap=self._config.cheap_pass,
             rows_at_once=self._config.rows_at_once,
         )
+        self._seen_batches = batch.number + 1 - self._first_batch
         total = torch.zeros((), device=batch.has_title.device)
-        parts: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {} if self._balance is None else self._balance.look(passes)
         for task in self._tasks:
             objective = self.module.objectives[task.label]
             assert isinstance(objective, Objective)
@@ -214,9 +245,15 @@ class StageTask:
 
     def validate(self) -> Validation:
         """Measure recall by what the stage is to be chosen by, and of all else if it is to be diagnosed."""
-        return self._feed.probe.measure(
-            self.encoder, headline=self._stage.validate_on, everything=self._config.diagnose
+        found = self._feed.probe.measure(
+            self.encoder, headline=self._stage.validate_on, everything=self._config.diagnose, ids=self._ids
         )
+        return found._replace(metrics={**found.metrics, EPOCH: self._seen_batches / self._feed.batches_per_epoch})
+
+    def close(self) -> None:
+        """End the stage."""
+        if self._balance is not None:
+            self._balance.remove()
 
     def _masked(self, tokens: NDArray[np.int32], own: NDArray[np.int64], *, rng: np.random.Generator) -> Masked:
         """Mask words of texts ``[texts, tokens]`` of all processes, and keep this one's."""

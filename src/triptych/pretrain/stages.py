@@ -49,6 +49,10 @@ class StageConfig(Config):
     """Items added to a batch for each of its items, mined by the encoder that the stage begins with: of rank 20 to 200
     for a query of that item, in a cell of its own."""
 
+    with_ids: bool = False
+    """Whether queries and items are given vectors of their own beside the towers', which the exported encoder lacks: an
+    apparatus to show what they do to it."""
+
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         labels = [task.label for task in self.tasks]

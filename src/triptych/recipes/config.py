@@ -13,6 +13,7 @@ from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
 from triptych.data.splits import SplitConfig
 from triptych.data.text import TokenizerConfig
 from triptych.encoders.inputs import Modalities
+from triptych.evaluate.records import is_trained
 from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.foundation.config import Config
 from triptych.foundation.registry import one_of
@@ -76,6 +77,9 @@ class RunConfig(Config):
     (what users chose one after another), item_contrast (titles and photos alone)."""
     compare: tuple[Arm, ...] = (Arm.TITLE,)
     """Encoders trained beside the one that is served, to show what title and photo are worth."""
+    beside: dict[str, Annotated[PretrainConfig, one_of(TASKS)]] = Field(default_factory=dict)
+    """Further trainings of the same data, shown in the report beside the served one: name → how. They read by the same
+    tokenizer, and photos of the same size."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Training seeds; the first one's encoder is served, and a claim needs three."""
     popularity: PopularityConfig = PopularityConfig()
@@ -104,6 +108,8 @@ class RunConfig(Config):
             raise ValueError(
                 f"compare names {', '.join(self.compare)}, and {self.arms[0]} is served: nothing may be named twice."
             )
+        for name, other in self.beside.items():
+            self._check_beside(name, other)
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must not name a seed twice.")
         if self.pretrain.encoder.photos > self.catalogue.max_photos:
@@ -132,6 +138,17 @@ class RunConfig(Config):
                 f"{self.dense.history_events}; set both to the same."
             )
         return self
+
+    def _check_beside(self, name: str, other: PretrainConfig) -> None:
+        if name in list(Arm) or not is_trained(name):
+            raise ValueError(f"beside.{name}: the tables have a row of that name already. Choose another.")
+        own, encoder = self.pretrain.encoder, other.encoder
+        for field in ("text_model", "vision_model", "title_features", "photo_px", "photos"):
+            if getattr(own, field) != getattr(encoder, field):
+                raise ValueError(
+                    f"beside.{name}.encoder.{field} is {getattr(encoder, field)!r} and pretrain.encoder.{field} is "
+                    f"{getattr(own, field)!r}: trainings beside each other read the same. Set both alike."
+                )
 
     @property
     def arms(self) -> tuple[Arm, ...]:

@@ -215,6 +215,7 @@ class Stages:
             Plan(arm.value, arm.config(self.config.pretrain), permutes_photos=arm is Arm.PERMUTED_PHOTO)
             for arm in self.config.arms
         ]
+        plans += [Plan(name, config) for name, config in self.config.beside.items()]
         return self.train_plans(plans, seeds=self.config.seeds, split=split, tokenizer=tokenizer)
 
     def train_plans(
@@ -313,20 +314,20 @@ class Stages:
         )
 
     def encoders(self, trained: AllTrained, *, reading_photos: bool = False) -> dict[str, Sequence[Retriever]]:
-        """Open the trained encoders as retrievers, by the names of their arms in the order of the tables.
+        """Open the trained encoders as retrievers: arms in the order of the tables, then what was trained beside.
 
         Args:
             trained: from `train`.
             reading_photos: leave out those that read none, and the control, which was shown other items' photos.
         """
         arms = [arm for arm in IN_TABLES if arm in self.config.arms]
+        beside = dict(self.config.beside)
         if reading_photos:
             arms = [arm for arm in arms if arm.modalities.reads_photo and arm is not Arm.PERMUTED_PHOTO]
+            beside = {name: one for name, one in beside.items() if one.encoder.modalities.reads_photo}
         return {
-            arm.value: [
-                trained[arm.value, seed].retriever(name=arm.value, config=self.config) for seed in self.config.seeds
-            ]
-            for arm in arms
+            name: [trained[name, seed].retriever(name=name, config=self.config) for seed in self.config.seeds]
+            for name in (*(arm.value for arm in arms), *beside)
         }
 
     def relit_photos(self, split: Split | None, trained: AllTrained) -> list[Callable[[], TaskResult]]:

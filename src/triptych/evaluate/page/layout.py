@@ -17,6 +17,7 @@ from triptych.evaluate.page.base import Page
 from triptych.evaluate.page.examples import Gallery
 from triptych.evaluate.page.markup import command, definitions, figure, section, table, text
 from triptych.evaluate.page.parts import parts_of
+from triptych.evaluate.page.training import training_section
 from triptych.evaluate.records import distinct, select, single
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.text_table import ONE_SEED, headline, table_columns
@@ -158,19 +159,8 @@ def _photos(page: Page) -> str:
 
 
 def _training(page: Page) -> str:
-    """Loss against steps, and every validation metric against steps, from the encoders' logs."""
-    logs = training_logs(page.inputs, models=distinct(single(page.rows), "model"))
-    learned = {name: [line for line in lines if line["event"] == "train"] for name, lines in logs.items()}
-    checked = {name: [line for line in lines if line["event"] == "validation"] for name, lines in logs.items()}
-    metrics = dict.fromkeys(field for lines in checked.values() for line in lines for field in line)
-    pictures = [figures.training_curves(learned, field="loss", title="Training loss")]
-    pictures += [
-        figures.training_curves(checked, field=field, title=f"Validation: {field}")
-        for field in metrics
-        if field not in ("event", "step", "seconds", "validation_seconds")
-    ]
-    parts = "".join(figure(picture, caption="", css="half") for picture in pictures)
-    return section("training", "Training", f'<div class="halves">{parts}</div>' if parts else "")
+    """Show the encoders' logs."""
+    return training_section(training_logs(page.inputs, models=distinct(single(page.rows), "model")))
 
 
 def training_logs(inputs: Mapping[str, Artifact | str], *, models: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

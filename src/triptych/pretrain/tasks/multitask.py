@@ -48,6 +48,14 @@ class Schedules(StrEnum):
     """One schedule and one optimiser go over all stages."""
 
 
+class Balance(StrEnum):
+    """Whether modalities are kept in balance."""
+
+    NONE = "none"
+    OGM_GE = "ogm-ge"
+    """Gradients of the modality that is ahead are made smaller (Peng et al., 2022)."""
+
+
 class MultitaskConfig(PretrainConfig):
     """Objectives in stages."""
 
@@ -68,6 +76,8 @@ class MultitaskConfig(PretrainConfig):
     """Items are drawn by their training clicks to this power: 0 all alike, 1 by clicks."""
     pairs: Pairs = Pairs.CLICKED
     """Which pairs are positive: clicked, or most-clicked (of each query one item)."""
+    pairs_rate: float = Field(1.0, gt=0, le=1)
+    """Share of the distinct training pairs that is learned from, the same for every seed: as a shorter log."""
     cell_rate: float = Field(0.0, ge=0, le=1)
     """Share of a batch's items drawn from a few delivery cells; SMGR's reconstruction has 0.5."""
     cells_per_batch: int = Field(2, ge=1)
@@ -86,6 +96,12 @@ class MultitaskConfig(PretrainConfig):
     """Rows encoded at a time, and again for the gradient: a large batch in the memory of a small one. None: all."""
     validation_queries: int = Field(1_000, ge=1)
     """Queries of the validation part that choose the best weights; fewer where it has fewer."""
+    balance: Balance = Balance.NONE
+    """Whether the modality that is ahead is held back: none, ogm-ge (of stages with queries)."""
+    balance_alpha: float = Field(0.5, gt=0)
+    """How hard, with balance = ogm-ge."""
+    id_rate: float = Field(10.0, gt=0)
+    """Learning rate of vectors by id as a multiple of the rate, in stages that have them."""
     diagnose: bool = True
     """Whether validation also measures title and photo alone, and items with either hidden."""
 
@@ -131,15 +147,18 @@ class MultitaskConfig(PretrainConfig):
         before = 0
         for place, (stage, tasks) in enumerate(stages):
             steps = max(1, round(self.loop.steps * stage.steps_rate / whole))
-            model.train_only(stage.train, labels=[task.label for task in tasks])
+            labels = [task.label for task in tasks]
+            model.train_only(stage.train, labels=labels, id_rate=self.id_rate if stage.with_ids else None)
             one = self.schedules is Schedules.ONE
+            task = StageTask(self, given, stage=stage, tasks=tasks, model=model, feed=feed, first_batch=before)
             yield Phase(
                 name=f"{place + 1}-{stage.name}" if len(stages) > 1 else "",
-                task=StageTask(self, given, stage=stage, tasks=tasks, model=model, feed=feed, first_batch=before),
+                task=task,
                 loop=self._loop(stage, steps=steps),
                 stretch=Stretch(before, self.loop.steps) if one else None,
                 keeps_optimizer=one,
             )
+            task.close()
             before += steps
             given.group.spread([value for _, value in sorted(model.state_dict().items())])
 
@@ -147,12 +166,14 @@ class MultitaskConfig(PretrainConfig):
         return [task for task in stage.tasks if _can_learn(self.encoder, task)]
 
     def _model(self, given: Given, tasks: Sequence[ObjectiveConfig]) -> PretrainModel:
+        catalogue = given.catalogue
         crosses = any(task.needs.cross for task in tasks) and self.crossing is Crossing.ON_TOP
         return PretrainModel(
             given.encoder(self.encoder),
             cross_layers=self.cross_layers if crosses else None,
             objectives=tasks,
             batch_items=self.batch_items,
+            ids=(catalogue.num_queries, catalogue.num_items) if any(one.with_ids for one in self.stages) else None,
             seed=given.seed,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from triptych.evaluate import figures
@@ -14,6 +14,7 @@ from triptych.evaluate.page import tables
 from triptych.evaluate.page.layout import assemble
 from triptych.evaluate.page.markup import chip, command, definitions, figure, section, table, text
 from triptych.evaluate.page.parts import parts_of
+from triptych.evaluate.page.training import training_section
 from triptych.evaluate.palette import variables
 from triptych.evaluate.records import distinct
 from triptych.evaluate.text_table import ONE_SEED, interval_text, table_columns, value_text
@@ -166,30 +167,10 @@ def _trials(made: Made) -> str:
 
 
 def _training(made: Made) -> str:
-    """Validation of every row against steps and against seconds; the metric is that of each row's own training."""
-    curves = {f"{one.row.name}/{seed}": _checked(lines) for one in made.rows for seed, lines in one.logs.items()}
-    fields = dict.fromkeys(field for lines in curves.values() for line in lines for field in line)
-    pictures = [
-        figures.training_curves(curves, field=field, title=f"Validation: {field}", against=against)
-        for field in fields
-        if field not in ("event", "step", "seconds", "validation_seconds")
-        for against in ("step", "seconds")
-    ]
-    learned = {f"{one.row.name}/{seed}": _learned(lines) for one in made.rows for seed, lines in one.logs.items()}
-    pictures.append(figures.training_curves(learned, field="loss", title="Training loss"))
-    parts = "".join(figure(picture, caption="", css="half") for picture in pictures)
-    times = definitions({one.row.name: _times(one) for one in made.rows})
-    return section(
-        "training", "Training", f'<div class="halves">{parts}</div>', times, lead="Chosen settings, every seed."
-    )
-
-
-def _checked(lines: Sequence[Any]) -> list[Any]:
-    return [line for line in lines if line["event"] == "validation"]
-
-
-def _learned(lines: Sequence[Any]) -> list[Any]:
-    return [line for line in lines if line["event"] == "train"]
+    """Show the logs of the chosen settings; the metrics are those of each row's own training."""
+    logs = {f"{one.row.name}/{seed}": lines for one in made.rows for seed, lines in one.logs.items()}
+    times = {one.row.name: _times(one) for one in made.rows}
+    return training_section(logs, against=("step", "seconds"), facts=times, lead="Chosen settings, every seed.")
 
 
 def _times(one: RowMade) -> str:

@@ -1,0 +1,74 @@
+"""The section on training that every report shares: curves, the balance of modalities, the cost of a second epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from triptych.evaluate import figures
+from triptych.evaluate.curves import RATIO, checked, learned, metrics_of, one_epoch_index
+from triptych.evaluate.page.markup import definitions, figure, section, table, text
+
+Logs = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Name (a model, or model and seed as `title/0`) → lines of its log."""
+
+
+def training_section(
+    logs: Logs, *, against: Sequence[str] = ("step",), facts: Mapping[str, str] | None = None, lead: str = ""
+) -> str:
+    """Write the section.
+
+    Args:
+        logs: of every encoder.
+        against: what validation is drawn against: step, seconds, epoch; where a log has it.
+        facts: shown below, name → text.
+        lead: shown above.
+    """
+    validated = {name: checked(lines) for name, lines in logs.items()}
+    trained = {name: learned(lines) for name, lines in logs.items()}
+    pictures = [figures.training_curves(trained, field="loss", title="Training loss")]
+    pictures += [
+        figures.training_curves(validated, field=metric, title=f"Validation: {metric}", against=axis)
+        for metric in metrics_of(validated.values())
+        for axis in against
+    ]
+    pictures.append(figures.training_curves(trained, field=RATIO, title="Gradient norm, photo / text"))
+    parts = "".join(figure(picture, caption="", css="half") for picture in pictures if picture)
+    return section(
+        "training",
+        "Training",
+        f'<div class="halves">{parts}</div>' if parts else "",
+        _one_epoch(validated),
+        definitions(facts) if facts else "",
+        lead=lead,
+    )
+
+
+def _one_epoch(validated: Logs) -> str:
+    """Write what a second epoch costs each model, by each metric; nothing where no log has epochs."""
+    metrics = metrics_of(validated.values())
+    body = []
+    for name, lines in _by_phase(validated).items():
+        costs = [one_epoch_index(lines, metric) for metric in metrics]
+        if any(cost is not None for cost in costs):
+            body.append([text(name), *("" if cost is None else _points(cost) for cost in costs)])
+    if not body:
+        return ""
+    said = (
+        "<h3>What a second epoch costs</h3><p>Best validation within the first epoch less that at the end of the "
+        "second, in points. Positive: the second look at the data did harm. An epoch is once through all pairs.</p>"
+    )
+    return said + table(["Model", *(text(metric) for metric in metrics)], body, css="numbers")
+
+
+def _by_phase(validated: Logs) -> dict[str, list[Mapping[str, Any]]]:
+    """Take logs of several stages apart: each has epochs of its own."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for name, lines in validated.items():
+        for line in lines:
+            found.setdefault(f"{name} {line['phase']}" if "phase" in line else name, []).append(line)
+    return found
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")
