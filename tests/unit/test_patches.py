@@ -205,27 +205,20 @@ TITLES = ["red shirt", "black hat"]
 
 
 def batch_of(made: Made, pixels: Tensor) -> MultitaskBatch:
-    """Two items with both, of whose photos some patches are hidden; no queries."""
+    """Two items with both, of whose photos some patches are hidden; no queries, and nothing that is not read here."""
     tokens = torch.from_numpy(made.tokenizer.encode(TITLES, max_tokens=8))
     yes, nothing = torch.ones(2, dtype=torch.bool), torch.zeros(0, dtype=torch.long)
-    return MultitaskBatch(
-        number=0,
-        items=ItemInputs(tokens, pixels, yes, yes),
-        own_items=torch.arange(2),
-        title_groups=torch.arange(2),
-        photo_groups=torch.arange(2),
-        has_title=yes,
-        has_photo=yes,
-        log_q=torch.zeros(2),
-        query_tokens=torch.zeros(0, 1, dtype=torch.int32),
-        own_queries=nothing,
-        positive=nothing,
-        known=torch.zeros(0, 2, dtype=torch.bool),
-        masked_queries=None,
-        masked_titles=None,
-        hidden_patches=HiddenPatches(HIDDEN, int(HIDDEN.sum())),
-        photo_views=None,
-    )
+    read = {
+        "number": 0,
+        "items": ItemInputs(tokens, pixels, yes, yes),
+        "has_title": yes,
+        "has_photo": yes,
+        "query_tokens": torch.zeros(0, 1, dtype=torch.int32),
+        "own_queries": nothing,
+        "positive": nothing,
+        "hidden_patches": HiddenPatches(HIDDEN, int(HIDDEN.sum())),
+    }
+    return MultitaskBatch(**{**dict.fromkeys(MultitaskBatch._fields), **read})
 
 
 def passes_over(made: Made, pixels: Tensor) -> Passes:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from triptych.encoders.base import Encoder, EncoderConfig
 from triptych.encoders.slots import PhotoSlot
+from triptych.foundation.errors import ConfigError
 from triptych.losses.base import LossOutput
 from triptych.losses.masked_patches import masked_patches
 from triptych.nn.patch_histograms import PATCH_BINS, patch_histograms
@@ -59,6 +60,11 @@ class MaskedPatchesConfig(ObjectiveConfig):
     def build(self, encoder: Encoder, *, batch_items: int) -> MaskedPatches:
         """Make the objective."""
         del batch_items
+        if encoder.patches is not None and encoder.patches.num_patches < 2:
+            raise ConfigError(
+                "masked_patches: the encoder reads a photo as one patch, so none is left to guess it from. Remove that "
+                "task."
+            )
         return MaskedPatches(self, encoder)
 
 
