@@ -17,6 +17,7 @@ import pytest
 import torch
 from small_demo import REPOSITORY
 
+from triptych.encoders.pretrained import PatchCut
 from triptych.engine import Engine
 from triptych.foundation.artifact import MANIFEST, Artifact
 from triptych.foundation.errors import ArtifactError, ConfigError
@@ -24,9 +25,10 @@ from triptych.recipes import resolve
 from triptych.recipes.config import RunConfig
 from triptych.recipes.pipeline import run_pipeline
 from triptych.recipes.run_folder import RunFolder
+from triptych.training.log import LOG_FILE, read_log
 
 pytest.importorskip("transformers")
-from tiny_models import bert, clip, save
+from tiny_models import bert, clip, resnet, save
 
 CONFIG = """
 recipe = "demo"
@@ -50,6 +52,34 @@ max_query_tokens = 12
 max_title_tokens = 13
 text_model = { name = "models/bert", weights = "trained" }
 vision_model = { name = "models/clip" }
+[pretrain.loop]
+steps = 4
+validate_every = 2
+"""
+
+
+PATCHES = """
+recipe = "demo"
+compare = ["title"]
+photo_queries = 20
+[dataset]
+num_items = 120
+[dataset.shoppers]
+num_pages = 1500
+[catalogue]
+photo_px = 48
+[evaluation]
+bootstrap_repeats = 100
+[pretrain]
+kind = "multitask"
+stages = "taobao"
+batch_items = 16
+rank_queries = 20
+[pretrain.encoder]
+photo_px = 48
+dim = 32
+layers = 1
+vision_model = { name = "models/resnet", output = "pooled", patch_grid = 3, patch_px = 32 }
 [pretrain.loop]
 steps = 4
 validate_every = 2
@@ -136,11 +166,36 @@ def test_a_hub_name_without_a_network_is_a_sentence_and_ends_the_run_at_once(sho
     assert set(json.loads((tmp_path / "run" / "run.json").read_text())["stages"]) == {"pretrained text model"}
 
 
+def test_taobaos_pretraining_by_patches_that_a_frozen_network_sees_one_by_one(tmp_path: Path):
+    save(resnet, tmp_path / "models" / "resnet")
+    (tmp_path / "shop.toml").write_text(PATCHES)
+    run_again(tmp_path)
+    folder = RunFolder.existing(tmp_path / "run")
+    photos = Artifact.open(folder.stage("catalogue").path).summary["distinct_photos"]
+    assert np.load(folder.stage("photo features").file("features.npy")).shape == (photos, 9, 16)  # none are varied
+    records = list(read_log(folder.stage("encoder title+photo seed 0").file(LOG_FILE)))
+    losses = [record for record in records if record["event"] == "train"]
+    found = {field for record in losses for field in record if field.startswith("masked_patches/")}
+    assert found == {"masked_patches/masked_patches", "masked_patches/target_entropy"}
+    assert all(0 < record["masked_patches/target_entropy"] <= np.log(16) for record in losses)
+    last = [record for record in records if record["event"] == "validation"][-1]
+    ranks = [last[f"rank@{k}/query-item sampled"] for k in (1, 5, 10)]
+    assert 0 <= ranks[0] <= ranks[1] <= ranks[2] <= 1
+    (tmp_path / "models").rename(tmp_path / "gone")
+    engine = Engine.open(tmp_path / "run")
+    assert len(engine.search("red plate", k=5)) == 5
+    photo = next(jpeg for i in range(120) if (jpeg := engine.photo_jpeg(f"i{i:05}")) is not None)
+    assert len(engine.search(photo=photo, k=5)) == 5
+    assert engine.add_items([{"item_id": "new", "photo": photo}]) == ["new"]
+    assert "new" in [hit.item_id for hit in engine.search(photo=photo, k=3)]
+
+
 def test_the_page_about_pretrained_models_is_true(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     page = (REPOSITORY / "docs" / "pretrained-models.md").read_text()
-    (config,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
-    encoder = RunConfig().merged(tomllib.loads(config)).pretrain.encoder
-    assert list(encoder.model_configs) == ["text_model", "vision_model"]
+    configs = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    whole, patches = (RunConfig().merged(tomllib.loads(config)).pretrain.encoder for config in configs)
+    assert list(whole.model_configs) == ["text_model", "vision_model"]
+    assert patches.vision_model is not None and patches.vision_model.cut == PatchCut(8, 112)
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(shop / "models" / "clip", tmp_path / "models" / "clip-vit-b32")

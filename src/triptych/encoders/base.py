@@ -23,7 +23,8 @@ from torch.nn import functional
 from triptych.encoders.image import PATCH_PX, PatchEmbedding, Stem
 from triptych.encoders.inputs import ItemInputs, ItemReading, Modalities, QueryReading, View
 from triptych.encoders.model_files import open_copy, reference, small_files
-from triptych.encoders.pretrained import PretrainedConfig, PretrainedText, PretrainedVision, VisionModelConfig
+from triptych.encoders.patches import open_vision
+from triptych.encoders.pretrained import PretrainedConfig, PretrainedText, VisionModelConfig
 from triptych.encoders.slots import Models, PhotoSlot, TextSlot
 from triptych.encoders.text import TextEmbedding
 from triptych.foundation.artifact import write_json
@@ -72,7 +73,7 @@ class EncoderConfig(Config):
     stem: Stem = Stem.CONV
     """How pixels become patch tokens: conv (three small convolutions) or linear (one, as in ViT)."""
     photo_px: int = Field(64, ge=16, le=1024)
-    """Side of the square photo in pixels; a multiple of 16, and that of the catalogue."""
+    """Side of the square photo in pixels; a multiple of 16 (of vision_model.patch_grid), and that of the catalogue."""
     photos: int = Field(1, ge=1, le=5)
     """Photos of an item that are read, as far as it has them: its own, and further ones pooled into four tokens; at
     most the catalogue's max_photos."""
@@ -108,6 +109,13 @@ class EncoderConfig(Config):
             raise ValueError(f"dim {self.dim} must be a multiple of 4 and of heads ({self.heads}).")
         if self.vision_model is None and self.modalities.reads_photo and self.photo_px % PATCH_PX:
             raise ValueError(f"photo_px {self.photo_px} must be a multiple of {PATCH_PX}.")
+        grid = None if self.vision_model is None else self.vision_model.patch_grid
+        if grid is not None and (self.photo_px % grid or self.photo_px < grid * PATCH_PX):
+            raise ValueError(
+                f"photo_px {self.photo_px} cannot be cut into {grid} x {grid} patches of at least {PATCH_PX} px: set "
+                f"it, and that of the catalogue, to a multiple of vision_model.patch_grid ({grid}) from "
+                f"{grid * PATCH_PX} on."
+            )
         if self.vision_model is not None and self.stem is not Stem.CONV:
             raise ValueError(f"stem = '{self.stem}' has no effect with a vision_model. Remove one of them.")
         return self
@@ -278,7 +286,8 @@ def open_models(config: EncoderConfig, *, places: Mapping[str, Path], trained: b
     if config.vision_model is not None and config.modalities.reads_photo:
         one = config.vision_model
         drawn = trained and not one.is_frozen
-        vision = PretrainedVision(places["vision_model"], output=one.output, with_weights=not drawn, name=one.name)
+        place = places["vision_model"]
+        vision = open_vision(place, output=one.output, cut=one.cut, with_weights=not drawn, name=one.name)
     return Models(text, vision)
 
 

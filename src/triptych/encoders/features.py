@@ -21,14 +21,8 @@ from triptych.data.augment import augment as vary
 from triptych.data.catalogue import Catalogue
 from triptych.data.photo_store import PhotoStore
 from triptych.encoders.model_files import provenance_of
-from triptych.encoders.pretrained import (
-    ModelInput,
-    Output,
-    PretrainedText,
-    PretrainedTokenizer,
-    PretrainedVision,
-    model_input,
-)
+from triptych.encoders.patches import VisionModel, open_vision
+from triptych.encoders.pretrained import ModelInput, Output, PatchCut, PretrainedText, PretrainedTokenizer, model_input
 from triptych.encoders.text import text_tensor
 from triptych.foundation.artifact import RESUME, Artifact, produce, write_json
 from triptych.foundation.errors import ConfigError, DataError
@@ -55,6 +49,7 @@ def run(
     catalogue: Catalogue,
     out: Path,
     output: Output = Output.POOLED,
+    cut: PatchCut | None = None,
     views: int = 0,
     augment: AugmentConfig | None = None,
     max_tokens: int = 64,
@@ -72,6 +67,7 @@ def run(
         catalogue: items and photos.
         out: the stage's folder.
         output: what is taken from the model; titles are pooled, since their tokens differ in number.
+        cut: show the model each patch of a photo by itself; None: the whole photo. Only of photos.
         views: so many variations of each photo are encoded as well.
         augment: how they vary; only with `views`.
         max_tokens: longest title in the model's tokens; longer ones lose their end.
@@ -97,14 +93,14 @@ def run(
         if modality is Modality.TITLE:
             encode = _Titles(PretrainedText(model.path, output=output), catalogue=catalogue, max_tokens=max_tokens)
         else:
-            encode = _Photos(PretrainedVision(model.path, output=output), catalogue=catalogue, augment=augment)
+            encode = _Photos(open_vision(model.path, output=output, cut=cut), catalogue=catalogue, augment=augment)
         encode.use(precision=precision, device=device)
         if encode.num_rows == 0:
             raise DataError(f"items: none has a {modality} that could be read, and a pretrained model was to see them.")
         num_rows = encode.num_rows * (1 + views)
         shape = encode(slice(0, 1)).shape[1:]
         num_bytes = 2 * num_rows * shape[0] * shape[1]
-        _require_room(folder, num_bytes=num_bytes, tokens=shape[0], views=views)
+        _require_room(folder, num_bytes=num_bytes, tokens=shape[0], cut=cut, views=views)
         _fill(folder, encode, shape=(num_rows, *shape), batch_size=batch_size, label=f"encoding {modality}s")
         of = {"rows": num_rows, "tokens": shape[0], "dim": shape[1], "bytes": num_bytes}
         return {**of, **provenance_of(model), "views": views}
@@ -117,6 +113,7 @@ def run(
         "precision": precision.value,
         "views": views,
         "augment": augment.dump() if augment is not None and views else None,
+        **({} if cut is None else {"cut": cut._asdict()}),
     }
     inputs = {"catalogue": catalogue.artifact, "model": model}
     return produce(out, kind=KIND, config=tree, inputs=inputs, build=build)
@@ -180,7 +177,7 @@ class _Encode(ABC):
 
     num_rows: int
 
-    def __init__(self, model: PretrainedText | PretrainedVision, *, catalogue: Catalogue) -> None:
+    def __init__(self, model: PretrainedText | VisionModel, *, catalogue: Catalogue) -> None:
         self._model = model
         self._catalogue = catalogue
 
@@ -218,7 +215,7 @@ class _Titles(_Encode):
 
 
 class _Photos(_Encode):
-    def __init__(self, model: PretrainedVision, *, catalogue: Catalogue, augment: AugmentConfig | None) -> None:
+    def __init__(self, model: VisionModel, *, catalogue: Catalogue, augment: AugmentConfig | None) -> None:
         super().__init__(model, catalogue=catalogue)
         self.num_rows = catalogue.photos.num_photos
         self._augment = augment or AugmentConfig()
@@ -233,13 +230,14 @@ class _Photos(_Encode):
         return torch.from_numpy(pixels).to(self._device)
 
 
-def _require_room(folder: Path, *, num_bytes: int, tokens: int, views: int) -> None:
+def _require_room(folder: Path, *, num_bytes: int, tokens: int, cut: PatchCut | None, views: int) -> None:
     """See that the features fit on the disk: a mapped file that finds none left ends the process without a word."""
     file = folder / FEATURES
     written = file.stat().st_blocks * 512 if file.is_file() else 0
     free = shutil.disk_usage(folder).free
     if num_bytes - written > free:
-        cures = ["output = 'pooled'"] * (tokens > 1) + ["views = 0"] * (views > 0) + ["a folder with more room"]
+        fewer = "output = 'pooled'" if cut is None else "a smaller patch_grid"
+        cures = [fewer] * (tokens > 1) + ["views = 0"] * (views > 0) + ["a folder with more room"]
         raise ConfigError(
             f"The features take {num_bytes / 1e9:,.1f} GB ({tokens} tokens each), and {free / 1e9:,.1f} GB are free in "
             f"'{folder}'. Choose {', '.join(cures[:-1])}{' or ' if cures[:-1] else ''}{cures[-1]}."

@@ -57,7 +57,7 @@ def run(config: PretrainedConfig, *, out: Path, base: Path = Path()) -> Artifact
     Returns:
         Artefact ``pretrained``: config.json, the weights, preprocessor and tokenizer files. The summary has the
         `Provenance`, and ``photo_px`` and ``max_tokens``, the side of the photos and the longest text it takes (None
-        where it reads no photos, or no texts).
+        where it reads no photos, or no texts), and ``takes_any_px``, whether photos may have another side.
 
     Raises:
         ConfigError: no such model, no network to fetch it, no safetensors, or it cannot be opened.
@@ -179,15 +179,16 @@ def _files(folder: Path) -> list[Path]:
     return sorted([*small, *(_weights(folder, name=str(folder)) if with_weights else [])])
 
 
-def _takes(folder: Path, *, name: str) -> dict[str, int | None]:
+def _takes(folder: Path, *, name: str) -> dict[str, int | bool | None]:
     """Open a model by each of its sides; a pair that is used for photos may have come without a tokenizer."""
     parts = parts_in(folder, name=name)
-    photo_px = max_tokens = None
+    photo_px = max_tokens = takes_any_px = None
     if "vision" in parts:
-        photo_px = PretrainedVision(folder, output=Output.TOKENS, name=name).px
+        vision = PretrainedVision(folder, output=Output.TOKENS, name=name)
+        photo_px, takes_any_px = vision.px, vision.takes_any_px
     if parts == ("text",) or ("text" in parts and any((folder / file).is_file() for file in TOKENIZER_FILES)):
         max_tokens = PretrainedText(folder, output=Output.TOKENS, name=name).max_tokens
-    return {"photo_px": photo_px, "max_tokens": max_tokens}
+    return {"photo_px": photo_px, "takes_any_px": takes_any_px, "max_tokens": max_tokens}
 
 
 def _fetch(config: PretrainedConfig) -> Path:

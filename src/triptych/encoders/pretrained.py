@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -87,9 +87,24 @@ class PretrainedConfig(Config):
         return DEFAULT_RATE_FACTOR if self.rate_factor is None else self.rate_factor
 
 
+class PatchCut(NamedTuple):
+    """How photos are cut, so that a model sees each patch by itself."""
+
+    grid: int
+    """Patches along each side."""
+    px: int | None = None
+    """Side that each is scaled to; None: that of the photos the model takes."""
+
+
 class VisionModelConfig(PretrainedConfig):
     """A pretrained vision model in the photo slot."""
 
+    patch_grid: int | None = Field(None, ge=2, le=32)
+    """Cut the photo into so many patches a side, and show the model each by itself: its pooled vector is one token, as
+    in FashionBERT (8). Only with output = pooled; none: the model sees the whole photo."""
+    patch_px: int | None = Field(None, ge=16, le=1024)
+    """Side that patches are scaled to, only with patch_grid; less than the model's own takes less time, and is for
+    convolutional networks alone. None: the model's own."""
     views: int | None = Field(None, ge=0, le=16)
     """Variations of each photo whose features are extracted beside its own, for the loss that asks by photo alone; 0
     asks with the photo as it is. Only with weights = frozen; 1 when not given."""
@@ -99,6 +114,25 @@ class VisionModelConfig(PretrainedConfig):
         if self.views is not None and not self.is_frozen:
             raise ValueError("views has no effect with weights = 'trained': each photo is varied anew. Remove it.")
         return self
+
+    @model_validator(mode="after")
+    def _patches_go_together(self) -> Self:
+        if self.patch_grid is not None and self.output is not Output.POOLED:
+            raise ValueError("patch_grid makes one token of each patch. Set output = 'pooled' with it.")
+        if self.patch_grid is None and self.patch_px is not None:
+            raise ValueError("patch_px has no effect without patch_grid. Remove it, or set patch_grid = 8.")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _whole_photo_unsaid(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Say nothing of patches where there are none: encoders trained before there were any keep their ids."""
+        tree: dict[str, Any] = handler(self)
+        return {name: value for name, value in tree.items() if value is not None or not name.startswith("patch_")}
+
+    @property
+    def cut(self) -> PatchCut | None:
+        """How photos are cut; None: they are not."""
+        return None if self.patch_grid is None else PatchCut(self.patch_grid, self.patch_px)
 
     @property
     def num_views(self) -> int:
@@ -242,8 +276,27 @@ class PretrainedText(nn.Module):
 class PretrainedVision(nn.Module):
     """Photos to states by a pretrained vision model."""
 
-    def __init__(self, folder: Path, *, output: Output, with_weights: bool = True, name: str | None = None) -> None:
-        """Open the model; arguments and errors as of `PretrainedText`."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        output: Output,
+        px: int | None = None,
+        with_weights: bool = True,
+        name: str | None = None,
+    ) -> None:
+        """Open the model; arguments and errors as of `PretrainedText`.
+
+        Args:
+            folder: as there.
+            output: as there.
+            px: side that photos are scaled to, of a convolutional network; None: what its files say.
+            with_weights: as there.
+            name: as there.
+
+        Raises:
+            ConfigError: also, the model takes photos of no other side.
+        """
         super().__init__()
         self.folder, self.output = folder, output
         self.model = _load(folder, part="vision", name=name or str(folder), with_weights=with_weights)
@@ -257,8 +310,13 @@ class PretrainedVision(nn.Module):
             self.register_buffer(buffer, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         with torch.no_grad():
             black = torch.zeros(1, self.px, self.px, 3, dtype=torch.uint8)
+            self.takes_any_px = self._last_states(self._normalised(black)).ndim == 4
+            """Whether photos may be scaled to another side: a convolutional network's may."""
+            if px is not None and px != self.px and not self.takes_any_px:
+                raise ConfigError(other_px(name or str(folder), px=self.px, asked=px))
+            self.px = self.px if px is None else px
             self.num_tokens, self.dim = self(black).shape[1:]
-            self.has_positions = self.num_tokens == 1 or self._last_states(self._normalised(black)).ndim == 3
+            self.has_positions = self.num_tokens == 1 or not self.takes_any_px
             """Whether its states know where in the photo they are from; a convolutional network's do not."""
 
     def train(self, mode: bool = True) -> Self:
@@ -278,6 +336,8 @@ class PretrainedVision(nn.Module):
         Returns:
             ``[batch, tokens, dim]``, row by row from the top left; one token where `output` is pooled.
         """
+        if len(pixels) == 0:  # some models cannot look at no photos
+            return self.mean.new_zeros(0, self.num_tokens, self.dim)
         photos = self._normalised(pixels)
         if self.output is Output.POOLED and hasattr(self.model, "get_image_features"):
             return _pooled(self.model.get_image_features(pixel_values=photos))[:, None]
@@ -300,6 +360,11 @@ class PretrainedVision(nn.Module):
     def _last_states(self, photos: Tensor) -> Tensor:
         """Return ``[batch, tokens, dim]``, or a convolutional network's map ``[batch, dim, height, width]``."""
         return getattr(self.model, "vision_model", self.model)(pixel_values=photos).last_hidden_state
+
+
+def other_px(what: str, *, px: int, asked: int) -> str:
+    """Say that a model takes photos of no other side."""
+    return f"patch_px is {asked}, and {what} takes photos of {px} px and of no other side. Leave patch_px out."
 
 
 def _load(folder: Path, *, part: str, name: str, with_weights: bool) -> nn.Module:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from triptych.encoders.pretrained import Output, PretrainedConfig, PretrainedText, PretrainedVision, model_input
+from triptych.encoders.patches import VisionModel
+from triptych.encoders.pretrained import Output, PretrainedConfig, PretrainedText, model_input
 from triptych.encoders.text import WORD_INIT_STD, TokenStates
 from triptych.foundation.artifact import Artifact
 
@@ -40,7 +41,7 @@ class Models(NamedTuple):
     """The opened models of one encoder; None where our own layers are used."""
 
     text: PretrainedText | None = None
-    vision: PretrainedVision | None = None
+    vision: VisionModel | None = None
 
 
 NO_MODELS, NO_ARTIFACTS = Models(), ModelArtifacts()
@@ -49,7 +50,7 @@ NO_MODELS, NO_ARTIFACTS = Models(), ModelArtifacts()
 class _Slot(nn.Module):
     """A model, trained or frozen, and the way from its states to the encoder's."""
 
-    def __init__(self, dim: int, *, model: PretrainedText | PretrainedVision, config: PretrainedConfig) -> None:
+    def __init__(self, dim: int, *, model: PretrainedText | VisionModel, config: PretrainedConfig) -> None:
         super().__init__()
         self.is_frozen = config.is_frozen
         self.rate_factor = config.learning_rate_factor
@@ -117,7 +118,7 @@ class TextSlot(_Slot):
 class PhotoSlot(_Slot):
     """Photos by a pretrained vision model, from pixels or from features it has given before."""
 
-    def __init__(self, dim: int, *, model: PretrainedVision, config: PretrainedConfig) -> None:
+    def __init__(self, dim: int, *, model: VisionModel, config: PretrainedConfig) -> None:
         """Make the map, and positions where the model's states have none.
 
         Args:
@@ -137,7 +138,7 @@ class PhotoSlot(_Slot):
         Args:
             photos: uint8 RGB ``[batch, px, px, 3]``, or what `see` made of them.
             hidden: bool ``[batch, tokens]``, patches that are blanked: their features are set to zero, as FashionBERT
-                does. That hides them only where a patch's features come from that patch alone.
+                does. That hides them only where a patch's features come from that patch alone (`PatchVision`).
 
         Returns:
             ``[batch, tokens, dim]``, row by row from the top left.

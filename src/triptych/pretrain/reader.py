@@ -134,6 +134,11 @@ class ItemReader:
         drop_title, drop_photo = (torch.from_numpy(one[own]) for one in dropped)
         return found._replace(drop_title=drop_title, drop_photo=drop_photo)
 
+    def plain(self, item_rows: NDArray[np.int64]) -> ItemInputs:
+        """Gather items in one piece as they are, nothing left out and nothing shared out."""
+        has_title, has_photo = self.has_title[item_rows], self.has_photo[item_rows]
+        return self._inputs(item_rows, self.title_tokens(item_rows), has_title, has_photo, among=item_rows)
+
     def _inputs(
         self,
         item_rows: NDArray[np.int64],

@@ -21,8 +21,10 @@ from triptych.pretrain.balance import OgmGe
 from triptych.pretrain.base import Given
 from triptych.pretrain.model import PretrainModel
 from triptych.pretrain.objectives.base import Objective, ObjectiveConfig
+from triptych.pretrain.objectives.matching import QUERY_ITEM
 from triptych.pretrain.passes import HiddenPatches, Masked, MultitaskBatch, Passes
 from triptych.pretrain.probe import Probe
+from triptych.pretrain.rank import RankProbe
 from triptych.pretrain.reader import ItemReader
 from triptych.pretrain.stages import Data, StageConfig
 from triptych.training.task import Validation
@@ -186,6 +188,8 @@ class StageTask:
         self._balance = None
         if config.balance == "ogm-ge" and asks:
             self._balance = OgmGe(model, parts=model.parts(), alpha=config.balance_alpha, temperature=TEMPERATURE)
+        ranks = config.rank_queries > 0 and any(task.label == QUERY_ITEM for task in tasks)
+        self._ranks = RankProbe(config, given, reader=feed.reader) if ranks else None
         self._hard = feed.probe.mine(model.encoder, pairs=feed.pairs) if stage.hard_negatives else None
 
     @property
@@ -278,8 +282,9 @@ class StageTask:
         found = self._feed.probe.measure(
             self.encoder, headline=self._stage.validate_on, everything=self._config.diagnose, ids=self._ids
         )
+        ranks = {} if self._ranks is None else self._ranks.measure(self.module)
         epoch = self._seen_batches / self._feed.batches_per_epoch(self._stage.data)
-        return found._replace(metrics={**found.metrics, EPOCH: epoch})
+        return found._replace(metrics={**found.metrics, **ranks, EPOCH: epoch})
 
     def close(self) -> None:
         """End the stage."""

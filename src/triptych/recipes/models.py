@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from triptych.encoders.pretrained import other_px
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ConfigError
 from triptych.recipes.config import RunConfig
@@ -42,6 +43,12 @@ def _check_vision(config: RunConfig, model: Artifact) -> None:
     what, px = _named(model), model.summary["photo_px"]
     if px is None:
         raise ConfigError(f"pretrain.encoder.vision_model: {what} reads no photos.")
+    seen_by = config.pretrain.encoder.vision_model
+    if seen_by is not None and seen_by.cut is not None:
+        asked = seen_by.cut.px
+        if asked is not None and asked != px and not model.summary.get("takes_any_px", True):  # older copies do not say
+            raise ConfigError(f"pretrain.encoder.vision_model: {other_px(what, px=px, asked=asked)}")
+        return
     if px != config.catalogue.photo_px:
         raise ConfigError(
             f"catalogue.photo_px and pretrain.encoder.photo_px are {config.catalogue.photo_px}, and {what} takes "

@@ -152,6 +152,7 @@ class Stages:
                     catalogue=self.catalogue,
                     out=out,
                     output=seen_by.output,
+                    cut=seen_by.cut,
                     views=num_views,
                     augment=config.augment,
                     precision=config.loop.precision,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pydantic import Field
 from torch import nn
 
-from triptych.encoders.base import Encoder
+from triptych.encoders.base import Encoder, EncoderConfig
 from triptych.foundation.config import Config
 from triptych.losses.base import LossOutput
 from triptych.pretrain.passes import Passes
@@ -55,6 +55,14 @@ class ObjectiveConfig(Config):
     @abstractmethod
     def needs(self) -> Needs:
         """What it must be given."""
+
+    def check(self, encoder: EncoderConfig) -> None:
+        """See that such an encoder, which reads what is needed, can learn it.
+
+        Raises:
+            ValueError: it cannot, or an option would have no effect.
+        """
+        del encoder
 
     @abstractmethod
     def build(self, encoder: Encoder, *, batch_items: int) -> Objective:

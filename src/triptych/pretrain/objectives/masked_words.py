@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from triptych.encoders.base import Encoder
+from triptych.encoders.base import Encoder, EncoderConfig
 from triptych.encoders.pretrained import Output
 from triptych.encoders.text import TextEmbedding
 from triptych.foundation.errors import ConfigError
@@ -57,6 +57,14 @@ class MaskedWordsConfig(ObjectiveConfig):
         return Needs(
             queries=query or cross, masked_queries=query, masked_titles=not query, cross=cross, title=not query
         )
+
+    def check(self, encoder: EncoderConfig) -> None:
+        """Refuse a text model that gives no states of words."""
+        if encoder.text_model is not None and encoder.text_model.output is Output.POOLED:
+            raise ValueError(
+                f"{self.label} guesses each word from the state in its place, and text_model.output = 'pooled' keeps "
+                "one vector of a text. Set output = 'tokens', or remove the task."
+            )
 
     def build(self, encoder: Encoder, *, batch_items: int) -> MaskedWords:
         """Make the objective."""

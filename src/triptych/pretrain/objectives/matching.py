@@ -63,7 +63,7 @@ class MatchingConfig(ObjectiveConfig):
     @property
     def label(self) -> str:
         """``matching_query_item`` and so on."""
-        return f"matching_{self.pair.replace('-', '_')}"
+        return label_of(self.pair)
 
     @property
     def needs(self) -> Needs:
@@ -80,6 +80,15 @@ class MatchingConfig(ObjectiveConfig):
 CONFIG = MatchingConfig
 
 
+def label_of(pair: Pair) -> str:
+    """Return the name of the objective that matches such pairs."""
+    return f"matching_{pair.replace('-', '_')}"
+
+
+QUERY_ITEM = label_of(Pair.QUERY_ITEM)
+"""The objective by which a list of items can be ranked for a query."""
+
+
 class Matching(Objective):
     """Matching as an objective: a two-way linear head on the first state of the pair."""
 
@@ -88,6 +97,11 @@ class Matching(Objective):
         super().__init__()
         self._config = config
         self.head = nn.Linear(encoder.config.dim, 2)
+
+    def score(self, states: Tensor) -> Tensor:
+        """Return the log odds that pairs go together ``[pairs]``, by their first states ``[pairs, dim]``."""
+        no, yes = self.head(states).unbind(dim=1)
+        return yes - no
 
     def forward(self, passes: Passes) -> LossOutput | None:
         """Match this process's queries with their own items, and with others."""

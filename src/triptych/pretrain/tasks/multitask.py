@@ -22,6 +22,7 @@ from triptych.foundation.errors import ConfigError
 from triptych.pretrain.base import Given, Phase, PretrainConfig
 from triptych.pretrain.model import CROSS, PretrainModel
 from triptych.pretrain.objectives.base import ObjectiveConfig
+from triptych.pretrain.objectives.matching import QUERY_ITEM
 from triptych.pretrain.stage_task import Feed, StageTask
 from triptych.pretrain.stages import StageConfig, check_stages, preset_stages
 from triptych.training.loop import LoopConfig
@@ -102,6 +103,9 @@ class MultitaskConfig(PretrainConfig):
     """How hard, with balance = ogm-ge."""
     id_rate: float = Field(10.0, gt=0)
     """Learning rate of vectors by id as a multiple of the rate, in stages that have them."""
+    rank_queries: int = Field(0, ge=0)
+    """Queries of the validation part for which matching ranks the chosen item and 100 others of its category, a
+    diagnostic that chooses nothing; 200 take some 15 core-seconds each time. 0: none."""
     diagnose: bool = True
     """Whether validation also measures title and photo alone, and items with either hidden."""
 
@@ -117,11 +121,14 @@ class MultitaskConfig(PretrainConfig):
                         f"stage '{stage.name}': {task.label} takes a photo or a title that an encoder of modalities = "
                         f"'{encoder.modalities}' does not read. Remove it."
                     )
+                task.check(encoder)
             if not stage.validate_on.can_be_asked(encoder.modalities):
                 raise ValueError(
                     f"stage '{stage.name}': validate_on = '{stage.validate_on}' takes a photo or a title that an "
                     f"encoder of modalities = '{encoder.modalities}' does not read. Set it to 'query-item'."
                 )
+        if self.rank_queries and all(task.label != QUERY_ITEM for stage in self.stages for task in stage.tasks):
+            raise ValueError("rank_queries has no effect without a task that matches queries and items. Set it to 0.")
         if self.crossing is Crossing.SINGLE_STREAM and not isinstance(encoder, TwoTowerConfig):
             raise ValueError(f"crossing = 'single-stream' takes an encoder of kind 'two_tower', not '{encoder.kind}'.")
         if self.schedules is Schedules.ONE and any(stage.learning_rate or stage.patience for stage in self.stages):
