@@ -107,7 +107,7 @@ class MaskedPatches(Objective):
             item_of = passes.batch.own_positive  # of each pair
             every = passes.of_all(chosen.float()) > 0
             chosen = every[item_of]
-            looks = passes.of_all(looks.flatten(1)).unflatten(1, looks.shape[1:])
+            looks = passes.of_all(looks)
             total = int(every[passes.batch.positive].sum())
         else:
             reading = passes.masked_items
