@@ -348,9 +348,9 @@ class WatchedPasses(Passes):
 
     pairs: tuple[list[int], list[int], bool]
 
-    def cross_pairs(self, queries: Tensor, items: Tensor, *, untitled: bool = False) -> Tokens:
+    def cross_pairs(self, queries: Tensor, items: Tensor, *, untitled: bool = False, read: int | None = None) -> Tokens:
         self.pairs = queries.tolist(), items.tolist(), untitled
-        return super().cross_pairs(queries, items, untitled=untitled)
+        return super().cross_pairs(queries, items, untitled=untitled, read=read)
 
 
 def pairs_told(tree: dict[str, Any], batch: MultitaskBatch, *, kind: str = "two_tower") -> list[tuple[int, int, bool]]:
@@ -636,7 +636,7 @@ def test_a_model_of_whole_texts_has_no_words_to_guess(models: dict[str, Path]):
     assert told.objectives["masked_title_words"].words.weight.shape == (VOCAB, 16)  # word vectors of its own
 
 
-def test_a_photo_in_one_vector_leaves_nothing_to_guess_from(models: dict[str, Path]):
+def test_one_patch_leaves_nothing_to_guess_from(models: dict[str, Path]):
     with pytest.raises(ConfigError, match="masked_patches: the encoder reads a photo as one patch"):
         model_of(encoder_by(models, "vision_model", output="pooled"), objective("masked_patches"))
 

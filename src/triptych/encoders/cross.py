@@ -39,24 +39,25 @@ class CrossEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.transformer = Transformer(dim, layers=layers, heads=heads)
 
-    def forward(self, query: Tokens, item: Tokens) -> Tokens:
+    def forward(self, query: Tokens, item: Tokens, *, read: int | None = None) -> Tokens:
         """Let pairs of query and item attend to each other.
 
         Args:
             query: states of the towers, ``[pairs, query tokens, dim]``.
             item: likewise, ``[pairs, item tokens, dim]``.
+            read: how many leading tokens are wanted, as `Transformer.forward`; None means all.
 
         Returns:
             States of the query's tokens, its [CLS] first, then the item's.
         """
         sides = [self.norm(side.states) + kind for side, kind in zip((query, item), self.kinds, strict=True)]
-        return crossed(self.transformer, Tokens(sides[0], query.keep), Tokens(sides[1], item.keep))
+        return crossed(self.transformer, Tokens(sides[0], query.keep), Tokens(sides[1], item.keep), read=read)
 
 
-def crossed(transformer: Transformer, query: Tokens, item: Tokens) -> Tokens:
-    """Run a transformer over query and item, one behind the other."""
+def crossed(transformer: Transformer, query: Tokens, item: Tokens, *, read: int | None = None) -> Tokens:
+    """Run a transformer over query and item, one behind the other; `read` as there."""
     states, keep = (torch.cat(both, dim=1) for both in zip(query, item, strict=True))
-    return Tokens(transformer(states, keep=keep), keep)
+    return Tokens(transformer(states, keep=keep, read=read), keep[:, :read])
 
 
 def rows_of(tokens: Tokens, rows: Tensor) -> Tokens:

@@ -6,7 +6,7 @@ the passes of a step are those that its objectives need, and none is made twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +20,7 @@ from triptych.encoders.inputs import ItemInputs, ItemReading, Places, QueryReadi
 from triptych.encoders.models.two_tower import TwoTowerEncoder
 from triptych.pretrain.ids import IdTables
 from triptych.pretrain.reader import PhotoViews
+from triptych.pretrain.rows import LengthParts, join_rows, num_rows, parts_of, take_rows, whole_of
 from triptych.training.distributed import Group
 
 T = TypeVar("T")
@@ -87,6 +88,10 @@ class MultitaskBatch(NamedTuple):
     masked_titles: Masked | None
     hidden_patches: HiddenPatches | None
     photo_views: PhotoViews | None
+    query_parts: LengthParts | None = None
+    """How own queries are cut to be read; None: not at all."""
+    title_parts: LengthParts | None = None
+    """How own items are, by their titles."""
 
     @property
     def num_items(self) -> int:
@@ -149,20 +154,20 @@ class Passes:
         """Own queries."""
         if self._cheap and self.batch.masked_queries is not None:
             return self.masked_queries
-        return self._in_chunks(self.encoder.read_queries, self.batch.query_tokens)
+        return self._of_queries(self.encoder.read_queries, self.batch.query_tokens)
 
     @cached_property
     def masked_queries(self) -> QueryReading:
         """Own queries, some of their words masked."""
         assert self.batch.masked_queries is not None
-        return self._in_chunks(self.encoder.read_queries, self.batch.masked_queries.tokens)
+        return self._of_queries(self.encoder.read_queries, self.batch.masked_queries.tokens)
 
     @cached_property
     def items(self) -> ItemReading:
         """Own items."""
         if self._cheap and (self.batch.masked_titles is not None or self.batch.hidden_patches is not None):
             return self.masked_items
-        return self._in_chunks(self.encoder.read_items, self.batch.items)
+        return self._of_items(self.encoder.read_items, self.batch.items)
 
     @cached_property
     def masked_inputs(self) -> ItemInputs:
@@ -178,12 +183,12 @@ class Passes:
     @cached_property
     def masked_items(self) -> ItemReading:
         """What the item tower makes of them."""
-        return self._in_chunks(self.encoder.read_items, self.masked_inputs)
+        return self._of_items(self.encoder.read_items, self.masked_inputs)
 
     @cached_property
     def untitled_items(self) -> ItemReading:
         """Own items by their photos alone: read anew, since patches that have seen the title would tell of it."""
-        return self._in_chunks(self.encoder.read_items, self.batch.items.only(View.PHOTO))
+        return self._of_items(self.encoder.read_items, self.batch.items.only(View.PHOTO))
 
     @cached_property
     def own_query_vectors(self) -> Tensor:
@@ -191,7 +196,7 @@ class Passes:
         if self._keeps_states or self._cheap:
             found = self.queries.vectors
         else:
-            found = self._in_chunks(self.encoder.encode_queries, self.batch.query_tokens)
+            found = self._of_queries(self.encoder.encode_queries, self.batch.query_tokens)
         rows = self.batch.query_rows[self.batch.own_queries]
         return found if self._ids is None else self._ids.with_queries(found, rows)
 
@@ -201,7 +206,7 @@ class Passes:
         if self._keeps_states or self._cheap or self.encoder.GIVES_VIEWS:
             found = self.items.vectors
         else:
-            found = self._in_chunks(self.encoder.encode_items, self.batch.items)
+            found = self._of_items(self.encoder.encode_items, self.batch.items)
         rows = self.batch.item_rows[self.batch.own_items]
         return found if self._ids is None else self._ids.with_items(found, rows)
 
@@ -260,8 +265,8 @@ class Passes:
         return Masked(tokens.long(), chosen > 0, truth.long(), masked.total)
 
     def read(self, items: ItemInputs) -> ItemReading:
-        """Read other items than the batch's own, or the same changed."""
-        return self._in_chunks(self.encoder.read_items, items)
+        """Read the own items changed, but for their titles."""
+        return self._of_items(self.encoder.read_items, items)
 
     def all_item_tokens(self, tokens: Tokens) -> Tokens:
         """Gather the token states of own items from all processes, with their gradient."""
@@ -269,13 +274,14 @@ class Passes:
             return tokens
         return Tokens(self.of_all(tokens.states), self.of_all(tokens.keep.float()) > 0)
 
-    def cross_pairs(self, queries: Tensor, items: Tensor, *, untitled: bool = False) -> Tokens:
+    def cross_pairs(self, queries: Tensor, items: Tensor, *, untitled: bool = False, read: int | None = None) -> Tokens:
         """Let clean queries and items meet.
 
         Args:
             queries: int64 ``[pairs]``, places of own queries.
             items: int64 ``[pairs]``, places among the items of all.
             untitled: by the items' photos alone.
+            read: how many leading states are wanted: the last block makes no others. None: all.
 
         Returns:
             States of the pairs, the query's [CLS] first.
@@ -286,7 +292,7 @@ class Passes:
             query, (item, _) = encoder.embed_queries(self.batch.query_tokens), encoder.embed_items(inputs)
         else:
             query, item = self.queries.tokens, (self.untitled_items if untitled else self.items).tokens
-        return self._meet(query, self.all_item_tokens(item), queries=queries, items=items)
+        return self._meet(query, self.all_item_tokens(item), queries=queries, items=items, read=read)
 
     @cached_property
     def masked_pairs(self) -> tuple[Tokens, int, Places]:
@@ -305,12 +311,12 @@ class Passes:
         found = self._meet(query, self.all_item_tokens(item), queries=rows, items=self.batch.own_positive)
         return found, query.states.shape[1], places
 
-    def _meet(self, query: Tokens, item: Tokens, *, queries: Tensor, items: Tensor) -> Tokens:
+    def _meet(self, query: Tokens, item: Tokens, *, queries: Tensor, items: Tensor, read: int | None = None) -> Tokens:
         def pairs(rows: tuple[Tensor, Tensor]) -> Tokens:
             one, other = rows_of(query, rows[0]), rows_of(item, rows[1])
             if self._cross is None:
-                return crossed(self._single_stream.transformer, one, other)
-            return self._cross(one, other)
+                return crossed(self._single_stream.transformer, one, other, read=read)
+            return self._cross(one, other, read=read)
 
         return self._in_chunks(pairs, (queries, items))
 
@@ -320,42 +326,27 @@ class Passes:
         return self.encoder
 
     def _view(self, view: View) -> Tensor:
-        return self._in_chunks(lambda items: self.encoder.encode_items(items, view=view), self.batch.items)
+        return self._of_items(lambda items: self.encoder.encode_items(items, view=view), self.batch.items)
+
+    def _of_queries(self, make: Callable[[Tensor], Any], tokens: Tensor) -> Any:
+        return self._in_parts(make, tokens, parts=self.batch.query_parts)
+
+    def _of_items(self, make: Callable[[ItemInputs], Any], items: ItemInputs) -> Any:
+        return self._in_parts(make, items, parts=None if items.title_tokens is None else self.batch.title_parts)
+
+    def _in_parts(self, make: Callable[[Any], Any], inputs: Any, *, parts: LengthParts | None) -> Any:
+        """Run a pass over texts of like length at a time."""
+        if parts is None:
+            return self._in_chunks(make, inputs)
+        return whole_of([self._in_chunks(make, one) for one in parts_of(inputs, parts)], parts)
 
     def _in_chunks(self, make: Callable[[Any], T], inputs: Any) -> T:
         """Run a pass, in chunks of rows that are recomputed for the gradient where so many at once are too many."""
-        rows = _num_rows(inputs)
+        rows = num_rows(inputs)
         if self._rows_at_once is None or rows <= self._rows_at_once:
             return make(inputs)
         starts = range(0, rows, self._rows_at_once)
-        parts = [_take(inputs, slice(start, start + self._rows_at_once)) for start in starts]
+        parts = [take_rows(inputs, slice(start, start + self._rows_at_once)) for start in starts]
         if not torch.is_grad_enabled():
-            return _joined([make(part) for part in parts])
-        return _joined([checkpoint(make, part, use_reentrant=False) for part in parts])
-
-
-def _num_rows(inputs: Any) -> int:
-    if isinstance(inputs, ItemInputs):
-        return len(inputs.has_title)
-    return len(inputs) if isinstance(inputs, Tensor) else len(inputs[0])
-
-
-def _take(inputs: Any, rows: slice) -> Any:
-    """Take rows of every tensor of a tuple or NamedTuple of tensors, or of such tuples."""
-    if isinstance(inputs, Tensor):
-        return inputs[rows]
-    if isinstance(inputs, tuple):
-        parts = [_take(one, rows) for one in inputs]
-        return type(inputs)(*parts) if hasattr(inputs, "_fields") else tuple(parts)
-    return inputs
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    """Join the rows of every tensor again; what is no tensor is alike in all parts."""
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(parts))
-    if isinstance(first, tuple):
-        joined = [_joined(each) for each in zip(*parts, strict=True)]
-        return type(first)(*joined) if hasattr(first, "_fields") else tuple(joined)
-    return first
+            return join_rows([make(part) for part in parts])
+        return join_rows([checkpoint(make, part, use_reentrant=False) for part in parts])

@@ -26,6 +26,7 @@ from triptych.pretrain.passes import HiddenPatches, Masked, MultitaskBatch, Pass
 from triptych.pretrain.probe import Probe
 from triptych.pretrain.rank import RankProbe
 from triptych.pretrain.reader import ItemReader
+from triptych.pretrain.rows import length_parts
 from triptych.pretrain.stages import Data, StageConfig
 from triptych.training.task import Validation
 
@@ -233,6 +234,8 @@ class StageTask:
             masked_titles=titles,
             hidden_patches=self._hidden(rows, own_items, rng=rng) if self._hides_patches else None,
             photo_views=reader.photo_views(rows, rng=rng) if self._shows_views else None,
+            query_parts=length_parts(tokens[own_queries]),
+            title_parts=length_parts(reader.title_tokens(rows)[own_items]) if items.title_tokens is not None else None,
         )
 
     def num_samples(self, batch: MultitaskBatch) -> int:

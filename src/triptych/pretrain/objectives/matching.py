@@ -125,7 +125,7 @@ class Matching(Objective):
         labels = torch.arange(len(queries), device=queries.device) < len(with_positive)
         if total == 0:
             return None
-        states = passes.cross_pairs(queries, answers, untitled=untitled).states[:, 0]
+        states = passes.cross_pairs(queries, answers, untitled=untitled, read=1).states[:, 0]
         return matching(self.head(states), labels=labels, total=total)
 
     def _asked(self, num_queries: int, *, device: torch.device) -> Tensor:
