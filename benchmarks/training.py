@@ -42,11 +42,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from triptych.cli.launch import find_tcmalloc
 from triptych.data.photo_store import PhotoStore
 from triptych.data.splits import Part, Targets, TrainPairs
-from triptych.data.text import CLS, PAD, SEP
+from triptych.data.text import CLS, MASK, PAD, SEP
 from triptych.foundation.machine import num_cores
 from triptych.nn.precision import Precision, autocast, uses_bf16
 from triptych.pretrain.base import Given
 from triptych.pretrain.tasks.contrastive import ContrastiveBatch, ContrastiveConfig, ContrastiveTask
+from triptych.pretrain.tasks.multitask import MultitaskConfig
 from triptych.training.distributed import ALONE, Group, Processes, join
 from triptych.training.log import read_log
 from triptych.training.loop import LoopConfig, fit, follow, on_device
@@ -60,7 +61,7 @@ class Shape:
     """One model and its data."""
 
     name: str
-    config: ContrastiveConfig
+    config: ContrastiveConfig | MultitaskConfig
     vocab_size: int
     title_tokens: tuple[int, int]
     """Shortest and longest title, [CLS] and [SEP] included."""
@@ -108,6 +109,9 @@ SHAPES = (
 
 class Words:
     """A tokenizer whose texts are numbers: each gives the same random ids, lengths leaning to the short."""
+
+    mask_id = MASK
+    special_ids = np.arange(MASK + 1, dtype=np.int32)
 
     def __init__(self, shape: Shape) -> None:
         self.vocab_size = shape.vocab_size
@@ -186,9 +190,9 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def matmul_peak(device: torch.device) -> float:
+def matmul_peak(device: torch.device, *, precision: Precision = Precision.AUTO) -> float:
     """Return the best GFLOP/s of a bf16 product of 2048 or 4096 squared (float32 where bf16 is not used)."""
-    dtype = torch.bfloat16 if uses_bf16(Precision.AUTO, device=device) else torch.float32
+    dtype = torch.bfloat16 if uses_bf16(precision, device=device) else torch.float32
     best = 0.0
     for size, repeats in ((2048, 8), (4096, 2)) if device.type == "cpu" else ((4096, 20), (8192, 20)):
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

@@ -161,6 +161,10 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[str, float]], *, x: float, colo
         axes.text(x, place, model, color=colours[model], va="center", fontsize=8.5)
 
 
+LEGEND_HANDLE, LEGEND_LETTER = 0.55, 0.075
+"""Inches that a name's mark and each of its letters take in a legend, about."""
+
+
 def training_curves(
     curves: Mapping[str, Sequence[Mapping[str, Any]]], *, field: str, title: str, against: str = "step"
 ) -> str:
@@ -229,7 +233,10 @@ def _legend(figure: Figure, models: Sequence[str], colours: Mapping[str, str]) -
         )
         for model in models
     ]
-    figure.legend(handles, models, loc="outside upper left", ncols=min(8, len(models)), frameon=False, handlelength=1.6)
+    longest = max(len(model) for model in models)
+    fitting = int(figure.get_figwidth() / (LEGEND_HANDLE + LEGEND_LETTER * longest))
+    columns = max(1, min(8, len(models), fitting))
+    figure.legend(handles, models, loc="outside upper left", ncols=columns, frameon=False, handlelength=1.6)
 
 
 @contextmanager

@@ -54,8 +54,8 @@ def infonce(
         scores = queries.to(dtype) @ items.to(dtype).T / temperature
         if log_q is not None:
             scores = scores - log_q.to(dtype)
-        own = functional.one_hot(positive, num_classes=items.shape[0]).bool()
-        scores = scores.masked_fill(known & ~own, float("-inf"))
+        # Not one_hot, whose int64 matrix takes twice the memory of the scores.
+        scores = scores.masked_fill(known.scatter(1, positive[:, None], False), float("-inf"))
         count = len(queries) if total is None else total
         loss = functional.cross_entropy(scores, positive, reduction="sum") / count
     accuracy = (scores.detach().argmax(dim=1) == positive).to(dtype).sum() / count

@@ -114,7 +114,8 @@ def _widened(reading: Reading, *, like: Reading) -> Reading:
     if isinstance(reading, ItemReading) and isinstance(like, ItemReading):
         own, longest = reading.places.title, like.places.title
         if own is not None and longest is not None:
-            tokens = _with_padding(reading.tokens, at=own.stop, count=longest.stop - own.stop)
+            lacking = like.tokens.states.shape[1] - reading.tokens.states.shape[1]
+            tokens = _with_padding(reading.tokens, at=own.stop, count=lacking)
             return reading._replace(tokens=tokens, places=like.places)
     return reading
 
