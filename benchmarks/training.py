@@ -46,7 +46,9 @@ from triptych.data.text import CLS, MASK, PAD, SEP
 from triptych.foundation.machine import num_cores
 from triptych.nn.precision import Precision, autocast, uses_bf16
 from triptych.pretrain.base import Given
-from triptych.pretrain.tasks.contrastive import ContrastiveBatch, ContrastiveConfig, ContrastiveTask
+from triptych.pretrain.passes import MultitaskBatch
+from triptych.pretrain.stage_task import StageTask
+from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.pretrain.tasks.multitask import MultitaskConfig
 from triptych.training.distributed import ALONE, Group, Processes, join
 from triptych.training.log import read_log
@@ -159,13 +161,13 @@ class Shop:
 class InMemory:
     """A task whose batches have all been made before."""
 
-    def __init__(self, task: ContrastiveTask, *, count: int) -> None:
+    def __init__(self, task: StageTask, *, count: int) -> None:
         self._task = task
         self._batches = [task.batch(index) for index in range(count)]
         self.name, self.module = task.name, task.module
         self.num_samples, self.losses, self.validate = task.num_samples, task.losses, task.validate
 
-    def batch(self, index: int) -> ContrastiveBatch:
+    def batch(self, index: int) -> MultitaskBatch:
         """Return one of the batches."""
         return self._batches[index % len(self._batches)]
 
@@ -205,7 +207,7 @@ def matmul_peak(device: torch.device, *, precision: Precision = Precision.AUTO) 
     return best
 
 
-def one_step(task: ContrastiveTask, batch: ContrastiveBatch) -> None:
+def one_step(task: StageTask, batch: MultitaskBatch) -> None:
     """Forward and backward, without the optimiser."""
     device = next(task.module.parameters()).device
     with autocast(Precision.AUTO, device=device):
@@ -272,7 +274,7 @@ def bare_samples_per_s(shape: Shape, *, device: torch.device, steps: int = 12) -
     return steps * size / seconds, counter.get_total_flops() / size / 1e9
 
 
-def gflop_per_sample(task: ContrastiveTask, *, batches: int = 4) -> float:
+def gflop_per_sample(task: StageTask, *, batches: int = 4) -> float:
     """Count the products that a step executes, forward and backward."""
     made = [task.batch(index) for index in range(batches)]
     with FlopCounterMode(display=False) as counter:
@@ -281,7 +283,7 @@ def gflop_per_sample(task: ContrastiveTask, *, batches: int = 4) -> float:
     return counter.get_total_flops() / sum(task.num_samples(batch) for batch in made) / 1e9
 
 
-def top_operators(task: ContrastiveTask, *, steps: int = 5, rows: int = 14) -> list[dict[str, Any]]:
+def top_operators(task: StageTask, *, steps: int = 5, rows: int = 14) -> list[dict[str, Any]]:
     """Profile a few steps: share of the processor time by operator."""
     batches = [task.batch(index) for index in range(steps)]
     one_step(task, batches[0])
@@ -310,11 +312,14 @@ def milliseconds(work: Callable[[], Any], *, repeats: int) -> float:
     return median(times) * 1000
 
 
-def make_task(shape: Shape, folder: Path, *, group: Group = ALONE) -> ContrastiveTask:
+def make_task(shape: Shape, folder: Path, *, group: Group = ALONE) -> StageTask:
     """Make the shape's task over a random shop."""
     shop: Any = Shop(shape, folder)
     words: Any = Words(shape)
-    return ContrastiveTask(shape.config, Given(catalogue=shop, split=shop, tokenizer=words, seed=0, group=group))
+    given = Given(catalogue=shop, split=shop, tokenizer=words, seed=0, group=group)
+    task = next(shape.config.phases(given)).task
+    assert isinstance(task, StageTask)
+    return task
 
 
 def measure(shape: Shape, *, rounds: int, folder: Path, device: torch.device) -> dict[str, Any]:
@@ -383,7 +388,7 @@ def measure_compiled(shape: Shape, *, rounds: int, folder: Path, device: torch.d
     }
 
 
-def gradient_difference(task: ContrastiveTask, *, shape: Shape, device: torch.device) -> float:
+def gradient_difference(task: StageTask, *, shape: Shape, device: torch.device) -> float:
     """Return how far a batch's gradient by compiled blocks is from that as written, as a share of its length."""
     batch = on_device(device, task.batch(shape.steps))
     found = []

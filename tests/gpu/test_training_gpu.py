@@ -58,7 +58,7 @@ def test_a_gpu_reaches_what_a_cpu_reaches(demo_run, tmp_path, precision):
     cpu, gpu = ([r for r in read_log(end.file("train.jsonl")) if r["event"] == "train"][-1] for end in ends)
     assert gpu["loss"] == pytest.approx(cpu["loss"], rel=0.02)
     assert gpu["peak_gpu_memory_bytes"] > 0
-    recalls = [end.summary["metrics"]["recall@100"] for end in ends]
+    recalls = [end.summary["metrics"]["recall@100/query-item"] for end in ends]
     assert recalls[1] == pytest.approx(recalls[0], abs=0.05)
     assert Embedder.open(ends[1], device="cpu").queries(["red teapot"]).shape == (1, 128)
 

@@ -118,11 +118,11 @@ def test_an_encoder_that_reads_only_photos_learns_too(planted_shop, train):
 def test_the_artefact(planted_shop, train, tmp_path):
     artifact = train("title+photo")
     assert set(artifact.manifest["files"]) == {"model.safetensors", "config.json", "tokenizer.json", "train.jsonl"}
-    assert artifact.summary["headline"] == "recall@1"
-    assert artifact.summary["metrics"]["recall@1"] > 0.9
+    assert artifact.summary["headline"] == "recall@1/query-item"
+    assert artifact.summary["metrics"]["recall@1/query-item"] > 0.9
     curve = [r for r in read_log(artifact.file("train.jsonl")) if r["event"] == "validation"]
     assert [r["step"] for r in curve] == [50, 100, 150]
-    assert max(r["recall@1"] for r in curve) == artifact.summary["metrics"]["recall@1"]
+    assert max(r["recall@1/query-item"] for r in curve) == artifact.summary["metrics"]["recall@1/query-item"]
     permuted = train("title+photo", photo_rows=np.roll(np.arange(NUM_ITEMS), 7))
     assert permuted.id != artifact.id
     assert train("title+photo").id == artifact.id

@@ -243,7 +243,7 @@ def test_an_item_without_a_title_is_never_asked_for_by_one(tmp_path: Path):
     config = ItemContrastConfig.parse(
         {"encoder": {**ENCODER, "modalities": "title", "title_features": ["plot"]}, "batch_items": 24}
     )
-    task = config.task(Given(catalogue=shop, split=None, tokenizer=tokenizer, seed=0))
+    task = next(config.phases(Given(catalogue=shop, split=None, tokenizer=tokenizer, seed=0))).task
     asked = task.batch(0).title_queries
     assert len(asked.tokens) == asked.total == 12
     assert len({tuple(row) for row in asked.tokens.tolist()}) == 12

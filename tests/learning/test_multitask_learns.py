@@ -18,7 +18,6 @@ from triptych.foundation.errors import ConfigError
 from triptych.losses.base import LossOutput
 from triptych.pretrain import base
 from triptych.pretrain.base import EncoderTask, Given, Phase
-from triptych.pretrain.stage_task import StageTask
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.pretrain.tasks.multitask import MultitaskConfig
 from triptych.training.log import read_log
@@ -226,17 +225,16 @@ def test_a_run_stopped_in_its_second_stage_ends_with_the_same_weights(given: Giv
     assert logs[0] == logs[1]
 
 
-def test_the_preset_contrastive_is_the_task_of_that_name(given: Given):
-    """The same batches, the same loss, from the same weights."""
-    settings = {"title_dropout_rate": 0.2, "batch_items": 20, "encoder": {**SMALL, "layers": 2}}
-    single = ContrastiveConfig.parse(settings).task(given)
-    (phase,) = config("contrastive", steps=5, **settings).phases(given)
-    assert isinstance(phase.task, StageTask)
-    for index in (0, 3):
-        expected = single.losses(single.batch(index)).parts
-        found = phase.task.losses(phase.task.batch(index)).parts
-        assert found["query_item/infonce"].item() == pytest.approx(expected["infonce"].item(), rel=1e-5)
-        assert found["query_item/accuracy"].item() == pytest.approx(expected["accuracy"].item())
+def test_contrastive_is_short_for_the_preset_of_that_name():
+    settings = {"title_dropout_rate": 0.2, "batch_items": 20, "encoder": {**SMALL, "layers": 2}, "validation_k": 7}
+    short = ContrastiveConfig.parse({**settings, "temperature": 0.1, "photo_view_weight": 0.3}).as_multitask()
+    tasks = [{"kind": "contrast", "temperature": 0.1}, {"kind": "photo_view", "temperature": 0.1, "weight": 0.3}]
+    stages = [{"name": "contrastive", "tasks": tasks}]
+    assert short == MultitaskConfig.parse({**settings, "stages": stages, "diagnose": False})
+    photos_off = ContrastiveConfig.parse({**settings, "photo_view_weight": 0})
+    assert [task.kind for task in photos_off.as_multitask().stages[0].tasks] == ["contrast"]
+    titles = ContrastiveConfig.parse({**settings, "encoder": {**SMALL, "modalities": "title"}})
+    assert [task.kind for task in titles.as_multitask().stages[0].tasks] == ["contrast"]
 
 
 def test_a_model_of_photos_is_chosen_by_what_it_can_answer(given: Given, tmp_path: Path):

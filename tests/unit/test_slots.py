@@ -128,6 +128,11 @@ def queries(tokenizer: AnyTokenizer) -> torch.Tensor:
     return torch.from_numpy(tokenizer.encode(["red shirt", "hat", ""], max_tokens=8))
 
 
+def task_of(config: PretrainConfig, given: Given) -> Any:
+    """The task of a training with one phase."""
+    return next(config.phases(given)).task
+
+
 CASES = [
     (bert, vit, {"weights": "frozen"}),
     (bert, vit, {"weights": "trained"}),
@@ -145,16 +150,17 @@ CASES = [
 def test_each_model_trains_in_its_slot_and_comes_back_the_same(text, vision, settings, parts, small_shop, tmp_path):
     frozen = settings["weights"] == "frozen"
     config, models, tokenizer = parts(text, vision, features_of=small_shop.catalogue if frozen else None, **settings)
-    task = ContrastiveConfig(encoder=config, loop=LOOP, batch_items=8).task(
-        Given(catalogue=small_shop.catalogue, split=small_shop.split, tokenizer=tokenizer, seed=0, models=models)
+    task = task_of(
+        ContrastiveConfig(encoder=config, loop=LOOP, batch_items=8),
+        Given(catalogue=small_shop.catalogue, split=small_shop.split, tokenizer=tokenizer, seed=0, models=models),
     )
-    assert len(task.module.slots) == (text is not None) + (vision is not None)
-    before = {name: weights(slot) for name, slot in task.module.slots.items()}
+    assert len(task.encoder.slots) == (text is not None) + (vision is not None)
+    before = {name: weights(slot) for name, slot in task.encoder.slots.items()}
     fit(task, config=LOOP, out=tmp_path / "out", seed=0)
     task.module.train()
     task.losses(task.batch(0)).total.backward()
     task.module.eval()
-    for name, slot in task.module.slots.items():
+    for name, slot in task.encoder.slots.items():
         grads = [weight.grad for weight in slot.pretrained.parameters()]
         changed = {key for key, value in weights(slot).items() if not torch.equal(value, before[name][key])}
         if frozen:
@@ -166,15 +172,15 @@ def test_each_model_trains_in_its_slot_and_comes_back_the_same(text, vision, set
 
     folder = tmp_path / "encoder" / "id"
     folder.mkdir(parents=True)
-    task.module.save(folder)
+    task.encoder.save(folder)
     if not frozen:  # all that it needs is with it
         (tmp_path / "pretrained").rename(tmp_path / "gone")
     loaded = load_encoder(folder)
     assert loaded.config == config and not any(module.training for module in loaded.modules())
     items = some_items(loaded, tokenizer)
     with torch.no_grad():
-        assert torch.equal(loaded.encode_items(items), task.module.encode_items(items))
-        assert torch.equal(loaded.encode_queries(queries(tokenizer)), task.module.encode_queries(queries(tokenizer)))
+        assert torch.equal(loaded.encode_items(items), task.encoder.encode_items(items))
+        assert torch.equal(loaded.encode_queries(queries(tokenizer)), task.encoder.encode_queries(queries(tokenizer)))
 
 
 def make(given: Parts, *, seed: int = 0) -> TwoTowerEncoder:
@@ -249,7 +255,8 @@ def test_features_give_the_vectors_that_the_model_gives_live(vision, output, par
 def test_the_other_tasks_train_by_features_too(kind: type[PretrainConfig], parts, small_shop, tmp_path):
     given = parts(bert, vit, features_of=small_shop.catalogue)
     shown = np.random.default_rng(0).permutation(small_shop.catalogue.num_items)
-    task = kind(kind=kind.model_fields["kind"].default, encoder=given.config, loop=LOOP, photo_view_items=4).task(
+    task = task_of(
+        kind(kind=kind.model_fields["kind"].default, encoder=given.config, loop=LOOP, photo_view_items=4),
         Given(
             catalogue=small_shop.catalogue,
             split=small_shop.split,
@@ -257,7 +264,7 @@ def test_the_other_tasks_train_by_features_too(kind: type[PretrainConfig], parts
             seed=0,
             photo_rows=shown,
             models=given.models,
-        )
+        ),
     )
     batch = task.batch(0)
     photos = small_shop.catalogue.photos
@@ -272,14 +279,15 @@ def test_the_other_tasks_train_by_features_too(kind: type[PretrainConfig], parts
 def test_a_trained_model_learns_at_a_rate_of_its_own(parts, small_shop, tmp_path):
     given = parts(bert, vit, weights="trained", rate_factor=0.01)
     loop = LOOP.model_copy(update={"steps": 1, "weight_decay": 0.0, "learning_rate": 1e-2})
-    task = ContrastiveConfig(encoder=given.config, loop=loop, batch_items=8).task(
+    task = task_of(
+        ContrastiveConfig(encoder=given.config, loop=loop, batch_items=8),
         Given(
             catalogue=small_shop.catalogue,
             split=small_shop.split,
             tokenizer=given.tokenizer,
             seed=0,
             models=given.models,
-        )
+        ),
     )
     before = {name: weight.detach().clone() for name, weight in task.module.named_parameters()}
     fit(task, config=loop, out=tmp_path / "out", seed=0)
@@ -300,14 +308,15 @@ def test_a_killed_training_of_a_model_with_dropout_ends_with_the_same_weights(pa
     loop = LOOP.model_copy(update={"steps": 3, "checkpoint_every_s": 0.0})
 
     def task() -> Any:
-        return ContrastiveConfig(encoder=given.config, loop=loop, batch_items=8).task(
+        return task_of(
+            ContrastiveConfig(encoder=given.config, loop=loop, batch_items=8),
             Given(
                 catalogue=small_shop.catalogue,
                 split=small_shop.split,
                 tokenizer=given.tokenizer,
                 seed=0,
                 models=given.models,
-            )
+            ),
         )
 
     def dies(batch: Any) -> Any:

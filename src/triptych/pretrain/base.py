@@ -144,14 +144,6 @@ class OneTaskConfig(PretrainConfig):
         """Whether that contrast has a weight."""
         return self.photo_view_weight > 0
 
-    @abstractmethod
-    def task(self, given: Given) -> EncoderTask:
-        """Make the task and its model; raises as `phases`."""
-
-    def phases(self, given: Given) -> Iterator[Phase]:
-        """Yield the one phase."""
-        yield Phase("", self.task(given), self.loop)
-
 
 @dataclass(frozen=True)
 class Given:

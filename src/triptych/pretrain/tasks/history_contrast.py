@@ -11,6 +11,7 @@ finds its item, so that the catalogue can be searched by photo and by words.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
 from triptych.losses.infonce import infonce
 from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
-from triptych.pretrain.base import VALIDATION_SEED, Given, OneTaskConfig
+from triptych.pretrain.base import VALIDATION_SEED, Given, OneTaskConfig, Phase
 from triptych.pretrain.reader import ItemReader, PhotoViews, TitleQueries, Weighted, combined, encoded, view_loss
 from triptych.training.task import Validation
 
@@ -56,9 +57,9 @@ class HistoryContrastConfig(OneTaskConfig):
     history_events: int = Field(50, ge=1)
     """Latest choices that make up a user's vector in validation; as `dense.history_events`."""
 
-    def task(self, given: Given) -> HistoryContrastTask:
-        """Make the task; see `OneTaskConfig.task`."""
-        return HistoryContrastTask(self, given)
+    def phases(self, given: Given) -> Iterator[Phase]:
+        """Yield the one phase."""
+        yield Phase("", HistoryContrastTask(self, given), self.loop)
 
 
 CONFIG = HistoryContrastConfig

@@ -7,6 +7,7 @@ other as well.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -20,7 +21,7 @@ from triptych.encoders.embed import Pixels
 from triptych.encoders.inputs import ItemInputs
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
-from triptych.pretrain.base import VALIDATION_SEED, Given, OneTaskConfig
+from triptych.pretrain.base import VALIDATION_SEED, Given, OneTaskConfig, Phase
 from triptych.pretrain.reader import (
     ItemReader,
     PhotoViews,
@@ -48,9 +49,9 @@ class ItemContrastConfig(OneTaskConfig):
     validation_items: int = Field(500, ge=1)
     """Items whose photo, varied in a way of its own, must find them; fewer where there are fewer."""
 
-    def task(self, given: Given) -> ItemContrastTask:
-        """Make the task; see `OneTaskConfig.task`. A split is not looked at."""
-        return ItemContrastTask(self, given)
+    def phases(self, given: Given) -> Iterator[Phase]:
+        """Yield the one phase."""
+        yield Phase("", ItemContrastTask(self, given), self.loop)
 
 
 CONFIG = ItemContrastConfig
