@@ -199,6 +199,21 @@ def test_the_cheap_pass_reads_what_is_masked(kind: str):
     assert torch.equal(bare.query_vectors, clean.queries.vectors)
 
 
+@pytest.mark.parametrize(("kind", "single_stream"), [*((kind, False) for kind in KINDS), ("two_tower", True)])
+def test_pairs_of_the_cheap_pass_are_of_what_is_masked(kind: str, single_stream: bool):
+    """FashionBERT, whose query and item meet in one stream, matches what it has masked."""
+    model, batch = model_of(small_encoder(kind), single_stream=single_stream), everything()
+    queries, items = torch.tensor([0, 3, 5, 8]), torch.tensor([6, 2, 4, 0])
+    shown = batch.items._replace(title_tokens=batch.masked_titles.tokens, hidden=batch.hidden_patches.chosen)
+    masked = batch._replace(query_tokens=batch.masked_queries.tokens, items=shown)
+    cheap, expected, clean = (
+        passes_of(model, one, cheap=is_cheap).cross_pairs(queries, items).states[:, 0]
+        for one, is_cheap in ((batch, True), (masked, False), (batch, False))
+    )
+    assert torch.allclose(cheap, expected, atol=CLOSE)
+    assert not torch.allclose(cheap, clean, atol=CLOSE)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("keeps_states", [False, True])
 def test_vectors_are_the_encoders_whatever_else_is_kept(kind: str, keeps_states: bool):

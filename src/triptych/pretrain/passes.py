@@ -165,7 +165,7 @@ class Passes:
     @cached_property
     def items(self) -> ItemReading:
         """Own items."""
-        if self._cheap and (self.batch.masked_titles is not None or self.batch.hidden_patches is not None):
+        if self._shows_masked_items:
             return self.masked_items
         return self._of_items(self.encoder.read_items, self.batch.items)
 
@@ -275,7 +275,7 @@ class Passes:
         return Tokens(self.of_all(tokens.states), self.of_all(tokens.keep.float()) > 0)
 
     def cross_pairs(self, queries: Tensor, items: Tensor, *, untitled: bool = False, read: int | None = None) -> Tokens:
-        """Let clean queries and items meet.
+        """Let queries and items meet: clean, or masked with the cheap pass.
 
         Args:
             queries: int64 ``[pairs]``, places of own queries.
@@ -287,9 +287,9 @@ class Passes:
             States of the pairs, the query's [CLS] first.
         """
         if self._cross is None:
-            inputs = self.batch.items.only(View.PHOTO) if untitled else self.batch.items
+            inputs = self.batch.items.only(View.PHOTO) if untitled else self._shown_items
             encoder = self._single_stream
-            query, (item, _) = encoder.embed_queries(self.batch.query_tokens), encoder.embed_items(inputs)
+            query, (item, _) = encoder.embed_queries(self._shown_queries), encoder.embed_items(inputs)
         else:
             query, item = self.queries.tokens, (self.untitled_items if untitled else self.items).tokens
         return self._meet(query, self.all_item_tokens(item), queries=queries, items=items, read=read)
@@ -319,6 +319,20 @@ class Passes:
             return self._cross(one, other, read=read)
 
         return self._in_chunks(pairs, (queries, items))
+
+    @property
+    def _shows_masked_items(self) -> bool:
+        """Whether what asks for clean items is given masked ones."""
+        return self._cheap and (self.batch.masked_titles is not None or self.batch.hidden_patches is not None)
+
+    @property
+    def _shown_queries(self) -> Tensor:
+        masked = self.batch.masked_queries
+        return masked.tokens if masked is not None and self._cheap else self.batch.query_tokens
+
+    @property
+    def _shown_items(self) -> ItemInputs:
+        return self.masked_inputs if self._shows_masked_items else self.batch.items
 
     @property
     def _single_stream(self) -> TwoTowerEncoder:
