@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from triptych.data.text import TextTokenizer, TokenizerConfig
@@ -256,6 +257,29 @@ def test_an_epoch_is_as_many_pairs_or_items_as_there_are(given: Given):
         for index in range(4):
             phase.task.losses(phase.task.batch(index))
         assert phase.task.validate().metrics["epoch"] == pytest.approx(4 * per_batch / total)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_what_else_a_query_was_clicked_for_is_no_negative_of_its_most_clicked_item(given: Given, other_shop, rate):
+    def shuffled(events: pl.DataFrame) -> pl.DataFrame:
+        return events.with_columns(item_id=pl.col("item_id").shuffle(seed=0))
+
+    shop = other_shop(events=shuffled)
+    given = Given(catalogue=shop.catalogue, split=shop.split, tokenizer=given.tokenizer, seed=0)
+    settings = {"batch_items": 40, "pairs": "most-clicked", "pairs_rate": rate, "diagnose": False}
+    (phase,) = phases_of(titles_only([stage(CLICKED)], **settings), given)
+    (every,) = phases_of(titles_only([stage(CLICKED)], **{**settings, "pairs": "clicked"}), given)
+    assert isinstance(every.task, StageTask)
+    log = every.task._feed.pairs
+    assert log is not None
+    clicked = set(zip(log.query_row.tolist(), log.item_row.tolist(), strict=True))
+    best = log.most_clicked()
+    batch = phase.task.batch(0)
+    queries, items = batch.query_rows.tolist(), batch.item_rows.tolist()
+    assert batch.known.tolist() == [[(query, item) in clicked for item in items] for query in queries]
+    drawn = {(query, items[place]) for query, place in zip(queries, batch.positive.tolist(), strict=True)}
+    assert drawn <= set(zip(best.query_row.tolist(), best.item_row.tolist(), strict=True))
+    assert int(batch.known.sum()) > len(queries)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 10, 100, 160])

@@ -114,6 +114,7 @@ class ItemQuerySampler:
         queries_per_item: int = 2,
         item_power: float = 0.5,
         from_cells: FromCells | None = None,
+        known: KnownPairs | None = None,
         seed: int,
     ) -> None:
         """Sort the pairs both ways.
@@ -126,6 +127,7 @@ class ItemQuerySampler:
             queries_per_item: queries drawn for each item, with replacement.
             item_power: an item's weight is its clicks to this power: 0 draws all alike, 1 by clicks.
             from_cells: draws a part of each batch from few cells; None: all from everywhere.
+            known: what was clicked in training, where that is more than the pairs that are drawn; None: the pairs.
             seed: of all batches.
 
         Raises:
@@ -146,7 +148,7 @@ class ItemQuerySampler:
         self._from_cells = from_cells
         self._cells = None if from_cells is None else from_cells.item_cells[self._items]
 
-        self._known = KnownPairs(query_row, item_row)
+        self._known = known or KnownPairs(query_row, item_row)
 
     def batch(self, index: int) -> ItemQueryBatch:
         """Draw batch `index` (from 0, no end); the same index gives the same batch."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from triptych.data.masking import choose_patches, mask_words
-from triptych.data.sampling import FromCells, ItemQuerySampler
+from triptych.data.sampling import FromCells, ItemQuerySampler, KnownPairs
 from triptych.data.targets import TrainPairs
 from triptych.encoders.base import Encoder
 from triptych.encoders.text import trim
@@ -94,11 +94,10 @@ class Feed:
         if not of_clicks:
             return
         self.query_tokens = given.tokenizer.encode(catalogue.queries, max_tokens=config.encoder.max_query_tokens)
-        self.pairs = split.train_pairs(catalogue)
-        if config.pairs == "most-clicked":
-            self.pairs = self.pairs.most_clicked()
+        clicked = split.train_pairs(catalogue)
         if config.pairs_rate < 1:
-            self.pairs = self.pairs.some(config.pairs_rate, rng=np.random.default_rng(PAIRS_SEED))
+            clicked = clicked.some(config.pairs_rate, rng=np.random.default_rng(PAIRS_SEED))
+        self.pairs = clicked.most_clicked() if config.pairs == "most-clicked" else clicked
         self._sampler = ItemQuerySampler(
             query_row=self.pairs.query_row,
             item_row=self.pairs.item_row,
@@ -107,6 +106,7 @@ class Feed:
             queries_per_item=config.queries_per_item,
             item_power=config.item_power,
             from_cells=_from_cells(config, given),
+            known=KnownPairs(clicked.query_row, clicked.item_row),  # a query's other clicks are no negatives either
             seed=given.seed,
         )
 

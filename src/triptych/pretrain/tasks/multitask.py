@@ -76,7 +76,7 @@ class MultitaskConfig(PretrainConfig):
     item_power: float = Field(0.5, ge=0, le=1)
     """Items are drawn by their training clicks to this power: 0 all alike, 1 by clicks."""
     pairs: Pairs = Pairs.CLICKED
-    """Which pairs are positive: clicked, or most-clicked (of each query one item)."""
+    """Which pairs are positive: clicked, or most-clicked (of each query one item; the others are no negatives)."""
     pairs_rate: float = Field(1.0, gt=0, le=1)
     """Share of the distinct training pairs that is learned from, the same for every seed: as a shorter log."""
     cell_rate: float = Field(0.0, ge=0, le=1)
