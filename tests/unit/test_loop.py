@@ -117,6 +117,26 @@ def test_one_step_by_hand(tmp_path):
         assert torch.allclose(task.module.get_parameter(name), expected, atol=1e-6), name
 
 
+class InParts(nn.Sequential):
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        return {"first": ("0.",), "last": ("3.",)}
+
+
+@pytest.mark.parametrize("clip_norm", [0.01, 1_000.0])
+def test_the_norms_of_parts_are_those_before_clipping(tmp_path, clip_norm: float):
+    task, reference = Regression(dropout=0.0), Regression(dropout=0.0)
+    task.module = InParts(*task.module)
+    fit(task, config=config(steps=1, log_every=1, clip_norm=clip_norm), out=tmp_path, seed=0)
+    reference.losses(reference.batch(0)).total.backward()
+    logged = next(record for record in read_log(tmp_path / "train.jsonl") if record["event"] == "train")
+    for part, layer in (("first", reference.module[0]), ("last", reference.module[3])):
+        expected = math.sqrt(sum(float(weight.grad.square().sum()) for weight in layer.parameters()))
+        assert logged[f"grad_norm/{part}"] == pytest.approx(expected, rel=1e-3), part
+    assert logged["grad_norm"] == pytest.approx(
+        math.hypot(logged["grad_norm/first"], logged["grad_norm/last"]), rel=1e-3
+    )
+
+
 def test_accumulation_averages_batches(tmp_path):
     class Joined(Regression):
         def batch(self, index: int) -> Points:

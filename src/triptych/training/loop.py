@@ -271,15 +271,20 @@ class _Steps(Generic[Batch]):
                 tensors[f"{OPTIMIZER}{name}/{slot}"] = value
         return tensors
 
-    def part_norms(self) -> dict[str, float]:
-        """Return the norm of the gradient of each part, before `update`, of a module that tells its parts apart."""
+    def part_norms(self, grad_norm: Tensor) -> dict[str, float]:
+        """Return the norm of the gradient of each part, before `update`, of a module that tells its parts apart.
+
+        Args:
+            grad_norm: that of all before it was clipped; what is returned is as before, too.
+        """
         if not isinstance(self.module, Parts):
             return {}
+        unclipped = max(1.0, float(grad_norm) / self._config.clip_norm)
         norms = {}
         for part, beginnings in self.module.parts().items():
             found = [w.grad.norm() for n, w in self._weights.items() if n.startswith(beginnings) and w.grad is not None]
             if found:
-                norms[f"grad_norm/{part}"] = float(torch.stack(found).norm())
+                norms[f"grad_norm/{part}"] = float(torch.stack(found).norm()) * unclipped
         return norms
 
     def carry_on(self, tensors: Mapping[str, Tensor]) -> None:
@@ -359,7 +364,7 @@ class _Run(Generic[Batch]):
             while state.step < config.steps and not state.stopped:
                 started = time.perf_counter()
                 figures = steps.gradients(batches, step=state.step)
-                part_norms = steps.part_norms() if self._logs_after(state.step + 1) else {}
+                part_norms = steps.part_norms(figures.grad_norm) if self._logs_after(state.step + 1) else {}
                 self._watch.see(state.step + 1, total=figures.total, grad_norm=figures.grad_norm)
                 steps.update()
                 state.step += 1
