@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from triptych.cli import app
+from triptych.data.schema import Part
 from triptych.evaluate.orderings import Ordering
 from triptych.evaluate.records import Role, role_of
 from triptych.foundation.errors import ConfigError
@@ -15,7 +16,7 @@ from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recipes.config import RunConfig
 from triptych.recipes.reproduce import TABLES, find_table
 from triptych.recipes.reproduce.base import Form, Row, Size, Table
-from triptych.recipes.reproduce.plans import trial_plans
+from triptych.recipes.reproduce.plans import resolve, trial_plans
 
 FORM = Form(run=RunConfig(), hours=1.0)
 
@@ -76,6 +77,18 @@ def test_a_trial_is_laid_over_the_settings_of_the_form():
     first, second = trial_plans(row("a", "temperature=0.1", "temperature=0.2", "temperature=0.3"), form)
     assert (first.config.temperature, second.config.temperature) == (0.1, 0.2)
     assert first.config.batch_items == second.config.batch_items == 9
+
+
+def test_what_rows_are_tried_with_is_not_set_for_all():
+    """The trials would overrule it, and nobody would know."""
+    tried = TABLES["smgr --part pretraining"]()
+    settings = ["pretrain.loop.learning_rate=0.003"]
+    with pytest.raises(
+        ConfigError, match=r"learning_rate=0\.003 would have no effect: row 'fused' is tried with values"
+    ):
+        resolve(tried, size=Size.QUICK, part=Part.VALIDATION, settings=settings)
+    planned = resolve(tried, size=Size.QUICK, part=Part.VALIDATION, settings=["pretrain.loop.steps=7"])
+    assert {plan.config.loop.steps for plan in planned.trial_plans} == {7}
 
 
 def test_the_command_lists_tables_with_their_hours():

@@ -54,18 +54,31 @@ def resolve(table: Table, *, size: Size, part: Part, settings: Sequence[str]) ->
         settings: overrides ``a.b=value`` of the form's run config, with ``pretrain.`` in front of every row's training.
 
     Raises:
-        ConfigError: rows that cannot be made together.
+        ConfigError: rows that cannot be made together, or a setting that is what a row is tried with.
     """
     training = [one.removeprefix(PRETRAIN) for one in settings if one.startswith(PRETRAIN)]
     others = [one for one in settings if not one.startswith(PRETRAIN)]
     form = table.form(size)
     form = replace(form, settings=(*form.settings, *training))
     rows = table.rows_of(form)
+    _check_not_tried(rows, form=form, settings=training)
     plans = {row.name: trial_plans(row, form) for row in rows}
     run = _run_config(table, form.run, plans=[plan for own in plans.values() for plan in own], settings=others)
     evaluation = run.evaluation.override(f"part={part.value}")
     headline = table.headline or Column("recall", evaluation.headline_k)
     return Planned(table, size, rows, plans, run, evaluation, headline)
+
+
+def _check_not_tried(rows: Sequence[Row], *, form: Form, settings: Sequence[str]) -> None:
+    """Refuse settings that the trials of a row would overrule."""
+    for row in rows:
+        tried = {one.partition("=")[0] for trial in row.trials[: form.num_trials] for one in trial}
+        for setting in settings:
+            if (name := setting.partition("=")[0]) in tried:
+                raise ConfigError(
+                    f"{PRETRAIN}{setting} would have no effect: row '{row.name}' is tried with values of {name} of its "
+                    "own. Leave it out."
+                )
 
 
 def trial_plans(row: Row, form: Form) -> list[Plan]:
