@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,6 +174,15 @@ def test_a_preset_is_a_config_that_is_saved_whole(preset: str):
     assert all(
         "symmetric" in task for one in config.dump()["stages"] for task in one["tasks"] if task["kind"] == "contrast"
     )
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_the_guide_shows_can_be_run(place: int):
+    guide = (Path(__file__).parents[2] / "docs" / "pretraining.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```toml\n(.*?)```", guide, flags=re.DOTALL)
+    tree = tomllib.loads(shown[place])["pretrain"]
+    assert MultitaskConfig.parse(tree).stages
+    assert len(shown) == 2
 
 
 def test_stages_are_chosen_by_name_on_the_command_line():
