@@ -13,13 +13,14 @@ from torch import Tensor
 
 from triptych.encoders.embed import Embedder
 from triptych.encoders.inputs import Modalities
-from triptych.foundation.artifact import Artifact
+from triptych.foundation.artifact import RESUME, Artifact
 from triptych.foundation.errors import ConfigError
 from triptych.losses.base import LossOutput
 from triptych.pretrain import base
 from triptych.pretrain.base import EncoderTask, Given, Phase
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.pretrain.tasks.multitask import MultitaskConfig
+from triptych.training.checkpoint import Checkpoints
 from triptych.training.log import read_log
 from triptych.training.loop import LoopConfig, fit
 
@@ -99,7 +100,7 @@ def test_what_a_stage_does_not_train_stays_bit_for_bit(
 ):
     """With the optimiser of the stage before, momentum and decay included."""
     chosen = config(stages, kind=kind, steps=20, schedules=schedules, loop={"weight_decay": 0.1, "warmup_steps": 0})
-    before_it: Path | None = None
+    before_it: list[Path] = []
     for stage, phase in zip(chosen.stages, chosen.phases(given), strict=True):
         model = phase.task.module
         before = copied(model)
@@ -111,9 +112,9 @@ def test_what_a_stage_does_not_train_stays_bit_for_bit(
             out=folder,
             seed=0,
             stretch=phase.stretch,
-            optimizer_from=before_it if phase.keeps_optimizer else None,
+            optimizer_from=before_it if phase.keeps_optimizer else (),
         )
-        before_it = folder
+        before_it.append(folder)
         changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
         labels = {task.label for task in stage.tasks}
         known = set(model.parts())
@@ -150,6 +151,26 @@ def test_one_schedule_goes_over_all_stages(given: Given, tmp_path: Path):
     names = [record["phase"] for record in steps]
     assert list(dict.fromkeys(names)) == ["1-title-photo", "2-query-photo", "3-query-title", "4-query-item"]
     assert artifact.summary["steps"] == 20
+
+
+def test_one_optimiser_goes_over_a_stage_that_leaves_weights_out(given: Given, tmp_path: Path):
+    """The words rest in the second stage; in the third their optimiser goes on from where it was."""
+    parts: list[dict[str, float]] = [{"text": 1.0}, {"photo": 1.0}, {"text": 1.0}]
+    stages = [
+        {"name": f"s{place}", "tasks": [CLICKED], "train": part, "steps_rate": rate}
+        for place, (part, rate) in enumerate(zip(parts, (0.3, 0.3, 0.4), strict=True))
+    ]
+    folders: list[Path] = []
+    counts: list[set[int]] = []
+    for phase in config(stages, kind="late_fusion", steps=10, schedules="one").phases(given):
+        folder = tmp_path / phase.name
+        folder.mkdir()
+        fit(phase.task, config=phase.loop, out=folder, seed=0, stretch=phase.stretch, optimizer_from=list(folders))
+        folders.append(folder)
+        saved = Checkpoints(folder / RESUME).latest()
+        assert saved is not None
+        counts.append({int(value) for name, value in saved.tensors.items() if name.endswith("/step")})
+    assert counts == [{3}, {3}, {7}]
 
 
 class Stopped(Exception):

@@ -87,7 +87,7 @@ class Phase(NamedTuple):
     stretch: Stretch | None = None
     """Where one schedule goes over all phases, the part of it that this one is."""
     keeps_optimizer: bool = False
-    """Whether it goes on with the optimiser's state of the phase before."""
+    """Whether each weight goes on with the optimiser's state of the last phase that trained it."""
 
 
 class PretrainConfig(Config):
@@ -270,7 +270,7 @@ def _fit(phase: Phase, given: Given, *, folder: Path, before: list[str]) -> FitR
         seed=given.seed,
         group=given.group,
         stretch=phase.stretch,
-        optimizer_from=_place(folder, before[-1]) if phase.keeps_optimizer and before else None,
+        optimizer_from=[_place(folder, name) for name in before] if phase.keeps_optimizer else (),
     )
 
 

@@ -131,7 +131,7 @@ def fit(
     seed: int,
     group: Group = ALONE,
     stretch: Stretch | None = None,
-    optimizer_from: Path | None = None,
+    optimizer_from: Sequence[Path] = (),
 ) -> FitResult:
     """Train a task, or carry on where an interrupted attempt left off.
 
@@ -143,16 +143,16 @@ def fit(
         group: the processes that train together, of which this is the first; the others `follow`. The task was made
             with the same group.
         stretch: the part of a longer schedule that this run is; None: it has one of its own.
-        optimizer_from: folder of another run of the same weights, finished and not yet cleared away, whose optimiser's
-            state is carried on, as far as this one trains the same weights; None begins with an empty one.
+        optimizer_from: folders of earlier runs of the same weights, the latest last, finished and not yet cleared away:
+            each weight carries on the optimiser's state of the latest one that trained it. Of none: empty ones.
 
     Raises:
         TriptychError: the loss or its gradient is no longer a finite number.
         Parted: another process of the group has gone.
     """
     steps = _Steps(task, config=config, seed=seed, group=group, stretch=stretch)
-    if optimizer_from is not None:
-        before = Checkpoints(optimizer_from / RESUME).latest()
+    for folder in optimizer_from:
+        before = Checkpoints(folder / RESUME).latest()
         assert before is not None, "a finished run has saved its last step"
         steps.carry_on(before.tensors)
     with steps.randomness():
