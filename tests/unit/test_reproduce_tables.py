@@ -141,6 +141,14 @@ def test_rows_of_the_taobao_table_differ_by_one_step_of_the_argument():
     assert {tree["crossing"] for name, tree in rows.items() if name[0] in "123"} == {"single-stream"}
 
 
+@pytest.mark.parametrize("one", TABLES["taobao-pretraining"]().rows, ids=lambda row: row.name)
+def test_no_row_exports_through_a_map_that_nothing_trains(one: Row):
+    """A map as it was drawn answers by chance, whatever the tower has learned: such a row would say nothing."""
+    tree = one.config().dump()
+    kinds = {task["kind"] for stage in tree["stages"] for task in stage["tasks"]}
+    assert "contrast" in kinds or tree["encoder"]["export"] != "projected"
+
+
 TUNED = ("temperature", "margin", "bias", "scalar_rate")
 
 
