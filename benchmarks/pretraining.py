@@ -72,7 +72,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "masked patches": {"kind": "masked_patches"},
     "matching": {"kind": "matching", "pair": "query-item", "warmup_steps": 0},
     "photo matching": {"kind": "matching", "pair": "query-photo", "warmup_steps": 0},
-    "title-photo matching": {"kind": "matching", "pair": "title-photo", "warmup_steps": 0},
+    "title-photo matching": {"kind": "matching", "pair": "title-photo"},
 }
 """The preset `taobao`, its warm-up over, and the objective that the article tried and rejected."""
 AT_ONCE = 256

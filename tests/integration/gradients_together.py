@@ -32,7 +32,8 @@ MASKED = [{"kind": "masked_words", "of": "query"}, {"kind": "masked_words", "of"
 CROSSED = [{**task, "at": "cross"} for task in MASKED]
 # No warm-up: random negatives are drawn by each process from a stream of its own.
 MATCHED = [
-    {"kind": "matching", "pair": pair, "warmup_steps": 0} for pair in ("query-item", "query-photo", "title-photo")
+    *({"kind": "matching", "pair": pair, "warmup_steps": 0} for pair in ("query-item", "query-photo")),
+    {"kind": "matching", "pair": "title-photo"},
 ]
 FORMS = [
     {"kind": "contrast", "between": "query-item", "loss": "sigmoid"},

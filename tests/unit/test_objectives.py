@@ -596,6 +596,12 @@ def test_options_of_matching_without_effect_are_refused():
     for settings in ({"negative": "random"}, {"max_queries": 3}):
         with pytest.raises(ConfigError, match="negative and max_queries have no effect between title and photo"):
             objective("matching", pair="title-photo", **settings)
+    for settings in ({"pair": "title-photo"}, {"negative": "random"}):
+        with pytest.raises(ConfigError, match="warmup_steps has no effect where negatives are not chosen by score"):
+            objective("matching", warmup_steps=3, **settings)
+    for settings in ({"pair": "title-photo"}, {"negative": "random"}, {"negative": "hardest"}):
+        with pytest.raises(ConfigError, match="temperature has no effect without negative = 'sampled'"):
+            objective("matching", temperature=0.5, **settings)
 
 
 def test_a_photo_of_one_patch_leaves_nothing_to_guess_from():

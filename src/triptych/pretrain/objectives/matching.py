@@ -15,6 +15,8 @@ from triptych.losses.matching import matching
 from triptych.pretrain.objectives.base import Needs, Objective, ObjectiveConfig
 from triptych.pretrain.passes import Passes
 
+WARMUP_STEPS, TEMPERATURE = 100, 0.05
+
 
 class Pair(StrEnum):
     """What is matched."""
@@ -47,9 +49,9 @@ class MatchingConfig(ObjectiveConfig):
     """What is matched: query-item (QIM), query-photo (QIM2), title-photo."""
     negative: Negative = Negative.HARDEST
     """Which item of the batch a query is told from: hardest, sampled, random."""
-    warmup_steps: int = Field(100, ge=0)
+    warmup_steps: int = Field(WARMUP_STEPS, ge=0)
     """Steps in which negatives are random, while scores mean nothing yet."""
-    temperature: float = Field(0.05, gt=0)
+    temperature: float = Field(TEMPERATURE, gt=0)
     """Divides scores where negatives are sampled."""
     max_queries: int | None = Field(None, ge=1)
     """Queries of a batch that are matched, for its cost; none: all."""
@@ -58,6 +60,11 @@ class MatchingConfig(ObjectiveConfig):
     def _no_option_without_effect(self) -> Self:
         if self.pair is Pair.TITLE_PHOTO and (self.negative is not Negative.HARDEST or self.max_queries is not None):
             raise ValueError("negative and max_queries have no effect between title and photo. Remove them.")
+        warms_up = self.pair is not Pair.TITLE_PHOTO and self.negative is not Negative.RANDOM
+        if not warms_up and self.warmup_steps != WARMUP_STEPS:
+            raise ValueError("warmup_steps has no effect where negatives are not chosen by score. Remove it.")
+        if self.negative is not Negative.SAMPLED and self.temperature != TEMPERATURE:
+            raise ValueError("temperature has no effect without negative = 'sampled'. Remove it.")
         return self
 
     @property
