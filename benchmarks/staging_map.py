@@ -20,18 +20,22 @@ from typing import Any
 from machine import machine
 
 from triptych.data.schema import Part
+from triptych.data.splits import Split
 from triptych.encoders.embed import Embedder
 from triptych.evaluate.records import select, single, to_rows
 from triptych.evaluate.tasks import cells
 from triptych.evaluate.tasks.base import EvaluationConfig
+from triptych.foundation.artifact import Artifact
 from triptych.index.base import open_index
 from triptych.pretrain.base import PretrainConfig
-from triptych.pretrain.stages import PRESETS, QUERY_TITLE, TITLE_PHOTO, Tree
+from triptych.pretrain.loss_probe import blend_weights
+from triptych.pretrain.stages import PRESETS, QUERY_ITEM, QUERY_PHOTO, QUERY_TITLE, TITLE_PHOTO, Tree
 from triptych.pretrain.tasks.multitask import MultitaskConfig
 from triptych.recall.models.dense import Dense
 from triptych.recipes import resolve
 from triptych.recipes.encoders import Plan
 from triptych.recipes.stages import Stages, Trained
+from triptych.training.log import LOG_FILE, read_log
 
 RESULTS = Path(__file__).parent / "results" / "staging_map.json"
 STEPS = 500
@@ -87,6 +91,8 @@ class Regime:
     steps: int = STEPS
     more: tuple[tuple[str, str | list[Tree], dict[str, Any]], ...] = ()
     """Further arms: name, stages, settings."""
+    blends: bool = False
+    """Whether joint training is also weighted by gradient blending, from short trainings of each loss alone."""
 
 
 ARMS = ("fused", "joint", "o1", "o1-open")
@@ -95,6 +101,7 @@ REGIMES = {
     "cold": Regime("from scratch", start=None),
     "warm": Regime(
         "both modalities warm",
+        blends=True,
         more=(
             ("o1-one-schedule", "o1", {"schedules": "one"}),
             ("joint-ogm-ge", "joint", {"balance": "ogm-ge"}),
@@ -137,6 +144,30 @@ def plans_of(regime: Regime) -> list[Plan]:
     ]
 
 
+ALONE = {"query-title": QUERY_TITLE, "query-photo": QUERY_PHOTO, "query-item": QUERY_ITEM}
+"""What gradient blending weights: one modality, the other, both."""
+
+
+def blended(stages: Stages, regime: Regime, *, split: Split, tokenizer: Artifact) -> Plan:
+    """Weight joint training by how each of its losses, alone, has generalised over a fifth of the steps."""
+    start = None if regime.start is None else regime.start()
+    plans = []
+    for name, task in ALONE.items():
+        stage = {"name": name, "tasks": [task], "validate_on": name}
+        config = training([stage], steps=regime.steps // 5).override("loop.validate_every=10")
+        plans.append(Plan(f"alone {name}", config, start=start))
+    trained = stages.train_plans(plans, seeds=(0,), split=split, tokenizer=tokenizer)
+    first, last = {}, {}
+    for name in ALONE:
+        log = trained[f"alone {name}", 0].encoder.file(LOG_FILE)
+        curve = [line for line in read_log(log) if line["event"] == "validation"]
+        for found, line in ((first, curve[0]), (last, curve[-1])):
+            found[name] = {where: line[f"loss of {where}/{name}"] for where in ("training", "validation")}
+    weights = blend_weights(first, last)
+    tasks = [TITLE_PHOTO, *({**task, "weight": weights[name]} for name, task in ALONE.items() if weights[name] > 0)]
+    return Plan("joint-blended", training([{"name": "joint", "tasks": tasks}], steps=regime.steps), start=start)
+
+
 def measure(
     stages: Stages, trained: dict[tuple[str, int], Trained], *, names: Sequence[str], seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
@@ -173,7 +204,10 @@ def run(name: str, *, out: Path, seeds: Sequence[int], jobs: int) -> dict[str, A
     stages = Stages(config, base=Path(), out=folder, command="", jobs=jobs)
     plans = plans_of(regime)
     split = stages.split()
-    trained = stages.train_plans(plans, seeds=seeds, split=split, tokenizer=stages.tokenizer(split))
+    tokenizer = stages.tokenizer(split)
+    if regime.blends:
+        plans.append(blended(stages, regime, split=split, tokenizer=tokenizer))
+    trained = stages.train_plans(plans, seeds=seeds, split=split, tokenizer=tokenizer)
     rows = measure(stages, trained, names=[plan.name for plan in plans], seeds=seeds)
     return {"regime": name, "what": regime.what, "steps": regime.steps, "rows": rows}
 

@@ -17,6 +17,7 @@ from triptych.foundation.errors import DataError
 from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
 from triptych.pretrain.base import VALIDATION_SEED, Given
 from triptych.pretrain.ids import IdTables
+from triptych.pretrain.loss_probe import LossProbe
 from triptych.pretrain.objectives.contrast import Between
 from triptych.pretrain.reader import ItemReader, top_items
 from triptych.training.task import Validation
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from triptych.pretrain.stage_task import Drawn
     from triptych.pretrain.tasks.multitask import MultitaskConfig
 
+VIEWS = {Between.QUERY_ITEM: View.ITEM, Between.QUERY_TITLE: View.TITLE, Between.QUERY_PHOTO: View.PHOTO}
+"""What queries are answered by."""
 EASIEST, HARDEST = 200, 20
 """Ranks between which an item nobody chose is hard and probably wrong: the first twenty are often right (SMGR
 reconstruction, section 4.1)."""
@@ -52,9 +55,12 @@ class Probe:
         self._k = min(config.validation_k, given.catalogue.num_items)
         self._modalities = config.encoder.modalities
         self._targets: Targets | None = None
+        self._losses: LossProbe | None = None
         if needs_queries:
             split = given.require_split("queries are learned from what was chosen under them")
-            self._targets = some_targets(split.targets(Part.VALIDATION), most=config.validation_queries)
+            targets = split.targets(Part.VALIDATION)
+            self._targets = some_targets(targets, most=config.validation_queries)
+            self._losses = LossProbe(pairs=split.train_pairs(given.catalogue), targets=targets)
         rng = np.random.default_rng(VALIDATION_SEED)
         both = np.flatnonzero(reader.has_title & reader.has_photo)
         self._items = np.sort(rng.permutation(both)[: config.validation_queries])
@@ -72,21 +78,22 @@ class Probe:
 
         Returns:
             ``recall@k/query-item`` and so on, ``… with ids`` where there are any; with `everything`, also
-            ``recall@k/query-item without photo`` and ``… without title``, where the other is hidden from the encoder.
+            ``recall@k/query-item without photo`` and ``… without title``, where that is hidden from the encoder, and
+            ``loss of training/query-item`` and so on (`LossProbe`).
         """
         headline = headline if headline.can_be_asked(self._modalities) else Between.QUERY_ITEM
         wanted = [one for one in Between if self._can(one) and (everything or one is headline)]
-        found: dict[str, float] = {}
+        items = _Vectors(encoder, self._reader)
         queries = self._query_vectors(encoder) if self._targets is not None else None
-        for one in wanted:
-            found[self._name(one)] = self._recall(encoder, one, queries=queries)
+        found = {self._name(one): self._recall(one, queries=queries, items=items) for one in wanted}
         if ids is not None and queries is not None:
-            items = self._reader.vectors(encoder)
-            found[f"{self._name(Between.QUERY_ITEM)} with ids"] = self._with_ids(ids, queries, items)
-        if everything and queries is not None and self._modalities is Modalities.TITLE_PHOTO:
-            for hidden, shown in (("photo", Modalities.TITLE), ("title", Modalities.PHOTO)):
-                items = self._reader.vectors(encoder, shown=shown)
-                found[f"{self._name(Between.QUERY_ITEM)} without {hidden}"] = self._of_queries(queries, items)
+            found[f"{self._name(Between.QUERY_ITEM)} with ids"] = self._with_ids(ids, queries, items.of(View.ITEM))
+        if everything and queries is not None:
+            if self._modalities is Modalities.TITLE_PHOTO:
+                for hidden, shown in (("photo", Modalities.TITLE), ("title", Modalities.PHOTO)):
+                    blind = self._reader.vectors(encoder, shown=shown)
+                    found[f"{self._name(Between.QUERY_ITEM)} without {hidden}"] = self._of_queries(queries, blind)
+            found |= self._losses_of(encoder, [one for one in wanted if one.asks], items=items)
         return Validation(found, headline=self._name(headline))
 
     def mine(self, encoder: Encoder, *, pairs: TrainPairs | None) -> HardItems:
@@ -108,14 +115,26 @@ class Probe:
 
     def _query_vectors(self, encoder: Encoder) -> NDArray[np.float32]:
         assert self._targets is not None
-        return self._reader.embedder(encoder).queries([self._catalogue.queries[r] for r in self._targets.query_row])
+        return self._encoded(encoder, self._targets.query_row)
 
-    def _recall(self, encoder: Encoder, one: Between, *, queries: NDArray[np.float32] | None) -> float:
+    def _encoded(self, encoder: Encoder, query_rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        return self._reader.embedder(encoder).queries([self._catalogue.queries[row] for row in query_rows])
+
+    def _recall(self, one: Between, *, queries: NDArray[np.float32] | None, items: _Vectors) -> float:
         if one is Between.TITLE_PHOTO:
-            return self._photos_to_titles(encoder)
+            return self._photos_to_titles(items)
         assert queries is not None
-        view = {Between.QUERY_TITLE: View.TITLE, Between.QUERY_PHOTO: View.PHOTO}.get(one, View.ITEM)
-        return self._of_queries(queries, self._reader.vectors(encoder, view=view))
+        return self._of_queries(queries, items.of(VIEWS[one]))
+
+    def _losses_of(self, encoder: Encoder, ways: list[Between], *, items: _Vectors) -> dict[str, float]:
+        if self._losses is None:
+            return {}
+        queries = self._encoded(encoder, self._losses.query_rows)
+        return {
+            f"loss of {where}/{one.value}": loss
+            for one in ways
+            for where, loss in self._losses.measure(queries, items.of(VIEWS[one])).items()
+        }
 
     def _of_queries(self, queries: NDArray[np.float32], items: NDArray[np.float32]) -> float:
         assert self._targets is not None
@@ -131,13 +150,25 @@ class Probe:
             found = ids.with_items(torch.from_numpy(items).to(device), rows.to(device))
         return self._of_queries(by_id.cpu().numpy(), found.cpu().numpy())
 
-    def _photos_to_titles(self, encoder: Encoder) -> float:
+    def _photos_to_titles(self, items: _Vectors) -> float:
         """Share of photos that find their title; an equal title of another item is right too."""
-        photos = self._reader.vectors(encoder, view=View.PHOTO)[self._items]
-        titles = self._reader.vectors(encoder, view=View.TITLE)
+        photos, titles = items.of(View.PHOTO)[self._items], items.of(View.TITLE)
         groups = self._reader.title_groups(np.arange(len(titles)))
         found = groups[top_items(photos, titles, k=self._k)]
         return float((found == groups[self._items][:, None]).any(axis=1).mean())
+
+
+class _Vectors:
+    """Vectors of all items, made once in a measurement."""
+
+    def __init__(self, encoder: Encoder, reader: ItemReader) -> None:
+        self._encoder, self._reader = encoder, reader
+        self._made: dict[View, NDArray[np.float32]] = {}
+
+    def of(self, view: View) -> NDArray[np.float32]:
+        if view not in self._made:
+            self._made[view] = self._reader.vectors(self._encoder, view=view)
+        return self._made[view]
 
 
 class HardItems:

@@ -20,7 +20,8 @@ def training_section(
 
     Args:
         logs: of every encoder.
-        against: what validation is drawn against: step, seconds, epoch; where a log has it.
+        against: what validation is drawn against: step, seconds, epoch; where a log has it. All of them for the first
+            metric, for the others the first one.
         facts: shown below, name → text.
         lead: shown above.
     """
@@ -29,8 +30,8 @@ def training_section(
     pictures = [figures.training_curves(trained, field="loss", title="Training loss")]
     pictures += [
         figures.training_curves(validated, field=metric, title=f"Validation: {metric}", against=axis)
-        for metric in metrics_of(validated.values())
-        for axis in against
+        for place, metric in enumerate(metrics_of(validated.values()))
+        for axis in (against if place == 0 else against[:1])
     ]
     pictures.append(figures.training_curves(trained, field=RATIO, title="Gradient norm, photo / text"))
     parts = "".join(figure(picture, caption="", css="half") for picture in pictures if picture)
