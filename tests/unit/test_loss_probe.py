@@ -16,7 +16,25 @@ def probe() -> LossProbe:
     pairs = TrainPairs(*np.array([(*pair, 1) for pair in sorted(TRAINED)], dtype=np.int32).T)
     later = np.array(sorted(CHOSEN_LATER), dtype=np.int32)
     targets = Targets(np.array([0, 1, 4], np.int32), np.arange(4), later[:, 1])
-    return LossProbe(pairs=pairs, targets=targets)
+    return LossProbe(pairs=pairs, log=pairs, targets=targets)
+
+
+def test_the_training_sample_is_of_what_is_learned_from():
+    """Of a shorter log the rest is as new as validation is, and learned by heart it cannot be."""
+    rng = np.random.default_rng(0)
+    pairs = TrainPairs(*np.unique(rng.integers(0, 40, size=(900, 2)), axis=0).T.astype(np.int32), np.ones(0, np.int32))
+    few = pairs._replace(query_row=pairs.query_row[::9], item_row=pairs.item_row[::9])
+    targets = Targets(np.array([3], np.int32), np.array([0, 1]), np.array([5], np.int32))
+    sample = LossProbe(pairs=few, log=pairs, targets=targets)._samples["training"]
+    drawn, learned, log = (
+        set(zip(rows.tolist(), items.tolist(), strict=True))
+        for rows, items in ((sample.query_rows, sample.item_rows), few[:2], pairs[:2])
+    )
+    assert len(drawn) > 5
+    assert drawn <= learned
+    everything = log | {(3, 5)}
+    expected = [[(query, item) in everything for item in sample.item_rows.tolist()] for query in sample.query_rows]
+    assert sample.known.tolist() == expected
 
 
 def test_losses_equal_a_plain_loop():
@@ -45,7 +63,7 @@ def test_samples_are_bounded_and_the_same_for_everyone():
     rows = np.arange(count, dtype=np.int32)
     pairs = TrainPairs(rows % 50, rows, np.ones(count, np.int32))
     targets = Targets(np.arange(50, dtype=np.int32), np.linspace(0, count, 51).astype(int), rows)
-    first, second = (LossProbe(pairs=pairs, targets=targets) for _ in range(2))
+    first, second = (LossProbe(pairs=pairs, log=pairs, targets=targets) for _ in range(2))
     assert len(first.query_rows) == 2 * PAIRS
     assert (first.query_rows == second.query_rows).all()
 

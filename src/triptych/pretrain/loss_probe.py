@@ -38,11 +38,12 @@ class _Sample(NamedTuple):
 class LossProbe:
     """Two samples of pairs, the same for every model and seed."""
 
-    def __init__(self, *, pairs: TrainPairs, targets: Targets) -> None:
+    def __init__(self, *, pairs: TrainPairs, log: TrainPairs, targets: Targets) -> None:
         """Draw the samples.
 
         Args:
-            pairs: of the training part.
+            pairs: those that are learned from.
+            log: all of the training part.
             targets: of the validation part.
         """
         asked = np.repeat(targets.query_row, np.diff(targets.offsets)).astype(np.int64)
@@ -50,7 +51,8 @@ class LossProbe:
             "training": (pairs.query_row.astype(np.int64), pairs.item_row.astype(np.int64)),
             "validation": (asked, targets.item_rows.astype(np.int64)),
         }
-        known = KnownPairs(*(np.concatenate(both) for both in zip(*found.values(), strict=True)))
+        chosen = zip(log[:2], found["validation"], strict=True)
+        known = KnownPairs(*(np.concatenate(both) for both in chosen))
         self._samples = {where: _drawn(*found[where], known=known) for where in WHERE}
 
     @property

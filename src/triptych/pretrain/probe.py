@@ -38,14 +38,14 @@ LOOKED_AT = 1_000
 class Probe:
     """Measures an encoder on queries of the validation part, and on titles and photos of the catalogue."""
 
-    def __init__(self, config: MultitaskConfig, given: Given, *, reader: ItemReader, needs_queries: bool) -> None:
+    def __init__(self, config: MultitaskConfig, given: Given, *, reader: ItemReader, pairs: TrainPairs | None) -> None:
         """Draw what is asked, the same for every model and seed.
 
         Args:
             config: of the training.
             given: what it is trained from.
             reader: of the items.
-            needs_queries: whether a stage looks at the log; else nothing is asked by queries.
+            pairs: those that are learned from; None: no stage looks at the log, and nothing is asked by queries.
 
         Raises:
             DataError: the validation part has no query with a positive event, and there is a log.
@@ -56,11 +56,11 @@ class Probe:
         self._modalities = config.encoder.modalities
         self._targets: Targets | None = None
         self._losses: LossProbe | None = None
-        if needs_queries:
+        if pairs is not None:
             split = given.require_split("queries are learned from what was chosen under them")
             targets = split.targets(Part.VALIDATION)
             self._targets = some_targets(targets, most=config.validation_queries)
-            self._losses = LossProbe(pairs=split.train_pairs(given.catalogue), targets=targets)
+            self._losses = LossProbe(pairs=pairs, log=split.train_pairs(given.catalogue), targets=targets)
         rng = np.random.default_rng(VALIDATION_SEED)
         both = np.flatnonzero(reader.has_title & reader.has_photo)
         self._items = np.sort(rng.permutation(both)[: config.validation_queries])

@@ -86,18 +86,19 @@ class Feed:
                 f"stage '{of_clicks[0]}' learns from them or is chosen by them; one that does without has "
                 "data = 'items' and validate_on = 'title-photo'"
             )
-        self.probe = Probe(config, given, reader=self.reader, needs_queries=bool(of_clicks))
         self._batch_items = config.batch_items
         self._queries_per_item = config.queries_per_item
         self._seed = given.seed
         self.pairs: TrainPairs | None = None
         if not of_clicks:
+            self.probe = Probe(config, given, reader=self.reader, pairs=None)
             return
         self.query_tokens = given.tokenizer.encode(catalogue.queries, max_tokens=config.encoder.max_query_tokens)
         clicked = split.train_pairs(catalogue)
         if config.pairs_rate < 1:
             clicked = clicked.some(config.pairs_rate, rng=np.random.default_rng(PAIRS_SEED))
         self.pairs = clicked.most_clicked() if config.pairs == "most-clicked" else clicked
+        self.probe = Probe(config, given, reader=self.reader, pairs=self.pairs)
         self._sampler = ItemQuerySampler(
             query_row=self.pairs.query_row,
             item_row=self.pairs.item_row,
