@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from triptych.evaluate.curves import RATIO, checked, learned, metrics_of, one_epoch_index
+from triptych.evaluate.page.training import training_section
 
 
 def validations(*points: tuple[float, float]) -> list[dict]:
@@ -26,6 +27,15 @@ def validations(*points: tuple[float, float]) -> list[dict]:
 def test_the_cost_of_a_second_epoch(points, index):
     found = one_epoch_index(validations(*points), "r")
     assert found == (None if index is None else pytest.approx(index))
+
+
+def test_no_second_epoch_costs_what_a_loss_has_fallen_by():
+    lines = [{**line, "loss of validation/query-item": 3 - line["epoch"]} for line in validations((1, 0.3), (2, 0.25))]
+    shown = training_section({"joint": lines})
+    assert "What a second epoch costs" in shown
+    table = shown.partition("What a second epoch costs")[2]
+    assert "+5.0" in table
+    assert "loss of" not in table
 
 
 def test_the_ratio_of_gradients_is_there_where_both_are():

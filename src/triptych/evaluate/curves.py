@@ -13,6 +13,8 @@ Lines = Sequence[Mapping[str, Any]]
 NOT_MEASURED = ("event", "step", "seconds", "validation_seconds", "phase", "epoch")
 """Fields of a validation's record that are no metrics."""
 EPOCH = "epoch"
+LOSS = "loss of "
+"""What the name of a loss in a record of validation begins with: lower is better."""
 RATIO = "gradient photo / text"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from triptych.evaluate import figures
-from triptych.evaluate.curves import RATIO, checked, learned, metrics_of, one_epoch_index
+from triptych.evaluate.curves import LOSS, RATIO, checked, learned, metrics_of, one_epoch_index
 from triptych.evaluate.page.markup import definitions, figure, section, table, text
 
 Logs = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -47,7 +47,7 @@ def training_section(
 
 def _one_epoch(validated: Logs) -> str:
     """Write what a second epoch costs each model, by each metric; nothing where no log has epochs."""
-    metrics = metrics_of(validated.values())
+    metrics = [metric for metric in metrics_of(validated.values()) if not metric.startswith(LOSS)]
     body = []
     for name, lines in _by_phase(validated).items():
         costs = [one_epoch_index(lines, metric) for metric in metrics]
