@@ -48,7 +48,8 @@ def training(stages: str | list[Tree], *, steps: int = STEPS, **settings: Any) -
         "encoder": {"kind": "late_fusion"},
         "batch_items": 128,
         "cell_rate": 0.5,
-        "loop": {"steps": steps, "warmup_steps": 30, "validate_every": 125},
+        "validation_k": 10,
+        "loop": {"steps": steps, "warmup_steps": 30, "validate_every": 50},
         **settings,
     }
     return MultitaskConfig.parse(tree)
@@ -154,7 +155,9 @@ def blended(stages: Stages, regime: Regime, *, split: Split, tokenizer: Artifact
     plans = []
     for name, task in ALONE.items():
         stage = {"name": name, "tasks": [task], "validate_on": name}
-        config = training([stage], steps=regime.steps // 5).override("loop.validate_every=10")
+        config = training([stage], steps=regime.steps // 5, **(regime.settings or {})).override(
+            "loop.validate_every=10"
+        )
         plans.append(Plan(f"alone {name}", config, start=start))
     trained = stages.train_plans(plans, seeds=(0,), split=split, tokenizer=tokenizer)
     first, last = {}, {}
@@ -165,7 +168,8 @@ def blended(stages: Stages, regime: Regime, *, split: Split, tokenizer: Artifact
             found[name] = {where: line[f"loss of {where}/{name}"] for where in ("training", "validation")}
     weights = blend_weights(first, last)
     tasks = [TITLE_PHOTO, *({**task, "weight": weights[name]} for name, task in ALONE.items() if weights[name] > 0)]
-    return Plan("joint-blended", training([{"name": "joint", "tasks": tasks}], steps=regime.steps), start=start)
+    stage = {"name": "joint", "tasks": tasks}
+    return Plan("joint-blended", training([stage], steps=regime.steps, **(regime.settings or {})), start=start)
 
 
 def measure(

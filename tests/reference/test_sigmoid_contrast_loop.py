@@ -138,3 +138,31 @@ def test_is_float32_under_autocast():
         mixed = sigmoid_contrast(queries, **settings).total
     assert mixed.dtype == torch.float32
     assert torch.equal(mixed, plain)
+
+
+def test_unbalanced_it_is_siglips_loss():
+    """Zhai et al., algorithm 1: minus the sum of log sigmoid(±logit) over all pairs, divided by the queries."""
+    torch.manual_seed(3)
+    queries, items = (functional.normalize(torch.randn(6, 4, dtype=torch.float64), dim=-1) for _ in range(2))
+    scale, bias = torch.tensor(10.0, dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64)
+    labels = 2 * torch.eye(6, dtype=torch.float64) - 1
+    expected = -functional.logsigmoid(labels * (scale * queries @ items.T + bias)).sum() / 6
+    own = torch.arange(6)
+    nothing = torch.zeros(6, 6, dtype=torch.bool)
+    output = sigmoid_contrast(queries, items=items, positive=own, known=nothing, scale=scale, bias=bias, balanced=False)
+    assert output.total.item() == pytest.approx(expected.item(), rel=1e-12)
+    shares = [
+        sigmoid_contrast(
+            queries[rows],
+            items=items,
+            positive=own[rows],
+            known=nothing[rows],
+            scale=scale,
+            bias=bias,
+            total=6,
+            total_negatives=30,
+            balanced=False,
+        ).total
+        for rows in (slice(0, 2), slice(2, 6))
+    ]
+    assert sum(shares).item() == pytest.approx(expected.item(), rel=1e-12)

@@ -220,7 +220,7 @@ def test_the_other_two_forms_of_contrast_as_a_loop_has_them(between: str):
     assert output is not None
     assert output.total.item() == pytest.approx(mean_of_softmax(logits), rel=1e-5)
 
-    task = objective("contrast", between=between, loss="sigmoid", temperature=0.3, bias=-1.5)
+    task = objective("contrast", between=between, loss="sigmoid", temperature=0.3, bias=-1.5, balanced=True)
     model = model_of(small_encoder("two_tower"), task)
     learned = model.objectives[task.label]
     pairs = [(dot(queries[query], items[POSITIVE[query]]), True) for query, _ in rows]
@@ -233,6 +233,9 @@ def test_the_other_two_forms_of_contrast_as_a_loop_has_them(between: str):
     ]
     expected = sum(sum(losses) / len(losses) for losses in half) / 2
     assert learned(passes_of(model, batch)).total.item() == pytest.approx(expected, rel=1e-5)
+    every = model_of(small_encoder("two_tower"), task.model_copy(update={"balanced": False})).objectives[task.label]
+    alike = sum(sum(losses) for losses in half) / len(half[0])  # every pair alike, over the queries
+    assert every(passes_of(model, batch)).total.item() == pytest.approx(alike, rel=1e-5)
 
 
 def test_a_learned_temperature_divides_and_stays_in_its_bounds():
@@ -246,6 +249,9 @@ def test_a_learned_temperature_divides_and_stays_in_its_bounds():
         plain = model_of(small_encoder("two_tower"), fixed.model_copy(update={"temperature": temperature}))
         expected = plain.objectives[fixed.label](passes_of(plain, everything())).total
         assert learned(passes_of(model, everything())).total.item() == pytest.approx(expected.item(), rel=1e-5)
+    learned.log_scale.data.fill_(math.log(1 / 0.009))  # beyond its bound it feels the pull back
+    learned(passes_of(model, everything())).total.backward()
+    assert learned.log_scale.grad.abs().item() > 0
     with pytest.raises(ConfigError, match=r"temperature 0.7 cannot be learned from: it stays between 0.01 and 0.5"):
         objective("contrast", learn_temperature=True, temperature=0.7)
 

@@ -120,8 +120,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             "'title' does not read. Set it to 'query-item'."
         ),
     ),
+    "masking without masks": (
+        {"stages": "joint", "encoder": LATE_FUSION, "word_mask_rate": 0.3},
+        "word_mask_rate has no effect on these stages. Remove it.",
+    ),
+    "cells that are not drawn from": (
+        {"stages": "joint", "encoder": LATE_FUSION, "cells_per_batch": 3},
+        "cells_per_batch has no effect on these stages. Remove it.",
+    ),
     "one stream of two encoders": (
-        {"stages": "joint", "encoder": LATE_FUSION, "crossing": "single-stream"},
+        {"stages": [stage(CLICKED, {"kind": "matching"})], "encoder": LATE_FUSION, "crossing": "single-stream"},
         "crossing = 'single-stream' takes an encoder of kind 'two_tower', not 'late_fusion'.",
     ),
     "one schedule, broken off": (

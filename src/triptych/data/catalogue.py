@@ -121,7 +121,7 @@ class Catalogue:
     @cached_property
     def item_cells(self) -> NDArray[np.bool_]:
         """Where items are delivered: bool ``[items, cells]``, cells in the order of their names; none: no column."""
-        cells = self.items["cells"]
+        cells = self.items["cells"].list.drop_nulls()
         names = cells.explode().drop_nulls().unique().sort()
         found = np.zeros((len(cells), len(names)), dtype=np.bool_)
         lengths = cells.list.len().fill_null(0).to_numpy()

@@ -19,6 +19,7 @@ def sigmoid_contrast(
     bias: Tensor,
     total: int | None = None,
     total_negatives: int | None = None,
+    balanced: bool = True,
 ) -> LossOutput:
     r"""Ask of each pair in the batch, on its own, whether the item is the query's.
 
@@ -30,8 +31,10 @@ def sigmoid_contrast(
 
     Source: Zhai et al., "Sigmoid loss for language image pre-training" (SigLIP), 2023. There the sum over all pairs is
     divided by the queries, so the negatives weigh as many times more as there are more of them, and the bias (-10 at
-    the start) makes up for it. Here positives and negatives are averaged apart and then halved (proposed in the Taobao
-    reconstruction, which starts the bias at -log of the batch's size); masking known pairs is ours too.
+    the start) makes up for it: ``balanced=False``. The Taobao reconstruction proposes to average positives and
+    negatives apart and to halve their sum, with the bias at -log of the batch's size at first. Then a single negative,
+    hard or not, weighs next to nothing in a large batch, and little is learned (docs/experiments.md). Masking known
+    pairs is ours.
 
     Args:
         queries: ``[queries, dim]``, L2-normalised for a cosine.
@@ -42,6 +45,8 @@ def sigmoid_contrast(
         bias: b, a scalar that may be learned.
         total: queries Q that the positives' sum is divided by, where these are a process's share of more; None: these.
         total_negatives: likewise for N, the unmasked pairs other than the own ones; given with `total` or not at all.
+
+        balanced: average positives and negatives apart; False sums both over the queries.
 
     Returns:
         The halved sum of both means in float32 (float64 for float64 input), whatever autocast says; of a share, what
@@ -62,7 +67,7 @@ def sigmoid_contrast(
         logits = scale.to(dtype) * (queries.to(dtype) @ items.to(dtype).T) + bias.to(dtype)
         pulled = -functional.logsigmoid(logits.gather(1, positive[:, None])).sum() / count
         pushed = -functional.logsigmoid(-logits).masked_fill(~negative, 0.0).sum() / num_negatives
-        loss = (pulled + pushed) / 2
+        loss = (pulled + pushed) / 2 if balanced else pulled + pushed * num_negatives / count
     best = logits.detach().masked_fill(known & ~own, float("-inf")).argmax(dim=1)
     accuracy = (best == positive).to(dtype).sum() / count
     return LossOutput(loss, {"sigmoid_contrast": loss, "accuracy": accuracy})

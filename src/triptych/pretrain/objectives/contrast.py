@@ -82,6 +82,9 @@ class ContrastConfig(ObjectiveConfig):
     bias: float | None = None
     """Added to scores before the sigmoid, what it starts from; only with loss = sigmoid, -log of the batch's items when
     not given."""
+    balanced: bool = False
+    """Whether a sigmoid's positives and negatives are averaged apart, as the Taobao reconstruction proposes; false:
+    every pair has the same weight (SigLIP), which learns where the other hardly does."""
     scalar_rate: float = Field(1.0, gt=0)
     """Learning rate of temperature and bias as a share of the rate, where they are learned."""
     margin: float | None = Field(None, ge=0)
@@ -101,6 +104,8 @@ class ContrastConfig(ObjectiveConfig):
             raise ValueError(f"margin has no effect with loss = '{self.loss}'. Remove it, or set loss = 'am-softmax'.")
         if self.bias is not None and self.loss is not ContrastLoss.SIGMOID:
             raise ValueError(f"bias has no effect with loss = '{self.loss}'. Remove it, or set loss = 'sigmoid'.")
+        if self.balanced and self.loss is not ContrastLoss.SIGMOID:
+            raise ValueError(f"balanced has no effect with loss = '{self.loss}'. Remove it, or set loss = 'sigmoid'.")
         if self.scalar_rate != 1 and not (self.learn_temperature or self.loss is ContrastLoss.SIGMOID):
             raise ValueError("scalar_rate has no effect where no temperature is learned. Remove it.")
         if self.learn_temperature and self.loss is not ContrastLoss.SOFTMAX:
@@ -230,10 +235,11 @@ class Contrast(Objective):
                 bias=self.bias,
                 total=total,
                 total_negatives=negatives,
+                balanced=config.balanced,
             )
         temperature = config.temperature
         if scale is not None:
-            asking, temperature = asking * scale.clamp(1 / MOST_TEMPERATURE, 1 / LEAST_TEMPERATURE), 1.0
+            asking, temperature = asking * _bounded(scale), 1.0
         if config.loss is ContrastLoss.AM_SOFTMAX:
             margin = DEFAULT_MARGIN if config.margin is None else config.margin
             return am_softmax(
@@ -299,6 +305,12 @@ def _photos(passes: Passes, forth: _Side) -> _Side:
     return forth._replace(
         asking=passes.own_photo_vectors, candidates=passes.title_vectors, known=alike | ~batch.has_title
     )
+
+
+def _bounded(scale: Tensor) -> Tensor:
+    """Keep a learned scale within its bounds; its gradient is that of the free one, so that it can come back."""
+    bounded = scale.detach().clamp(1 / MOST_TEMPERATURE, 1 / LEAST_TEMPERATURE)
+    return bounded + (scale - scale.detach())
 
 
 def _same(groups: Tensor, positive: Tensor) -> Tensor:

@@ -127,6 +127,7 @@ class MultitaskConfig(PretrainConfig):
                     f"stage '{stage.name}': validate_on = '{stage.validate_on}' takes a photo or a title that an "
                     f"encoder of modalities = '{encoder.modalities}' does not read. Set it to 'query-item'."
                 )
+        self._no_option_without_effect()
         if self.rank_queries and all(task.label != QUERY_ITEM for stage in self.stages for task in stage.tasks):
             raise ValueError("rank_queries has no effect without a task that matches queries and items. Set it to 0.")
         if self.crossing is Crossing.SINGLE_STREAM and not isinstance(encoder, TwoTowerConfig):
@@ -138,6 +139,25 @@ class MultitaskConfig(PretrainConfig):
         if self.schedules is Schedules.ONE and self.loop.patience and len(self.stages) > 1:
             raise ValueError("schedules = 'one': loop.patience would end a stage amid the one schedule. Remove it.")
         return self
+
+    def _no_option_without_effect(self) -> None:
+        needs = [task.needs for stage in self.stages for task in stage.tasks]
+        masked = any(one.masked_queries or one.masked_titles for one in needs)
+        hidden = any(one.hidden_patches for one in needs)
+        idle = {
+            "cells_per_batch": self.cell_rate == 0,
+            "word_mask_rate": not masked,
+            "patch_mask_rate": not hidden,
+            "cheap_pass": not (masked or hidden),
+            "crossing": not any(one.cross for one in needs),
+            "cross_layers": not self._has_cross,
+            "balance": not any(one.queries for one in needs),
+            "balance_alpha": self.balance is Balance.NONE,
+            "id_rate": not any(stage.with_ids for stage in self.stages),
+        }
+        for name, has_no_effect in idle.items():
+            if has_no_effect and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect on these stages. Remove it.")
 
     @property
     def varies_photos(self) -> bool:

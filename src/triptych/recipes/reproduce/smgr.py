@@ -65,6 +65,7 @@ def training(stages: str | list[Tree], **settings: Any) -> MultitaskConfig:
         "stages": stages,
         "encoder": {"kind": "late_fusion"},
         "cell_rate": 0.5,
+        "validation_k": 10,
         "loop": {"steps": 1000, "warmup_steps": 50, "validate_every": 100},
         **settings,
     }
