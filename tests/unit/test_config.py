@@ -14,6 +14,7 @@ from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
 from triptych.foundation.config import Config, describe
 from triptych.foundation.errors import ConfigError, did_you_mean
 from triptych.foundation.registry import config_class, kinds, one_of
+from triptych.recipes.config import RunConfig
 from triptych.recipes.shop import shop
 
 PACKAGE = "toy_losses"
@@ -79,7 +80,9 @@ def test_an_override_keeps_what_it_does_not_name():
 
 
 def test_a_new_kind_drops_the_fields_of_the_old_one():
-    config = recipe().override("training.loss.temperature=0.1", "training.loss.kind=sigmoid")
+    config = recipe().override("training.loss.kind=sigmoid")
+    with pytest.raises(ConfigError, match="training.loss.temperature"):  # what the new kind has not, said beside it
+        recipe().override("training.loss.temperature=0.1", "training.loss.kind=sigmoid")
     assert config.dump()["training"]["loss"] == {"kind": "sigmoid", "bias": -10.0}
     merged = recipe().merged({"training": {"loss": {"kind": "sigmoid"}}})
     assert merged.dump()["training"]["loss"] == {"kind": "sigmoid", "bias": -10.0}
@@ -195,3 +198,37 @@ def test_configs_are_frozen_and_literal_kinds_hold():
 def test_did_you_mean_ignores_case_and_stays_silent_when_nothing_is_near():
     assert did_you_mean("sku", ["SKU", "title"]) == " Did you mean 'SKU'?"
     assert did_you_mean("xyz", ["title"]) == ""
+
+
+def test_a_kind_is_set_before_all_else_wherever_it_stands():
+    """A new kind drops the old one's fields, but not what the same command says of the new one."""
+    settings = (
+        "pretrain.loop.steps=60",
+        "pretrain.stages=o1",
+        "pretrain.encoder.dim=64",
+        "pretrain.encoder.kind=late_fusion",
+        "pretrain.kind=multitask",
+    )
+    found = [RunConfig().override(*order) for order in (settings, settings[::-1])]
+    assert found[0] == found[1]
+    learned = found[0].dump()["pretrain"]
+    assert (learned["kind"], learned["encoder"]["kind"]) == ("multitask", "late_fusion")
+    assert (learned["loop"]["steps"], learned["encoder"]["dim"], len(learned["stages"])) == (60, 64, 4)
+
+
+def test_a_setting_reaches_into_a_list():
+    config = RunConfig().override("pretrain.kind=multitask", 'pretrain.stages=[{"name": "a", "tasks": ["contrast"]}]')
+    changed = config.override("pretrain.stages.0.tasks.0.temperature=0.3", "pretrain.stages.0.name=b")
+    (stage,) = changed.dump()["pretrain"]["stages"]
+    assert (stage["name"], stage["tasks"][0]["temperature"]) == ("b", 0.3)
+    with pytest.raises(ConfigError, match="'1' is no place in a list of 1; they count from 0"):
+        config.override("pretrain.stages.1.name=b")
+
+
+def test_describe_enters_lists_of_sections():
+    config = RunConfig().override("pretrain.kind=multitask", "pretrain.encoder.kind=late_fusion", "pretrain.stages=o1")
+    rows = {row.path: row for row in describe(config)}
+    assert (rows["pretrain.stages"].type, rows["pretrain.stages"].default) == ("list of sections", "4 of them")
+    assert rows["pretrain.stages.N.steps_rate"].limits == "> 0, ≤ 1"
+    assert rows["pretrain.stages.N.data"].type == "clicks | items"
+    assert "contrast" in rows["pretrain.stages.N.tasks"].type and "Annotated" not in rows["beside"].type

@@ -16,7 +16,9 @@ from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recipes.config import RunConfig
 from triptych.recipes.reproduce import TABLES, find_table
 from triptych.recipes.reproduce.base import Form, Row, Size, Table
+from triptych.recipes.reproduce.harness import reproduce
 from triptych.recipes.reproduce.plans import resolve, trial_plans
+from triptych.recipes.run_folder import RunFolder
 
 FORM = Form(run=RunConfig(), hours=1.0)
 
@@ -164,3 +166,22 @@ def test_staged_rows_end_and_start_alike():
     assert set(rows) - warm == {"joint-cold", "o1-cold"}
     starts = {one.start().to_json() for one in rows.values() if one.start is not None}
     assert len(starts) == 1, "one warm start for all"
+
+
+@pytest.mark.parametrize(
+    "setting", ["pretrain.stages=o1", "pretrain.kind=contrastive", "pretrain.stages.0.steps_rate=0.5"]
+)
+def test_what_a_row_is_cannot_be_set(setting):
+    with pytest.raises(ConfigError, match="what a row learns is what the row is. Leave it out."):
+        resolve(TABLES["smgr --part pretraining"](), size=Size.QUICK, part=Part.VALIDATION, settings=[setting])
+
+
+def test_the_folder_of_another_run_is_refused(tmp_path):
+    RunFolder(tmp_path).start({"recipe": "demo"})
+    before = sorted(path.read_bytes() for path in tmp_path.iterdir())
+    made = TABLES["taobao-pretraining"]()
+    with pytest.raises(
+        ConfigError, match="holds a run of 'demo', not of 'reproduce taobao-pretraining'. Choose another"
+    ):
+        reproduce(made, out=tmp_path, base=tmp_path, size=Size.QUICK)
+    assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == before

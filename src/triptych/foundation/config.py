@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, get_args, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, Self, get_args, get_origin, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -77,13 +77,14 @@ class Config(BaseModel):
         """Return a copy with ``a.b=value`` settings applied.
 
         Values are read as JSON where they are JSON, else as text. The settings apply to the dumped tree of this
-        config, so that what they do not name keeps its value; a new ``kind`` drops the fields of the old one.
+        config, so that what they do not name keeps its value; a new ``kind`` drops the fields of the old one, and is
+        applied before the others, wherever it stands.
 
         Raises:
             ConfigError: a setting has no ``=``, names something unknown, or has a value out of range.
         """
         tree = self.dump()
-        for setting in settings:
+        for setting in sorted(settings, key=_kinds_first):
             path, separator, text = setting.partition("=")
             if not separator or not path.strip():
                 raise ConfigError(f"--set {setting!r}: expected path=value, for example training.steps=500.")
@@ -152,6 +153,10 @@ def _describe(info: FieldInfo, *, value: Any, path: str) -> Iterator[FieldRow]:
     if isinstance(value, Config):
         yield from describe(value, prefix=f"{path}.")
         return
+    listed = _listed(info)
+    if listed is not None:
+        yield from _describe_listed(info, listed, value=value, path=path)
+        return
     left_out = value is None or value is PydanticUndefined
     kinds = _kinds(info) if left_out else None
     section = _section(info) if left_out and kinds is None else None
@@ -166,8 +171,50 @@ def _describe(info: FieldInfo, *, value: Any, path: str) -> Iterator[FieldRow]:
         yield from _describe(inner, value=inner.get_default(call_default_factory=True), path=f"{path}.{name}")
 
 
+def _describe_listed(info: FieldInfo, listed: _Listed, *, value: Any, path: str) -> Iterator[FieldRow]:
+    """Describe a list or a table of sections, and the fields that each has where they are all of one class."""
+    of = " | ".join(listed.kinds) if listed.kinds else "sections"
+    yield FieldRow(
+        path=path,
+        type=f"{listed.form} of {of}",
+        default=REQUIRED if value is PydanticUndefined else f"{len(value)} of them",
+        limits=_limits(info),
+        meaning=" ".join((info.description or "").split()),
+    )
+    for name, inner in listed.section.model_fields.items() if not listed.kinds else ():
+        default = inner.get_default(call_default_factory=True)
+        yield from _describe(inner, value=default, path=f"{path}.{listed.place}.{name}")
+
+
+class _Listed(NamedTuple):
+    """What a field holds several of."""
+
+    form: str
+    place: str
+    """Stands for a number or a name in a path."""
+    section: type[Config]
+    kinds: list[str] | None
+
+
+def _listed(info: FieldInfo) -> _Listed | None:
+    """Say what a field of type tuple[X, ...] or dict[str, X] holds, where X is a section or one of several kinds."""
+    origin, args = get_origin(info.annotation), get_args(info.annotation)
+    if origin not in (tuple, dict):
+        return None
+    inner = args[0] if origin is tuple else args[1]
+    section, *constraints = get_args(inner) if get_origin(inner) is Annotated else (inner,)
+    if not _is_config(section):
+        return None
+    form, place = ("list", "N") if origin is tuple else ("table", "NAME")
+    return _Listed(form, place, section, _kinds_among(constraints))
+
+
 def _kinds(info: FieldInfo) -> list[str] | None:
-    for constraint in info.metadata:
+    return _kinds_among(info.metadata)
+
+
+def _kinds_among(constraints: Sequence[Any]) -> list[str] | None:
+    for constraint in constraints:
         resolve = getattr(constraint, "func", None)
         if isinstance(resolve, Choice):
             return resolve.kinds()
@@ -211,6 +258,13 @@ def _limits(info: FieldInfo) -> str:
         for key, sign in signs.items()
         if getattr(constraint, key, None) is not None
     )
+
+
+def _kinds_first(setting: str) -> tuple[bool, int]:
+    """Sort settings: kinds from the outermost inwards, then all others as they came."""
+    path = setting.partition("=")[0].strip()
+    is_kind = path.split(".")[-1] == "kind"
+    return (not is_kind, path.count(".") if is_kind else 0)
 
 
 def _value(text: str) -> Any:

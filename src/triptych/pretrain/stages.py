@@ -54,6 +54,8 @@ class StageConfig(Config):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
+        if self.train == {}:
+            raise ValueError(f"stage '{self.name}' trains no part of the encoder. Name some, or leave `train` out.")
         labels = [task.label for task in self.tasks]
         if len(set(labels)) != len(labels):
             raise ValueError(f"stage '{self.name}' has a task twice: {', '.join(labels)}.")

@@ -84,6 +84,12 @@ class RunFolder:
         state.setdefault("stages", {})[stage] = artifact.path.relative_to(self.path).as_posix()
         write_json(self.path / RUN, state)
 
+    @property
+    def recipe(self) -> str | None:
+        """Name of the recipe that the folder was begun with; None: it is new."""
+        found = self._read().get("recipe")
+        return None if found is None else str(found)
+
     def start(self, config: dict[str, Any]) -> None:
         """Begin a run.
 

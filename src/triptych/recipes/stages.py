@@ -215,6 +215,11 @@ class Stages:
             Plan(arm.value, arm.config(self.config.pretrain), permutes_photos=arm is Arm.PERMUTED_PHOTO)
             for arm in self.config.arms
         ]
+        served = self.config.pretrain
+        if served.encoder.modalities.reads_photo and not served.varies_photos and self.config.photo_queries:
+            log.warning(
+                "look: nothing teaches the served encoder to search by photo: add the task photo_view to a stage"
+            )
         plans += [Plan(name, config) for name, config in self.config.beside.items()]
         return self.train_plans(plans, seeds=self.config.seeds, split=split, tokenizer=tokenizer)
 

@@ -6,6 +6,7 @@ never trained again. The test part is read by the last stage alone, after every 
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from triptych.evaluate.orderings import Judged, judge_ordering
 from triptych.evaluate.records import select, single, to_rows
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.artifact import Artifact, produce, write_json
+from triptych.foundation.errors import ConfigError
 from triptych.metrics.significance import Verdict
 from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
@@ -31,8 +33,11 @@ from triptych.recipes.reproduce.base import STANDING, Row, Size, Table
 from triptych.recipes.reproduce.page import write_page
 from triptych.recipes.reproduce.plans import Planned, resolve
 from triptych.recipes.reproduce.result import Made, RowMade, Trial, describe
+from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.training.log import LOG_FILE, read_log
+
+log = logging.getLogger(__name__)
 
 KIND, TRIAL = "reproduction", "trial"
 RESULT, RECORDS, PER_QUERY, HTML = "result.json", "records.json", "per_query.parquet", "report.html"
@@ -78,6 +83,9 @@ def reproduce(
         DataError: nothing can be measured.
     """
     planned = resolve(table, size=size, part=part, settings=settings)
+    _check_folder(out, recipe=planned.run.recipe)
+    hours = f"{table.form(size).hours:g} hours on two cores"
+    log.info("%s, %s form: about %s%s", table.name, size, hours, "" if size is Size.QUICK else "; --quick is shorter")
     stages = Stages(planned.run, base=base, out=out, command=command, jobs=jobs)
     _ = stages.models  # a model that is not there is told before hours of other work
     split = stages.split()
@@ -97,6 +105,17 @@ def reproduce(
     for name in (RESULT, HTML):
         _publish(made.file(name), out / name)
     return made
+
+
+def _check_folder(out: Path, *, recipe: str) -> None:
+    """Refuse the folder of another run, whose report would go.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    found = RunFolder(out).recipe
+    if found not in (None, recipe):
+        raise ConfigError(f"--out '{out}' holds a run of '{found}', not of '{recipe}'. Choose another folder.")
 
 
 class _Making:

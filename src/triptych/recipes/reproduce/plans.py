@@ -58,6 +58,9 @@ def resolve(table: Table, *, size: Size, part: Part, settings: Sequence[str]) ->
     """
     training = [one.removeprefix(PRETRAIN) for one in settings if one.startswith(PRETRAIN)]
     others = [one for one in settings if not one.startswith(PRETRAIN)]
+    for one in training:
+        if one.partition("=")[0].split(".")[0] in ("kind", "stages"):
+            raise ConfigError(f"--set {PRETRAIN}{one}: what a row learns is what the row is. Leave it out.")
     form = table.form(size)
     form = replace(form, settings=(*form.settings, *training))
     rows = table.rows_of(form)
