@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,19 @@ def test_items_alone_become_a_search_by_photo(tables: Path, tmp_path: Path):
     records = drafted_and_run(tables, tmp_path, recipe="catalogue")
     recall = values(records, task="photo", metric="recall", k=10)
     assert {"title+photo", "colour-histogram", "chance"} <= set(recall)
+    shop = triptych.load(tmp_path)
+    assert len(shop.search(photo=tables / "posters" / "f7.png", k=5)) == 5
+
+
+def test_stages_that_draw_items_need_no_log(tables: Path, tmp_path: Path):
+    tasks = [{"kind": "contrast", "between": "title-photo"}, "photo_view", {"kind": "masked_patches"}]
+    stages = [{"name": "look", "data": "items", "tasks": tasks, "validate_on": "title-photo"}]
+    options = ["--items", str(tables / "films.csv"), "--photos", str(tables / "posters")]
+    options += ["--out", str(tables / "looked.toml")]
+    assert CliRunner().invoke(app, ["config", "draft", *options], catch_exceptions=False).exit_code == 0
+    settings = (*SMALL, "compare=[]", "pretrain.kind=multitask", f"pretrain.stages={json.dumps(stages)}")
+    resolved = resolve(str(tables / "looked.toml"), settings=settings)
+    run_pipeline(resolved.config, base=resolved.base, out=tmp_path)
     shop = triptych.load(tmp_path)
     assert len(shop.search(photo=tables / "posters" / "f7.png", k=5)) == 5
 

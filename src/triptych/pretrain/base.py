@@ -12,6 +12,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, Self
 
@@ -47,6 +48,17 @@ TASKS = "triptych.pretrain.tasks"
 """The registry folder."""
 VALIDATION_SEED = 0
 """Draws what is validated on: the same for every model and training seed."""
+
+
+class LearnsFrom(StrEnum):
+    """What a training learns from, which decides the kind of log it takes."""
+
+    QUERIES = "queries"
+    """Queries and what was chosen under them."""
+    HISTORIES = "histories"
+    """What users chose one after another."""
+    ITEMS = "items"
+    """Titles and photos alone."""
 
 
 class EncoderTask(Protocol):
@@ -115,6 +127,11 @@ class PretrainConfig(Config):
         if self.title_dropout_rate + self.photo_dropout_rate > 1:
             raise ValueError("title_dropout_rate and photo_dropout_rate must add up to at most 1.")
         return self
+
+    @property
+    @abstractmethod
+    def learns_from(self) -> LearnsFrom:
+        """What it learns from."""
 
     @property
     @abstractmethod

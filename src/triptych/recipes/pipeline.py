@@ -12,6 +12,7 @@ from pathlib import Path
 from triptych.data.splits import SplitBy
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ConfigError
+from triptych.pretrain.base import LearnsFrom
 from triptych.recipes.config import RunConfig
 from triptych.recipes.lines import histories, items, judgements, searches
 from triptych.recipes.stages import Stages
@@ -51,10 +52,10 @@ def run_pipeline(
 
 def line_of(config: RunConfig) -> Callable[[Stages], Artifact]:
     """Choose the line: by what the encoder learns from, and for queries by whether they are divided or the log is."""
-    match config.pretrain.kind:
-        case "history_contrast":
+    match config.pretrain.learns_from:
+        case LearnsFrom.HISTORIES:
             return histories.run
-        case "item_contrast":
+        case LearnsFrom.ITEMS:
             return items.run
         case _:
             return judgements.run if config.split.by is SplitBy.QUERY else searches.run

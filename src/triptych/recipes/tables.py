@@ -19,6 +19,7 @@ from triptych.data.tables import MappedTable, PhotoSource, read_events, read_ite
 from triptych.foundation.artifact import Artifact, produce, work_id, write_json
 from triptych.foundation.config import Config
 from triptych.foundation.errors import ConfigError, DataError
+from triptych.pretrain.base import LearnsFrom
 from triptych.recipes.config import RunConfig
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def require_tables(config: RunConfig) -> None:
     if config.split.by is SplitBy.QUERY:
         if own.judgements is None:
             raise ConfigError("judgements: this config names no judgements table, and split.by = 'query' divides one.")
-    elif own.events is None and config.pretrain.kind != "item_contrast":
+    elif own.events is None and config.pretrain.learns_from is not LearnsFrom.ITEMS:
         raise ConfigError(
             "events: this config names no events table, and there is nothing to learn from without one. "
             + ('Judged queries are learned from by recipe = "judged", t' if own.judgements else "T")
@@ -94,13 +95,13 @@ def require_behaviour(config: RunConfig, *, has_queries: bool, has_users: bool) 
     Raises:
         DataError: it learns from queries and there are none, or from histories and there are no users.
     """
-    learns = config.pretrain.kind
-    if learns == "contrastive" and not has_queries:
+    learns = config.pretrain.learns_from
+    if learns is LearnsFrom.QUERIES and not has_queries:
         raise DataError(
             f"events: no event has a query, and recipe '{config.recipe}' learns from queries. recipe = \"feed\" learns "
             "from what users chose one after another."
         )
-    if learns == "history_contrast" and not has_users:
+    if learns is LearnsFrom.HISTORIES and not has_users:
         raise DataError(
             f"events: no event has a user, and recipe '{config.recipe}' learns from users' histories. Name the column "
             'with user under [events]; recipe = "shop" learns from queries.'

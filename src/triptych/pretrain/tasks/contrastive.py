@@ -19,7 +19,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from triptych.pretrain.base import Given, OneTaskConfig, Phase
+from triptych.pretrain.base import Given, LearnsFrom, OneTaskConfig, Phase
 from triptych.pretrain.objectives.base import ObjectiveConfig
 from triptych.pretrain.objectives.contrast import ContrastConfig
 from triptych.pretrain.objectives.photo_view import PhotoViewConfig
@@ -40,6 +40,11 @@ class ContrastiveConfig(OneTaskConfig):
     """Items are drawn by their training clicks to this power: 0 all alike, 1 by clicks."""
     validation_queries: int = Field(1_000, ge=1)
     """Queries of the validation part that choose the best weights; fewer where it has fewer."""
+
+    @property
+    def learns_from(self) -> LearnsFrom:
+        """Queries."""
+        return LearnsFrom.QUERIES
 
     def as_multitask(self) -> MultitaskConfig:
         """Write the same training down in full."""

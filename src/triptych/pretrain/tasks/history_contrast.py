@@ -29,7 +29,7 @@ from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
 from triptych.losses.infonce import infonce
 from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
-from triptych.pretrain.base import VALIDATION_SEED, Given, OneTaskConfig, Phase
+from triptych.pretrain.base import VALIDATION_SEED, Given, LearnsFrom, OneTaskConfig, Phase
 from triptych.pretrain.reader import ItemReader, PhotoViews, TitleQueries, Weighted, combined, encoded, view_loss
 from triptych.training.task import Validation
 
@@ -56,6 +56,11 @@ class HistoryContrastConfig(OneTaskConfig):
     """Users of the validation part that choose the best weights; fewer where it has fewer."""
     history_events: int = Field(50, ge=1)
     """Latest choices that make up a user's vector in validation; as `dense.history_events`."""
+
+    @property
+    def learns_from(self) -> LearnsFrom:
+        """Histories."""
+        return LearnsFrom.HISTORIES
 
     def phases(self, given: Given) -> Iterator[Phase]:
         """Yield the one phase."""

@@ -21,7 +21,7 @@ from triptych.encoders.embed import Pixels
 from triptych.encoders.inputs import ItemInputs
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
-from triptych.pretrain.base import VALIDATION_SEED, Given, OneTaskConfig, Phase
+from triptych.pretrain.base import VALIDATION_SEED, Given, LearnsFrom, OneTaskConfig, Phase
 from triptych.pretrain.reader import (
     ItemReader,
     PhotoViews,
@@ -48,6 +48,11 @@ class ItemContrastConfig(OneTaskConfig):
     """Weight of that loss; 0 leaves it out."""
     validation_items: int = Field(500, ge=1)
     """Items whose photo, varied in a way of its own, must find them; fewer where there are fewer."""
+
+    @property
+    def learns_from(self) -> LearnsFrom:
+        """Items alone."""
+        return LearnsFrom.ITEMS
 
     def phases(self, given: Given) -> Iterator[Phase]:
         """Yield the one phase."""

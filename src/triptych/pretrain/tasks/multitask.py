@@ -19,12 +19,12 @@ from triptych.encoders.base import EncoderConfig
 from triptych.encoders.cross import Crossing
 from triptych.encoders.models.two_tower import TwoTowerConfig
 from triptych.foundation.errors import ConfigError
-from triptych.pretrain.base import Given, Phase, PretrainConfig
+from triptych.pretrain.base import Given, LearnsFrom, Phase, PretrainConfig
 from triptych.pretrain.model import CROSS, PretrainModel
 from triptych.pretrain.objectives.base import ObjectiveConfig
 from triptych.pretrain.objectives.matching import QUERY_ITEM
 from triptych.pretrain.stage_task import Feed, StageTask
-from triptych.pretrain.stages import StageConfig, check_stages, preset_stages
+from triptych.pretrain.stages import Data, StageConfig, check_stages, preset_stages
 from triptych.training.loop import LoopConfig
 from triptych.training.schedule import Stretch
 
@@ -158,6 +158,11 @@ class MultitaskConfig(PretrainConfig):
         for name, has_no_effect in idle.items():
             if has_no_effect and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect on these stages. Remove it.")
+
+    @property
+    def learns_from(self) -> LearnsFrom:
+        """Queries, unless every stage draws items alone."""
+        return LearnsFrom.ITEMS if all(stage.data is Data.ITEMS for stage in self.stages) else LearnsFrom.QUERIES
 
     @property
     def varies_photos(self) -> bool:
