@@ -78,7 +78,8 @@ class Probe:
 
         Returns:
             ``recall@k/query-item`` and so on, ``… with ids`` where there are any; with `everything`, also
-            ``recall@k/query-item without photo`` and ``… without title``, where that is hidden from the encoder, and
+            ``recall@k/query-item without photo`` and ``… without title``, where that is hidden from an encoder whose
+            vectors of one modality are others than those of an item that has but one, and
             ``loss of training/query-item`` and so on (`LossProbe`).
         """
         headline = headline if headline.can_be_asked(self._modalities) else Between.QUERY_ITEM
@@ -89,7 +90,7 @@ class Probe:
         if ids is not None and queries is not None:
             found[f"{self._name(Between.QUERY_ITEM)} with ids"] = self._with_ids(ids, queries, items.of(View.ITEM))
         if everything and queries is not None:
-            if self._modalities is Modalities.TITLE_PHOTO:
+            if self._modalities is Modalities.TITLE_PHOTO and encoder.GIVES_VIEWS:
                 for hidden, shown in (("photo", Modalities.TITLE), ("title", Modalities.PHOTO)):
                     blind = self._reader.vectors(encoder, shown=shown)
                     found[f"{self._name(Between.QUERY_ITEM)} without {hidden}"] = self._of_queries(queries, blind)
