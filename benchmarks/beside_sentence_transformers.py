@@ -286,7 +286,7 @@ def our_task(config: MultitaskConfig, pairs: Pairs, *, bert: Path) -> tuple[Stag
         seed=0,
     )
     model.train_only(None, labels=[task.label for task in stage.tasks])
-    feed = Feed(config, given, needs_queries=True)
+    feed = Feed(config, given, stages=(stage,))
     return StageTask(config, given, stage=stage, tasks=stage.tasks, model=model, feed=feed, first_batch=0), feed
 
 

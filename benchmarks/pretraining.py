@@ -365,6 +365,7 @@ def main() -> None:
         "threads": threads,
         "rounds": options.rounds,
     }
+    out = options.out or Path(__file__).parent / "results" / f"pretraining{'_gpu' if on_gpu else ''}.json"
     for part in options.only:
         match part:
             case "memory":
@@ -373,10 +374,9 @@ def main() -> None:
                 result[part] = measure_beside(options, threads=threads)
             case _:
                 result[part] = result_of(start_child(part, *passed_on(options), threads=threads))
-    if options.out or not options.smoke:
-        out = options.out or Path(__file__).parent / "results" / f"pretraining{'_gpu' if on_gpu else ''}.json"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=2) + "\n")
+        if options.out or not options.smoke:  # after each part: what follows may fail, or be stopped
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(result, indent=2) + "\n")
     tell(result)
 
 
