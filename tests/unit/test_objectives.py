@@ -640,10 +640,11 @@ def encoder_by(models: dict[str, Path], slot: str, *, modalities: str = "title+p
 
 
 def test_a_model_of_whole_texts_has_no_words_to_guess(models: dict[str, Path]):
+    pooled = encoder_by(models, "text_model", modalities="title", output="pooled").config
     with pytest.raises(
-        ConfigError, match="masked_words: the text model gives one vector per text, and not one per word"
+        ValueError, match=r"masked_title_words guesses each word .* 'pooled' keeps one vector of a text"
     ):
-        model_of(encoder_by(models, "text_model", modalities="title", output="pooled"), objective("masked_words"))
+        objective("masked_words").check(pooled)
     told = model_of(encoder_by(models, "text_model", modalities="title"), objective("masked_words"))
     assert told.objectives["masked_title_words"].words.weight.shape == (VOCAB, 16)  # word vectors of its own
 

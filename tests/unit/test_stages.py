@@ -11,13 +11,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from triptych.data.sampling import ItemQueryBatch
 from triptych.data.text import TextTokenizer, TokenizerConfig
 from triptych.encoders.inputs import Modalities
 from triptych.foundation.errors import ConfigError, DataError
 from triptych.foundation.registry import config_class
 from triptych.pretrain.base import TASKS, Given, Phase
 from triptych.pretrain.probe import HardItems
-from triptych.pretrain.stage_task import Drawn, StageTask
+from triptych.pretrain.stage_task import StageTask
 from triptych.pretrain.stages import PRESETS
 from triptych.pretrain.tasks.multitask import MultitaskConfig
 from triptych.training.loop import LoopConfig
@@ -434,7 +435,7 @@ def test_hard_negatives_are_of_middling_rank_in_a_cell_of_the_item(num_cells: in
     hard = HardItems(query_rows, ranked, item_cells=cells)
     item_rows = np.array([10, 20, 30])
     asked, positive = np.array([7, 2, 5, 13]), np.array([0, 1, 1, 2])
-    drawn = Drawn(item_rows, np.zeros(3, dtype=np.float32), asked, positive, np.zeros((4, 3), dtype=bool))
+    drawn = ItemQueryBatch(item_rows, asked, positive, np.zeros((4, 3), dtype=bool), np.zeros(3, dtype=np.float32))
     allowed: list[set[int]] = []
     for item, query in ((10, 7), (20, 2), (30, 13)):  # one query of each
         near = [

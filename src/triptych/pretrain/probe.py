@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
+from triptych.data.sampling import ItemQueryBatch
 from triptych.data.splits import Part
 from triptych.data.targets import Targets, TrainPairs
 from triptych.encoders.base import Encoder
@@ -23,7 +24,6 @@ from triptych.pretrain.reader import ItemReader, top_items
 from triptych.training.task import Validation
 
 if TYPE_CHECKING:
-    from triptych.pretrain.stage_task import Drawn
     from triptych.pretrain.tasks.multitask import MultitaskConfig
 
 VIEWS = {Between.QUERY_ITEM: View.ITEM, Between.QUERY_TITLE: View.TITLE, Between.QUERY_PHOTO: View.PHOTO}
@@ -192,7 +192,7 @@ class HardItems:
         self._query_rows, self._ranked = query_rows, ranked
         self._cells = item_cells if item_cells.shape[1] else np.ones((len(item_cells), 1), dtype=bool)
 
-    def draw(self, drawn: Drawn, *, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    def draw(self, drawn: ItemQueryBatch, *, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw up to `count` items for every item of a batch, of rank 20 to 200 for a query of it in its cells.
 
         Returns:

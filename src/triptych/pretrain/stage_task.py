@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from triptych.data.masking import choose_patches, mask_words
-from triptych.data.sampling import FromCells, ItemQuerySampler, KnownPairs
+from triptych.data.sampling import FromCells, ItemQueryBatch, ItemQuerySampler, KnownPairs
 from triptych.data.targets import TrainPairs
 from triptych.encoders.base import Encoder
 from triptych.encoders.text import trim
@@ -27,7 +27,7 @@ from triptych.pretrain.probe import Probe
 from triptych.pretrain.rank import RankProbe
 from triptych.pretrain.reader import ItemReader
 from triptych.pretrain.rows import length_parts
-from triptych.pretrain.stages import Data, StageConfig
+from triptych.pretrain.stages import Balance, Data, Pairs, StageConfig
 from triptych.training.task import Validation
 
 if TYPE_CHECKING:
@@ -42,16 +42,6 @@ EPOCH = "epoch"
 
 TEMPERATURE = 0.05
 """Divides scores where the modalities' confidence is compared."""
-
-
-class Drawn(NamedTuple):
-    """What a batch is made of, for all processes."""
-
-    item_rows: NDArray[np.int64]
-    log_q: NDArray[np.float32]
-    query_rows: NDArray[np.int64]
-    positive: NDArray[np.int64]
-    known: NDArray[np.bool_]
 
 
 class Feed:
@@ -97,7 +87,7 @@ class Feed:
         clicked = split.train_pairs(catalogue)
         if config.pairs_rate < 1:
             clicked = clicked.some(config.pairs_rate, rng=np.random.default_rng(PAIRS_SEED))
-        self.pairs = clicked.most_clicked() if config.pairs == "most-clicked" else clicked
+        self.pairs = clicked.most_clicked() if config.pairs is Pairs.MOST_CLICKED else clicked
         self.probe = Probe(config, given, reader=self.reader, pairs=self.pairs)
         self._sampler = ItemQuerySampler(
             query_row=self.pairs.query_row,
@@ -118,25 +108,25 @@ class Feed:
         assert self.pairs is not None, "it draws by clicks"
         return len(self.pairs.item_row) / (self._sampler.batch_items * self._queries_per_item)
 
-    def draw(self, index: int, *, data: Data) -> Drawn:
+    def draw(self, index: int, *, data: Data) -> ItemQueryBatch:
         """Draw what batch `index` is made of."""
         if data is Data.CLICKS:
-            drawn = self._sampler.batch(index)
-            return Drawn(drawn.item_rows, drawn.log_q, drawn.query_rows, drawn.positive, drawn.known)
+            return self._sampler.batch(index)
         rng = np.random.default_rng([self._seed, index, 2])
         size = min(self._batch_items, len(self.with_both))
         item_rows = np.sort(rng.choice(self.with_both, size=size, replace=False))
         nothing = np.zeros(0, dtype=np.int64)
-        return Drawn(item_rows, np.zeros(size, dtype=np.float32), nothing, nothing, np.zeros((0, size), dtype=bool))
+        unknown = np.zeros((0, size), dtype=np.bool_)
+        return ItemQueryBatch(item_rows, nothing, nothing, unknown, np.zeros(size, dtype=np.float32))
 
-    def with_more(self, drawn: Drawn, more: NDArray[np.int64]) -> Drawn:
+    def with_more(self, drawn: ItemQueryBatch, more: NDArray[np.int64]) -> ItemQueryBatch:
         """Add items to a batch; what was clicked under its queries is known of them too."""
         item_rows = np.union1d(drawn.item_rows, more)
         place = np.searchsorted(item_rows, drawn.item_rows)
         log_q = np.full(len(item_rows), drawn.log_q.min(initial=0.0), dtype=np.float32)
         log_q[place] = drawn.log_q
         known = self._sampler.known(drawn.query_rows, item_rows=item_rows)
-        return Drawn(item_rows, log_q, drawn.query_rows, place[drawn.positive], known)
+        return ItemQueryBatch(item_rows, drawn.query_rows, place[drawn.positive], known, log_q)
 
 
 class StageTask:
@@ -188,7 +178,7 @@ class StageTask:
         self._ids = model.ids if stage.with_ids else None
         asks = any(task.needs.queries for task in tasks)
         self._balance = None
-        if config.balance == "ogm-ge" and asks:
+        if config.balance is Balance.OGM_GE and asks:
             self._balance = OgmGe(model, parts=model.parts(), alpha=config.balance_alpha, temperature=TEMPERATURE)
         ranks = config.rank_queries > 0 and any(task.label == QUERY_ITEM for task in tasks)
         self._ranks = RankProbe(config, given, reader=feed.reader) if ranks else None
@@ -236,7 +226,7 @@ class StageTask:
             hidden_patches=self._hidden(rows, own_items, rng=rng) if self._hides_patches else None,
             photo_views=reader.photo_views(rows, rng=rng) if self._shows_views else None,
             query_parts=length_parts(tokens[own_queries]),
-            title_parts=length_parts(reader.title_tokens(rows)[own_items]) if items.title_tokens is not None else None,
+            title_parts=None if items.title_tokens is None else length_parts(items.title_tokens.numpy()),
         )
 
     def num_samples(self, batch: MultitaskBatch) -> int:

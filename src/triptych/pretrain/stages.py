@@ -24,6 +24,23 @@ class Data(StrEnum):
     """Items with title and photo, all alike; no log is looked at."""
 
 
+class Pairs(StrEnum):
+    """Which pairs of query and item are positive."""
+
+    CLICKED = "clicked"
+    """All that were clicked, drawn by clicks."""
+    MOST_CLICKED = "most-clicked"
+    """Of each query the item that was clicked most (the Taobao article)."""
+
+
+class Balance(StrEnum):
+    """Whether modalities are kept in balance."""
+
+    NONE = "none"
+    OGM_GE = "ogm-ge"
+    """Gradients of the modality that is ahead are made smaller (Peng et al., 2022)."""
+
+
 class StageConfig(Config):
     """One stage of a training."""
 

@@ -16,6 +16,7 @@ Source: SMGR (Meituan, 2602.06654), whose encoders and fusion are not public: th
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import ClassVar, Literal, NamedTuple, Self
@@ -192,7 +193,7 @@ class Head(nn.Sequential):
         super().__init__(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, out_dim), nn.LayerNorm(out_dim))
 
 
-class _Fusion(nn.Module):
+class _Fusion(nn.Module, ABC):
     """What all fusions have: one learned token, and one each for a title and a photo that are not there."""
 
     def __init__(self, config: LateFusionConfig) -> None:
@@ -202,6 +203,7 @@ class _Fusion(nn.Module):
         for vectors in (self.token, self.missing):
             nn.init.normal_(vectors, std=WORD_INIT_STD)
 
+    @abstractmethod
     def forward(self, pooled: Tensor, *, vectors: Tensor, used: Tensor) -> Tensor:
         """Fuse.
 
@@ -213,7 +215,6 @@ class _Fusion(nn.Module):
         Returns:
             ``[batch, vector_dim]``.
         """
-        raise NotImplementedError
 
     def _filled(self, pooled: Tensor, used: Tensor) -> Tensor:
         return torch.where(used[:, :, None], pooled, self.missing.to(pooled.dtype))

@@ -12,7 +12,6 @@ from torch.nn import functional
 from triptych.encoders.base import Encoder, EncoderConfig
 from triptych.encoders.pretrained import Output
 from triptych.encoders.text import TextEmbedding
-from triptych.foundation.errors import ConfigError
 from triptych.losses.base import LossOutput
 from triptych.losses.masked_tokens import masked_tokens
 from triptych.pretrain.objectives.base import Needs, Objective, ObjectiveConfig
@@ -69,12 +68,6 @@ class MaskedWordsConfig(ObjectiveConfig):
     def build(self, encoder: Encoder, *, batch_items: int) -> MaskedWords:
         """Make the objective."""
         del batch_items
-        model = encoder.config.text_model
-        if model is not None and model.output is Output.POOLED:
-            raise ConfigError(
-                "masked_words: the text model gives one vector per text, and not one per word. Set "
-                "encoder.text_model.output = 'tokens', or remove that task."
-            )
         return MaskedWords(self, encoder)
 
 

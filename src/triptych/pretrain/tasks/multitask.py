@@ -24,20 +24,11 @@ from triptych.pretrain.model import CROSS, PretrainModel
 from triptych.pretrain.objectives.base import ObjectiveConfig
 from triptych.pretrain.objectives.matching import QUERY_ITEM
 from triptych.pretrain.stage_task import Feed, StageTask
-from triptych.pretrain.stages import Data, StageConfig, check_stages, preset_stages
+from triptych.pretrain.stages import Balance, Data, Pairs, StageConfig, check_stages, preset_stages
 from triptych.training.loop import LoopConfig
 from triptych.training.schedule import Stretch
 
 _DEFAULT = "contrastive"
-
-
-class Pairs(StrEnum):
-    """Which pairs of query and item are positive."""
-
-    CLICKED = "clicked"
-    """All that were clicked, drawn by clicks."""
-    MOST_CLICKED = "most-clicked"
-    """Of each query the item that was clicked most (the Taobao article)."""
 
 
 class Schedules(StrEnum):
@@ -47,14 +38,6 @@ class Schedules(StrEnum):
     """Each stage has a schedule and an optimiser of its own (SMGR's reconstruction)."""
     ONE = "one"
     """One schedule and one optimiser go over all stages."""
-
-
-class Balance(StrEnum):
-    """Whether modalities are kept in balance."""
-
-    NONE = "none"
-    OGM_GE = "ogm-ge"
-    """Gradients of the modality that is ahead are made smaller (Peng et al., 2022)."""
 
 
 class MultitaskConfig(PretrainConfig):
