@@ -153,6 +153,29 @@ def test_the_trial_is_chosen_that_is_best_on_validation(out: Path, made: Artifac
     assert read(made)["settings"]["rows"]["title"]["chosen"] == list(TRIALS[1])
 
 
+def test_choices_of_an_earlier_making_are_taken_and_nothing_is_tried(out: Path, made: Artifact, tmp_path: Path):
+    again = reproduce(TABLE, out=tmp_path / "again", base=tmp_path, choices=out / "result.json")
+    assert not (tmp_path / "again" / "trial").exists()
+    assert read(again)["rows"] == read(made)["rows"]
+    assert read(again)["orderings"] == read(made)["orderings"]
+    rows = read(again)["settings"]["rows"]
+    assert {name: row["trials"] for name, row in rows.items()} == {
+        name: row["trials"] for name, row in read(made)["settings"]["rows"].items()
+    }
+
+
+def test_trials_can_be_all_that_is_made(out: Path, made: Artifact):
+    before = {path for path in manifests(out) if path.parent.parent.name != "choices"}
+    tried = reproduce(TABLE, out=out, base=out, trials_only=True)
+    assert {path for path in manifests(out) if path.parent.parent.name != "choices"} == before
+    rows = json.loads(tried.file("choices.json").read_text())["rows"]
+    assert rows == {
+        name: {"trials": row["trials"], "chosen": row["chosen"]} for name, row in read(made)["settings"]["rows"].items()
+    }
+    with pytest.raises(ConfigError, match="so that there is nothing to try"):
+        reproduce(TABLE, out=out, base=out, trials_only=True, choices=out / "choices.json")
+
+
 def test_verdicts_can_be_computed_again_from_the_values_of_each_query(made: Artifact):
     per_query, result = read_per_query(made), read(made)
 

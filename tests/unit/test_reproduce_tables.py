@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recipes.config import RunConfig
 from triptych.recipes.reproduce import TABLES, find_table
 from triptych.recipes.reproduce.base import Form, Row, Size, Table
+from triptych.recipes.reproduce.choices import Trial, read_choices, write_choices
 from triptych.recipes.reproduce.harness import reproduce
 from triptych.recipes.reproduce.plans import resolve, trial_plans
 from triptych.recipes.run_folder import RunFolder
@@ -79,6 +81,43 @@ def test_a_trial_is_laid_over_the_settings_of_the_form():
     first, second = trial_plans(row("a", "temperature=0.1", "temperature=0.2", "temperature=0.3"), form)
     assert (first.config.temperature, second.config.temperature) == (0.1, 0.2)
     assert first.config.batch_items == second.config.batch_items == 9
+
+
+def test_trials_may_be_shorter_than_what_is_chosen():
+    tried = Table(
+        "t", "T", (row("a", "temperature=0.1", "temperature=0.2"),), (), replace(FORM, trial_steps_rate=0.4), FORM
+    )
+    settings = ["pretrain.loop.steps=50"]
+    planned = resolve(tried, size=Size.FULL, part=Part.VALIDATION, settings=settings)
+    assert [plan.config.loop.steps for plan in planned.trial_plans] == [20, 20]
+    assert planned.chosen(planned.rows[0], best=1).config.loop.steps == 50
+    assert planned.chosen(planned.rows[0], best=1).config.temperature == 0.2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": "quick"}, "these are of the quick form of 't', not of the full form of 't'"),
+        ({"dataset": {"kind": "fashion"}}, "they were made on other data"),
+        ({"rows": {}}, "row 'a' is to be tried with other settings than these"),
+        (
+            {"rows": {"a": {"trials": [{"settings": ["temperature=0.3"], "validation": 0.5}]}}},
+            "row 'a' is to be tried with other settings",
+        ),
+        ({"rows": None, "settings": 3}, "neither a choices.json nor a result.json"),
+    ],
+)
+def test_choices_of_something_else_are_refused(tmp_path, change, message):
+    planned = resolve(table(row("a", "temperature=0.1")), size=Size.FULL, part=Part.VALIDATION, settings=[])
+    file = tmp_path / "choices.json"
+    trials = {"a": [Trial(("temperature=0.1",), 0.25)]}
+    write_choices(file, planned=planned, trials=trials)
+    assert read_choices(file, planned=planned) == trials
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ConfigError, match=message):
+        read_choices(file, planned=planned)
+    with pytest.raises(ConfigError, match=r"other\.json: No such file"):
+        read_choices(tmp_path / "other.json", planned=planned)
 
 
 def test_what_rows_are_tried_with_is_not_set_for_all():

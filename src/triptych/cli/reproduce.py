@@ -23,6 +23,11 @@ def reproduce(
     validation_only: Annotated[
         bool, typer.Option(help="Stop at the validation part: the test part is not read.")
     ] = False,
+    trials_only: Annotated[bool, typer.Option(help="Stop when every row has been tried.")] = False,
+    choices: Annotated[
+        Path | None,
+        typer.Option(help="choices.json or result.json of an earlier making: take its choices, try nothing."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a field: a.b=value; pretrain.a.b=value in every row. May be repeated."),
@@ -60,11 +65,16 @@ def reproduce(
                 settings=settings or (),
                 jobs=jobs,
                 command=shlex.join(["triptych", *sys.argv[1:]]),
+                choices=choices,
+                trials_only=trials_only,
             )
     except KeyboardInterrupt:
         typer.echo("\ninterrupted; the same command goes on where it stopped", err=True)
         raise typer.Exit(130) from None
-    _print(made, out=out, as_json=as_json)
+    if trials_only:
+        _print_choices(made, out=out, as_json=as_json)
+    else:
+        _print(made, out=out, as_json=as_json)
 
 
 def _list(*, as_json: bool) -> None:
@@ -80,6 +90,30 @@ def _list(*, as_json: bool) -> None:
         return
     print_table(rows, whole=frozenset({"table"}), right=frozenset({"full form, hours", "quick form, hours"}))
     print("hours: about, on two cores; triptych reproduce TABLE [--quick]")
+
+
+def _print_choices(made: Artifact, *, out: Path, as_json: bool) -> None:
+    import json
+
+    from triptych.recipes.reproduce.choices import FILE
+
+    tree = json.loads(made.file(FILE).read_text(encoding="utf-8"))
+    if as_json:
+        print_json(tree)
+        return
+    column = f"{tree['headline']}, validation"
+    rows = [
+        {
+            "row": row if place == 0 else "",
+            "settings": " ".join(trial["settings"]) or "as it is",
+            column: f"{100 * trial['validation']:.1f}",
+            "": "chosen" if trial["settings"] == own["chosen"] else "",
+        }
+        for row, own in tree["rows"].items()
+        for place, trial in enumerate(own["trials"])
+    ]
+    print_table(rows, title="trials, in %", right=frozenset({column}), whole=frozenset({"row", column, ""}))
+    print(f"go on: --choices {out / FILE}")
 
 
 def _print(made: Artifact, *, out: Path, as_json: bool) -> None:

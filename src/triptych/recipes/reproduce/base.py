@@ -75,6 +75,8 @@ class Form:
     """What it changes in the config of every row, such as the number of steps."""
     num_trials: int | None = None
     """The trials of each row that it makes, the first ones; None: all."""
+    trial_steps_rate: float = 1.0
+    """Share of a row's steps that its trials take; what is chosen is then trained in full."""
 
 
 @dataclass(frozen=True)

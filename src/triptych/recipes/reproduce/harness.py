@@ -30,9 +30,11 @@ from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.encoders import Plan
 from triptych.recipes.reproduce.base import STANDING, Row, Size, Table
+from triptych.recipes.reproduce.choices import FILE as CHOICES
+from triptych.recipes.reproduce.choices import Trial, first_best, read_choices, trials_of, write_choices
 from triptych.recipes.reproduce.page import write_page
 from triptych.recipes.reproduce.plans import Planned, resolve
-from triptych.recipes.reproduce.result import Made, RowMade, Trial, describe
+from triptych.recipes.reproduce.result import Made, RowMade, describe
 from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.training.log import LOG_FILE, read_log
@@ -62,6 +64,8 @@ def reproduce(
     settings: Sequence[str] = (),
     jobs: int = 1,
     command: str = "",
+    choices: Path | None = None,
+    trials_only: bool = False,
 ) -> Artifact:
     """Make a table, or go on where making it was interrupted.
 
@@ -74,15 +78,22 @@ def reproduce(
         settings: overrides ``a.b=value`` of the form's run config, with ``pretrain.`` in front of every row's training.
         jobs: encoders trained at a time.
         command: what the page names as the way to make it again.
+        choices: what an earlier making chose (`choices.json`, `result.json`), so that nothing is tried; None: all rows
+            are.
+        trials_only: whether to stop when all rows have been tried: on the validation part, whatever `part` is.
 
     Returns:
-        Artefact ``reproduction``: `result.json`, `records.json`, `per_query.parquet`, `report.html`.
+        Artefact ``reproduction``: `result.json`, `records.json`, `per_query.parquet`, `report.html`; with `trials_only`
+        artefact ``choices``: `choices.json`.
 
     Raises:
         ConfigError: settings that do not go together.
         DataError: nothing can be measured.
     """
     planned = resolve(table, size=size, part=part, settings=settings)
+    tried = None if choices is None else read_choices(choices, planned=planned)
+    if tried is not None and trials_only:
+        raise ConfigError("--choices says what was chosen, so that there is nothing to try. Leave out --trials-only.")
     _check_folder(out, recipe=planned.run.recipe)
     hours = f"{table.form(size).hours:g} hours on two cores"
     log.info("%s, %s form: about %s%s", table.name, size, hours, "" if size is Size.QUICK else "; --quick is shorter")
@@ -93,14 +104,14 @@ def reproduce(
     standing = _Standing(stages.popularity(split), stages.bm25())
     making = _Making(planned, stages=stages, split=split, standing=standing)
     train = partial(stages.train_plans, split=split, tokenizer=tokenizer)
-    trials = making.trials(train(planned.trial_plans, seeds=planned.run.seeds[:1]))
-    best = {row: _first_best([trial.value for trial in own]) for row, own in trials.items()}
-    chosen = {row.name: planned.chosen(row, best=best[row.name]) for row in planned.rows}
+    trials = tried or making.trials(train(planned.trial_plans, seeds=planned.run.seeds[:1]))
+    made = stages.stage("choices", partial(making.choose, trials=trials))
+    _publish(made.file(CHOICES), out / CHOICES)
+    if trials_only:
+        return made
+    chosen = {row.name: planned.chosen(row, best=first_best(trials[row.name])) for row in planned.rows}
     trained = train(list(chosen.values()), seeds=planned.run.seeds)
-    rows = [
-        RowMade(row, trials[row.name], best[row.name], chosen[row.name].config, _logs(row, trained))
-        for row in planned.rows
-    ]
+    rows = [RowMade(row, trials[row.name], chosen[row.name].config, _logs(row, trained)) for row in planned.rows]
     made = stages.stage("table", partial(making.write, trained=trained, rows=rows), record=f"table, {part}")
     for name in (RESULT, HTML):
         _publish(made.file(name), out / name)
@@ -137,6 +148,20 @@ class _Making:
             ]
             for row in self._planned.rows
         }
+
+    def choose(self, out: Path, *, trials: Mapping[str, Sequence[Trial]]) -> Artifact:
+        """Keep what was tried and chosen."""
+
+        def build(folder: Path) -> Mapping[str, Any]:
+            write_choices(folder / CHOICES, planned=self._planned, trials=trials)
+            return {"rows": len(trials), "trials": sum(map(len, trials.values()))}
+
+        described = {
+            "table": self._planned.table.name,
+            "trial_steps_rate": self._planned.form.trial_steps_rate,
+            "rows": {row: trials_of(own) for row, own in trials.items()},
+        }
+        return produce(out, kind="choices", config=described, inputs={"split": self._split.artifact}, build=build)
 
     def write(self, out: Path, *, trained: AllTrained, rows: Sequence[RowMade]) -> Artifact:
         """Measure the part, judge the claims, and write all of it; or open what was written."""
@@ -262,11 +287,6 @@ class _Making:
             "rows": [[made.row.name, made.row.what, [trial._asdict() for trial in made.trials]] for made in rows],
             "claims": [[str(one), one.claim, str(one.column or planned.headline), one.slice] for one in table.claims],
         }
-
-
-def _first_best(values: Sequence[float]) -> int:
-    """Return the place of the highest value; of equal ones the first."""
-    return values.index(max(values))
 
 
 def _logs(row: Row, trained: AllTrained) -> dict[int, list[dict[str, Any]]]:

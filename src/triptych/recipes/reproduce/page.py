@@ -19,6 +19,7 @@ from triptych.evaluate.palette import variables
 from triptych.evaluate.records import distinct
 from triptych.evaluate.text_table import ONE_SEED, interval_text, table_columns, value_text
 from triptych.foundation.artifact import Artifact
+from triptych.recipes.reproduce.choices import first_best
 from triptych.recipes.reproduce.result import Made, RowMade, describe
 
 LINKS = (
@@ -157,13 +158,15 @@ def _trials(made: Made) -> str:
             text(one.row.name if place == 0 else ""),
             f"<code>{text(' '.join(trial.settings) or 'as it is')}</code>",
             f"{100 * trial.value:.1f}",
-            chip("chosen", css="") if place == one.best else "",
+            chip("chosen", css="") if place == first_best(one.trials) else "",
         ]
         for one in made.rows
         for place, trial in enumerate(one.trials)
     ]
     head = ["Row", "Settings", f"{label(*made.planned.headline)} on validation, first seed", ""]
-    return section("trials", "Trials", table(head, body, css="numbers"), lead="What each row was tried with.")
+    rate = made.planned.form.trial_steps_rate
+    lead = "What each row was tried with" + ("." if rate == 1 else f", in {100 * rate:.0f} % of its steps.")
+    return section("trials", "Trials", table(head, body, css="numbers"), lead=lead)
 
 
 def _training(made: Made) -> str:

@@ -24,10 +24,14 @@ class Planned:
 
     table: Table
     size: Size
+    form: Form
+    """With the settings that were given."""
     rows: Sequence[Row]
     """Those of the form."""
     plans: Mapping[str, Sequence[Plan]]
     """Row → what is trained in each of its trials."""
+    full: Mapping[str, Sequence[Plan]]
+    """Row → the same with all of the row's steps."""
     run: RunConfig
     """Of the stages that all rows share."""
     evaluation: EvaluationConfig
@@ -41,7 +45,7 @@ class Planned:
 
     def chosen(self, row: Row, *, best: int) -> Plan:
         """Return a row's trial as the row itself."""
-        return self.plans[row.name][best]._replace(name=row.name)
+        return self.full[row.name][best]._replace(name=row.name)
 
 
 def resolve(table: Table, *, size: Size, part: Part, settings: Sequence[str]) -> Planned:
@@ -66,10 +70,11 @@ def resolve(table: Table, *, size: Size, part: Part, settings: Sequence[str]) ->
     rows = table.rows_of(form)
     _check_not_tried(rows, form=form, settings=training)
     plans = {row.name: trial_plans(row, form) for row in rows}
+    full = {row.name: trial_plans(row, replace(form, trial_steps_rate=1.0)) for row in rows}
     run = _run_config(table, form.run, plans=[plan for own in plans.values() for plan in own], settings=others)
     evaluation = run.evaluation.override(f"part={part.value}")
     headline = table.headline or Column("recall", evaluation.headline_k)
-    return Planned(table, size, rows, plans, run, evaluation, headline)
+    return Planned(table, size, form, rows, plans, full, run, evaluation, headline)
 
 
 def _check_not_tried(rows: Sequence[Row], *, form: Form, settings: Sequence[str]) -> None:
@@ -87,9 +92,10 @@ def _check_not_tried(rows: Sequence[Row], *, form: Form, settings: Sequence[str]
 def trial_plans(row: Row, form: Form) -> list[Plan]:
     """Return what is trained in each trial of a row that a form makes."""
     config = row.config().override(*form.settings)
+    steps = f"loop.steps={max(1, round(form.trial_steps_rate * config.loop.steps))}"
     start = None if row.start is None else row.start().override(*form.settings)
     return [
-        Plan(f"{row.name} trial {number}", config.override(*settings), row.permutes_photos, start)
+        Plan(f"{row.name} trial {number}", config.override(steps, *settings), row.permutes_photos, start)
         for number, settings in enumerate(row.trials[: form.num_trials], start=1)
     ]
 

@@ -18,19 +18,11 @@ from triptych.evaluate.text_table import with_interval
 from triptych.foundation.artifact import Artifact, git_commit, package_version
 from triptych.pretrain.base import PretrainConfig
 from triptych.recipes.reproduce.base import Row
+from triptych.recipes.reproduce.choices import Trial, trials_of
 from triptych.recipes.reproduce.plans import Planned
 
 ONE_SEED = "one seed"
 NO_EVIDENCE = "no evidence: one seed"
-
-
-class Trial(NamedTuple):
-    """One setting of a row, and what it reached."""
-
-    settings: tuple[str, ...]
-    """What it changes; nothing: the row as it is."""
-    value: float
-    """The headline on the validation part, first seed."""
 
 
 class RowMade(NamedTuple):
@@ -38,8 +30,6 @@ class RowMade(NamedTuple):
 
     row: Row
     trials: Sequence[Trial]
-    best: int
-    """Place of the chosen trial."""
     config: PretrainConfig
     """With the chosen settings."""
     logs: Mapping[int, Sequence[Mapping[str, Any]]]
@@ -169,8 +159,7 @@ def _settings(made: Made) -> dict[str, Any]:
 def _row_settings(made: RowMade) -> dict[str, Any]:
     return {
         "what": made.row.what,
-        "trials": [{"settings": list(trial.settings), "validation": trial.value} for trial in made.trials],
-        "chosen": list(made.trials[made.best].settings),
+        **trials_of(made.trials),
         "permutes_photos": made.row.permutes_photos,
         "seconds": [round(_last(lines, "seconds"), 1) for lines in made.logs.values()],
         "config": made.config.dump(),
