@@ -1,0 +1,112 @@
+"""How a recall model is trained."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from triptych.foundation.config import Config
+from triptych.foundation.registry import one_of
+from triptych.nn.precision import Precision
+from triptych.recall.base import RetrieverConfig
+from triptych.recall.learned import MODELS, RecallModelConfig, model_config
+from triptych.recall.models.two_tower import TwoTowerConfig
+from triptych.recall.negatives import Against, LogQ
+from triptych.training.loop import LoopConfig
+
+
+class RecallTrainConfig(Config):
+    """The model, and how it is trained."""
+
+    model: Annotated[RetrieverConfig, one_of(MODELS, default="two_tower")] = TwoTowerConfig()
+    """What is trained: a kind of `triptych.recall.models` that learns."""
+    against: Against = Against.SAMPLED
+    """What a page's choices are contrasted with."""
+    num_negatives: int = Field(10_000, ge=1)
+    """Draws for a batch, with replacement, shared by its pages; with against = 'sampled' and 'mixed' only."""
+    log_q: LogQ = LogQ.IMPORTANCE
+    """How scores are corrected for how often an item is a negative: importance, none, or tf with against = 'sampled';
+    all items, against = 'full', need no correction."""
+    negative_power: float = Field(1.0, ge=0)
+    """Negatives are drawn by their number of choices to this power."""
+    negative_smoothing: float = Field(1.0, ge=0)
+    """Added to every item's number of choices, so that items nobody chose are negatives too."""
+    hard_mixes: int = Field(0, ge=0)
+    """MGDSPR's hard negatives: for each page, so many of the highest-scoring negatives are mixed with its choices."""
+    mix_low: float = Field(0.4, ge=0, le=1)
+    """Least share of the choice in such a mixture, drawn uniformly for each page."""
+    mix_high: float = Field(0.6, ge=0, le=1)
+    """Largest share."""
+    batch_pages: int = Field(256, ge=1)
+    """Pages of a batch; fewer where the log has fewer."""
+    most_positives: int = Field(3, ge=1)
+    """Choices of a page that are learned from; of more, so many are drawn."""
+    pages_rate: float = Field(1.0, gt=0, le=1)
+    """Share of the clicked pages that are learned from, to see what a shorter log does."""
+    id_min_count: int = Field(1, ge=1)
+    """Pages on which a query or an item must stand to be given a vector of its own."""
+    id_dropout_rate: float = Field(0.05, ge=0, lt=1)
+    """Share of IDs that are hidden in training, so that what is new is answered by content."""
+    epochs: float = Field(2.0, gt=0)
+    """Times through the clicked pages."""
+    validations: int = Field(4, ge=1)
+    """Validations, spread evenly over the training; the best of them is kept."""
+    validation_queries: int = Field(1_000, ge=1)
+    """Queries of the validation part that choose the best weights; fewer where it has fewer."""
+    validation_k: int = Field(100, ge=1)
+    """Cut-off of the recall that chooses them."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate of all weights but those by ID, which have a multiple of it (`model.id_rate_factor`)."""
+    warmup_rate: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises to its peak; it then falls to 0 along a cosine."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's decay, of matrices only; vectors by ID have none."""
+    clip_norm: float = Field(3.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    precision: Precision = Precision.AUTO
+    """Number format of matrix products: bf16, fp32, or auto (bf16 where the device has instructions for it)."""
+    device: str = "auto"
+    """cpu, cuda, or auto (a GPU if there is one)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        model_config(self.model)
+        if self.mix_low > self.mix_high:
+            raise ValueError(f"mix_low is {self.mix_low:g} and mix_high {self.mix_high:g}: set them in order.")
+        if self.log_q is LogQ.TF and self.against is not Against.SAMPLED:
+            raise ValueError("log_q = 'tf' corrects for draws alone: set against = 'sampled', or log_q = 'importance'.")
+        draws = self.against in (Against.SAMPLED, Against.MIXED)
+        without_effect = {
+            "num_negatives": not draws,
+            "negative_power": not draws,
+            "negative_smoothing": not draws,
+            "log_q": self.against is Against.FULL,
+            "mix_low": not self.hard_mixes,
+            "mix_high": not self.hard_mixes,
+        }
+        for name, idle in without_effect.items():
+            if idle and getattr(self, name) != type(self).model_fields[name].default:
+                other = "hard_mixes = 0" if name.startswith("mix") else f"against = '{self.against}'"
+                raise ValueError(f"{name} has no effect with {other}. Remove one of them.")
+        return self
+
+    @property
+    def recall_model(self) -> RecallModelConfig:
+        """The model's config."""
+        return model_config(self.model)
+
+    def loop(self, *, batches_per_epoch: float) -> LoopConfig:
+        """Return how the training loop runs on a log of that length."""
+        steps = max(1, round(self.epochs * batches_per_epoch))
+        return LoopConfig(
+            steps=steps,
+            learning_rate=self.learning_rate,
+            warmup_steps=round(self.warmup_rate * steps),
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+            precision=self.precision,
+            device=self.device,
+            validate_every=math.ceil(steps / self.validations),
+        )

@@ -1,0 +1,98 @@
+"""Query tower and item tower over IDs and frozen pretrained vectors: Taobao's vector recall.
+
+Queries and items each have a vector by ID and one by content, which a pretrained encoder has made of their words and
+photos. How the two are made one is `nn.fusion.Fusion`; the score is the cosine over a temperature. What has no ID of
+its own, a query nobody has asked or an item that is new, has the vector of row 0 in its place, which is trained by
+hiding IDs at random (`recall.train`), and its own content.
+
+Source: the Taobao article (part 5), reconstructed: its sizes are not public.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from triptych.nn.fusion import FusedVectors, Fusion
+from triptych.recall.learned import ItemFeatures, RecallModel, RecallModelConfig, RequestFeatures, Sizes
+
+
+class TwoTowerConfig(RecallModelConfig):
+    """What vectors are made of, and their size."""
+
+    kind: Literal["two_tower"] = "two_tower"
+    """Name of the file that defines it."""
+    fusion: Fusion = Fusion.IDFC
+    """How ID and content are made one."""
+    dim: int = Field(128, ge=1)
+    """Length of an ID's vector, and of a reduced content vector."""
+    hidden_dims: tuple[int, ...] = ()
+    """Layers of an MLP in the place of the one map of content; with fusion = 'mm' only."""
+    bends_ids: bool = False
+    """Whether the map of ID vectors ends in tanh; with fusion = 'mm+idfc' and 'mm+idfc_cat' only."""
+    id_rate_factor: float = Field(100.0, gt=0)
+    """Learning rate of the ID vectors (row-wise Adagrad) as a multiple of the loop's."""
+    id_init_std: float = Field(0.01, ge=0)
+    """Standard deviation of the first ID vectors; small, so that a vector begins as that of its content."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Self:
+        if self.hidden_dims and self.fusion is not Fusion.MM:
+            raise ValueError("hidden_dims has no effect with this fusion. Remove it, or set fusion = 'mm'.")
+        if self.bends_ids and self.fusion not in (Fusion.IDFC, Fusion.IDFC_CAT):
+            raise ValueError("bends_ids has no effect with this fusion. Remove it, or set fusion = 'mm+idfc'.")
+        return self
+
+    @property
+    def reads_content(self) -> bool:
+        """As the fusion."""
+        return self.fusion.reads_content
+
+    def build(self, sizes: Sizes, *, seed: int) -> TwoTower:
+        """Make the model with new weights."""
+        return TwoTower(self, sizes, seed=seed)
+
+
+CONFIG = TwoTowerConfig
+
+
+class TwoTower(RecallModel):
+    """Two towers of the same build, each with weights of its own."""
+
+    def __init__(self, config: TwoTowerConfig, sizes: Sizes, *, seed: int) -> None:
+        """Make the towers; use `TwoTowerConfig.build`."""
+        super().__init__()
+        self.config, self.sizes = config, sizes
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.queries = _tower(config, num_ids=sizes.num_queries, content_dim=sizes.query_content_dim)
+            self.items = _tower(config, num_ids=sizes.num_items, content_dim=sizes.item_content_dim)
+
+    @property
+    def vector_dim(self) -> int:
+        """Length of a vector."""
+        return self.items.out_dim
+
+    def encode_requests(self, requests: RequestFeatures) -> Tensor:
+        """Return unit vectors of queries ``[n, vector_dim]``."""
+        return self.queries(requests.query_ids, requests.query_content)
+
+    def encode_items(self, items: ItemFeatures) -> Tensor:
+        """Return unit vectors ``[n, vector_dim]``."""
+        return self.items(items.item_ids, items.content)
+
+
+def _tower(config: TwoTowerConfig, *, num_ids: int, content_dim: int) -> FusedVectors:
+    return FusedVectors(
+        config.fusion,
+        num_ids=num_ids,
+        content_dim=content_dim,
+        dim=config.dim,
+        hidden_dims=config.hidden_dims,
+        id_rate_factor=config.id_rate_factor,
+        id_init_std=config.id_init_std,
+        bends_ids=config.bends_ids,
+    )

@@ -1,0 +1,222 @@
+"""Recall training as the loop sees it: pages and their negatives in, loss and validation out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from triptych.data.catalogue import Catalogue
+from triptych.data.pages import PageSampler, read_pages
+from triptych.data.sampling import KnownPairs
+from triptych.data.splits import Part, Split
+from triptych.foundation.errors import DataError
+from triptych.losses.base import LossOutput
+from triptych.losses.sampled_softmax import HardMixes, sampled_softmax
+from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
+from triptych.recall.config import RecallTrainConfig
+from triptych.recall.features import Features, Ids
+from triptych.recall.learned import ItemFeatures, RecallModel, RequestFeatures
+from triptych.recall.negatives import NegativeSource
+from triptych.training.distributed import ALONE, Group
+from triptych.training.loop import on_device
+from triptych.training.task import Validation
+
+PAGES_SEED = 0
+"""Draws the pages of a shorter log."""
+VALIDATION_SEED = 0
+"""Draws the queries that are validated on: the same for every model and seed."""
+ENCODED_ITEMS = 16_384
+"""Items encoded at a time where all are."""
+SCORED = 32_000_000
+"""Scores in memory at a time in validation."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a recall model is trained from, beside its config."""
+
+    catalogue: Catalogue
+    """Queries, items, events."""
+    split: Split
+    """Its training part is learned, its validation part chooses the weights."""
+    query_content: NDArray[Any] | None
+    """``[queries, dim]``, what the pretrained encoder makes of the catalogue's queries; None: the model reads none."""
+    item_content: NDArray[Any] | None
+    """``[items, dim]``, what it makes of the items."""
+    seed: int
+    """Of initial weights and batches."""
+    group: Group = ALONE
+    """The processes that train together."""
+
+
+class RecallBatch(NamedTuple):
+    """Pages, their choices and their negatives. Of several processes each has its share of pages and of items."""
+
+    requests: RequestFeatures
+    items: ItemFeatures
+    """Those of this process; places below are among the items of all."""
+    page: Tensor
+    """int64 ``[pairs]``, the place of each choice's page among this process's."""
+    positive: Tensor
+    """int64 ``[pairs]``, the place of its item."""
+    negative: Tensor
+    """int64 ``[negatives]``, the places of the negatives."""
+    masked: Tensor
+    """bool ``[pages, negatives]``, True where a negative was chosen on the page."""
+    negative_bias: Tensor
+    """float32 ``[negatives]``."""
+    positive_bias: Tensor | None
+    """float32 ``[pairs]``."""
+    mix_share: Tensor | None
+    """float32 ``[pages]``, the choice's share of hard mixtures; None: there are none."""
+    num_pages: int
+    """Pages of all processes."""
+    num_items: int
+    """Items of all processes."""
+    num_pairs: int
+    """Choices of all processes."""
+
+
+class RecallTask:
+    """A recall model as a `training.task.Task`."""
+
+    name = "training recall"
+
+    def __init__(self, config: RecallTrainConfig, given: Given) -> None:
+        """Gather the pages and make the model.
+
+        Raises:
+            DataError: nothing was chosen under a query in training, or in validation.
+        """
+        self._config = config
+        self._group = given.group
+        self._seed = given.seed
+        pages = read_pages(given.catalogue, places=given.split.train)
+        if config.pages_rate < 1:
+            pages = pages.some(config.pages_rate, rng=np.random.default_rng(PAGES_SEED))
+        self._pages = pages
+        self._sampler = PageSampler(
+            pages, batch_pages=config.batch_pages, most_positives=config.most_positives, seed=given.seed
+        )
+        self.ids = Ids.fit(given.catalogue, pages=pages, min_count=config.id_min_count)
+        self.features = Features(
+            given.catalogue, ids=self.ids, query_content=given.query_content, item_content=given.item_content
+        )
+        self._num_items = given.catalogue.num_items
+        self._negatives = NegativeSource(
+            config, pages, num_items=self._num_items, batch_pages=self._sampler.batch_pages
+        )
+        page = np.repeat(np.arange(len(pages.query_row)), np.diff(pages.offsets))
+        self._on_page = KnownPairs(page, pages.item_rows)
+        self._validation = _some_targets(given.split, most=config.validation_queries)
+        self.module: RecallModel = config.recall_model.build(self.features.sizes, seed=given.seed)
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """Batches in which every page is seen once."""
+        return self._sampler.batches_per_epoch
+
+    def batch(self, index: int) -> RecallBatch:
+        """Draw batch `index`, and gather what is known of its queries and items."""
+        config, group = self._config, self._group
+        rng = np.random.default_rng([self._seed, index, 2])  # apart from the sampler's streams
+        drawn = self._sampler.batch(index)
+        negatives, negative_bias = self._negatives.draw(drawn, rng=rng)
+        item_rows, place = np.unique(np.concatenate([drawn.item_rows, negatives]), return_inverse=True)
+        positive, negative = np.split(place, [len(drawn.item_rows)])
+        query_rows = self._pages.query_row[drawn.pages]
+        hidden = [rng.random(len(rows)) < config.id_dropout_rate for rows in (query_rows, item_rows)]
+        mix_share = rng.uniform(config.mix_low, config.mix_high, size=len(query_rows)).astype(np.float32)
+        own_pages, own_items = group.share(len(query_rows)), group.share(len(item_rows))
+        mine = np.arange(len(query_rows))[own_pages]
+        kept = np.isin(drawn.page, mine)
+        positive_bias = self._negatives.positive_bias(drawn.item_rows)
+        return RecallBatch(
+            requests=self.features.requests(query_rows[own_pages], hidden=hidden[0][own_pages]),
+            items=self.features.items(item_rows[own_items], hidden=hidden[1][own_items]),
+            page=torch.from_numpy(np.searchsorted(mine, drawn.page[kept])),
+            positive=torch.from_numpy(positive[kept]),
+            negative=torch.from_numpy(negative),
+            masked=torch.from_numpy(self._on_page.among(drawn.pages[own_pages], item_rows=negatives)),
+            negative_bias=torch.from_numpy(negative_bias),
+            positive_bias=None if positive_bias is None else torch.from_numpy(positive_bias[kept]),
+            mix_share=torch.from_numpy(mix_share[own_pages]) if config.hard_mixes else None,
+            num_pages=len(query_rows),
+            num_items=len(item_rows),
+            num_pairs=len(drawn.item_rows),
+        )
+
+    def num_samples(self, batch: RecallBatch) -> int:
+        """Count choices."""
+        return batch.num_pairs
+
+    def losses(self, batch: RecallBatch) -> LossOutput:
+        """Contrast the choices of each page with the batch's negatives."""
+        items = self._group.gather(self.module.encode_items(batch.items), total=batch.num_items)
+        mixes = None if batch.mix_share is None else HardMixes(self._config.hard_mixes, batch.mix_share)
+        return sampled_softmax(
+            self.module.encode_requests(batch.requests),
+            positives=items[batch.positive],
+            request=batch.page,
+            negatives=items[batch.negative],
+            masked=batch.masked,
+            temperature=self.module.config.temperature,
+            negative_bias=batch.negative_bias,
+            positive_bias=batch.positive_bias,
+            mixes=mixes,
+            total=batch.num_pages,
+        )
+
+    def validate(self) -> Validation:
+        """Rank all items for a fixed sample of validation queries, and measure recall."""
+        k = min(self._config.validation_k, self._num_items)
+        items = self.item_vectors()
+        query_rows, wanted = self._validation
+        asked = self.module.encode_requests(on_device(self._device, self.features.requests(query_rows)))
+        ranked = nearest(asked, items, k=k)
+        name = f"recall@{k}"
+        recall = macro(recall_at_k(match(ranked.numpy(), targets=wanted), k=k))
+        return Validation({name: recall}, headline=name)
+
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """Encode every item of the catalogue, float32 ``[items, vector_dim]``."""
+        blocks = np.split(np.arange(self._num_items), range(ENCODED_ITEMS, self._num_items, ENCODED_ITEMS))
+        return torch.cat(
+            [self.module.encode_items(on_device(self._device, self.features.items(rows))) for rows in blocks]
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+
+def nearest(requests: Tensor, items: Tensor, *, k: int) -> Tensor:
+    """Return the places of each request's k items of largest inner product, int64 ``[n, k]`` on the CPU."""
+    block = max(1, SCORED // max(1, len(items)))
+    found = [torch.topk(some @ items.T, k, dim=1).indices.cpu() for some in requests.split(block)]
+    return torch.cat(found) if found else torch.empty(0, k, dtype=torch.int64)
+
+
+def _some_targets(split: Split, *, most: int) -> tuple[NDArray[np.int64], TargetSets]:
+    """Draw a fixed sample of the validation part's queries, with what each should find.
+
+    Raises:
+        DataError: there are none.
+    """
+    targets = split.targets(Part.VALIDATION)
+    if not len(targets.query_row):
+        raise DataError(
+            "events: nothing was chosen under a query in the validation part, so the best weights cannot be chosen. "
+            "Choose another split."
+        )
+    rng = np.random.default_rng(VALIDATION_SEED)
+    chosen = np.sort(rng.permutation(len(targets.query_row))[:most])
+    wanted = [targets.item_rows[targets.offsets[place] : targets.offsets[place + 1]] for place in chosen]
+    offsets = np.concatenate([[0], np.cumsum([len(one) for one in wanted])])
+    return targets.query_row[chosen].astype(np.int64), TargetSets(offsets, np.concatenate(wanted))

@@ -1,0 +1,83 @@
+"""Trains a recall model on clicked pages, against negatives from the whole catalogue.
+
+A sample is a page: its query, and up to three of the items that were chosen on it. All pages of a batch share some ten
+thousand negatives, drawn by how often items were chosen, so that the loss estimates the softmax over the whole
+catalogue (`losses.sampled_softmax`); what is drawn twice is encoded once.
+
+Source: the Taobao article (part 4), reconstructed in its section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from triptych.foundation.artifact import Artifact, produce
+from triptych.foundation.errors import ConfigError
+from triptych.recall.config import RecallTrainConfig
+from triptych.recall.task import Given, RecallTask
+from triptych.training.distributed import Processes
+from triptych.training.loop import fit
+from triptych.training.loop import follow as follow_steps
+
+KIND = "recall"
+VECTORS = "vectors.npy"
+
+
+def run(config: RecallTrainConfig, given: Given, *, inputs: Mapping[str, Artifact], out: Path) -> Artifact:
+    """Train a recall model, go on where an attempt was interrupted, or open it where it has been trained.
+
+    Args:
+        config: of model and training.
+        given: what it is trained from; of its group this is the first process.
+        inputs: the artefacts that `given` was opened from; their ids enter the artefact's id.
+        out: folder of the stage.
+
+    Returns:
+        Artefact ``recall``: the model's files, ``query_ids`` and ``item_ids``, ``vectors.npy`` (float16 ``[items,
+        vector_dim]``, by item row), ``train.jsonl``.
+
+    Raises:
+        DataError: there is nothing to train or validate on.
+        ConfigError: the model reads content, and there is none.
+    """
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        check_content(config, given)
+        task = RecallTask(config, given)
+        loop = config.loop(batches_per_epoch=task.batches_per_epoch)
+        given.group.tell(True)
+        result = fit(task, config=loop, out=folder, seed=given.seed, group=given.group)
+        task.module.eval()
+        np.save(folder / VECTORS, task.item_vectors().cpu().numpy().astype(np.float16))
+        task.module.save(folder)
+        task.ids.save(folder)
+        parameters = sum(weight.numel() for weight in task.module.parameters())
+        return {**result._asdict(), "parameters": parameters, "vector_dim": task.module.vector_dim}
+
+    described = {"recall": config.dump(), "seed": given.seed}
+    return produce(out, kind=KIND, config=described, inputs=inputs, build=build)
+
+
+def follow(config: RecallTrainConfig, given: Given) -> None:
+    """Do this process's share of the training that the first one of its group keeps with `run`."""
+    assert isinstance(given.group, Processes)
+    task = RecallTask(config, given)
+    loop = config.loop(batches_per_epoch=task.batches_per_epoch)
+    follow_steps(task, config=loop, seed=given.seed, group=given.group)
+
+
+def check_content(config: RecallTrainConfig, given: Given) -> None:
+    """Refuse a model that reads content where there is none.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if config.recall_model.reads_content and (given.query_content is None or given.item_content is None):
+        raise ConfigError(
+            f"model: '{config.model.kind}' reads the vectors of a pretrained encoder, and there are none. Train one, "
+            "or set model.fusion = 'id'."
+        )
