@@ -88,6 +88,18 @@ class Group:
         del total
         return own
 
+    def gather_rows(self, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Join the rows that each process has, without gradient: any number of them.
+
+        Args:
+            rows: int64 ``[rows]``.
+            values: ``[rows, dim]``.
+
+        Returns:
+            Both, of the first process, then of the second, and so on: on every process the same.
+        """
+        return rows, values
+
     def sum_gradients(self, weights: Sequence[Tensor], *, beside: Tensor) -> None:
         """Add up the gradients over the processes, in place; a weight without gradient everywhere keeps none.
 
@@ -154,6 +166,13 @@ class Processes(Group):
         gathered: Tensor = _Gather.apply(own, self.rank, self.size, total)
         return gathered
 
+    def gather_rows(self, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Group.gather_rows`."""
+        with _together():
+            counts = [torch.empty(1, dtype=torch.int64) for _ in range(self.size)]
+            dist.all_gather(counts, torch.tensor([len(rows)]), group=self._quiet)
+            return _joined(rows, counts), _joined(values, counts)
+
     def sum_gradients(self, weights: Sequence[Tensor], *, beside: Tensor) -> None:
         """See `Group.sum_gradients`."""
         # A share may lack what another has, such as photos; AdamW passes over a weight only if nobody has used it.
@@ -219,6 +238,16 @@ class _Gather(torch.autograd.Function):
         with _together():
             dist.all_reduce(gradient)
         return gradient[ctx.rank :: ctx.size], None, None, None
+
+
+def _joined(own: Tensor, counts: Sequence[Tensor]) -> Tensor:
+    """Join what all processes have, where each knows how many rows each has."""
+    lengths = [int(count) for count in counts]
+    padded = own.new_zeros(max(lengths), *own.shape[1:])
+    padded[: len(own)] = own
+    found = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(found, padded)
+    return torch.cat([part[:length] for part, length in zip(found, lengths, strict=True)])
 
 
 def join(environment: Mapping[str, str] | None = None) -> Group:

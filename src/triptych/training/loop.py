@@ -38,8 +38,9 @@ from triptych.training.checkpoint import Checkpoints
 from triptych.training.compiled import compile_blocks, uncompiled
 from triptych.training.distributed import ALONE, Group, Processes
 from triptych.training.log import LOG_FILE, TrainLog
+from triptych.training.row_tables import RowTables, rate_factor_of
 from triptych.training.schedule import Schedule, Stretch, learning_rate_factor
-from triptych.training.task import Batch, Parts, RateFactors, Task, Validation
+from triptych.training.task import Batch, Parts, Task, Validation
 from triptych.training.watch import LossWatch
 
 T = TypeVar("T")
@@ -176,8 +177,7 @@ def follow(
         steps.module.train()
         with closing(steps.batches(step)) as batches:
             while step < config.steps and not stopped:
-                steps.gradients(batches, step=step)
-                steps.update()
+                steps.update(steps.gradients(batches, step=step), step=step)
                 step += 1
                 if config.validates_after(step):
                     stopped = group.listen()
@@ -220,7 +220,9 @@ class _Steps(Generic[Batch]):
         self._stretch = stretch
         if config.compile_model:
             compile_blocks(self.module, device=self.device)
-        self._weights = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        self._tables = RowTables(self.module)
+        dense = {name: p for name, p in self.module.named_parameters() if name not in self._tables.weights}
+        self._weights = {name: p for name, p in dense.items() if p.requires_grad}
         self._optimizer = self._make_optimizer()
 
     def randomness(self) -> AbstractContextManager[None]:
@@ -255,13 +257,16 @@ class _Steps(Generic[Batch]):
         by_name = _by_name(parts)
         figures = torch.stack([torch.stack(values).mean() for values in (totals, *by_name.values())])
         self._group.sum_gradients(list(self._weights.values()), beside=figures)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._weights.values(), config.clip_norm)
+        grad_norm = self._clip()
         return _StepFigures(figures[0], dict(zip(by_name, figures[1:], strict=True)), grad_norm, learning_rate, samples)
 
-    def update(self) -> None:
-        """Change the weights by the gradients."""
+    def update(self, figures: _StepFigures, *, step: int) -> None:
+        """Change the weights by the gradients of a step, from 0."""
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        clipped = (self._config.clip_norm / (figures.grad_norm + 1e-6)).clamp(max=1.0)  # as torch scales the others
+        seed = _mixed(self._seed, step, rank=0)
+        self._tables.update(learning_rate=figures.learning_rate, scale=clipped, seed=seed)
 
     def checkpoint(self) -> dict[str, Tensor]:
         """Return everything that a step changes, by name."""
@@ -269,7 +274,7 @@ class _Steps(Generic[Batch]):
         for name, weight in self._weights.items():
             for slot, value in self._optimizer.state[weight].items():
                 tensors[f"{OPTIMIZER}{name}/{slot}"] = value
-        return tensors
+        return tensors | self._tables.state()
 
     def part_norms(self, grad_norm: Tensor) -> dict[str, float]:
         """Return the norm of the gradient of each part, before `update`, of a module that tells its parts apart.
@@ -283,12 +288,14 @@ class _Steps(Generic[Batch]):
         norms = {}
         for part, beginnings in self.module.parts().items():
             found = [w.grad.norm() for n, w in self._weights.items() if n.startswith(beginnings) and w.grad is not None]
+            found = [norm * unclipped for norm in found] + self._tables.norms(beginnings)
             if found:
-                norms[f"grad_norm/{part}"] = float(torch.stack(found).norm()) * unclipped
+                norms[f"grad_norm/{part}"] = float(torch.stack(found).norm())
         return norms
 
     def carry_on(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the optimiser's state of another run, of what both train."""
+        self._tables.restore(tensors)
         for key, value in tensors.items():
             if key.startswith(OPTIMIZER) and key.removeprefix(OPTIMIZER).rsplit("/", 1)[0] in self._weights:
                 self._set_slot(key, value)
@@ -296,6 +303,7 @@ class _Steps(Generic[Batch]):
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `checkpoint` returned."""
         self.module.load_state_dict({n.removeprefix(MODEL): t for n, t in tensors.items() if n.startswith(MODEL)})
+        self._tables.restore(tensors)
         for key, value in tensors.items():
             if key.startswith(OPTIMIZER):
                 self._set_slot(key, value)
@@ -314,6 +322,16 @@ class _Steps(Generic[Batch]):
         """Return what `checkpoint` does, in an order that is the same in every process."""
         found = self.checkpoint()
         return [found[name] for name in sorted(found)]
+
+    def _clip(self) -> Tensor:
+        """Return the norm of all gradients, and scale down those that are not of a table."""
+        gradients = [weight.grad for weight in self._weights.values() if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).to(self.device)
+        by_table = self._tables.sum_gradients(self._group)
+        if by_table:
+            norm = torch.linalg.vector_norm(torch.stack([norm, *by_table]))
+        torch.nn.utils.clip_grads_with_norm_(self._weights.values(), self._config.clip_norm, norm)
+        return norm
 
     def _set_slot(self, key: str, value: Tensor) -> None:
         name, slot = key.removeprefix(OPTIMIZER).rsplit("/", 1)
@@ -366,7 +384,7 @@ class _Run(Generic[Batch]):
                 figures = steps.gradients(batches, step=state.step)
                 part_norms = steps.part_norms(figures.grad_norm) if self._logs_after(state.step + 1) else {}
                 self._watch.see(state.step + 1, total=figures.total, grad_norm=figures.grad_norm)
-                steps.update()
+                steps.update(figures, step=state.step)
                 state.step += 1
                 state.samples += figures.samples
                 state.seconds += time.perf_counter() - started
@@ -467,11 +485,9 @@ class _Run(Generic[Batch]):
 
 def by_rate_factor(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[float, list[Tensor]]:
     """Group weights by their share of the learning rate, 1 first; see `training.task.RateFactors`."""
-    factors = module.rate_factors() if isinstance(module, RateFactors) else {}
     groups: dict[float, list[Tensor]] = {1.0: []}
     for name, weight in weights.items():
-        factor = next((factor for beginning, factor in factors.items() if name.startswith(beginning)), 1.0)
-        groups.setdefault(factor, []).append(weight)
+        groups.setdefault(rate_factor_of(name, module=module), []).append(weight)
     return groups
 
 

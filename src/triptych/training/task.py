@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from triptych.losses.base import LossOutput
+from triptych.nn.id_table import Exchange
 
 Batch = TypeVar("Batch")
 """A tuple or NamedTuple of tensors, numbers, None, or of such tuples again, in host memory."""
@@ -32,6 +33,37 @@ class RateFactors(Protocol):
 
     def rate_factors(self) -> Mapping[str, float]:
         """Return the beginning of the weights' names → their share of the learning rate; all others have 1."""
+        ...
+
+
+@runtime_checkable
+class RowTrained(Protocol):
+    """A part of the module that changes its own weights, by the rows that a step has used: `nn.id_table.IdTable`.
+
+    The loop's optimiser leaves its weights alone, and so does weight decay. The loop clips its gradients together with
+    all others, gives it the learning rate (`RateFactors` included), and saves what it remembers. Where its weights
+    require no gradient, it is left as it is.
+    """
+
+    def sum_row_gradients(self, group: Exchange) -> Tensor:
+        """Add up the gradients of the step's backward passes over all processes; return the norm of all of them.
+
+        Called once a step by every process, also where none has used the table.
+        """
+        ...
+
+    def update_rows(self, *, learning_rate: float, scale: Tensor, seed: int) -> None:
+        """Change the rows by their gradients times `scale`, and forget those.
+
+        Args:
+            learning_rate: of this step.
+            scale: what clipping leaves of the gradients.
+            seed: of what is drawn; the same in every process, another one for every step.
+        """
+        ...
+
+    def row_state(self) -> Mapping[str, Tensor]:
+        """Return what a step changes beside the weights, by name: the tensors themselves, to be overwritten."""
         ...
 
 

@@ -1,0 +1,193 @@
+"""A vector per id: tables of millions of rows, of which a step sees a few thousand.
+
+A dense optimiser reads and writes every row at every step, and remembers two numbers per entry: a table of a million
+rows takes it longer than the model around it, one of twenty million does not fit. Here a step costs what its batch
+costs, whatever the size of the table (`docs/decisions/0012`).
+
+The weight is a `Parameter`, so that it is saved, moved, counted and frozen as any other, but it never has a gradient:
+`IdTable.forward` copies the rows out, and autograd fills the copy. `training.task.RowTrained` is how the training loop
+knows such a module.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from triptych.nn.rounding import StoredAs, store
+from triptych.nn.row_optimizer import RowOptimizer, new_state, row_steps
+
+INIT_STD = 0.02
+EPS = 1e-10
+CACHED_ROWS = 2048
+"""Rows updated at a time on a CPU: what lies between two operations stays in the processor's cache."""
+
+
+class RowGradients(NamedTuple):
+    """Gradients of some rows of a table; of all others they are 0."""
+
+    rows: Tensor
+    """int64 ``[rows]``."""
+    values: Tensor
+    """float32 ``[rows, dim]``."""
+
+
+class Exchange(Protocol):
+    """The processes that train together, as a table sees them: `training.distributed.Group`."""
+
+    size: int
+
+    def gather_rows(self, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Join what every process has, ``[rows]`` and ``[rows, dim]``, in the same order everywhere."""
+        ...
+
+
+class IdTable(nn.Module):
+    """Vectors by row, trained row by row: a step reads, changes and remembers only the rows of its batch."""
+
+    def __init__(
+        self,
+        num_rows: int,
+        dim: int,
+        *,
+        optimizer: RowOptimizer = RowOptimizer.ADAGRAD,
+        rate_factor: float = 1.0,
+        stored_as: StoredAs = StoredAs.FLOAT32,
+        init_std: float = INIT_STD,
+        eps: float = EPS,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Draw the vectors.
+
+        Args:
+            num_rows: rows, the one for unknown ids included.
+            dim: of a vector.
+            optimizer: how rows are changed.
+            rate_factor: the table's share of the learning rate. Adagrad's steps shrink, so it bears a higher one.
+            stored_as: number format of the vectors; 16 bits halve the memory (see `nn.rounding`).
+            init_std: standard deviation of the first vectors' entries.
+            eps: added to the root of the squares that a gradient is divided by.
+            generator: for the first vectors; None: torch's own.
+        """
+        super().__init__()
+        self.num_rows, self.dim = num_rows, dim
+        self.optimizer, self.rate_factor, self.stored_as, self.eps = optimizer, rate_factor, stored_as, eps
+        self.weight = nn.Parameter(drawn_rows(num_rows, dim, stored_as=stored_as, std=init_std, generator=generator))
+        state = new_state(optimizer, num_rows=num_rows, dim=dim, stored_as=stored_as)
+        self._slots = tuple(state)
+        for slot, values in state.items():
+            self.register_buffer(slot, values, persistent=False)  # goes with the training, not with the model
+        self._found: list[RowGradients] = []
+        self._summed: RowGradients | None = None
+
+    @torch.compiler.disable
+    def forward(self, rows: Tensor) -> Tensor:
+        """Look up rows.
+
+        In training their gradients are kept for `update_rows`, summed over all calls and backward passes before it.
+
+        Args:
+            rows: int64 ``[...]``.
+
+        Returns:
+            float32 ``[..., dim]``.
+        """
+        vectors = functional.embedding(rows, self.weight.detach()).float()
+        if self.training and self.weight.requires_grad and torch.is_grad_enabled():
+            vectors.requires_grad_()
+
+            def keep(leaf: Tensor) -> None:
+                self._found.append(RowGradients(rows.flatten(), leaf.grad.view(-1, self.dim)))
+                leaf.grad = None
+
+            # A hook, and no list of what was looked up: what nobody asks back does not pile up.
+            vectors.register_post_accumulate_grad_hook(keep)
+        return vectors
+
+    def sum_row_gradients(self, group: Exchange) -> Tensor:
+        """Add up what backward passes have brought since the last update, over all processes; return its norm.
+
+        To be called once before `update_rows`, by every process.
+        """
+        nothing = RowGradients(*(torch.empty(shape, device=self.weight.device) for shape in ((0,), (0, self.dim))))
+        rows, values = (torch.cat(parts) for parts in zip(nothing, *self._found, strict=True))
+        self._found = []
+        self._summed = summed_by_row(rows.long(), values)
+        if group.size > 1:
+            self._summed = summed_by_row(*group.gather_rows(*self._summed))
+        return torch.linalg.vector_norm(self._summed.values)
+
+    @torch.no_grad()
+    def update_rows(self, *, learning_rate: float, scale: Tensor | float = 1.0, seed: int = 0) -> None:
+        """Change the rows by their gradients, and forget those.
+
+        Args:
+            learning_rate: before `rate_factor`.
+            scale: by which the gradients are multiplied, to clip them.
+            seed: of the rounding to 16 bits; another one for every step, the same in every process.
+        """
+        assert self._summed is not None, "sum_row_gradients comes before update_rows"
+        (rows, values), self._summed = self._summed, None
+        device = self.weight.device
+        generator = torch.Generator(device).manual_seed(seed)
+        at_once = CACHED_ROWS if device.type == "cpu" else max(1, len(rows))
+        for some, gradients in zip(rows.split(at_once), values.split(at_once), strict=True):
+            steps = row_steps(
+                gradients * scale,
+                optimizer=self.optimizer,
+                state=self.row_state(),
+                rows=some,
+                eps=self.eps,
+                generator=generator,
+            )
+            before = self.weight.index_select(0, some).float()
+            after = before.sub_(steps, alpha=learning_rate * self.rate_factor)
+            store(after, to=self.weight.detach(), rows=some, generator=generator)
+
+    def row_state(self) -> dict[str, Tensor]:
+        """Return what the optimiser remembers, by name, each ``[num_rows, ...]``: to be saved, or overwritten."""
+        return {slot: getattr(self, slot) for slot in self._slots}
+
+    def extra_repr(self) -> str:
+        """Describe the table where torch prints a module."""
+        return f"{self.num_rows}, {self.dim}, optimizer={self.optimizer}, stored_as={self.stored_as}"
+
+
+def summed_by_row(rows: Tensor, values: Tensor) -> RowGradients:
+    """Add up the gradients of equal rows, in the order in which they come.
+
+    Args:
+        rows: int64 ``[n]``.
+        values: ``[n, dim]``.
+
+    Returns:
+        Ascending rows, each once.
+    """
+    # Sorted and summed by an embedding bag: half the time of `unique` and `index_add_`, and on a GPU, where the latter
+    # adds in any order, the same bits in every process.
+    ascending, order = torch.sort(rows, stable=True)
+    distinct, counts = torch.unique_consecutive(ascending, return_counts=True)
+    if not len(distinct):
+        return RowGradients(distinct, values)
+    return RowGradients(distinct, functional.embedding_bag(order, values, counts.cumsum(0) - counts, mode="sum"))
+
+
+def drawn_rows(
+    num_rows: int, dim: int, *, stored_as: StoredAs, std: float, generator: torch.Generator | None
+) -> Tensor:
+    """Draw normal vectors ``[num_rows, dim]``, a block at a time: only the result is as large as the table."""
+    table = torch.empty(num_rows, dim, dtype=stored_as.dtype)
+    for block in table.split(CACHED_ROWS):
+        block.copy_(torch.empty(block.shape).normal_(std=std, generator=generator))
+    return table
+
+
+def table_bytes(num_rows: int, dim: int, *, optimizer: RowOptimizer, stored_as: StoredAs = StoredAs.FLOAT32) -> int:
+    """Return what a table and its optimiser's state take in memory; what a step takes beside it is a few batches."""
+    number = stored_as.dtype.itemsize
+    if optimizer is RowOptimizer.ADAGRAD:
+        return num_rows * (number * dim + 4)
+    return num_rows * (2 * number * dim + 8)
