@@ -212,6 +212,11 @@ def words(text: str) -> list[str]:
     return found
 
 
+def folded(texts: Sequence[str]) -> list[str]:
+    """Write texts in one way: compatibility forms and letter case folded, blanks single. Equal ones are one query."""
+    return [" ".join(_FOLD.normalize_str(text).split()) for text in texts]
+
+
 def item_texts(catalogue: Catalogue, *, features: Sequence[str] = ()) -> list[str]:
     """Return what encoders read as each item's title ``[items]``: the title, with text features appended.
 

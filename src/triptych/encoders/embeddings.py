@@ -1,4 +1,4 @@
-"""The ``embeddings`` artefact: one vector per item of a catalogue, as an encoder sees it."""
+"""The ``embeddings`` artefacts: one vector per item, or per query, of a catalogue, as an encoder sees it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
+from triptych.encoders.base import Export
 from triptych.encoders.embed import Embedder
 from triptych.encoders.features import PhotoFeatures
 from triptych.foundation.artifact import Artifact, produce
 
-KIND = "embeddings"
+KIND, QUERY_KIND = "embeddings", "query_embeddings"
 VECTORS = "vectors.npy"
 
 
@@ -25,6 +26,7 @@ def run(
     out: Path,
     photo_rows: NDArray[np.integer] | None = None,
     features: Artifact | None = None,
+    export: Export | None = None,
 ) -> Artifact:
     """Encode every item of a catalogue, or open what was encoded before.
 
@@ -35,6 +37,7 @@ def run(
         photo_rows: ``[items]``, the permutation the encoder was trained with (the permuted-photo control); None shows
             every item its own photo.
         features: of the catalogue's photos, by the encoder's frozen vision model; None has it look at them again.
+        export: which vector stands for an item; None: that of the encoder's config.
 
     Returns:
         Artefact ``embeddings``: ``vectors.npy``, float16 ``[items, vector_dim]`` in item row order, L2-normalised.
@@ -42,7 +45,7 @@ def run(
 
     def build(folder: Path) -> Mapping[str, Any]:
         seen = None if features is None else PhotoFeatures(features, photos=catalogue.photos)
-        vectors = Embedder.open(encoder).embed_catalogue(catalogue, photo_rows=photo_rows, features=seen)
+        vectors = Embedder.open(encoder, export=export).embed_catalogue(catalogue, photo_rows=photo_rows, features=seen)
         np.save(folder / VECTORS, vectors)
         return {"items": len(vectors), "vector_dim": vectors.shape[1]}
 
@@ -50,10 +53,37 @@ def run(
         encoder.require_input("photo_features", features)
     inputs = {"encoder": encoder, "catalogue": catalogue.artifact}
     # The encoder's id covers the permutation; it is named again because it decides which photos are read here.
-    return produce(out, kind=KIND, config={"permuted": photo_rows is not None}, inputs=inputs, build=build)
+    config = {"permuted": photo_rows is not None, **_exported(export)}
+    return produce(out, kind=KIND, config=config, inputs=inputs, build=build)
+
+
+def run_queries(*, encoder: Artifact, catalogue: Catalogue, out: Path, export: Export | None = None) -> Artifact:
+    """Encode every query of a catalogue, or open what was encoded before.
+
+    Args:
+        encoder: the encoder's artefact.
+        catalogue: whose queries.
+        out: the stage's folder.
+        export: which vector stands for a query; None: that of the encoder's config.
+
+    Returns:
+        Artefact ``query_embeddings``: ``vectors.npy``, float16 ``[queries, vector_dim]`` in query row order.
+    """
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        vectors = Embedder.open(encoder, export=export).queries(catalogue.queries)
+        np.save(folder / VECTORS, vectors.astype(np.float16))
+        return {"queries": len(vectors), "vector_dim": vectors.shape[1]}
+
+    inputs = {"encoder": encoder, "catalogue": catalogue.artifact}
+    return produce(out, kind=QUERY_KIND, config=_exported(export), inputs=inputs, build=build)
 
 
 def load_vectors(embeddings: Artifact) -> NDArray[np.float16]:
-    """Map the vectors ``[items, vector_dim]`` of an embeddings artefact."""
+    """Map the vectors ``[items or queries, vector_dim]`` of an embeddings artefact."""
     vectors: NDArray[np.float16] = np.load(embeddings.file(VECTORS), mmap_mode="r", allow_pickle=False)
     return vectors
+
+
+def _exported(export: Export | None) -> dict[str, str]:
+    return {} if export is None else {"export": export.value}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from triptych.data.catalogue import Catalogue
 from triptych.data.ids import UNKNOWN, IdVocabulary
 from triptych.data.pages import Pages
+from triptych.data.text import folded
 from triptych.recall.learned import ItemFeatures, RequestFeatures, Sizes
 
 QUERIES, ITEMS = "query_ids", "item_ids"
@@ -30,10 +31,9 @@ class Ids:
         """Give a row to every query that was asked, and every item that was chosen, on at least so many pages."""
         asked = np.bincount(pages.query_row, minlength=catalogue.num_queries)
         chosen = np.bincount(pages.item_rows, minlength=catalogue.num_items)
-        item_ids = catalogue.items["item_id"].to_list()
         return cls(
-            queries=IdVocabulary.fit(catalogue.queries, counts=asked, min_count=min_count),
-            items=IdVocabulary.fit(item_ids, counts=chosen, min_count=min_count),
+            queries=IdVocabulary.fit(folded(catalogue.queries), counts=asked, min_count=min_count),
+            items=IdVocabulary.fit(catalogue.item_ids, counts=chosen, min_count=min_count),
         )
 
     def save(self, folder: Path) -> None:
@@ -66,8 +66,8 @@ class Features:
             query_content: ``[queries, dim]``, in memory or mapped; None where the model reads none.
             item_content: ``[items, dim]``, likewise.
         """
-        self._query_ids = ids.queries.rows(catalogue.queries)
-        self._item_ids = ids.items.rows(catalogue.items["item_id"].to_list())
+        self._query_ids = ids.queries.rows(folded(catalogue.queries))
+        self._item_ids = ids.items.rows(catalogue.item_ids)
         self._query_content, self._item_content = query_content, item_content
         self.sizes = Sizes(
             num_queries=ids.queries.num_rows,
@@ -100,7 +100,7 @@ def requests_of(texts: Sequence[str], *, ids: Ids, content: NDArray[np.float32] 
         ids: of the model's tables.
         content: ``[n, dim]``, from the pretrained encoder; None where the model reads none.
     """
-    rows = torch.from_numpy(ids.queries.rows(texts))
+    rows = torch.from_numpy(ids.queries.rows(folded(texts)))
     return RequestFeatures(rows, None if content is None else torch.from_numpy(content))
 
 

@@ -109,7 +109,15 @@ class RecallTask:
         )
         self._num_items = given.catalogue.num_items
         self._negatives = NegativeSource(
-            config, pages, num_items=self._num_items, batch_pages=self._sampler.batch_pages
+            pages,
+            num_items=self._num_items,
+            batch_pages=self._sampler.batch_pages,
+            most_positives=config.most_positives,
+            against=config.against,
+            log_q=config.log_q,
+            num_negatives=config.num_negatives,
+            power=config.negative_power,
+            smoothing=config.negative_smoothing,
         )
         page = np.repeat(np.arange(len(pages.query_row)), np.diff(pages.offsets))
         self._on_page = KnownPairs(page, pages.item_rows)
