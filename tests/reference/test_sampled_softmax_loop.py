@@ -42,7 +42,7 @@ def loop(requests, items, request, positive, negative, *, negative_bias, positiv
         others = [(n, float(requests[r] @ items[n]) / T) for n in negative if n not in mine]
         for p in own:
             z = float(requests[r] @ items[positive[p]]) / T
-            bias = {n: b for n, b in zip(negative, negative_bias, strict=True)}
+            bias = dict(zip(negative, negative_bias, strict=True))
             denominator = sum(math.exp(score + bias[n]) for n, score in others)
             if mixes is not None:
                 count, share = mixes

@@ -13,7 +13,7 @@ from triptych.losses.base import LossOutput
 class HardMixes(NamedTuple):
     """Negatives between a positive and the hardest of the others."""
 
-    count: int
+    number: int
     """How many of a request's negatives are mixed, those with the highest scores; fewer where it has fewer."""
     share: Tensor
     """``[requests]``, the positive's share of each mixture, between 0 and 1."""
@@ -86,7 +86,7 @@ def sampled_softmax(
 
 def _mixed(own: Tensor, scores: Tensor, *, request: Tensor, mixes: HardMixes) -> Tensor:
     """Return the log of what the mixtures add to each pair's denominator ``[pairs]``."""
-    hardest = scores.topk(min(mixes.count, scores.shape[1]), dim=1).values[request]
+    hardest = scores.topk(min(mixes.number, scores.shape[1]), dim=1).values[request]
     share = mixes.share.to(own.dtype)[request, None]
     # A masked negative has no mixture; kept out of the product, whose gradient would be NaN.
     there = hardest > float("-inf")

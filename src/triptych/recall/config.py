@@ -47,6 +47,10 @@ class RecallTrainConfig(Config):
     """Share of the clicked pages that are learned from, to see what a shorter log does."""
     id_min_count: int = Field(1, ge=1)
     """Pages on which a query or an item must stand to be given a vector of its own."""
+    query_buckets: int | None = Field(None, ge=1)
+    """Vectors that queries share by a hash of their words; none: each has its own."""
+    item_buckets: int | None = Field(None, ge=1)
+    """Vectors that items share by a hash of their id; none: each has its own."""
     id_dropout_rate: float = Field(0.05, ge=0, lt=1)
     """Share of IDs that are hidden in training, so that what is new is answered by content."""
     epochs: float = Field(2.0, gt=0)

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
-from triptych.data.ids import UNKNOWN, IdVocabulary
+from triptych.data.ids import UNK, IdVocabulary
 from triptych.data.pages import Pages
 from triptych.data.text import folded
 from triptych.recall.learned import ItemFeatures, RequestFeatures, Sizes
 
 QUERIES, ITEMS = "query_ids", "item_ids"
+HASH_SEED = 0
 
 
 class Ids:
@@ -27,19 +29,39 @@ class Ids:
         self.queries, self.items = queries, items
 
     @classmethod
-    def fit(cls, catalogue: Catalogue, *, pages: Pages, min_count: int = 1) -> Self:
-        """Give a row to every query that was asked, and every item that was chosen, on at least so many pages."""
-        asked = np.bincount(pages.query_row, minlength=catalogue.num_queries)
-        chosen = np.bincount(pages.item_rows, minlength=catalogue.num_items)
-        return cls(
-            queries=IdVocabulary.fit(folded(catalogue.queries), counts=asked, min_count=min_count),
-            items=IdVocabulary.fit(catalogue.item_ids, counts=chosen, min_count=min_count),
-        )
+    def fit(
+        cls,
+        catalogue: Catalogue,
+        *,
+        pages: Pages,
+        min_count: int = 1,
+        query_buckets: int | None = None,
+        item_buckets: int | None = None,
+    ) -> Self:
+        """Give rows to queries and items.
+
+        Args:
+            catalogue: whose.
+            pages: those that are learned from.
+            min_count: pages on which a query was asked, or an item chosen, to have a row of its own.
+            query_buckets: rows that queries share by a hash instead; None: none do.
+            item_buckets: rows that items share.
+        """
+        asked = pl.Series(folded(catalogue.queries), dtype=pl.String).gather(pages.query_row)
+        chosen = pl.Series(catalogue.item_ids, dtype=pl.String).gather(pages.item_rows)
+
+        def ids_of(strings: pl.Series, buckets: int | None) -> IdVocabulary:
+            if buckets is None:
+                return IdVocabulary.fit(strings, min_count=min_count)
+            return IdVocabulary.hashed(buckets, seed=HASH_SEED)
+
+        return cls(queries=ids_of(asked, query_buckets), items=ids_of(chosen, item_buckets))
 
     def save(self, folder: Path) -> None:
         """Write both."""
-        self.queries.save(folder / QUERIES)
-        self.items.save(folder / ITEMS)
+        for name, ids in ((QUERIES, self.queries), (ITEMS, self.items)):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            ids.save(folder / name)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -110,4 +132,4 @@ def taken(content: NDArray[Any] | None, rows: NDArray[np.integer]) -> torch.Tens
 
 
 def _shown(ids: NDArray[np.int64], hidden: NDArray[np.bool_] | None) -> NDArray[np.int64]:
-    return ids if hidden is None else np.where(hidden, UNKNOWN, ids)
+    return ids if hidden is None else np.where(hidden, UNK, ids)

@@ -103,7 +103,13 @@ class RecallTask:
         self._sampler = PageSampler(
             pages, batch_pages=config.batch_pages, most_positives=config.most_positives, seed=given.seed
         )
-        self.ids = Ids.fit(given.catalogue, pages=pages, min_count=config.id_min_count)
+        self.ids = Ids.fit(
+            given.catalogue,
+            pages=pages,
+            min_count=config.id_min_count,
+            query_buckets=config.query_buckets,
+            item_buckets=config.item_buckets,
+        )
         self.features = Features(
             given.catalogue, ids=self.ids, query_content=given.query_content, item_content=given.item_content
         )
