@@ -34,6 +34,7 @@ _ROLES = {
     "colour-histogram": Role.BASELINE,
     "oracle": Role.CEILING,
     "permuted-photo": Role.CONTROL,
+    "random-vector": Role.CONTROL,
 }
 
 

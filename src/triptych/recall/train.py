@@ -27,13 +27,13 @@ KIND = "recall"
 VECTORS = "vectors.npy"
 
 
-def run(config: RecallTrainConfig, given: Given, *, inputs: Mapping[str, Artifact], out: Path) -> Artifact:
+def run(config: RecallTrainConfig, given: Given, *, inputs: Mapping[str, Artifact | str], out: Path) -> Artifact:
     """Train a recall model, go on where an attempt was interrupted, or open it where it has been trained.
 
     Args:
         config: of model and training.
         given: what it is trained from; of its group this is the first process.
-        inputs: the artefacts that `given` was opened from; their ids enter the artefact's id.
+        inputs: what `given` was made from: artefacts, whose ids enter the artefact's id, or words.
         out: folder of the stage.
 
     Returns:

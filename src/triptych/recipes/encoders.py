@@ -52,6 +52,11 @@ class Plan(NamedTuple):
     encoder has the shape of this one's. None: new weights."""
 
     @property
+    def pretrain(self) -> PretrainConfig:
+        """How the encoder is trained."""
+        return self.config
+
+    @property
     def start_plan(self) -> Plan:
         """That training as a plan of its own."""
         assert self.start is not None

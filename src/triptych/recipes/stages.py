@@ -60,7 +60,13 @@ class Trained:
     """One encoder and its vectors of the catalogue."""
 
     encoder: Artifact
+    embeddings: Artifact
     index: Artifact
+
+    @property
+    def model(self) -> Artifact:
+        """What was trained."""
+        return self.encoder
 
     def retriever(self, *, name: str, config: RunConfig) -> Dense:
         """Put the encoder before its index."""
@@ -134,8 +140,8 @@ class Stages:
         check_models(self.config, found)
         return ModelArtifacts(found.get("text_model"), found.get("vision_model"))
 
-    def _models_for(self, config: PretrainConfig) -> ModelArtifacts:
-        """The run's models that one encoder's config names, and what a frozen one sees in the catalogue's photos."""
+    def models_for(self, config: PretrainConfig) -> ModelArtifacts:
+        """Return the run's models that an encoder's config names, and what a frozen one sees in the photos."""
         seen_by = config.encoder.vision_model
         text = None if config.encoder.text_model is None else self.models.text
         vision = None if seen_by is None else self.models.vision
@@ -242,7 +248,7 @@ class Stages:
             out=self.out / "encoder",
         )
         starts = self._starts(plans, work)
-        models = {plan.name: self._models_for(plan.config) for plan in plans}
+        models = {plan.name: self.models_for(plan.config) for plan in plans}
         works = [
             work(plan=plan, seed=seed, models=models[plan.name], start=starts[plan.name])
             for seed in seeds
@@ -258,7 +264,7 @@ class Stages:
         made: dict[str, Artifact] = {}
         for plan in plans:
             if plan.start is not None and plan.start.to_json() not in made:
-                models = self._models_for(plan.start)
+                models = self.models_for(plan.start)
                 made[plan.start.to_json()] = self._warm(work(plan=plan.start_plan, seed=WARM_START_SEED, models=models))
         return {plan.name: None if plan.start is None else made[plan.start.to_json()] for plan in plans}
 
@@ -400,7 +406,7 @@ class Stages:
             ),
             record=f"index {name}",
         )
-        return Trained(encoder, index)
+        return Trained(encoder, vectors, index)
 
     def about(self) -> About:
         """Gather the words the report needs beside its numbers."""

@@ -14,6 +14,7 @@ from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.errors import ConfigError, did_you_mean
 from triptych.pretrain.base import PretrainConfig
 from triptych.recipes.config import RunConfig
+from triptych.recipes.recall import RecallConfig
 
 Settings = tuple[str, ...]
 """Overrides ``a.b=value`` of a row's training config."""
@@ -46,17 +47,22 @@ class Size(StrEnum):
 
 @dataclass(frozen=True)
 class Row:
-    """A trained row of a table. A control's name begins with `permuted-photo` (`evaluate.records.role_of`)."""
+    """A trained row of a table: of an encoder, or of a recall model behind one.
+
+    A control's name begins with `permuted-photo` or `random-vector` (`evaluate.records.role_of`).
+    """
 
     name: str
     what: str
     """What it is, in a few words."""
-    config: Callable[[], PretrainConfig]
-    """Model and training, as the full form has them."""
+    config: Callable[[], PretrainConfig | RecallConfig]
+    """Model and training, as the full form has them; all rows of a table are of one sort."""
     trials: tuple[Settings, ...] = ((),)
     """The settings it is tried with; every row of a table has as many. The best on validation is taken."""
     permutes_photos: bool = False
     """Whether each item is shown another item's photo."""
+    random_vectors: bool = False
+    """Whether a recall model is given a random vector for each item's content."""
     start: Callable[[], PretrainConfig] | None = None
     """A training that comes before, once for all rows and seeds that name it; its settings are the form's too."""
 
@@ -120,6 +126,11 @@ class Table:
         for name in named:
             if name not in names and name not in STANDING:
                 raise ConfigError(f"table '{self.name}': there is no row '{name}'.{did_you_mean(name, names)}")
+
+    @property
+    def learns_recall(self) -> bool:
+        """Whether its rows are recall models; else they are encoders."""
+        return isinstance(self.rows[0].config(), RecallConfig)
 
     def form(self, size: Size) -> Form:
         """Return one of the two forms."""

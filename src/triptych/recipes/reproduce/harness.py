@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,18 +28,22 @@ from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
-from triptych.recipes.encoders import Plan
+from triptych.recipes.recall import TrainedRecall, train_recall
 from triptych.recipes.reproduce.base import STANDING, Row, Size, Table
 from triptych.recipes.reproduce.choices import FILE as CHOICES
 from triptych.recipes.reproduce.choices import Trial, first_best, read_choices, trials_of, write_choices
 from triptych.recipes.reproduce.page import write_page
-from triptych.recipes.reproduce.plans import Planned, resolve
+from triptych.recipes.reproduce.plans import AnyPlan, Planned, resolve
 from triptych.recipes.reproduce.result import Made, RowMade, describe
 from triptych.recipes.run_folder import RunFolder
-from triptych.recipes.stages import AllTrained, Stages, Trained
+from triptych.recipes.stages import Stages, Trained
 from triptych.training.log import LOG_FILE, read_log
 
 log = logging.getLogger(__name__)
+
+AnyTrained = Trained | TrainedRecall
+AllMade = Mapping[tuple[str, int], AnyTrained]
+"""Name of a plan and seed → what was trained."""
 
 KIND, TRIAL = "reproduction", "trial"
 RESULT, RECORDS, PER_QUERY, HTML = "result.json", "records.json", "per_query.parquet", "report.html"
@@ -103,7 +107,9 @@ def reproduce(
     tokenizer = stages.tokenizer(split)
     standing = _Standing(stages.popularity(split), stages.bm25())
     making = _Making(planned, stages=stages, split=split, standing=standing)
-    train = partial(stages.train_plans, split=split, tokenizer=tokenizer)
+    train: Callable[..., AllMade] = partial(stages.train_plans, split=split, tokenizer=tokenizer)
+    if table.learns_recall:
+        train = partial(train_recall, stages=stages, split=split, tokenizer=tokenizer)
     trials = tried or making.trials(train(planned.trial_plans, seeds=planned.run.seeds[:1]))
     made = stages.stage("choices", partial(making.choose, trials=trials))
     _publish(made.file(CHOICES), out / CHOICES)
@@ -138,7 +144,7 @@ class _Making:
         self._split = split
         self._standing = standing
 
-    def trials(self, trained: AllTrained) -> dict[str, list[Trial]]:
+    def trials(self, trained: AllMade) -> dict[str, list[Trial]]:
         """Measure every trial on the validation part: row → its trials."""
         seed = self._planned.run.seeds[0]
         return {
@@ -163,7 +169,7 @@ class _Making:
         }
         return produce(out, kind="choices", config=described, inputs={"split": self._split.artifact}, build=build)
 
-    def write(self, out: Path, *, trained: AllTrained, rows: Sequence[RowMade]) -> Artifact:
+    def write(self, out: Path, *, trained: AllMade, rows: Sequence[RowMade]) -> Artifact:
         """Measure the part, judge the claims, and write all of it; or open what was written."""
         inputs: dict[str, Artifact | str] = {
             "catalogue": self._stages.catalogue.artifact,
@@ -171,14 +177,14 @@ class _Making:
             **self._standing._asdict(),
         }
         for (name, seed), one in trained.items():
-            inputs |= {f"encoder {name} seed {seed}": one.encoder, f"index {name} seed {seed}": one.index}
+            inputs |= {f"{name} seed {seed}": one.model, f"index {name} seed {seed}": one.index}
 
         def build(folder: Path) -> Mapping[str, Any]:
             return self._written(folder, result=self._measured(trained), rows=rows, inputs=inputs)
 
         return produce(out, kind=KIND, config=self._described(rows), inputs=inputs, build=build)
 
-    def _validated(self, plan: Plan, trained: Trained) -> float:
+    def _validated(self, plan: AnyPlan, trained: AnyTrained) -> float:
         planned = self._planned
         config = planned.evaluation.override("part=validation", f"bootstrap_repeats={_TRIAL_REPEATS}")
         evaluate, headline = planned.table.protocol.evaluate, planned.headline
@@ -196,7 +202,7 @@ class _Making:
             "headline": str(headline),
             "evaluation": config.dump(),
         }
-        inputs = {"split": self._split.artifact, "encoder": trained.encoder, "index": trained.index}
+        inputs = {"split": self._split.artifact, "model": trained.model, "index": trained.index}
         made = self._stages.stage(
             TRIAL,
             partial(produce, kind=TRIAL, config=described, inputs=inputs, build=build),
@@ -204,7 +210,7 @@ class _Making:
         )
         return float(made.summary["value"])
 
-    def _measured(self, trained: AllTrained) -> TaskResult:
+    def _measured(self, trained: AllMade) -> TaskResult:
         """Ask every row, those without training included."""
         planned, catalogue = self._planned, self._stages.catalogue
         counts = Popularity.load(self._standing.popularity.path)
@@ -289,11 +295,9 @@ class _Making:
         }
 
 
-def _logs(row: Row, trained: AllTrained) -> dict[int, list[dict[str, Any]]]:
+def _logs(row: Row, trained: AllMade) -> dict[int, list[dict[str, Any]]]:
     """Read the training logs of a row: seed → lines."""
-    return {
-        seed: list(read_log(one.encoder.file(LOG_FILE))) for (name, seed), one in trained.items() if name == row.name
-    }
+    return {seed: list(read_log(one.model.file(LOG_FILE))) for (name, seed), one in trained.items() if name == row.name}
 
 
 def _publish(file: Path, place: Path) -> None:

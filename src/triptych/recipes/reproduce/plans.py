@@ -12,10 +12,14 @@ from triptych.foundation.errors import ConfigError
 from triptych.pretrain.base import PretrainConfig
 from triptych.recipes.config import RunConfig
 from triptych.recipes.encoders import Plan
-from triptych.recipes.reproduce.base import Form, Row, Size, Table
+from triptych.recipes.recall import RecallConfig, RecallPlan
+from triptych.recipes.reproduce.base import Form, Row, Settings, Size, Table
 
-PRETRAIN = "pretrain."
+PRETRAIN, RECALL = "pretrain.", "recall."
 """In front of a setting of every row's training; all others are of data, split and evaluation."""
+WHAT_A_ROW_IS = ("pretrain.kind", "pretrain.stages", "recall.model")
+
+AnyPlan = Plan | RecallPlan
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,9 @@ class Planned:
     """With the settings that were given."""
     rows: Sequence[Row]
     """Those of the form."""
-    plans: Mapping[str, Sequence[Plan]]
+    plans: Mapping[str, Sequence[AnyPlan]]
     """Row → what is trained in each of its trials."""
-    full: Mapping[str, Sequence[Plan]]
+    full: Mapping[str, Sequence[AnyPlan]]
     """Row → the same with all of the row's steps."""
     run: RunConfig
     """Of the stages that all rows share."""
@@ -39,11 +43,11 @@ class Planned:
     headline: Column
 
     @property
-    def trial_plans(self) -> list[Plan]:
+    def trial_plans(self) -> list[AnyPlan]:
         """Every trial of every row."""
         return [plan for plans in self.plans.values() for plan in plans]
 
-    def chosen(self, row: Row, *, best: int) -> Plan:
+    def chosen(self, row: Row, *, best: int) -> AnyPlan:
         """Return a row's trial as the row itself."""
         return self.full[row.name][best]._replace(name=row.name)
 
@@ -60,11 +64,13 @@ def resolve(table: Table, *, size: Size, part: Part, settings: Sequence[str]) ->
     Raises:
         ConfigError: rows that cannot be made together, or a setting that is what a row is tried with.
     """
-    training = [one.removeprefix(PRETRAIN) for one in settings if one.startswith(PRETRAIN)]
-    others = [one for one in settings if not one.startswith(PRETRAIN)]
+    training = [one for one in settings if one.startswith((PRETRAIN, RECALL))]
+    others = [one for one in settings if one not in training]
     for one in training:
-        if one.partition("=")[0].split(".")[0] in ("kind", "stages"):
-            raise ConfigError(f"--set {PRETRAIN}{one}: what a row learns is what the row is. Leave it out.")
+        if one.partition("=")[0].startswith(WHAT_A_ROW_IS):
+            raise ConfigError(f"--set {one}: what a row learns is what the row is. Leave it out.")
+    if not table.learns_recall:
+        training = [one.removeprefix(PRETRAIN) for one in training]
     form = table.form(size)
     form = replace(form, settings=(*form.settings, *training))
     rows = table.rows_of(form)
@@ -84,23 +90,40 @@ def _check_not_tried(rows: Sequence[Row], *, form: Form, settings: Sequence[str]
         for setting in settings:
             if (name := setting.partition("=")[0]) in tried:
                 raise ConfigError(
-                    f"{PRETRAIN}{setting} would have no effect: row '{row.name}' is tried with values of {name} of its "
+                    f"{setting} would have no effect: row '{row.name}' is tried with values of {name} of its "
                     "own. Leave it out."
                 )
 
 
-def trial_plans(row: Row, form: Form) -> list[Plan]:
+def trial_plans(row: Row, form: Form) -> list[AnyPlan]:
     """Return what is trained in each trial of a row that a form makes."""
-    config = row.config().override(*form.settings)
-    steps = f"loop.steps={max(1, round(form.trial_steps_rate * config.loop.steps))}"
+    config = row.config()
+    settings = form.settings
+    if isinstance(config, RecallConfig) and config.pretrain is None:
+        settings = tuple(one for one in settings if not one.startswith(PRETRAIN))
+    config = config.override(*settings)
+    shorter = _shorter(config, rate=form.trial_steps_rate)
     start = None if row.start is None else row.start().override(*form.settings)
-    return [
-        Plan(f"{row.name} trial {number}", config.override(steps, *settings), row.permutes_photos, start)
-        for number, settings in enumerate(row.trials[: form.num_trials], start=1)
-    ]
+    plans: list[AnyPlan] = []
+    for number, trial in enumerate(row.trials[: form.num_trials], start=1):
+        name, tried = f"{row.name} trial {number}", config.override(*shorter, *trial)
+        if isinstance(tried, RecallConfig):
+            plans.append(RecallPlan(name, tried, row.permutes_photos, row.random_vectors))
+        else:
+            plans.append(Plan(name, tried, row.permutes_photos, start))
+    return plans
 
 
-def _run_config(table: Table, run: RunConfig, *, plans: Sequence[Plan], settings: Sequence[str]) -> RunConfig:
+def _shorter(config: PretrainConfig | RecallConfig, *, rate: float) -> Settings:
+    """Return what makes a training take that share of its steps; of a recall model, its own and not its encoder's."""
+    if rate == 1:
+        return ()
+    if isinstance(config, RecallConfig):
+        return (f"recall.epochs={rate * config.recall.epochs}",)
+    return (f"loop.steps={max(1, round(rate * config.loop.steps))}",)
+
+
+def _run_config(table: Table, run: RunConfig, *, plans: Sequence[AnyPlan], settings: Sequence[str]) -> RunConfig:
     """Return the config of the stages that all rows share.
 
     Its training config is that of the row with the most pretrained models; the other rows use of them what they name.
@@ -115,21 +138,22 @@ def _run_config(table: Table, run: RunConfig, *, plans: Sequence[Plan], settings
         ConfigError: a row does not go with the data, or rows read the items in ways that one tokenizer cannot serve.
     """
     shared = {"recipe": f"reproduce {table.name}", "compare": (), "photo_queries": 0}
-    first = max((plan.config for plan in plans), key=lambda config: len(config.encoder.model_configs))
-    for plan in plans:
+    pretrained = {plan.name: plan.pretrain for plan in plans if plan.pretrain is not None}
+    first = max(pretrained.values(), key=lambda config: len(config.encoder.model_configs), default=run.pretrain)
+    for name, config in pretrained.items():
         try:
-            run.model_copy(update={**shared, "pretrain": plan.config}).override(*settings)
+            run.model_copy(update={**shared, "pretrain": config}).override(*settings)
         except ConfigError as error:
-            raise ConfigError(f"row '{plan.name}': {error}") from None
-        _check_shared(plan, first)
+            raise ConfigError(f"row '{name}': {error}") from None
+        _check_shared(name, config, first)
     return run.model_copy(update={**shared, "pretrain": first}).override(*settings)
 
 
-def _check_shared(plan: Plan, first: PretrainConfig) -> None:
-    own, shared = plan.config.encoder, first.encoder
+def _check_shared(name: str, config: PretrainConfig, first: PretrainConfig) -> None:
+    own, shared = config.encoder, first.encoder
     models = {slot: (model.name, model.revision) for slot, model in shared.model_configs.items()}
     others = {slot: (model.name, model.revision) for slot, model in own.model_configs.items()}
     if own.title_features != shared.title_features or others.get("text_model") != models.get("text_model"):
-        raise ConfigError(f"row '{plan.name}': title_features and text_model must be the same in every row of a table.")
+        raise ConfigError(f"row '{name}': title_features and text_model must be the same in every row of a table.")
     if others.get("vision_model", models.get("vision_model")) != models.get("vision_model"):
-        raise ConfigError(f"row '{plan.name}': vision_model must be the same in every row that has one.")
+        raise ConfigError(f"row '{name}': vision_model must be the same in every row that has one.")

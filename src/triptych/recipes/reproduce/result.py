@@ -16,7 +16,7 @@ from triptych.evaluate.report import About
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.text_table import with_interval
 from triptych.foundation.artifact import Artifact, git_commit, package_version
-from triptych.pretrain.base import PretrainConfig
+from triptych.foundation.config import Config
 from triptych.recipes.reproduce.base import Row
 from triptych.recipes.reproduce.choices import Trial, trials_of
 from triptych.recipes.reproduce.plans import Planned
@@ -30,7 +30,7 @@ class RowMade(NamedTuple):
 
     row: Row
     trials: Sequence[Trial]
-    config: PretrainConfig
+    config: Config
     """With the chosen settings."""
     logs: Mapping[int, Sequence[Mapping[str, Any]]]
     """Seed → training log."""
