@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import polars as pl
@@ -117,6 +118,26 @@ def test_relevance_and_coverage_equal_loops(models, result, small_shop):
     assert coverage["value"] == len(set(np.concatenate(list(first.values())).tolist())) / small_shop.catalogue.num_items
     assert coverage["low"] is None
     assert coverage["high"] is None
+
+
+def test_category_relevance_equals_a_loop(models, result, small_shop):
+    catalogue, split = small_shop.catalogue, small_shop.split
+    category = catalogue.items["category"].to_list()
+    pairs = split.train_pairs(catalogue)
+    values = []
+    for query in sorted(naive_slices(small_shop)["all"]):
+        clicks = Counter()
+        for item, count in zip(
+            pairs.item_row[pairs.query_row == query], pairs.clicks[pairs.query_row == query], strict=True
+        ):
+            clicks[category[item]] += int(count)
+        wanted = {name for name, count in clicks.items() if name is not None and count >= 0.1 * sum(clicks.values())}
+        first = np.argsort(-models["title"].scores[query], kind="stable")[:5]
+        if wanted:
+            values.append(np.mean([category[item] in wanted for item in first]))
+    told = one(result.records, slice="all", model="title", metric="category", k=5)
+    assert told["value"] == pytest.approx(np.mean(values))
+    assert 0 < told["value"] < 1
 
 
 def test_no_number_depends_on_the_batch(models, result, small_shop, monkeypatch):
@@ -253,6 +274,7 @@ def test_without_judgements_the_clicks_are_measured_all_the_same(scripted, other
         "recall_micro",
         "ndcg",
         "mrr",
+        "category",
         "hit_rate",
         "coverage",
     }

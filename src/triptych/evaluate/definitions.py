@@ -44,6 +44,11 @@ METRICS: Mapping[str, Definition] = {
         "Share of the first K whose judged grade is at least the highest in the judgements (or the one set in the "
         "config); an item without a judgement counts as not relevant. Queries without a judgement are left out.",
     ),
+    "category": Definition(
+        "Category relevance",
+        "Share of the first K whose category is one of the query's: those with a tenth or more of what was chosen "
+        "under it in training. Queries that training has not met are left out.",
+    ),
     "ndcg_judged": Definition(
         "NDCG, judged items",
         "Only the query's judged items are ranked; an item the model gives no score stands last, by item row. Gain = "

@@ -12,11 +12,13 @@ import numpy as np
 import polars as pl
 
 from triptych.data.catalogue import Catalogue
+from triptych.data.splits import Split
 from triptych.evaluate.compare import Column, Comparison, Values
 from triptych.evaluate.records import AnyRecord, Record, Role, role_of
 from triptych.evaluate.slices import Slice, SliceUnit
 from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.metrics.ranking import (
+    BoolArray,
     FloatArray,
     IntArray,
     Matches,
@@ -34,8 +36,26 @@ from triptych.metrics.significance import Claim, Effect, Relation
 
 GRADED_K = 10
 """Cut-off of graded NDCG, as it is usually reported."""
+LEAST_CATEGORY_SHARE = 0.1
+"""Share of a query's choices that a category needs for the query to be about it."""
 CHANCE = "chance"
 """Name of the row that draws its answers at random; computed, not drawn."""
+
+
+class Categories(NamedTuple):
+    """Which categories each request is about."""
+
+    of_item: IntArray
+    """``[items]``, place of each item's category; -1 where it has none."""
+    wanted: BoolArray
+    """``[requests, categories]``."""
+
+    def share(self, item_rows: IntArray, *, k: int) -> FloatArray:
+        """Return the share of the first `k` that is of a wanted category; NaN for a request that wants none."""
+        first = item_rows[:, :k]
+        category = np.where(first >= 0, self.of_item[first], -1)
+        hit = np.take_along_axis(self.wanted, np.maximum(category, 0), axis=1) & (category >= 0)
+        return np.where(self.wanted.any(axis=1), hit.sum(axis=1) / k, np.nan)
 
 
 class Problem(NamedTuple):
@@ -47,6 +67,8 @@ class Problem(NamedTuple):
     """Judged items with grades, for the same requests; None without judgements."""
     relevant: TargetSets | None = None
     """The judged items whose grade makes them relevant."""
+    categories: Categories | None = None
+    """None where items have none, or requests are not about any."""
 
 
 class Answer(NamedTuple):
@@ -56,6 +78,7 @@ class Answer(NamedTuple):
     chosen: Matches
     judged: Matches | None
     relevant: Matches | None
+    categories: Categories | None = None
 
     @classmethod
     def of(cls, item_rows: IntArray, problem: Problem) -> Answer:
@@ -65,6 +88,7 @@ class Answer(NamedTuple):
             match(item_rows, targets=problem.targets),
             None if problem.judged is None else match(item_rows, targets=problem.judged),
             None if problem.relevant is None else match(item_rows, targets=problem.relevant),
+            problem.categories,
         )
 
 
@@ -146,6 +170,35 @@ def relevant_targets(judged: TargetSets, *, catalogue: Catalogue, config: Evalua
     return TargetSets(np.concatenate([[0], np.cumsum(sizes)]), judged.item_rows[keep])
 
 
+def query_categories(catalogue: Catalogue, *, split: Split, query_rows: IntArray) -> Categories | None:
+    """Find the categories that queries are about: those with a tenth or more of a query's choices in training.
+
+    Source: the Taobao article's second relevance, which is of query and category; the rule is the reconstruction's
+    (section 6). A query that training has not met is about none.
+
+    Args:
+        catalogue: items and their categories.
+        split: of the log.
+        query_rows: of the catalogue.
+
+    Returns:
+        None where no item has a category.
+    """
+    names = catalogue.items["category"]
+    if names.null_count() == len(names):
+        return None
+    codes = names.cast(pl.Categorical).to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
+    pairs = split.train_pairs(catalogue)
+    queries, place = np.unique(query_rows, return_inverse=True)
+    query = np.minimum(np.searchsorted(queries, pairs.query_row), len(queries) - 1)
+    category = codes[pairs.item_row]
+    own = (queries[query] == pairs.query_row) & (category >= 0)
+    clicks = np.zeros((len(queries), int(codes.max()) + 1))
+    np.add.at(clicks, (query[own], category[own]), pairs.clicks[own])
+    wanted = (clicks > 0) & (clicks >= LEAST_CATEGORY_SHARE * clicks.sum(axis=1, keepdims=True))
+    return Categories(codes, wanted[place])
+
+
 def take_queries(targets: TargetSets, *, chosen: IntArray) -> TargetSets:
     """Keep the target sets at these positions, in this order."""
     sizes = np.diff(targets.offsets)[chosen]
@@ -174,7 +227,7 @@ def paired_records(comparison: Comparison, config: EvaluationConfig) -> list[Any
     gain = Claim(Effect.RATIO, Relation.AT_LEAST, config.min_photo_gain) if on_photos else None
     control = Claim(Effect.RATIO, Relation.AT_MOST, config.max_control_gain) if on_photos else None
     columns = [Column("recall", k) for k in config.ks]
-    also = [Column(metric, config.headline_k) for metric in ("ndcg", "mrr", "relevance")]
+    also = [Column(metric, config.headline_k) for metric in ("ndcg", "mrr", "relevance", "category")]
     also.append(Column("ndcg_graded", GRADED_K))
     found: list[AnyRecord | None] = []
     for other in comparison.values if config.model in comparison.values else ():
@@ -242,6 +295,8 @@ def _per_request(answer: Answer, one: Slice, config: EvaluationConfig) -> dict[C
             columns[Column("hit_rate", k)] = hit_rate_at_k(answer.chosen, k=k)
             if answer.judged is not None and answer.relevant is not None:
                 columns[Column("relevance", k)] = _relevance(answer.relevant, answer.judged, k=k)
+            if answer.categories is not None:
+                columns[Column("category", k)] = answer.categories.share(answer.item_rows, k=k)
     if one.unit is SliceUnit.QUERIES and answer.judged is not None:
         columns[Column("ndcg_graded", GRADED_K)] = graded_ndcg_at_k(answer.judged, k=GRADED_K)
     return {column: np.where(outside, np.nan, values) for column, values in columns.items()}

@@ -27,6 +27,7 @@ from triptych.evaluate.measure import (
     Problem,
     judged_targets,
     measure,
+    query_categories,
     relevant_targets,
     some_requests,
     take_queries,
@@ -51,6 +52,8 @@ MEANINGS = {
     "hit_rate": "Share of query–cell pairs with at least one target among the first K.",
     "relevance": "Share of the first K whose judged grade is at least the highest in the judgements (or the one set in "
     "the config); pairs without a judged item in the cell are left out.",
+    "category": "Share of the first K whose category is one of the query's: those with a tenth or more of what was "
+    "chosen under it in training, in whatever cell; pairs whose query training has not met are left out.",
     "coverage": "Share of the catalogue that is among the first K of at least one query–cell pair.",
 }
 
@@ -191,7 +194,8 @@ def _problem(
     judged = judged_targets(catalogue, query_rows=units.query_row)
     judged = None if judged is None else _inside(judged, units, delivered)
     relevant = None if judged is None else relevant_targets(judged, catalogue=catalogue, config=config)
-    return units, Problem(take_queries(targets, chosen=chosen), judged, relevant)
+    categories = query_categories(catalogue, split=split, query_rows=units.query_row)
+    return units, Problem(take_queries(targets, chosen=chosen), judged, relevant, categories)
 
 
 def _inside(sets: TargetSets, units: _Units, delivered: Delivered) -> TargetSets:

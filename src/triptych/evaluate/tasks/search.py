@@ -18,6 +18,7 @@ from triptych.evaluate.measure import (
     Problem,
     judged_targets,
     measure,
+    query_categories,
     relevant_targets,
     some_requests,
     take_queries,
@@ -113,4 +114,5 @@ def search_problem(catalogue: Catalogue, *, split: Split, config: EvaluationConf
     query_rows = np.asarray(found.query_row, dtype=np.int64)[chosen]
     judged = judged_targets(catalogue, query_rows=query_rows)
     relevant = None if judged is None else relevant_targets(judged, catalogue=catalogue, config=config)
-    return query_rows, Problem(take_queries(everything, chosen=chosen), judged, relevant)
+    categories = query_categories(catalogue, split=split, query_rows=query_rows)
+    return query_rows, Problem(take_queries(everything, chosen=chosen), judged, relevant, categories)

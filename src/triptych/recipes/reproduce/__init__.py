@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from triptych.foundation.errors import ConfigError, did_you_mean
-from triptych.recipes.reproduce import smgr, taobao_pretraining
+from triptych.recipes.reproduce import smgr, taobao_pretraining, taobao_recall
 from triptych.recipes.reproduce.base import Table
 
 TABLES: dict[str, Callable[[], Table]] = {
     "taobao-pretraining": taobao_pretraining.table,
+    "taobao-recall": taobao_recall.table,
     "smgr --part pretraining": smgr.pretraining,
 }
 """What `triptych reproduce` is asked with → the table."""
