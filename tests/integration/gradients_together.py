@@ -1,4 +1,4 @@
-"""One process of several that compute a batch's gradients, and train in stages, together.
+"""One process of several that compute a batch's gradients, and train in stages and recall, together.
 
 ``gradients_together.py RUN OUT``, under torchrun.
 """
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -21,6 +22,9 @@ from triptych.foundation.artifact import Artifact
 from triptych.foundation.registry import config_class
 from triptych.pretrain import base as pretrain
 from triptych.pretrain.base import TASKS, Given
+from triptych.recall import task as recall
+from triptych.recall import train as recall_train
+from triptych.recall.config import RecallTrainConfig
 from triptych.recipes.run_folder import RunFolder
 from triptych.training.distributed import Group, join
 
@@ -108,6 +112,23 @@ STAGED = {
 """A training in two stages; each hands on its best weights, which need not be its last."""
 
 
+RECALL = {
+    "model": {"dim": 8, "id_init_std": 0.1},
+    "num_negatives": 50,
+    "batch_pages": 31,
+    "epochs": 0.5,
+    "validations": 2,
+    "precision": "fp32",
+    "device": "cpu",
+}
+RECALL_CASES: dict[str, dict[str, Any]] = {
+    "sampled": {},
+    "tf": {"log_q": "tf"},
+    "mixed": {"against": "mixed", "hard_mixes": 5},
+    "fewer pages than processes": {"batch_pages": 2, "epochs": 0.02},
+}
+
+
 class Found(NamedTuple):
     gradients: dict[str, torch.Tensor]
     figures: dict[str, float]
@@ -152,6 +173,22 @@ def train(schedules: str, *, run: Path, out: Path, group: Group) -> Artifact | N
     return pretrain.run(config, given, inputs=inputs_of(run), out=out)
 
 
+def train_recall(case: str, *, run: Path, out: Path, group: Group) -> Artifact | None:
+    """Train a recall model on content drawn at random."""
+    config = RecallTrainConfig.parse({**RECALL, **RECALL_CASES[case]})
+    found = inputs_of(run)
+    catalogue, split = Catalogue.open(found["catalogue"]), Split.open(found["split"])
+    rng = np.random.default_rng(0)
+    content = [
+        rng.standard_normal((count, 12), dtype=np.float32) for count in (catalogue.num_queries, catalogue.num_items)
+    ]
+    given = recall.Given(catalogue, split, *content, seed=0, group=group)
+    if group.rank > 0:
+        recall_train.follow(config, given)
+        return None
+    return recall_train.run(config, given, inputs=found, out=out)
+
+
 def inputs_of(run: Path) -> dict[str, Artifact]:
     folder = RunFolder.existing(run)
     return {name: folder.stage(name) for name in ("catalogue", "split", "tokenizer")}
@@ -167,6 +204,8 @@ def main() -> None:
             (out / f"{case}.json").write_text(json.dumps(found.figures))
     for schedules in ("fresh", "one"):
         train(schedules, run=run, out=out / "staged", group=group)
+    for case in RECALL_CASES:
+        train_recall(case, run=run, out=out / "recall", group=group)
     group.close()
 
 

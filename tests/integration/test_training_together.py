@@ -245,3 +245,21 @@ def test_stages_by_three_hand_on_what_one_hands_on(
     assert 0 < apart / length < CLOSE
     best = [{name: one["best_step"] for name, one in run.summary["phases"].items()} for run in (alone, together)]
     assert best[0] == best[1]
+
+
+def test_recall_by_three_reaches_what_one_reaches(script: ModuleType, three: Path, demo_run: Path, tmp_path: Path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        made = {
+            case: script.train_recall(case, run=demo_run, out=tmp_path, group=ALONE) for case in script.RECALL_CASES
+        }
+    finally:
+        torch.set_num_threads(threads)
+    for case, alone in made.items():
+        together = Artifact.open(three / "recall" / alone.path.name)
+        first, second = (load_file(one.file("model.safetensors")) for one in (alone, together))
+        length = torch.cat([weight.flatten() for weight in first.values()]).norm()
+        apart = torch.cat([(first[name] - second[name]).flatten() for name in first]).norm()
+        assert apart / length < CLOSE, case
+        assert alone.summary["best_step"] == together.summary["best_step"], case
