@@ -13,6 +13,7 @@ DEMO_SETTINGS = (
     "pretrain.loop.warmup_steps=10",
     "pretrain.loop.validate_every=30",
     "pretrain.batch_items=128",
+    "recall.num_negatives=500",
     "evaluation.bootstrap_repeats=200",
 )
 """A demo small enough for tests: everything is there, nothing is learned well."""

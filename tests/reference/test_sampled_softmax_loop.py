@@ -201,7 +201,7 @@ def test_a_drawn_item_that_was_chosen_is_no_negative_and_a_gradient_exists_where
 
 def test_counts_stand_for_repeated_draws():
     """What is drawn twice is encoded once, and counts as if it stood twice."""
-    sampler = NegativeSampler(np.array([5, 3, 1, 0]), num_negatives=7)
+    sampler = NegativeSampler(np.array([5, 3, 1, 0]), num_negatives=7, smoothing=1)
     drawn = Negatives(np.array([0, 2]), np.array([5, 2]))
     for log_q in (LogQ.IMPORTANCE, LogQ.NONE):
         found = np.exp(sampler.negative_bias(drawn, log_q=log_q))
@@ -215,7 +215,7 @@ def test_counts_stand_for_repeated_draws():
 
 def test_draws_follow_the_counts():
     counts = np.array([99, 49, 0, 9])
-    sampler = NegativeSampler(counts, num_negatives=20_000, power=0.5)
+    sampler = NegativeSampler(counts, num_negatives=20_000, power=0.5, smoothing=1)
     drawn = sampler.draw(np.random.default_rng(0))
     expected = np.sqrt(counts + 1) / np.sqrt(counts + 1).sum()
     np.testing.assert_allclose(drawn.counts / 20_000, expected, atol=0.01)

@@ -20,7 +20,9 @@ def search(
     cell: Annotated[str | None, typer.Option(help="Only items delivered to this cell.")] = None,
     min_price: Annotated[float | None, typer.Option(help="Lowest price.")] = None,
     max_price: Annotated[float | None, typer.Option(help="Highest price.")] = None,
-    channel: Annotated[str, typer.Option(help="dense, bm25 or popularity.")] = "dense",
+    channel: Annotated[
+        str | None, typer.Option(help="recall, dense, bm25 or popularity (default: the best there is).")
+    ] = None,
     why: Annotated[
         bool,
         typer.Option(

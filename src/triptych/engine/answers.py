@@ -10,6 +10,8 @@ from typing import NamedTuple
 class Channel(StrEnum):
     """How candidates are found and ordered."""
 
+    RECALL = "recall"
+    """By what was chosen under such queries, and by meaning: the recall model's vectors, of IDs and content."""
     DENSE = "dense"
     """By meaning: the encoder's vectors of query and item, title and photo."""
     BM25 = "bm25"
@@ -34,6 +36,9 @@ class Why(NamedTuple):
     """As `unmasked`, with the title hidden; None where the item has none or the channel reads none."""
     without_photo: float | None
     """As `unmasked`, with the photo hidden; None where the item has none or the channel reads none."""
+    without_clicks: float | None
+    """As `unmasked`, with what training learned of this very item hidden; None where that is nothing, or the channel
+    learns nothing of single items."""
     shared_words: list[str]
     """Words of the query that stand in the title, in the query's order."""
 

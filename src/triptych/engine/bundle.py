@@ -23,12 +23,14 @@ from triptych.index.base import IndexConfig
 from triptych.recall.models.dense import DenseConfig
 
 KIND, INDEX_KIND = "bundle", "index"
+KINDS = {"recall_index": INDEX_KIND}
+"""Part → the kind of its artefact, where that is not the part's name."""
 BUNDLE, RUN = "bundle.json", "run.json"
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The artefacts behind an engine. Each field's name is also the artefact's kind, and its name in the bundle."""
+    """The artefacts behind an engine, by the names they have in the bundle."""
 
     catalogue: Artifact
     encoder: Artifact
@@ -36,10 +38,15 @@ class Parts:
     """Item vectors of `encoder` over `catalogue`."""
     popularity: Artifact
     bm25: Artifact
+    recall: Artifact | None = None
+    """A recall model; None: the shop has none."""
+    recall_index: Artifact | None = None
+    """Item vectors of `recall`."""
 
     def named(self) -> dict[str, Artifact]:
-        """Return part → artefact."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return part → artefact, of those that there are."""
+        every = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: part for name, part in every.items() if part is not None}
 
 
 class Savable(Protocol):
@@ -112,6 +119,8 @@ def write_bundle(
     popularity: Artifact,
     bm25: Artifact,
     dense: DenseConfig | None = None,
+    recall: Artifact | None = None,
+    recall_index: Artifact | None = None,
 ) -> Artifact:
     """Write the bundle of a run.
 
@@ -123,11 +132,13 @@ def write_bundle(
         popularity: from `write_retriever`.
         bm25: from `write_retriever`.
         dense: how the engine turns requests into vectors.
+        recall: a recall model, over this encoder if it reads content; None: there is none.
+        recall_index: of its item vectors.
 
     Raises:
         ArtifactError: the parts do not belong together.
     """
-    parts = Parts(catalogue, encoder, index, popularity, bm25)
+    parts = Parts(catalogue, encoder, index, popularity, bm25, recall, recall_index)
     check_lineage(parts)
     places = {name: os.path.relpath(part.path, parent / "id") for name, part in parts.named().items()}
 
@@ -152,7 +163,9 @@ def open_bundle(path: str | Path) -> tuple[Artifact, Parts]:
     """
     bundle = _find(Path(path))
     places = json.loads(bundle.file(BUNDLE).read_text(encoding="utf-8"))
-    parts = Parts(**{name: Artifact.open(bundle.path / place, kind=name) for name, place in places.items()})
+    parts = Parts(
+        **{name: Artifact.open(bundle.path / place, kind=KINDS.get(name, name)) for name, place in places.items()}
+    )
     for name, part in parts.named().items():
         bundle.require_input(name, part)
     check_lineage(parts)
@@ -160,7 +173,7 @@ def open_bundle(path: str | Path) -> tuple[Artifact, Parts]:
 
 
 def check_lineage(parts: Parts) -> None:
-    """Check that the index holds this encoder's vectors, and that all parts number the same items.
+    """Check that an index holds its model's vectors, and that all parts number the same items.
 
     Raises:
         ArtifactError: they do not; both ids are named.
@@ -168,6 +181,11 @@ def check_lineage(parts: Parts) -> None:
     parts.index.require_input("encoder", parts.encoder)
     for part in (parts.index, parts.popularity, parts.bm25):
         part.require_input("catalogue", parts.catalogue)
+    if parts.recall is not None and parts.recall_index is not None:
+        parts.recall.require_input("catalogue", parts.catalogue)
+        if "encoder" in parts.recall.inputs:
+            parts.recall.require_input("encoder", parts.encoder)
+        parts.recall_index.require_input("encoder", parts.recall)
 
 
 def _find(path: Path) -> Artifact:

@@ -11,7 +11,7 @@ import operator
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,12 @@ from triptych.recall.base import Request, Retriever
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense, DenseConfig
 from triptych.recall.models.popularity import Popularity
+from triptych.recall.retriever import LearnedRetriever
 
 log = logging.getLogger(__name__)
+
+BY_VECTORS = (Channel.RECALL, Channel.DENSE)
+"""Channels in which an encoder reads the words."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,21 @@ class _Snapshot:
     dense: Dense
     bm25: Bm25
     popularity: Popularity
+    recall: LearnedRetriever | None
+    """None: the shop has no recall model."""
+    recall_index: Index | None
+    """Of its item vectors."""
 
     def retriever(self, channel: Channel) -> Retriever:
-        retrievers: dict[Channel, Retriever] = {
+        retrievers: dict[Channel, Retriever | None] = {
+            Channel.RECALL: self.recall,
             Channel.DENSE: self.dense,
             Channel.BM25: self.bm25,
             Channel.POPULARITY: self.popularity,
         }
-        return retrievers[channel]
+        found = retrievers[channel]
+        assert found is not None, "the channel was checked"
+        return found
 
 
 class Engine:
@@ -87,6 +98,7 @@ class Engine:
             dense=Dense(self._embedder, index, config=self._dense_config),
             bm25=Bm25.load(parts.bm25.path),
             popularity=Popularity.load(parts.popularity.path),
+            **self._open_recall(),
         )
 
     @classmethod
@@ -119,7 +131,7 @@ class Engine:
         k: int = 10,
         user: str | None = None,
         filters: Filters | None = None,
-        channel: Channel | str = Channel.DENSE,
+        channel: Channel | str | None = None,
         explain: bool = False,
     ) -> Answer:
         """Search by words, by photo, or by both.
@@ -130,27 +142,29 @@ class Engine:
             k: most hits wanted; there are fewer where fewer items pass the filters, or share a word (bm25).
             user: who asks. Carried to the retrievers; the present ones answer everybody alike.
             filters: which items may be in the answer.
-            channel: how items are found: dense, bm25, or popularity (which looks at neither words nor photo).
-            explain: give each hit its `Why`; in channel dense each is encoded up to three times for it.
+            channel: how items are found: recall, dense, bm25, or popularity (which looks at neither words nor photo);
+                None: by recall where the shop has a recall model and words alone are searched by, else dense.
+            explain: give each hit its `Why`; in channels recall and dense each is encoded up to three times for it.
 
         Returns:
-            Hits, best first; equal scores by item row. Where nothing in the words is known (see `knows_words`), channel
-            dense goes by the photo alone, or without one by popularity, and the answer's `note` says so.
+            Hits, best first; equal scores by item row. Where nothing in the words is known (see `knows_words`),
+            channels recall and dense go by the photo alone, or without one by popularity, and the answer's `note` says
+            so.
 
         Raises:
             EngineError: nothing to search by, or an argument that cannot be used.
         """
-        chosen = _channel(channel)
         text = _text(query)
+        now = self._snapshot
+        chosen = self._chosen(now, channel, photo=photo)
         if photo is not None and chosen is not Channel.DENSE:
             raise EngineError(f"Channel '{chosen}' reads no photos. Use channel 'dense', or leave the photo out.")
         if text is None and photo is None and chosen is not Channel.POPULARITY:
             raise EngineError("A search needs words or a photo; the query is empty. To browse: channel='popularity'.")
-        now = self._snapshot
         keep = now.shelf.columns.mask(filters)
         request = Request(query=text, photo=query_pixels(photo, px=self._embedder.px), user=user, keep=keep)
         instead = None
-        if text is not None and chosen is Channel.DENSE and not self.knows_words(text):
+        if text is not None and chosen in BY_VECTORS and not self.knows_words(text):
             if photo is not None:
                 request = replace(request, query=None)
                 instead = "the photo alone was searched with"
@@ -209,8 +223,16 @@ class Engine:
         vector = now.dense.request_vectors([Request(query=text)])[0]
         return _scores(now.index, rows, vector)
 
-    def why(self, item: str, *, query: str | None = None, photo: Photo | None = None) -> Why:
-        """Explain one item for a search: as `search` with ``explain`` and channel dense, for an item of your choice.
+    def why(
+        self, item: str, *, query: str | None = None, photo: Photo | None = None, channel: Channel | str | None = None
+    ) -> Why:
+        """Explain one item for a search: as `search` with ``explain``, for an item of your choice.
+
+        Args:
+            item: its id.
+            query: words that were searched by.
+            photo: a photo that was searched by.
+            channel: recall or dense; None: as `search` chooses.
 
         Raises:
             EngineError: nothing was searched by, nothing in the words is known, or there is no such item.
@@ -226,9 +248,13 @@ class Engine:
         elif text is not None and not self.knows_words(text):
             text = None  # as in the search, where the photo decided alone
         request = Request(query=text, photo=pixels)
-        vector = now.dense.request_vectors([request])[0]
-        hit = Hit(row, item, _scores(now.index, [row], vector)[0])
-        return self._whys(now, [hit], request, Channel.DENSE)[0]
+        chosen = self._chosen(now, channel, photo=photo)
+        if chosen is Channel.RECALL and now.recall is not None and now.recall_index is not None:
+            vector, index = now.recall.request_vectors([request])[0], now.recall_index
+        else:
+            vector, index = now.dense.request_vectors([request])[0], now.index
+        hit = Hit(row, item, _scores(index, [row], vector)[0])
+        return self._whys(now, [hit], request, chosen)[0]
 
     def add_items(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Add items; they are found at once, by words, by photo and through filters, without training.
@@ -260,15 +286,22 @@ class Engine:
             if not new:
                 return []
             shelf = now.shelf.extended(new)
-            places = range(now.shelf.num_items, shelf.num_items)
+            vectors = shelf.encode(range(now.shelf.num_items, shelf.num_items), embedder=self._embedder)
             index = now.index.copy()
-            index.add(shelf.encode(places, embedder=self._embedder))
+            index.add(vectors)
+            recall, recall_index = now.recall, now.recall_index
+            if recall is not None and recall_index is not None:
+                recall_index = recall_index.copy()
+                recall_index.add(recall.item_vectors([item.item_id for item in new], content=vectors))
+                recall = recall.over(recall_index)
             self._snapshot = _Snapshot(
                 shelf=shelf,
                 index=index,
                 dense=Dense(self._embedder, index, config=self._dense_config),
                 bm25=now.bm25.with_items([item.title or "" for item in new]),
                 popularity=now.popularity.with_items(len(new)),
+                recall=recall,
+                recall_index=recall_index,
             )
         log.info("added %d items", len(new))
         return [item.item_id for item in new]
@@ -342,6 +375,24 @@ class Engine:
         order = np.argsort(-counts, kind="stable")
         return [int(row) for row in order[: int(np.count_nonzero(counts))][:1000]]
 
+    def _chosen(self, now: _Snapshot, channel: Channel | str | None, *, photo: Photo | None) -> Channel:
+        """Return the channel that is asked for, or the best there is."""
+        if channel is None:
+            return Channel.RECALL if photo is None and now.recall is not None else Channel.DENSE
+        chosen = _channel(channel)
+        if chosen is Channel.RECALL and now.recall is None:
+            raise EngineError("This shop has no recall model. Use channel 'dense', or run it with [recall] set.")
+        return chosen
+
+    def _open_recall(self) -> dict[str, Any]:
+        """Open the recall model and its index, if the shop has one."""
+        model, vectors = self._parts.recall, self._parts.recall_index
+        if model is None or vectors is None:
+            return {"recall": None, "recall_index": None}
+        index = open_index(vectors)
+        encoder = self._embedder if "encoder" in model.inputs else None
+        return {"recall": LearnedRetriever.open(model, index=index, encoder=encoder), "recall_index": index}
+
     def _history(self, user: str) -> NDArray[np.int64]:
         if not isinstance(user, str):
             raise EngineError(f"A user is named by a text, not by {user!r}.")
@@ -358,10 +409,19 @@ class Engine:
 
     def _whys(self, now: _Snapshot, hits: Sequence[Hit], request: Request, channel: Channel) -> list[Why]:
         rows, scores = [hit.item_row for hit in hits], [hit.score for hit in hits]
-        if channel is not Channel.DENSE:
+        if channel not in BY_VECTORS:
             return explain_plain(request.query, rows=rows, scores=scores, shelf=now.shelf, channel=channel)
-        vector = now.dense.request_vectors([request])[0]
-        return explain_dense(request.query, vector, rows=rows, scores=scores, shelf=now.shelf, embedder=self._embedder)
+        explain = partial(explain_dense, rows=rows, scores=scores, shelf=now.shelf, embedder=self._embedder)
+        recall = now.recall
+        if channel is Channel.DENSE or recall is None:
+            return explain(request.query, now.dense.request_vectors([request])[0])
+
+        def fuse(item_rows: Sequence[int | None], content: NDArray[np.float32]) -> NDArray[np.float32]:
+            ids = [None if row is None else now.shelf.item_id(row) for row in item_rows]
+            vectors: NDArray[np.float32] = recall.item_vectors(ids, content=content)
+            return vectors
+
+        return explain(request.query, recall.request_vectors([request])[0], fuse=fuse)
 
 
 def _answer(now: _Snapshot, request: Request, *, k: int, channel: Channel) -> Answer:

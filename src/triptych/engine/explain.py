@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +17,18 @@ AT_ONCE = SMALL_REQUEST // 3
 """Items explained in one call of the encoder: each is encoded up to three times, and the call stays in float32."""
 
 
+Fuse = Callable[[Sequence[int | None], NDArray[np.float32]], NDArray[np.float32]]
+"""Item rows ``[n]`` (None: an item that nobody knows) and content vectors ``[n, dim]`` → what a recall model makes of
+them ``[n, dim]``."""
+
+
 class MaskedScores(NamedTuple):
     """Scores of items encoded anew, float32 ``[n]`` each. Where masking hides nothing, they are equal to the bit."""
 
     unmasked: NDArray[np.float32]
     without_title: NDArray[np.float32]
     without_photo: NDArray[np.float32]
+    without_clicks: NDArray[np.float32]
 
 
 def explain_dense(
@@ -33,8 +39,9 @@ def explain_dense(
     scores: Sequence[float],
     shelf: Shelf,
     embedder: Embedder,
+    fuse: Fuse | None = None,
 ) -> list[Why]:
-    """Explain hits of the dense channel: encode each item anew, whole, without title and without photo.
+    """Explain hits of a channel of vectors: encode each item anew, whole, without title and without photo.
 
     Args:
         query: words of the request, if it had any.
@@ -42,13 +49,14 @@ def explain_dense(
         rows: the items.
         scores: their scores, from the index.
         shelf: titles and photos.
-        embedder: the encoder that made the index.
+        embedder: the encoder that made the index, or whose vectors the recall model reads that did.
+        fuse: that recall model; None: there is none between.
     """
     reads = embedder.modalities
     whys: list[Why] = []
     for start in range(0, len(rows), AT_ONCE):
         block = rows[start : start + AT_ONCE]
-        masked = masked_scores(vector, rows=block, shelf=shelf, embedder=embedder)
+        masked = masked_scores(vector, rows=block, shelf=shelf, embedder=embedder, fuse=fuse)
         _, has_photo = shelf.pixels(block)
         for place, (row, score) in enumerate(zip(block, scores[start : start + AT_ONCE], strict=True)):
             title = shelf.title(row)
@@ -60,6 +68,7 @@ def explain_dense(
                     without_photo=float(masked.without_photo[place])
                     if reads.reads_photo and has_photo[place]
                     else None,
+                    without_clicks=None if fuse is None else float(masked.without_clicks[place]),
                     shared_words=shared_words(query, title),
                 )
             )
@@ -67,7 +76,12 @@ def explain_dense(
 
 
 def masked_scores(
-    vector: NDArray[np.float32], *, rows: Sequence[int], shelf: Shelf, embedder: Embedder
+    vector: NDArray[np.float32],
+    *,
+    rows: Sequence[int],
+    shelf: Shelf,
+    embedder: Embedder,
+    fuse: Fuse | None = None,
 ) -> MaskedScores:
     """Score items whole, without title and without photo, all encoded in one call and so in one precision.
 
@@ -79,6 +93,7 @@ def masked_scores(
         rows: the items ``[n]``; `AT_ONCE` of them at most are encoded in float32.
         shelf: titles and photos.
         embedder: the encoder.
+        fuse: as of `explain_dense`.
     """
     pixels, has_photo = shelf.pixels(rows)
     reads = embedder.modalities
@@ -100,7 +115,11 @@ def masked_scores(
         has_photo=[photo for _, _, photo in inputs],
         others=others,
     )
-    return MaskedScores(*(vectors @ vector)[places])
+    if fuse is None:
+        whole, untitled, unseen = (vectors @ vector)[places]
+        return MaskedScores(whole, untitled, unseen, whole)
+    whole, untitled, unseen = (fuse([rows[place] for place in whose], vectors) @ vector)[places]
+    return MaskedScores(whole, untitled, unseen, (fuse([None] * len(whose), vectors) @ vector)[places[0]])
 
 
 def explain_plain(
@@ -109,7 +128,7 @@ def explain_plain(
     """Explain hits of a channel without encoder: BM25 reads only titles (0 without), popularity nothing."""
     without_title = 0.0 if channel is Channel.BM25 else None
     return [
-        Why(score, score, without_title, None, shared_words(query, shelf.title(row)))
+        Why(score, score, without_title, None, None, shared_words(query, shelf.title(row)))
         for row, score in zip(rows, scores, strict=True)
     ]
 

@@ -220,8 +220,9 @@ def some_requests(number: int, *, config: EvaluationConfig) -> IntArray:
 def paired_records(comparison: Comparison, config: EvaluationConfig) -> list[AnyRecord]:
     """Compare the model of the config with every other, and the control with the title model.
 
-    Differences claim to be above 0. On `photo_only` the two ratios of recall carry the config's claims. The oracle is a
-    ceiling, not a rival: it gets the share reached, and no claim.
+    Differences claim to be above 0: of the model and any other, and of the recall model and the model it is built
+    over. On `photo_only` the two ratios of recall carry the config's claims. The oracle is a ceiling, not a rival: it
+    gets the share reached, and no claim.
     """
     on_photos = comparison.slice_name == "photo_only"
     gain = Claim(Effect.RATIO, Relation.AT_LEAST, config.min_photo_gain) if on_photos else None
@@ -236,7 +237,8 @@ def paired_records(comparison: Comparison, config: EvaluationConfig) -> list[Any
         if role_of(other) is Role.CEILING:
             found += [comparison.ratio(config.model, baseline=other, column=column) for column in columns]
             continue
-        found += [comparison.difference(config.model, baseline=other, column=column) for column in columns + also]
+        better, worse = (other, config.model) if other == config.recall_model else (config.model, other)
+        found += [comparison.difference(better, baseline=worse, column=column) for column in columns + also]
     for column in columns:
         found.append(comparison.ratio(config.model, baseline=config.title_model, column=column, claim=gain))
         found.append(comparison.ratio(config.control_model, baseline=config.title_model, column=column, claim=control))

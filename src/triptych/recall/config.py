@@ -31,8 +31,9 @@ class RecallTrainConfig(Config):
     all items, against = 'full', need no correction."""
     negative_power: float = Field(1.0, ge=0)
     """Negatives are drawn by their number of choices to this power."""
-    negative_smoothing: float = Field(1.0, ge=0)
-    """Added to every item's number of choices, so that items nobody chose are negatives too."""
+    negative_smoothing: float = Field(0.0, ge=0)
+    """Added to every item's number of choices; above 0, items that nobody chose are negatives too, and new items are
+    learned to be avoided."""
     hard_mixes: int = Field(0, ge=0)
     """MGDSPR's hard negatives: for each page, so many of the highest-scoring negatives are mixed with its choices."""
     mix_low: float = Field(0.4, ge=0, le=1)

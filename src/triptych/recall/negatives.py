@@ -49,7 +49,7 @@ class NegativeSampler:
     """Draw items with replacement, each by a power of its smoothed count."""
 
     def __init__(
-        self, counts: NDArray[np.integer], *, num_negatives: int, power: float = 1.0, smoothing: float = 1.0
+        self, counts: NDArray[np.integer], *, num_negatives: int, power: float = 1.0, smoothing: float = 0.0
     ) -> None:
         """Take the cumulated distribution.
 
@@ -57,7 +57,7 @@ class NegativeSampler:
             counts: ``[items]``, how often each was chosen in training.
             num_negatives: draws for a batch, N.
             power: of the smoothed count; 0 draws all items alike.
-            smoothing: added to every count, so that items nobody chose are negatives too.
+            smoothing: added to every count; above 0, items that nobody chose are drawn too.
 
         Raises:
             DataError: no item can be drawn.

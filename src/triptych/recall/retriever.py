@@ -59,6 +59,10 @@ class LearnedRetriever:
         """The item vectors."""
         return self._index
 
+    def over(self, index: VectorIndex) -> LearnedRetriever:
+        """Return the same over another index of the model's vectors, for instance with more items."""
+        return LearnedRetriever(self._model, index, ids=self._ids, encoder=self._encoder, name=self._name)
+
     def retrieve(self, requests: Sequence[Request], k: int) -> Hits:
         """Return the k items of highest score for each request.
 
@@ -87,14 +91,14 @@ class LearnedRetriever:
         return vectors
 
     @torch.no_grad()
-    def item_vectors(self, item_ids: Sequence[str], *, content: NDArray[np.float32] | None) -> FloatArray:
+    def item_vectors(self, item_ids: Sequence[str | None], *, content: NDArray[np.float32] | None) -> FloatArray:
         """Encode items that the index has not met, for instance new ones, by what is known of them.
 
         Args:
-            item_ids: ``[n]``; of an item that training has not met, the content alone counts.
-            content: ``[n, dim]``, from the pretrained encoder; None where the model reads none.
+            item_ids: ``[n]``; of an item that training has not met, or None, the content alone counts.
+            content: ``[n, dim]``, from the pretrained encoder; left unread by a model that reads none.
         """
         rows = torch.from_numpy(self._ids.items.rows(item_ids))
-        known = None if content is None else torch.from_numpy(content)
+        known = None if content is None or self._encoder is None else torch.from_numpy(content)
         vectors: FloatArray = self._model.encode_items(ItemFeatures(rows, known)).numpy()
         return vectors

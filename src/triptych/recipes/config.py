@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from triptych.data.catalogue import CatalogueConfig
 from triptych.data.datasets.base import DatasetConfig
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
-from triptych.data.splits import SplitConfig
+from triptych.data.splits import SplitBy, SplitConfig
 from triptych.data.text import TokenizerConfig
 from triptych.encoders.inputs import Modalities
 from triptych.evaluate.records import is_trained
@@ -19,13 +19,17 @@ from triptych.foundation.config import Config
 from triptych.foundation.registry import one_of
 from triptych.index.backends.exact import ExactConfig
 from triptych.index.base import BACKENDS, IndexConfig
-from triptych.pretrain.base import TASKS, PretrainConfig
+from triptych.pretrain.base import TASKS, LearnsFrom, PretrainConfig
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.pretrain.tasks.history_contrast import HistoryContrastConfig
+from triptych.recall.config import RecallTrainConfig
 from triptych.recall.models.bm25 import Bm25Config
 from triptych.recall.models.dense import DenseConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recall.models.popularity import PopularityConfig
+
+RECALL = "recall"
+"""Row of the recall model in a run's tables."""
 
 
 class Arm(StrEnum):
@@ -82,6 +86,8 @@ class RunConfig(Config):
     tokenizer, and photos of the same size."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Training seeds; the first one's encoder is served, and a claim needs three."""
+    recall: RecallTrainConfig | None = None
+    """The recall model over the served encoder's vectors, for logs of searches; none: the encoder alone answers."""
     popularity: PopularityConfig = PopularityConfig()
     """The popularity baseline."""
     bm25: Bm25Config = Bm25Config()
@@ -131,6 +137,10 @@ class RunConfig(Config):
             raise ValueError(
                 "tokenizer has no effect with pretrain.encoder.text_model, which brings its own. Remove one of them."
             )
+        if self.recall is not None and (
+            self.pretrain.learns_from is not LearnsFrom.QUERIES or self.split.by is SplitBy.QUERY
+        ):
+            raise ValueError("recall learns from searches that led to a choice, and this recipe has none. Remove it.")
         learned = self.pretrain
         if isinstance(learned, HistoryContrastConfig) and learned.history_events != self.dense.history_events:
             raise ValueError(
@@ -140,7 +150,7 @@ class RunConfig(Config):
         return self
 
     def _check_beside(self, name: str, other: PretrainConfig) -> None:
-        if name in list(Arm) or not is_trained(name):
+        if name in (*Arm, RECALL) or not is_trained(name):
             raise ValueError(f"beside.{name}: the tables have a row of that name already. Choose another.")
         own, encoder = self.pretrain.encoder, other.encoder
         for field in ("text_model", "vision_model", "title_features", "photo_px", "photos"):

@@ -11,6 +11,7 @@ def demo() -> RunConfig:
         "recipe": "demo",
         "dataset": {"kind": "generated_shop"},
         "pretrain": {"kind": "contrastive", "loop": {"steps": 300, "warmup_steps": 30, "validate_every": 100}},
+        "recall": {},
         "compare": [Arm.TITLE],
     }
     return RunConfig.parse(tree)

@@ -10,6 +10,7 @@ def fashion() -> RunConfig:
     tree = {
         "recipe": "fashion",
         "dataset": {"kind": "fashion"},
+        "recall": {},
         "compare": [Arm.TITLE, Arm.PHOTO, Arm.PERMUTED_PHOTO],
         "seeds": [0, 1, 2],  # one seed is never evidence
     }

@@ -25,9 +25,9 @@ from triptych.recall import train
 from triptych.recall.config import RecallTrainConfig
 from triptych.recall.retriever import LearnedRetriever
 from triptych.recall.task import Given
-from triptych.recipes.config import RunConfig
+from triptych.recipes.config import RECALL, RunConfig
 from triptych.recipes.encoders import Plan, permuted_photos
-from triptych.recipes.stages import Stages, Trained
+from triptych.recipes.stages import AllTrained, Stages, Trained
 
 
 class RecallConfig(Config):
@@ -118,11 +118,34 @@ def train_recall(
         for plan in plans:
             encoder = encoders.get(plan.pretraining)
             own = None if encoder is None else trained[encoder.name, seed]
-            made[plan.name, seed] = _train(plan, seed=seed, own=own, stages=stages, split=split)
+            made[plan.name, seed] = train_one(plan, seed=seed, own=own, stages=stages, split=split)
     return made
 
 
-def _train(plan: RecallPlan, *, seed: int, own: Trained | None, stages: Stages, split: Split) -> TrainedRecall:
+def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split) -> list[TrainedRecall]:
+    """Train the run's recall model over its served encoder, one for each seed; none where the run has none."""
+    config = stages.config
+    if config.recall is None:
+        return []
+    reads = config.recall.recall_model.reads_content
+    plan = RecallPlan(RECALL, RecallConfig(pretrain=config.pretrain if reads else None, recall=config.recall))
+    served = config.arms[0].value
+    return [
+        train_one(plan, seed=seed, own=trained[served, seed] if reads else None, stages=stages, split=split)
+        for seed in config.seeds
+    ]
+
+
+def train_one(plan: RecallPlan, *, seed: int, own: Trained | None, stages: Stages, split: Split) -> TrainedRecall:
+    """Train a plan with one seed, and index its item vectors.
+
+    Args:
+        plan: what is trained.
+        seed: of initial weights and batches.
+        own: the encoder whose vectors it reads; None: it reads none.
+        stages: of the run.
+        split: its training part is learned.
+    """
     label, config, catalogue = f"{plan.name} seed {seed}", plan.config, stages.catalogue
     inputs: dict[str, Artifact | str] = {"catalogue": catalogue.artifact, "split": split.artifact}
     query_content: NDArray[Any] | None = None

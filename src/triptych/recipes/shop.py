@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from triptych.recall.config import RecallTrainConfig
 from triptych.recipes.config import RunConfig
 
 
 def shop() -> RunConfig:
     """Your own log of searches and clicks (docs/data.md); for tables of other kinds: feed, judged, catalogue."""
-    return RunConfig()
+    return RunConfig(recall=RecallTrainConfig())

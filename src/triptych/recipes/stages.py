@@ -272,8 +272,16 @@ class Stages:
         is_new = work.find() is None
         return self.stage("encoder", lambda _: work.train(self._group), record="encoder warm start", is_new=is_new)
 
-    def bundle(self, trained: AllTrained, *, popularity: Artifact, bm25: Artifact) -> Artifact:
-        """Name what the engine opens: the first arm's encoder with the first seed."""
+    def bundle(
+        self,
+        trained: AllTrained,
+        *,
+        popularity: Artifact,
+        bm25: Artifact,
+        recall: Artifact | None = None,
+        recall_index: Artifact | None = None,
+    ) -> Artifact:
+        """Name what the engine opens: the first arm's encoder with the first seed, and the recall model over it."""
         served = trained[self.config.arms[0].value, self.config.seeds[0]]
         return self.stage(
             "bundle",
@@ -285,6 +293,8 @@ class Stages:
                 popularity=popularity,
                 bm25=bm25,
                 dense=self.config.dense,
+                recall=recall,
+                recall_index=recall_index,
             ),
         )
 

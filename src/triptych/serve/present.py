@@ -81,6 +81,7 @@ def why(reason: Why) -> schemas.Why:
         unmasked=reason.unmasked,
         without_title=finite(reason.without_title),
         without_photo=finite(reason.without_photo),
+        without_clicks=finite(reason.without_clicks),
         shared_words=list(reason.shared_words),
     )
 

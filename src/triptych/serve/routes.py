@@ -278,7 +278,7 @@ def _search(
 
 def _why(engine: Engine, parameters: schemas.WhyParameters, *, photo: bytes | None) -> schemas.Why:
     _known(engine, parameters.item_id)
-    return present.why(engine.why(parameters.item_id, query=parameters.q, photo=photo))
+    return present.why(engine.why(parameters.item_id, query=parameters.q, photo=photo, channel=parameters.channel))
 
 
 def _known(engine: Engine, item_id: str) -> dict[str, Any]:

@@ -104,8 +104,10 @@ class SearchParameters(FilterParameters):
 
     q: str | None = Field(None, max_length=MAX_QUERY_CHARS)
     """The query. May be left out with a photo, or with ``channel=popularity`` (browsing)."""
-    channel: Channel = Channel.DENSE
-    """``dense``: by meaning, title and photo; ``bm25``: by shared words; ``popularity``: by past clicks."""
+    channel: Channel | None = None
+    """``recall``: by meaning and by what was chosen under such queries; ``dense``: by meaning, title and photo;
+    ``bm25``: by shared words; ``popularity``: by past clicks. Left out: ``recall`` where the shop has a recall model
+    and there is no photo, else ``dense``."""
     explain: bool = False
     """Give each hit its ``why`` (each is encoded up to three times for it)."""
 
@@ -124,6 +126,8 @@ class WhyParameters(Parameters):
     """The query. May be left out with a photo."""
     item_id: str = Field(min_length=1, max_length=500)
     """The item."""
+    channel: Channel | None = None
+    """``recall`` or ``dense``; left out: as a search chooses."""
 
 
 class PhotoWhyForm(WhyParameters):
@@ -160,6 +164,9 @@ class Why(Message):
     """As ``unmasked``, with the title masked; none where the item has none or the model reads no titles."""
     without_photo: float | None
     """As ``unmasked``, with the photo masked; none where the item has none or the model sees no photos."""
+    without_clicks: float | None
+    """As ``unmasked``, with what past choices have taught of this very item left out; none where the channel learns no
+    such thing."""
     shared_words: list[str]
     """Words that the query and the title have in common."""
 

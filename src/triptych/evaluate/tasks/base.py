@@ -42,6 +42,8 @@ class EvaluationConfig(Config):
     """The same model without photos: what the picture's gain is measured against."""
     control_model: str = "permuted-photo"
     """The same model with photos permuted over items: its gain must vanish."""
+    recall_model: str = "recall"
+    """The recall model over `model`, which claims to be above it."""
     min_photo_gain: float = Field(1.25, gt=0)
     """Claim: recall of `model` / recall of `title_model` is at least this on the slice photo_only."""
     max_control_gain: float = Field(1.05, gt=0)

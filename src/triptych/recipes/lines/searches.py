@@ -11,6 +11,8 @@ from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
+from triptych.recipes.config import RECALL
+from triptych.recipes.recall import recall_of_run
 from triptych.recipes.stages import Stages
 from triptych.recipes.tables import require_behaviour
 
@@ -28,14 +30,25 @@ def run(stages: Stages) -> Artifact:
     tokenizer = stages.tokenizer(split)
     popularity, bm25 = stages.popularity(split), stages.bm25()
     trained = stages.train(split, tokenizer)
-    stages.bundle(trained, popularity=popularity, bm25=bm25)
+    recalled = recall_of_run(trained, stages=stages, split=split)
+    served = recalled[0] if recalled else None
+    stages.bundle(
+        trained,
+        popularity=popularity,
+        bm25=bm25,
+        recall=None if served is None else served.model,
+        recall_index=None if served is None else served.index,
+    )
 
     def searched() -> TaskResult:
         counts = Popularity.load(popularity.path)
         models: dict[str, Retriever | list[Retriever]] = {"popularity": counts, "bm25": Bm25.load(bm25.path)}
         oracle = {} if catalogue.judgements is None else {"oracle": Oracle.fit(catalogue, counts=counts.counts)}
+        fused: dict[str, list[Retriever]] = {}
+        if recalled:
+            fused[RECALL] = [one.retriever(name=RECALL, config=config) for one in recalled]
         return search.evaluate(
-            {**models, **stages.encoders(trained), **oracle},
+            {**models, **stages.encoders(trained), **fused, **oracle},
             catalogue=catalogue,
             split=split,
             config=config.evaluation,
@@ -45,5 +58,11 @@ def run(stages: Stages) -> Artifact:
         [searched, *stages.relit_photos(split, trained)],
         split=split,
         trained=trained,
-        inputs={"popularity": popularity, "bm25": bm25, "photo queries": str(config.photo_queries)},
+        inputs={
+            "popularity": popularity,
+            "bm25": bm25,
+            "photo queries": str(config.photo_queries),
+            **{f"recall seed {seed}": one.model for seed, one in zip(config.seeds, recalled, strict=False)},
+            **{f"recall index seed {seed}": one.index for seed, one in zip(config.seeds, recalled, strict=False)},
+        },
     )

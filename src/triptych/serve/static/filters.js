@@ -7,6 +7,7 @@ const SHOWN_CATEGORIES = 9;
 const narrow = window.matchMedia("(max-width: 60rem)");
 
 const NOTES = {
+  best: "Title and photo by what they mean, and what was chosen under such words.",
   dense: "Title and photo together, by what they mean.",
   bm25: "Only titles that contain the words.",
   popularity: "What was clicked most, whatever was asked.",
@@ -40,8 +41,13 @@ export function listen(onchange) {
   });
 }
 
-/** Fill the form with what the catalogue has. */
-export function fill(facets) {
+/** What finds results where nothing was chosen: `best` where the shop has a recall model. */
+let usual = "dense";
+
+/** Fill the form with what the catalogue has. @param {boolean} hasRecall whether the shop has a recall model. */
+export function fill(facets, { hasRecall }) {
+  usual = hasRecall ? "best" : "dense";
+  byId("best-channel").hidden = !hasRecall;
   const option = (value, name, number) => el("label", { class: "option" },
     el("input", { type: "radio", name: "category", value }), el("span", { class: "option-name" }, name), el("span", { class: "option-count" }, number));
   byId("category-options").replaceChildren(
@@ -70,7 +76,7 @@ export function show(state, { onchange, canChoose }) {
   form.elements.namedItem("cell").value = state.cell ?? "";
   form.elements.namedItem("min_price").value = state.min_price ?? "";
   form.elements.namedItem("max_price").value = state.max_price ?? "";
-  const channel = state.channel ?? "dense";
+  const channel = state.channel ?? usual;
   for (const radio of form.querySelectorAll("[name=channel]")) radio.checked = radio.value === channel;
   byId("channel-group").hidden = !canChoose;
   byId("channel-note").textContent = NOTES[channel];
@@ -95,7 +101,7 @@ function read(form) {
   const change = {
     category: data.get("category") || null, cell: data.get("cell") || null,
     min_price: number("min_price"), max_price: number("max_price"),
-    channel: data.get("channel") === "dense" ? null : data.get("channel"),
+    channel: data.get("channel") === usual ? null : data.get("channel"),
   };
   const wrong = change.min_price !== null && change.max_price !== null && change.min_price > change.max_price;
   priceError(wrong ? "The lowest price is above the highest." : "");

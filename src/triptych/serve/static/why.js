@@ -41,7 +41,7 @@ async function explain(section, item, { state, channel, hit, queryPhoto, signal 
   section.setAttribute("aria-busy", "true");
   section.replaceChildren(el("div", { class: "line" }), el("div", { class: "line half" }), el("div", { class: "bars-wait" }));
   try {
-    const { answer } = await api.why(state, item.item_id, { photo: queryPhoto, signal });
+    const { answer } = await api.why(state, item.item_id, { channel, photo: queryPhoto, signal });
     section.replaceChildren(...reasons(answer, { state, channel, hit }));
     markWords(byId("why-body").querySelector(".title"), answer.shared_words);
   } catch (failure) {
@@ -64,15 +64,19 @@ function reasons(why, { state, channel, hit }) {
     { name: "Title", kind: "of-title", adds: why.without_title === null ? null : why.unmasked - why.without_title },
     { name: "Photo", kind: "of-photo", adds: why.without_photo === null ? null : why.unmasked - why.without_photo },
   ];
+  const clicks = why.without_clicks === null ? null : why.unmasked - why.without_clicks;
+  const told = "How much the score falls when the model is shown the item without its title, or without its photo";
+  if (clicks !== null) sides.push({ name: "Choices", kind: "of-choices", adds: clicks });
   return [
-    el("p", { class: "verdict" }, verdict(why.unmasked, sides[0].adds, sides[1].adds)),
+    el("p", { class: "verdict" }, verdict(why.unmasked, sides[0].adds, sides[1].adds, clicks)),
     bars(why.score, sides),
     words,
-    el("p", { class: "note" }, "How much the score falls when the model is shown the item without its title, or without its photo. The two need not add up: each can cover for the other."),
+    el("p", { class: "note" }, `${told}${clicks === null ? "" : ", or without what past choices have taught of it"}. These need not add up: each can cover for the others.`),
   ];
 }
 
-function verdict(total, title, image) {
+function verdict(total, title, image, clicks) {
+  if (clicks !== null && clicks > Math.abs(total) * SMALL && clicks > 1.5 * Math.max(title ?? 0, image ?? 0)) return "Mostly by what was chosen before.";
   if (image === null) return "By its title; the photo plays no part.";
   if (title === null) return "By its photo; the title plays no part.";
   const small = Math.abs(total) * SMALL;
@@ -84,7 +88,7 @@ function verdict(total, title, image) {
   return "By its title and its photo, about equally.";
 }
 
-/** Three bars on one scale: the score, and what each side adds (to the left of zero where it takes away). */
+/** Bars on one scale: the score, and what each side adds (to the left of zero where it takes away). */
 function bars(total, sides) {
   const known = sides.filter((side) => side.adds !== null).map((side) => side.adds);
   const low = Math.min(0, total, ...known);
