@@ -11,6 +11,7 @@ knows such a module.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -26,6 +27,16 @@ CACHED_ROWS = 2048
 """Rows updated at a time on a CPU: what lies between two operations stays in the processor's cache."""
 
 
+class Shard(NamedTuple):
+    """Rows `place`, `place` + `of`, … of a table."""
+
+    place: int
+    of: int
+
+
+WHOLE = Shard(0, 1)
+
+
 class RowGradients(NamedTuple):
     """Gradients of some rows of a table; of all others they are 0."""
 
@@ -38,10 +49,15 @@ class RowGradients(NamedTuple):
 class Exchange(Protocol):
     """The processes that train together, as a table sees them: `training.distributed.Group`."""
 
+    rank: int
     size: int
 
     def gather_rows(self, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Join what every process has, ``[rows]`` and ``[rows, dim]``, in the same order everywhere."""
+        ...
+
+    def deal(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Send each process its part and return what each has for this one; they differ in their first size only."""
         ...
 
 
@@ -59,6 +75,7 @@ class IdTable(nn.Module):
         init_std: float = INIT_STD,
         eps: float = EPS,
         generator: torch.Generator | None = None,
+        shard: Shard | None = None,
     ) -> None:
         """Draw the vectors.
 
@@ -71,12 +88,15 @@ class IdTable(nn.Module):
             init_std: standard deviation of the first vectors' entries.
             eps: added to the root of the squares that a gradient is divided by.
             generator: for the first vectors; None: torch's own.
+            shard: which rows lie here, in a `ShardedIdTable`; all rows are drawn, so that any number of processes begin
+                with the same vectors.
         """
         super().__init__()
-        self.num_rows, self.dim = num_rows, dim
+        self.num_rows, self.dim, self.shard = num_rows, dim, shard or WHOLE
         self.optimizer, self.rate_factor, self.stored_as, self.eps = optimizer, rate_factor, stored_as, eps
-        self.weight = nn.Parameter(drawn_rows(num_rows, dim, stored_as=stored_as, std=init_std, generator=generator))
-        state = new_state(optimizer, num_rows=num_rows, dim=dim, stored_as=stored_as)
+        drawn = drawn_rows(num_rows, dim, stored_as=stored_as, std=init_std, generator=generator, shard=self.shard)
+        self.weight = nn.Parameter(drawn)
+        state = new_state(optimizer, num_rows=len(drawn), dim=dim, stored_as=stored_as)
         self._slots = tuple(state)
         for slot, values in state.items():
             self.register_buffer(slot, values, persistent=False)  # goes with the training, not with the model
@@ -95,7 +115,7 @@ class IdTable(nn.Module):
         Returns:
             float32 ``[..., dim]``.
         """
-        vectors = functional.embedding(rows, self.weight.detach()).float()
+        vectors = self._looked_up(rows)
         if self.training and self.weight.requires_grad and torch.is_grad_enabled():
             vectors.requires_grad_()
 
@@ -112,10 +132,7 @@ class IdTable(nn.Module):
 
         To be called once before `update_rows`, by every process.
         """
-        nothing = RowGradients(*(torch.empty(shape, device=self.weight.device) for shape in ((0,), (0, self.dim))))
-        rows, values = (torch.cat(parts) for parts in zip(nothing, *self._found, strict=True))
-        self._found = []
-        self._summed = summed_by_row(rows.long(), values)
+        self._summed = self._taken()
         if group.size > 1:
             self._summed = summed_by_row(*group.gather_rows(*self._summed))
         return torch.linalg.vector_norm(self._summed.values)
@@ -151,6 +168,18 @@ class IdTable(nn.Module):
         """Return what the optimiser remembers, by name, each ``[num_rows, ...]``: to be saved, or overwritten."""
         return {slot: getattr(self, slot) for slot in self._slots}
 
+    def _looked_up(self, rows: Tensor) -> Tensor:
+        return functional.embedding(rows, self.weight.detach()).float()
+
+    def _taken(self) -> RowGradients:
+        """Add up what this process's backward passes have brought, and forget it."""
+        device = self.weight.device
+        nothing = RowGradients(
+            torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, self.dim, device=device)
+        )
+        found, self._found = [nothing, *self._found], []
+        return summed_by_row(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
     def extra_repr(self) -> str:
         """Describe the table where torch prints a module."""
         return f"{self.num_rows}, {self.dim}, optimizer={self.optimizer}, stored_as={self.stored_as}"
@@ -176,12 +205,15 @@ def summed_by_row(rows: Tensor, values: Tensor) -> RowGradients:
 
 
 def drawn_rows(
-    num_rows: int, dim: int, *, stored_as: StoredAs, std: float, generator: torch.Generator | None
+    num_rows: int, dim: int, *, stored_as: StoredAs, std: float, generator: torch.Generator | None, shard: Shard
 ) -> Tensor:
-    """Draw normal vectors ``[num_rows, dim]``, a block at a time: only the result is as large as the table."""
-    table = torch.empty(num_rows, dim, dtype=stored_as.dtype)
-    for block in table.split(CACHED_ROWS):
-        block.copy_(torch.empty(block.shape).normal_(std=std, generator=generator))
+    """Draw normal vectors ``[num_rows, dim]`` a block at a time and keep those of a shard: nothing else is as large."""
+    table = torch.empty(len(range(shard.place, num_rows, shard.of)), dim, dtype=stored_as.dtype)
+    for start in range(0, num_rows, CACHED_ROWS):
+        block = torch.empty(min(CACHED_ROWS, num_rows - start), dim).normal_(std=std, generator=generator)
+        own = block[(shard.place - start) % shard.of :: shard.of]
+        first = -(-(start - shard.place) // shard.of)
+        table[first : first + len(own)] = own
     return table
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 from torch import Tensor, nn
 
 from triptych.losses.base import LossOutput
-from triptych.nn.id_table import Exchange
+from triptych.nn.id_table import Exchange, Shard
 
 Batch = TypeVar("Batch")
 """A tuple or NamedTuple of tensors, numbers, None, or of such tuples again, in host memory."""
@@ -43,7 +43,12 @@ class RowTrained(Protocol):
     The loop's optimiser leaves its weights alone, and so does weight decay. The loop clips its gradients together with
     all others, gives it the learning rate (`RateFactors` included), and saves what it remembers. Where its weights
     require no gradient, it is left as it is.
+
+    Attributes:
+        shard: which of its rows this process holds.
     """
+
+    shard: Shard
 
     def sum_row_gradients(self, group: Exchange) -> Tensor:
         """Add up the gradients of the step's backward passes over all processes; return the norm of all of them.
