@@ -138,13 +138,13 @@ class IdTable(nn.Module):
         return torch.linalg.vector_norm(self._summed.values)
 
     @torch.no_grad()
-    def update_rows(self, *, learning_rate: float, scale: Tensor | float = 1.0, seed: int = 0) -> None:
+    def update_rows(self, *, learning_rate: float, seed: int, scale: Tensor | float = 1.0) -> None:
         """Change the rows by their gradients, and forget those.
 
         Args:
             learning_rate: before `rate_factor`.
-            scale: by which the gradients are multiplied, to clip them.
             seed: of the rounding to 16 bits; another one for every step, the same in every process.
+            scale: by which the gradients are multiplied, to clip them.
         """
         assert self._summed is not None, "sum_row_gradients comes before update_rows"
         (rows, values), self._summed = self._summed, None
@@ -173,12 +173,12 @@ class IdTable(nn.Module):
 
     def _taken(self) -> RowGradients:
         """Add up what this process's backward passes have brought, and forget it."""
-        device = self.weight.device
-        nothing = RowGradients(
-            torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, self.dim, device=device)
-        )
-        found, self._found = [nothing, *self._found], []
-        return summed_by_row(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        found, self._found = self._found, []
+        if len(found) == 1:  # as a rule, and joining would copy
+            return summed_by_row(*found[0])
+        none = torch.empty(0, dtype=torch.int64, device=self.weight.device)
+        nothing = RowGradients(none, none.new_empty(0, self.dim, dtype=torch.float32))
+        return summed_by_row(*(torch.cat(parts) for parts in zip(nothing, *found, strict=True)))
 
     def extra_repr(self) -> str:
         """Describe the table where torch prints a module."""
@@ -195,8 +195,7 @@ def summed_by_row(rows: Tensor, values: Tensor) -> RowGradients:
     Returns:
         Ascending rows, each once.
     """
-    # Sorted and summed by an embedding bag: half the time of `unique` and `index_add_`, and on a GPU, where the latter
-    # adds in any order, the same bits in every process.
+    # `unique` and `index_add_` take longer (`benchmarks/id_tables.py`), and on a GPU the latter adds in any order.
     ascending, order = torch.sort(rows, stable=True)
     distinct, counts = torch.unique_consecutive(ascending, return_counts=True)
     if not len(distinct):

@@ -57,13 +57,13 @@ class RowTrained(Protocol):
         """
         ...
 
-    def update_rows(self, *, learning_rate: float, scale: Tensor, seed: int) -> None:
+    def update_rows(self, *, learning_rate: float, seed: int, scale: Tensor) -> None:
         """Change the rows by their gradients times `scale`, and forget those.
 
         Args:
             learning_rate: of this step.
-            scale: what clipping leaves of the gradients.
             seed: of what is drawn; the same in every process, another one for every step.
+            scale: what clipping leaves of the gradients.
         """
         ...
 
