@@ -103,7 +103,6 @@ class IdTable(nn.Module):
         self._found: list[RowGradients] = []
         self._summed: RowGradients | None = None
 
-    @torch.compiler.disable
     def forward(self, rows: Tensor) -> Tensor:
         """Look up rows.
 
