@@ -50,10 +50,12 @@ def test_all_lookups_and_passes_before_an_update_count_together():
     for lookup in (ours, lambda some: dense[some]):
         first = [lookup(some) for some in rows]
         assert [made.shape for made in first] == [(*shape, 3) for shape in shapes]
-        (first[0].sum() * first[1].square().sum() + first[3].cos().sum() + first[2].sum()).backward()
+        loss = first[0].sum() * first[1].square().sum() + first[3].cos().sum() + first[2].sum()
+        loss.backward(retain_graph=True)
+        loss.backward()  # twice through one graph
         again = lookup(rows[1])  # of a second batch
         (again * again).mean().backward()
-    assert torch.allclose(gradient_of(ours), dense.grad, atol=1e-5)
+    assert torch.allclose(gradient_of(ours), dense.grad, rtol=1e-5, atol=1e-4)
 
 
 def test_a_step_changes_its_rows_and_forgets_them():
