@@ -11,9 +11,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from triptych.encoders.embed import Embedder
 from triptych.foundation.errors import TriptychError
 from triptych.nn.attention import SelfAttention, key_bias
+from triptych.nn.id_table import IdTable
+from triptych.nn.rounding import round_by_chance
+from triptych.nn.row_optimizer import RowOptimizer
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recipes.encoders import EncoderWork, Plan
 from triptych.recipes.run_folder import RunFolder
+from triptych.training.distributed import ALONE
 from triptych.training.log import read_log
 
 pytestmark = [
@@ -74,3 +78,27 @@ def test_compiled_on_a_gpu(demo_run, tmp_path):
     ends = [work(demo_run, tmp_path, device="cuda", compile_model=compiled).train() for compiled in (False, True)]
     losses = [list(read_log(end.file("train.jsonl")))[-2]["loss"] for end in ends]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+@pytest.mark.parametrize("optimizer", RowOptimizer)
+def test_a_table_by_rows_trains_as_on_a_cpu(optimizer):
+    ends = []
+    for device in ("cpu", "cuda"):
+        table = IdTable(50, 8, optimizer=optimizer, init_std=0.3, eps=0.01, generator=torch.Generator().manual_seed(0))
+        table.to(device)
+        for step in range(10):
+            rows = torch.randint(50, (64,), generator=torch.Generator().manual_seed(step)).to(device)
+            (table(rows) - 0.5).square().sum().backward()
+            table.sum_row_gradients(ALONE)
+            table.update_rows(learning_rate=0.1, seed=step)
+        ends.append({"weight": table.weight.detach().cpu(), **{n: t.cpu() for n, t in table.row_state().items()}})
+    for name, value in ends[0].items():
+        assert torch.allclose(ends[1][name].float(), value.float(), atol=1e-5), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_by_chance_is_right_on_average_on_a_gpu(dtype):
+    values = torch.full((100_000,), 1 + 2.0**-12, device="cuda")
+    rounded = round_by_chance(values, dtype=dtype, generator=torch.Generator("cuda").manual_seed(0))
+    assert len(rounded.unique()) == 2
+    assert rounded.double().mean().item() == pytest.approx(1 + 2.0**-12, abs=1e-4)

@@ -31,7 +31,7 @@ def batches(*, dim: int, steps: int = 25, every_row: bool = False):
 def train(table: IdTable, rows: torch.Tensor, gradients: torch.Tensor) -> None:
     table(rows).backward(gradients)
     table.sum_row_gradients(ALONE)
-    table.update_rows(learning_rate=RATE)
+    table.update_rows(learning_rate=RATE, seed=0)
 
 
 def loop_step(weight, memory, rows, gradients, *, optimizer: RowOptimizer) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from triptych.nn.id_table import IdTable, summed_by_row, table_bytes
@@ -49,10 +50,12 @@ def test_all_lookups_and_passes_before_an_update_count_together():
     for lookup in (ours, lambda some: dense[some]):
         first = [lookup(some) for some in rows]
         assert [made.shape for made in first] == [(*shape, 3) for shape in shapes]
-        (first[0].sum() * first[1].square().sum() + first[3].cos().sum() + first[2].sum()).backward()
+        loss = first[0].sum() * first[1].square().sum() + first[3].cos().sum() + first[2].sum()
+        loss.backward(retain_graph=True)
+        loss.backward()  # twice through one graph
         again = lookup(rows[1])  # of a second batch
         (again * again).mean().backward()
-    assert torch.allclose(gradient_of(ours), dense.grad, atol=1e-5)
+    assert torch.allclose(gradient_of(ours), dense.grad, rtol=1e-5, atol=1e-4)
 
 
 def test_a_step_changes_its_rows_and_forgets_them():
@@ -61,12 +64,12 @@ def test_a_step_changes_its_rows_and_forgets_them():
     rows = torch.tensor([7, 2, 7])
     ours(rows).sum().backward()
     ours.sum_row_gradients(ALONE)
-    ours.update_rows(learning_rate=0.1)
+    ours.update_rows(learning_rate=0.1, seed=0)
     changed = (ours.weight != before).any(dim=1)
     assert changed.nonzero().flatten().tolist() == [2, 7]
     assert not gradient_of(ours).any()
     assert ours.sum_row_gradients(ALONE) == 0  # nobody has used it
-    ours.update_rows(learning_rate=0.1)
+    ours.update_rows(learning_rate=0.1, seed=0)
     assert torch.equal((ours.weight != before).any(dim=1), changed)
 
 
@@ -106,6 +109,26 @@ def test_autocast_leaves_vectors_and_gradients_in_float32():
     assert vectors.dtype == gradient_of(ours).dtype == torch.float32
 
 
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = table()
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.table(rows) + self.table(rows.flip(0)))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns itself while it traces
+def test_a_compiled_block_has_the_gradients_of_one_as_written():
+    written, compiled = Block(), Block()
+    compiled.compile(dynamic=True, backend="eager")  # traced as ever; only the machine code is left out
+    for size in (4, 7, 1, 0):
+        rows = torch.randint(9, (size,), generator=generator(size))
+        for block in (written, compiled):
+            block(rows).square().sum().backward()
+        assert torch.equal(gradient_of(compiled.table), gradient_of(written.table))
+
+
 @pytest.mark.parametrize(("optimizer", "stored_as"), list(itertools.product(RowOptimizer, StoredAs)))
 def test_what_a_table_takes(optimizer: RowOptimizer, stored_as: StoredAs):
     ours = IdTable(1_000, 64, optimizer=optimizer, stored_as=stored_as)
@@ -140,7 +163,8 @@ def test_sixteen_bits_train_where_rounding_to_the_nearest_stands_still():
         ours(torch.arange(64)).sum().backward()
         ours.sum_row_gradients(ALONE)
         ours.update_rows(learning_rate=1e-3, seed=step)
-    assert ours.weight.float().mean().item() == pytest.approx(0.8, abs=2e-3)
+    assert ours.weight.float().mean().item() == pytest.approx(0.8, abs=5e-3)
+    assert 0.65 < ours.weight.min() < ours.weight.max() < 0.95  # every entry, by noise of its own at every step
     nearest = torch.ones(64, 8, dtype=torch.bfloat16)
     for _ in range(200):
         nearest = (nearest.float() - 1e-3).bfloat16()

@@ -233,6 +233,21 @@ def test_resumed_runs_end_the_same_bit_for_bit(tmp_path, optimizer, stored_as):
         assert same(everything(resumed), everything(unbroken)), die_at
 
 
+def test_every_step_and_table_rounds_by_noise_of_its_own(tmp_path):
+    def seeds(seed: int) -> list[int]:
+        task, found = Rating(), []
+        for table in (task.module.users, task.module.items):
+            update = table.update_rows
+            table.update_rows = lambda update=update, **given: (found.append(given["seed"]), update(**given))
+        fit(task, config=config(accumulate=2), out=tmp_path / str(len(list(tmp_path.iterdir()))), seed=seed)
+        return found
+
+    first = seeds(0)
+    assert len(set(first)) == len(first) == 2 * 20
+    assert seeds(0) == first
+    assert not set(seeds(1)) & set(first)
+
+
 def test_a_later_stage_carries_on_what_the_tables_remember(tmp_path):
     """The first half of a schedule, then the second on its weights and memory, is the whole."""
     whole, first = Rating(RowOptimizer.ADAM, dropout=False), Rating(RowOptimizer.ADAM, dropout=False)

@@ -11,6 +11,7 @@ knows such a module.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -26,6 +27,16 @@ CACHED_ROWS = 2048
 """Rows updated at a time on a CPU: what lies between two operations stays in the processor's cache."""
 
 
+class Shard(NamedTuple):
+    """Rows `place`, `place` + `of`, … of a table."""
+
+    place: int
+    of: int
+
+
+WHOLE = Shard(0, 1)
+
+
 class RowGradients(NamedTuple):
     """Gradients of some rows of a table; of all others they are 0."""
 
@@ -38,10 +49,15 @@ class RowGradients(NamedTuple):
 class Exchange(Protocol):
     """The processes that train together, as a table sees them: `training.distributed.Group`."""
 
+    rank: int
     size: int
 
     def gather_rows(self, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Join what every process has, ``[rows]`` and ``[rows, dim]``, in the same order everywhere."""
+        ...
+
+    def deal(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Send each process its part and return what each has for this one; they differ in their first size only."""
         ...
 
 
@@ -59,6 +75,7 @@ class IdTable(nn.Module):
         init_std: float = INIT_STD,
         eps: float = EPS,
         generator: torch.Generator | None = None,
+        shard: Shard | None = None,
     ) -> None:
         """Draw the vectors.
 
@@ -71,19 +88,21 @@ class IdTable(nn.Module):
             init_std: standard deviation of the first vectors' entries.
             eps: added to the root of the squares that a gradient is divided by.
             generator: for the first vectors; None: torch's own.
+            shard: which rows lie here, in a `ShardedIdTable`; all rows are drawn, so that any number of processes begin
+                with the same vectors.
         """
         super().__init__()
-        self.num_rows, self.dim = num_rows, dim
+        self.num_rows, self.dim, self.shard = num_rows, dim, shard or WHOLE
         self.optimizer, self.rate_factor, self.stored_as, self.eps = optimizer, rate_factor, stored_as, eps
-        self.weight = nn.Parameter(drawn_rows(num_rows, dim, stored_as=stored_as, std=init_std, generator=generator))
-        state = new_state(optimizer, num_rows=num_rows, dim=dim, stored_as=stored_as)
+        drawn = drawn_rows(num_rows, dim, stored_as=stored_as, std=init_std, generator=generator, shard=self.shard)
+        self.weight = nn.Parameter(drawn)
+        state = new_state(optimizer, num_rows=len(drawn), dim=dim, stored_as=stored_as)
         self._slots = tuple(state)
         for slot, values in state.items():
             self.register_buffer(slot, values, persistent=False)  # goes with the training, not with the model
         self._found: list[RowGradients] = []
         self._summed: RowGradients | None = None
 
-    @torch.compiler.disable
     def forward(self, rows: Tensor) -> Tensor:
         """Look up rows.
 
@@ -95,7 +114,7 @@ class IdTable(nn.Module):
         Returns:
             float32 ``[..., dim]``.
         """
-        vectors = functional.embedding(rows, self.weight.detach()).float()
+        vectors = self._looked_up(rows)
         if self.training and self.weight.requires_grad and torch.is_grad_enabled():
             vectors.requires_grad_()
 
@@ -112,22 +131,19 @@ class IdTable(nn.Module):
 
         To be called once before `update_rows`, by every process.
         """
-        nothing = RowGradients(*(torch.empty(shape, device=self.weight.device) for shape in ((0,), (0, self.dim))))
-        rows, values = (torch.cat(parts) for parts in zip(nothing, *self._found, strict=True))
-        self._found = []
-        self._summed = summed_by_row(rows.long(), values)
+        self._summed = self._taken()
         if group.size > 1:
             self._summed = summed_by_row(*group.gather_rows(*self._summed))
         return torch.linalg.vector_norm(self._summed.values)
 
     @torch.no_grad()
-    def update_rows(self, *, learning_rate: float, scale: Tensor | float = 1.0, seed: int = 0) -> None:
+    def update_rows(self, *, learning_rate: float, seed: int, scale: Tensor | float = 1.0) -> None:
         """Change the rows by their gradients, and forget those.
 
         Args:
             learning_rate: before `rate_factor`.
-            scale: by which the gradients are multiplied, to clip them.
             seed: of the rounding to 16 bits; another one for every step, the same in every process.
+            scale: by which the gradients are multiplied, to clip them.
         """
         assert self._summed is not None, "sum_row_gradients comes before update_rows"
         (rows, values), self._summed = self._summed, None
@@ -151,6 +167,18 @@ class IdTable(nn.Module):
         """Return what the optimiser remembers, by name, each ``[num_rows, ...]``: to be saved, or overwritten."""
         return {slot: getattr(self, slot) for slot in self._slots}
 
+    def _looked_up(self, rows: Tensor) -> Tensor:
+        return functional.embedding(rows, self.weight.detach()).float()
+
+    def _taken(self) -> RowGradients:
+        """Add up what this process's backward passes have brought, and forget it."""
+        found, self._found = self._found, []
+        if len(found) == 1:  # as a rule, and joining would copy
+            return summed_by_row(*found[0])
+        none = torch.empty(0, dtype=torch.int64, device=self.weight.device)
+        nothing = RowGradients(none, none.new_empty(0, self.dim, dtype=torch.float32))
+        return summed_by_row(*(torch.cat(parts) for parts in zip(nothing, *found, strict=True)))
+
     def extra_repr(self) -> str:
         """Describe the table where torch prints a module."""
         return f"{self.num_rows}, {self.dim}, optimizer={self.optimizer}, stored_as={self.stored_as}"
@@ -166,8 +194,7 @@ def summed_by_row(rows: Tensor, values: Tensor) -> RowGradients:
     Returns:
         Ascending rows, each once.
     """
-    # Sorted and summed by an embedding bag: half the time of `unique` and `index_add_`, and on a GPU, where the latter
-    # adds in any order, the same bits in every process.
+    # `unique` and `index_add_` take longer (`benchmarks/id_tables.py`), and on a GPU the latter adds in any order.
     ascending, order = torch.sort(rows, stable=True)
     distinct, counts = torch.unique_consecutive(ascending, return_counts=True)
     if not len(distinct):
@@ -176,12 +203,15 @@ def summed_by_row(rows: Tensor, values: Tensor) -> RowGradients:
 
 
 def drawn_rows(
-    num_rows: int, dim: int, *, stored_as: StoredAs, std: float, generator: torch.Generator | None
+    num_rows: int, dim: int, *, stored_as: StoredAs, std: float, generator: torch.Generator | None, shard: Shard
 ) -> Tensor:
-    """Draw normal vectors ``[num_rows, dim]``, a block at a time: only the result is as large as the table."""
-    table = torch.empty(num_rows, dim, dtype=stored_as.dtype)
-    for block in table.split(CACHED_ROWS):
-        block.copy_(torch.empty(block.shape).normal_(std=std, generator=generator))
+    """Draw normal vectors ``[num_rows, dim]`` a block at a time and keep those of a shard: nothing else is as large."""
+    table = torch.empty(len(range(shard.place, num_rows, shard.of)), dim, dtype=stored_as.dtype)
+    for start in range(0, num_rows, CACHED_ROWS):
+        block = torch.empty(min(CACHED_ROWS, num_rows - start), dim).normal_(std=std, generator=generator)
+        own = block[(shard.place - start) % shard.of :: shard.of]
+        first = -(-(start - shard.place) // shard.of)
+        table[first : first + len(own)] = own
     return table
 
 

@@ -100,6 +100,15 @@ class Group:
         """
         return rows, values
 
+    def deal(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Send to each process the part with its number, without gradient, and return what each has for this one.
+
+        Args:
+            parts: as many as there are processes; ``[any, ...]``, of one type, alike on all processes but for the first
+                size.
+        """
+        return list(parts)
+
     def sum_gradients(self, weights: Sequence[Tensor], *, beside: Tensor) -> None:
         """Add up the gradients over the processes, in place; a weight without gradient everywhere keeps none.
 
@@ -172,6 +181,16 @@ class Processes(Group):
             counts = [torch.empty(1, dtype=torch.int64) for _ in range(self.size)]
             dist.all_gather(counts, torch.tensor([len(rows)]), group=self._quiet)
             return _joined(rows, counts), _joined(values, counts)
+
+    def deal(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """See `Group.deal`."""
+        given = torch.tensor([len(part) for part in parts])
+        taken = torch.empty_like(given)
+        with _together():
+            dist.all_to_all_single(taken, given, group=self._quiet)
+            got = parts[0].new_empty(int(taken.sum()), *parts[0].shape[1:])
+            dist.all_to_all_single(got, torch.cat(list(parts)), taken.tolist(), given.tolist())
+        return list(got.split(taken.tolist()))
 
     def sum_gradients(self, weights: Sequence[Tensor], *, beside: Tensor) -> None:
         """See `Group.sum_gradients`."""

@@ -1,7 +1,8 @@
 """The training loop of every stage.
 
 The stage gives a `Task`; the loop gives the device and precision, gradient accumulation and clipping, AdamW, the
-schedule, validation with early stop and best weights, checkpoints, exact resume, and the log.
+schedule, validation with early stop and best weights, checkpoints, exact resume, and the log. Weights that are trained
+by rows, such as ID tables, change themselves, and are clipped, scheduled and saved with the others (`row_tables`).
 
 Exact resume rests on three things: a batch is a pure function of its index, torch's generator is seeded anew for every
 batch, and everything else that a step changes (weights, optimiser, best so far, counters) is in the checkpoint. A run
@@ -63,7 +64,7 @@ class LoopConfig(Config):
     decay_rate: float | None = Field(None, gt=0, le=1)
     """Share of the steps in which the learning rate falls, only with schedule = wsd; 0.3 when not given."""
     weight_decay: float = Field(0.01, ge=0)
-    """AdamW's decay, of matrices only: not of biases, norms and single vectors."""
+    """AdamW's decay, of matrices only: not of biases, norms, single vectors and ID tables."""
     clip_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
     accumulate: int = Field(1, ge=1)
@@ -81,7 +82,7 @@ class LoopConfig(Config):
     log_every: int = Field(10, ge=1)
     """Steps between records of the log."""
     checkpoint_every_s: float = Field(30.0, ge=0)
-    """Seconds between checkpoints; 0 writes one after every step."""
+    """Seconds between checkpoints; 0 writes one after every step. Each holds the whole model, ID tables included."""
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:

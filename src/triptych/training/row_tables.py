@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from triptych.nn.id_table import Exchange
+from triptych.foundation.errors import ConfigError
+from triptych.nn.id_table import WHOLE, Exchange
 from triptych.training.task import RateFactors, RowTrained
 
 STATE = "rows/"
@@ -16,10 +17,19 @@ class RowTables:
     """All such parts of a module that are trained, by name."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Find them."""
+        """Find them.
+
+        Raises:
+            ConfigError: one is shared out among the processes.
+        """
         parts = dict(module.named_modules())
         found = [name for name, part in parts.items() if isinstance(part, RowTrained)]
         trained = [name for name in found if any(weight.requires_grad for weight in parts[name].parameters())]
+        if shared := [name for name in found if parts[name].shard != WHOLE]:
+            raise ConfigError(
+                f"The rows of '{shared[0]}' lie with several processes, but only the first one validates and saves. "
+                "Use an IdTable, which each process holds, or a loop of your own (docs/id-tables.md)."
+            )
         self._tables: dict[str, RowTrained] = {name: parts[name] for name in trained}
         self._shares = {name: rate_factor_of(_beginning(name), module=module) for name in trained}
         self._norms: dict[str, Tensor] = {}

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 from torch import Tensor, nn
 
 from triptych.losses.base import LossOutput
-from triptych.nn.id_table import Exchange
+from triptych.nn.id_table import Exchange, Shard
 
 Batch = TypeVar("Batch")
 """A tuple or NamedTuple of tensors, numbers, None, or of such tuples again, in host memory."""
@@ -43,7 +43,12 @@ class RowTrained(Protocol):
     The loop's optimiser leaves its weights alone, and so does weight decay. The loop clips its gradients together with
     all others, gives it the learning rate (`RateFactors` included), and saves what it remembers. Where its weights
     require no gradient, it is left as it is.
+
+    Attributes:
+        shard: which of its rows this process holds.
     """
+
+    shard: Shard
 
     def sum_row_gradients(self, group: Exchange) -> Tensor:
         """Add up the gradients of the step's backward passes over all processes; return the norm of all of them.
@@ -52,13 +57,13 @@ class RowTrained(Protocol):
         """
         ...
 
-    def update_rows(self, *, learning_rate: float, scale: Tensor, seed: int) -> None:
+    def update_rows(self, *, learning_rate: float, seed: int, scale: Tensor) -> None:
         """Change the rows by their gradients times `scale`, and forget those.
 
         Args:
             learning_rate: of this step.
-            scale: what clipping leaves of the gradients.
             seed: of what is drawn; the same in every process, another one for every step.
+            scale: what clipping leaves of the gradients.
         """
         ...
 
