@@ -1,4 +1,8 @@
-"""The index protocol: item vectors in, nearest items out; rows come and go while it serves."""
+"""The index protocol: item vectors in, nearest items out; rows come and go while it serves.
+
+An exact index returns the nearest. An approximate one may miss some of them; what it returns has the exact index's
+scores and order, so that the two can be exchanged and compared.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +44,11 @@ class Index(Protocol):
     """
 
     @property
+    def config(self) -> IndexConfig:
+        """What it searches by; where a rule chose (kind ``auto``), that of what was chosen."""
+        ...
+
+    @property
     def num_rows(self) -> int:
         """Item rows, those of removed items included: the row that `add` gives next."""
         ...
@@ -51,11 +60,11 @@ class Index(Protocol):
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes the vectors take, on disk and mapped or in memory."""
+        """Bytes the index takes, on disk and mapped or in memory."""
         ...
 
     def search(self, vectors: NDArray[np.float32], *, k: int, keep: NDArray[np.bool_] | None = None) -> Hits:
-        """Return the items of largest inner product.
+        """Return the items of largest inner product; the same for a vector, whatever it is asked together with.
 
         Args:
             vectors: ``[n, dim]``, finite.
