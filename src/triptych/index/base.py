@@ -7,8 +7,9 @@ scores and order, so that the two can be exchanged and compared.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,12 @@ class IndexConfig(Config):
     kind: str
     """Which index: a file of `triptych.index.backends`."""
 
+    @classmethod
+    def grid(cls, num_items: int) -> Sequence[Trial]:
+        """Return what a sweep over so many items tries: this kind as it is by default, where nothing else is said."""
+        del num_items
+        return [Trial(cls.parse({}), [{}])]
+
     @abstractmethod
     def build(self, vectors: NDArray[Any]) -> Index:
         """Index vectors ``[items, dim]`` held in memory, one per item row."""
@@ -34,6 +41,14 @@ class IndexConfig(Config):
     @abstractmethod
     def open_saved(self, folder: Path) -> Index:
         """Open what `Index.save` wrote."""
+
+
+class Trial(NamedTuple):
+    """An index that a sweep builds."""
+
+    config: IndexConfig
+    searches: Sequence[Mapping[str, Any]]
+    """Settings by which it is searched in turn, each fields of the config that need no other build."""
 
 
 class Index(Protocol):

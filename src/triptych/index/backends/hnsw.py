@@ -23,8 +23,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from triptych.index.approximate import ApproximateConfig, float32_blocks
+from triptych.index.base import Trial
 from triptych.index.faiss_structures import read_structure, selector, write_structure
 from triptych.index.stored import NumberFormat, StoredVectors
+
+EF_TRIED = (100, 200, 400, 800, 1600)
+"""Widths that a sweep tries."""
 
 
 class HnswConfig(ApproximateConfig):
@@ -47,6 +51,11 @@ class HnswConfig(ApproximateConfig):
     one is enough."""
 
     search_fields: ClassVar[frozenset[str]] = ApproximateConfig.search_fields | {"ef_search"}
+
+    @classmethod
+    def grid(cls, num_items: int) -> list[Trial]:
+        """Try wider and wider walks through one graph."""
+        return [Trial(cls(), [{"ef_search": ef} for ef in EF_TRIED if ef < num_items or ef == EF_TRIED[0]])]
 
     @property
     def candidates_per_place(self) -> int:

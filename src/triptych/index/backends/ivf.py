@@ -24,6 +24,7 @@ from pydantic import Field
 
 from triptych.foundation.errors import ConfigError
 from triptych.index.approximate import ApproximateConfig, float32_blocks
+from triptych.index.base import Trial
 from triptych.index.faiss_structures import read_structure, selector, write_structure
 from triptych.index.stored import NumberFormat, StoredVectors
 from triptych.index.top_k import Store, exact_top_k
@@ -34,6 +35,8 @@ below)."""
 SAMPLE_PER_LIST = 64
 PROBE_RATE = 1 / 8
 LEAST_PROBES = 16
+MOST_PROBES_TRIED = 6
+"""Numbers of probes that a sweep tries, the largest powers of two, beside all lists."""
 LEAST_ROWS = 16
 """A 4-bit code has as many values, and needs as many items to learn them from."""
 
@@ -70,6 +73,14 @@ class IvfConfig(ApproximateConfig):
     """Of the sample and of the first centres."""
 
     search_fields: ClassVar[frozenset[str]] = ApproximateConfig.search_fields | {"num_probes"}
+
+    @classmethod
+    def grid(cls, num_items: int) -> list[Trial]:
+        """Try every storage, each with more and more probes up to all lists."""
+        num_lists = _lists_for(num_items)
+        probes = [2**power for power in range(2, 20) if 2**power < num_lists]
+        searches = [{"num_probes": num} for num in [*probes[-MOST_PROBES_TRIED:], num_lists]]
+        return [Trial(cls(storage=storage), searches) for storage in Storage]
 
     @property
     def candidates_per_place(self) -> int:
