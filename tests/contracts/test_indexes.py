@@ -20,6 +20,7 @@ SETTINGS = {
     "exact": {},
     "hnsw": {"ef_search": 60, "exact_below_rate": 0},
     "ivf": LISTS,
+    "milvus": {"index_type": "FLAT", "exact_below_rate": 0},
     "ivf flat": LISTS | {"storage": "flat"},
     "ivf pq": LISTS | {"storage": "pq"},
 }
@@ -30,6 +31,8 @@ CASES = sorted({*kinds(BACKENDS), *SETTINGS})
 @pytest.fixture(params=CASES)
 def config(request):
     kind = request.param
+    if kind == "milvus":
+        pytest.importorskip("milvus_lite", reason="needs the milvus extra")
     settings = {"kind": kind, **SETTINGS.get(kind, {})}
     return config_class(BACKENDS, settings["kind"]).parse(settings)
 

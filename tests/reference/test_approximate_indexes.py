@@ -11,7 +11,6 @@ import pytest
 
 from triptych.foundation.errors import ArtifactError, ConfigError
 from triptych.foundation.registry import config_class
-from triptych.index.approximate import STRUCTURE
 from triptych.index.backends.auto import AutoConfig
 from triptych.index.backends.exact import ExactConfig
 from triptych.index.backends.hnsw import HnswConfig
@@ -20,6 +19,7 @@ from triptych.index.base import BACKENDS
 
 NUM_ITEMS, DIM, NUM_LISTS = 5000, 32, 64
 GROUP = 60
+STRUCTURE = "structure.faiss"
 LISTS = {"kind": "ivf", "num_lists": NUM_LISTS, "num_probes": 20}
 SETTINGS = {
     "flat": LISTS | {"storage": "flat"},

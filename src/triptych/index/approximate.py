@@ -32,7 +32,6 @@ from triptych.index.base import IndexConfig
 from triptych.index.stored import COPY_ROWS, NumberFormat, StoredVectors, read_meta, require_files
 from triptych.index.top_k import QUERY_BLOCK, Arithmetic, exact_top_k, rescored_top_k
 
-STRUCTURE = "structure.faiss"
 EQUAL_PLACES = 16
 """Candidates beyond those wanted, so that items equal to the last one are there to be told apart by their rows."""
 
@@ -88,6 +87,8 @@ class ApproximateConfig(IndexConfig):
 
     search_fields: ClassVar[frozenset[str]] = frozenset({"arithmetic", "exact_below_rate", "refine"})
     """What may change without building anew."""
+    structure_file: ClassVar[str] = "structure.faiss"
+    """Name of the file that `Structure.write` is given, in the folder of the index."""
 
     @property
     @abstractmethod
@@ -260,11 +261,11 @@ class ApproximateIndex:
         return type(self)(_State(stored, None if structure is None else structure.tuned(config)), config=config)
 
     def save(self, folder: Path) -> None:
-        """Write the vectors' files and ``structure.faiss``; may be the folder it was loaded from."""
+        """Write the files of the vectors and that of the structure; may be the folder it was loaded from."""
         stored, structure = self._state
         folder.mkdir(parents=True, exist_ok=True)
         if structure is not None:
-            structure.write(folder / STRUCTURE)
+            structure.write(folder / self._config.structure_file)
         stored.write(folder, about={"config": self._config.dump(), "organised_rows": self._state.num_organised})
 
     @classmethod
@@ -283,12 +284,12 @@ class ApproximateIndex:
         stored = StoredVectors.open(folder)
         if not meta["organised_rows"]:
             return cls(_State(stored, None), config=config)
-        require_files(folder, STRUCTURE)
-        structure = config.open_structure(folder / STRUCTURE)
+        require_files(folder, config.structure_file)
+        structure = config.open_structure(folder / config.structure_file)
         if structure.num_rows != meta["organised_rows"]:
             raise ArtifactError(
-                f"Index folder {str(folder)!r}: {STRUCTURE} covers {structure.num_rows} rows, index.json says "
-                f"{meta['organised_rows']}. Build the index again: triptych run."
+                f"Index folder {str(folder)!r}: {config.structure_file} covers {structure.num_rows} rows, index.json "
+                f"says {meta['organised_rows']}. Build the index again: triptych run."
             )
         return cls(_State(stored, structure), config=config)
 
