@@ -5,8 +5,8 @@ are wanted; the proposed are scored like the exact index scores: float64 inner p
 item row. So an approximate index may miss an item, and never misjudges one.
 
 A structure covers the rows it was built over and is never changed. Rows added since are a tail that is searched
-exactly; rows removed are masked. Both cost: the tail some 10 µs per query for each thousand rows, removed rows the
-places they take in the structure. Build anew (`triptych run` with the new items table) when the tail is a few percent
+exactly; rows removed are masked. Both cost: the tail what exact search over so many rows costs, removed rows the places
+they take in the structure. Build anew (`triptych run` with the new items table) when the tail is a few percent
 of the items, when a tenth of them is removed, or when what is sold has changed so much that the structure, learned from
 the old items, no longer divides the new ones (`triptych index sweep` shows the recall).
 

@@ -154,7 +154,8 @@ def _search_block(
     """Search queries that fit in memory together; writes the first k columns of `out`."""
     fast = _FastPass(queries, largest_norm=store.largest_norm, arithmetic=arithmetic)
     pool = _Pool(store, queries, k=k, limit=max(4 * k * len(queries), block_scores))
-    size = max(GROUP, min(MAX_BLOCK_ROWS, block_scores // len(queries)) // GROUP * GROUP)
+    num_rows = store.num_rows if kept is None else len(kept)
+    size = max(GROUP, min(MAX_BLOCK_ROWS, num_rows + GROUP - 1, block_scores // len(queries)) // GROUP * GROUP)
     group = GROUP
     while group > 1 and size // group < 2 * k:  # enough groups that their maxima bound the k-th best well
         group //= 2

@@ -25,8 +25,7 @@ class AutoConfig(IndexConfig):
     kind: Literal["auto"] = "auto"
     """Name of the file that defines it."""
     exact_up_to: int = Field(200_000, ge=0)
-    """Items up to which the search is exact. At 128 numbers a vector, a single exact search over so many takes some
-    4 ms on one core (benchmarks/exact_search.py)."""
+    """Items up to which the search is exact; `triptych index sweep` shows what either costs on a run's vectors."""
     exact: ExactConfig = ExactConfig()
     """The index of a catalogue of at most that many items."""
     ivf: IvfConfig = IvfConfig()
