@@ -60,7 +60,10 @@ def sweep(
     about = swept.about
     title = f"{about['items']:,} items of {about['dim']} numbers, {about['queries']:,} {about['queries_are']}, k = {k}"
     rows = [_row(one, k=k) for one in swept.found]
-    print_table(rows, title=title, right=frozenset(rows[0]) - {"", "index", "settings"})
+    whole = frozenset({"index", "settings", "filtered"})
+    print_table(rows, title=title, right=frozenset(rows[0]) - {"", *whole}, whole=whole)
+    shares = ", ".join(f"{100 * filtered.rate:g} %" for filtered in swept.found[0].filtered)
+    print(f"q/s: queries per second in a batch. filtered: recall with {shares} of the items kept")
     print(f"{swept.folder / FIGURE}    {swept.folder / RESULT}")
     if swept.chosen is not None:
         print("\nThe fastest that does what is asked:\n")
@@ -78,10 +81,9 @@ def _row(one: Measured, *, k: int) -> dict[str, Any]:
         f"recall@{k}": f"{one.recall:.4f}",
         "p50 ms": f"{one.p50_ms:.2f}",
         "p99 ms": f"{one.p99_ms:.2f}",
-        "queries/s": f"{one.queries_per_s:,.0f}",
+        "q/s": f"{one.queries_per_s:,.0f}",
         "MiB": f"{one.bytes / 2**20:,.1f}",
         "build s": f"{one.build_s:,.1f}",
     }
-    for filtered in one.filtered:
-        row[f"keep {100 * filtered.rate:g} %"] = f"{filtered.recall:.3f}"
+    row["filtered"] = " ".join(f"{filtered.recall:.2f}" for filtered in one.filtered)
     return row
