@@ -1,4 +1,8 @@
-"""One suite for every registered index: what `triptych.index.base.Index` promises."""
+"""One suite for every registered index: what `triptych.index.base.Index` promises.
+
+Approximate kinds are given what makes them miss nothing among 60 vectors: every list, and enough candidates. What they
+miss where they look into less is the business of tests/reference/test_approximate_indexes.py.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,28 @@ from triptych.foundation.errors import ArtifactError, DataError
 from triptych.foundation.registry import config_class, kinds
 from triptych.index.base import BACKENDS
 
+LISTS = {"kind": "ivf", "num_lists": 4, "num_probes": 4, "refine": 4, "exact_below_rate": 0}
+SETTINGS = {
+    "auto": {},
+    "auto with lists": {"kind": "auto", "exact_up_to": 0, "ivf": LISTS},
+    "exact": {},
+    "hnsw": {"ef_search": 60, "exact_below_rate": 0},
+    "ivf": LISTS,
+    "milvus": {"index_type": "FLAT", "exact_below_rate": 0},
+    "ivf flat": LISTS | {"storage": "flat"},
+    "ivf pq": LISTS | {"storage": "pq"},
+}
+"""Kind → its settings here; a kind may be there more than once."""
+CASES = sorted({*kinds(BACKENDS), *SETTINGS})
 
-@pytest.fixture(params=kinds(BACKENDS))
-def kind(request):
-    return request.param
+
+@pytest.fixture(params=CASES)
+def config(request):
+    kind = request.param
+    if kind == "milvus":
+        pytest.importorskip("milvus_lite", reason="needs the milvus extra")
+    settings = {"kind": kind, **SETTINGS.get(kind, {})}
+    return config_class(BACKENDS, settings["kind"]).parse(settings)
 
 
 @pytest.fixture
@@ -29,8 +51,8 @@ def queries():
 
 
 @pytest.fixture
-def index(kind, vectors):
-    return config_class(BACKENDS, kind)().build(vectors)
+def index(config, vectors):
+    return config.build(vectors)
 
 
 def assert_same(first, second):
@@ -87,29 +109,29 @@ def test_more_places_than_items_are_padding(index, queries):
     assert (np.sort(hits.item_rows[:, :60], axis=1) == np.arange(60)).all()
 
 
-def test_keep_gives_what_a_smaller_index_gives(kind, index, vectors, queries):
+def test_keep_gives_what_a_smaller_index_gives(config, index, vectors, queries):
     for share in (0.0, 0.1, 0.9):
         keep = np.random.default_rng(2).random(60) < share
         hits = index.search(queries, k=8, keep=keep)
-        small = config_class(BACKENDS, kind)().build(vectors[keep]).search(queries, k=8)
+        small = config.build(vectors[keep]).search(queries, k=8)
         rows = np.append(np.flatnonzero(keep), -1)
         np.testing.assert_array_equal(hits.item_rows, rows[small.item_rows])
         np.testing.assert_array_equal(hits.scores, small.scores)
 
 
-def test_added_rows_are_found_as_if_built_in(kind, index, vectors, queries):
-    part = config_class(BACKENDS, kind)().build(vectors[:50])
+def test_added_rows_are_found_as_if_built_in(config, index, vectors, queries):
+    part = config.build(vectors[:50])
     np.testing.assert_array_equal(part.add(vectors[50:55]), np.arange(50, 55))
     np.testing.assert_array_equal(part.add(vectors[55:]), np.arange(55, 60))
     assert_same(part.search(queries, k=20), index.search(queries, k=20))
     np.testing.assert_array_equal(part.vectors(np.array([58, 3, 51])), vectors[[58, 3, 51]].astype(np.float32))
 
 
-def test_add_to_an_empty_index(kind, vectors, queries):
-    empty = config_class(BACKENDS, kind)().build(vectors[:0])
+def test_add_to_an_empty_index(config, vectors, queries):
+    empty = config.build(vectors[:0])
     assert (empty.search(queries, k=2).item_rows == -1).all()
     empty.add(vectors)
-    assert_same(empty.search(queries, k=5), config_class(BACKENDS, kind)().build(vectors).search(queries, k=5))
+    assert_same(empty.search(queries, k=5), config.build(vectors).search(queries, k=5))
 
 
 def test_removed_rows_are_never_returned_and_rows_keep_their_numbers(index, queries):
@@ -132,26 +154,36 @@ def test_copy_is_independent(index, vectors, queries):
     assert (index.num_rows, other.num_rows) == (60, 63)
 
 
-def test_save_and_load(kind, index, vectors, queries, tmp_path):
+def test_says_what_it_is(config, index, vectors, tmp_path):
+    """The kind of an index that a rule chose is that of what was chosen, saved or not."""
+    registered = config_class(BACKENDS, index.config.kind)
+    assert isinstance(index.config, registered)
+    assert index.config == registered.parse(index.config.dump())
+    index.save(tmp_path)
+    assert config.open_saved(tmp_path).config == index.config
+    assert config.kind in ("auto", index.config.kind)
+
+
+def test_save_and_load(config, index, vectors, queries, tmp_path):
     index.add(vectors[:4] * 2)
     index.remove(np.array([5, 61]))
     expected = index.search(queries, k=70)
     index.save(tmp_path / "index")
-    loaded = config_class(BACKENDS, kind)().open_saved(tmp_path / "index")
+    loaded = config.open_saved(tmp_path / "index")
     assert_same(loaded.search(queries, k=70), expected)
     loaded.add(vectors[:1] * 3)
     grown = loaded.search(queries, k=70)
     loaded.save(tmp_path / "index")  # over the files it is mapped from
     assert_same(loaded.search(queries, k=70), grown)
-    assert_same(config_class(BACKENDS, kind)().open_saved(tmp_path / "index").search(queries, k=70), grown)
+    assert_same(config.open_saved(tmp_path / "index").search(queries, k=70), grown)
 
 
-def test_empty_save_and_load(kind, vectors, queries, tmp_path):
-    config_class(BACKENDS, kind)().build(vectors[:0]).save(tmp_path)
-    assert (config_class(BACKENDS, kind)().open_saved(tmp_path).search(queries, k=2).item_rows == -1).all()
+def test_empty_save_and_load(config, vectors, queries, tmp_path):
+    config.build(vectors[:0]).save(tmp_path)
+    assert (config.open_saved(tmp_path).search(queries, k=2).item_rows == -1).all()
 
 
-def test_refusals(kind, index, vectors, queries, tmp_path):
+def test_refusals(config, index, vectors, queries, tmp_path):
     with pytest.raises(DataError, match=r"shape \(5, 11\), expected \[n, 12\]"):
         index.search(queries[:, :11], k=3)
     spoilt = queries.copy()
@@ -173,4 +205,4 @@ def test_refusals(kind, index, vectors, queries, tmp_path):
     with pytest.raises(DataError, match="vector 1 holds NaN, infinity or a number too large"):
         index.add(np.array([[0.0] * 12, [1e6] * 12]))
     with pytest.raises(ArtifactError, match=r"has no index\.json"):
-        config_class(BACKENDS, kind)().open_saved(tmp_path)
+        config.open_saved(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -292,3 +293,18 @@ def test_two_settings_that_do_not_go_together_are_refused():
             ["config", "show", "demo", "--set", "items.path=x.csv", "--set", DEMO_SETTINGS[0]],
             catch_exceptions=False,
         )
+
+
+def test_index_sweep_measures_the_run_and_answers_a_target(demo_run: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    shutil.copytree(demo_run, folder)
+    options = ("--k", 10, "--seconds", 0.2, "--queries", 40, "--kinds", "exact", "--kinds", "ivf")
+    printed = answer("index", "sweep", folder, *options, "--recall", 0.99)
+    assert "600 items of 128 numbers, 40 queries of the validation part, k = 10" in printed
+    assert "index.kind = " in printed
+    told = json.loads((folder / "index-sweep" / "sweep.json").read_text())
+    assert {one["kind"] for one in told["found"]} == {"exact", "ivf"}
+    assert told["found"][0]["recall"] == 1
+    assert (folder / "index-sweep" / "sweep.png").is_file()
+    nothing = answer("index", "sweep", folder, *options[:6], "--kinds", "exact", "--max-gib", 0)
+    assert "None of these settings does what is asked." in nothing

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triptych.index.backends.exact import ExactConfig, ExactIndex, NumberFormat
+from triptych.index.backends.exact import ExactConfig, ExactIndex
+from triptych.index.stored import NumberFormat
 from triptych.index.top_k import Arithmetic, Store, exact_top_k
 
 ARITHMETICS = [Arithmetic.FLOAT32, Arithmetic.BFLOAT16]

@@ -15,6 +15,7 @@ from triptych.cli import (
     check,
     config,
     doctor,
+    index,
     recommend,
     report,
     reproduce,
@@ -44,6 +45,7 @@ app.command()(recommend.recommend)
 app.command()(similar.similar)
 app.command()(score.score)
 app.add_typer(artifacts.app, name="artifacts")
+app.add_typer(index.app, name="index")
 app.add_typer(config.app, name="config")
 app.command()(doctor.doctor)
 

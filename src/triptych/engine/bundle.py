@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from triptych.foundation.artifact import MANIFEST, Artifact, produce, write_json
 from triptych.foundation.config import Config
 from triptych.foundation.errors import ArtifactError, did_you_mean
-from triptych.index.backends.exact import ExactConfig
+from triptych.index.backends.auto import AutoConfig
 from triptych.index.base import IndexConfig
 from triptych.recall.models.dense import DenseConfig
 
@@ -72,14 +72,14 @@ def write_index(
         vectors: gives ``[items, dim]``; called only if the index is not there yet.
         catalogue: whose items.
         encoder: what encoded them; the engine refuses the index beside another one.
-        config: of the index.
+        config: of the index; None: exact or inverted lists, by the number of items. The summary says which it became.
     """
-    config = config or ExactConfig()
+    config = config or AutoConfig()
 
     def build(folder: Path) -> dict[str, Any]:
         index = config.build(vectors())
         index.save(folder)
-        return {"items": index.num_rows, "dim": index.dim, "bytes": index.memory_bytes}
+        return {"kind": index.config.kind, "items": index.num_rows, "dim": index.dim, "bytes": index.memory_bytes}
 
     inputs = {"catalogue": catalogue, "encoder": encoder}
     return produce(parent, kind=INDEX_KIND, config=config, inputs=inputs, build=build)

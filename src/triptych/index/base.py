@@ -1,10 +1,15 @@
-"""The index protocol: item vectors in, nearest items out; rows come and go while it serves."""
+"""The index protocol: item vectors in, nearest items out; rows come and go while it serves.
+
+An exact index returns the nearest. An approximate one may miss some of them; what it returns has the exact index's
+scores and order, so that the two can be exchanged and compared.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +28,12 @@ class IndexConfig(Config):
     kind: str
     """Which index: a file of `triptych.index.backends`."""
 
+    @classmethod
+    def grid(cls, num_items: int) -> Sequence[Trial]:
+        """Return what a sweep over so many items tries: this kind as it is by default, where nothing else is said."""
+        del num_items
+        return [Trial(cls.parse({}), [{}])]
+
     @abstractmethod
     def build(self, vectors: NDArray[Any]) -> Index:
         """Index vectors ``[items, dim]`` held in memory, one per item row."""
@@ -32,12 +43,25 @@ class IndexConfig(Config):
         """Open what `Index.save` wrote."""
 
 
+class Trial(NamedTuple):
+    """An index that a sweep builds."""
+
+    config: IndexConfig
+    searches: Sequence[Mapping[str, Any]]
+    """Settings by which it is searched in turn, each fields of the config that need no other build."""
+
+
 class Index(Protocol):
     """Item vectors by item row, searched by inner product.
 
     A reader never sees half a change: `add` and `remove` replace the state in one step, and a search works on the
     state it started with. Two writers at a time must be kept apart by the caller.
     """
+
+    @property
+    def config(self) -> IndexConfig:
+        """What it searches by; where a rule chose (kind ``auto``), that of what was chosen."""
+        ...
 
     @property
     def num_rows(self) -> int:
@@ -51,11 +75,11 @@ class Index(Protocol):
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes the vectors take, on disk and mapped or in memory."""
+        """Bytes the index takes, on disk and mapped or in memory."""
         ...
 
     def search(self, vectors: NDArray[np.float32], *, k: int, keep: NDArray[np.bool_] | None = None) -> Hits:
-        """Return the items of largest inner product.
+        """Return the items of largest inner product; the same for a vector, whatever it is asked together with.
 
         Args:
             vectors: ``[n, dim]``, finite.

@@ -154,7 +154,8 @@ def _search_block(
     """Search queries that fit in memory together; writes the first k columns of `out`."""
     fast = _FastPass(queries, largest_norm=store.largest_norm, arithmetic=arithmetic)
     pool = _Pool(store, queries, k=k, limit=max(4 * k * len(queries), block_scores))
-    size = max(GROUP, min(MAX_BLOCK_ROWS, block_scores // len(queries)) // GROUP * GROUP)
+    num_rows = store.num_rows if kept is None else len(kept)
+    size = max(GROUP, min(MAX_BLOCK_ROWS, num_rows + GROUP - 1, block_scores // len(queries)) // GROUP * GROUP)
     group = GROUP
     while group > 1 and size // group < 2 * k:  # enough groups that their maxima bound the k-th best well
         group //= 2
@@ -167,6 +168,45 @@ def _search_block(
     for row, (item_rows, true_scores) in enumerate(pool.ranked()):
         out.item_rows[row, :k] = item_rows
         out.scores[row, :k] = true_scores
+
+
+def rescored_top_k(store: Store, queries: NDArray[np.float32], *, candidates: NDArray[np.int64], k: int) -> Hits:
+    """Return the k best of each query's own candidates: the refine step behind an approximate search.
+
+    Args:
+        store: the vectors.
+        queries: ``[n, dim]``, finite.
+        candidates: ``[n, places]`` rows, those of one query distinct; -1 for none.
+        k: places per query.
+
+    Returns:
+        ``[n, k]``, scores and order as `exact_top_k` gives them.
+    """
+    hits = Hits(np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32))
+    query, place = np.nonzero(candidates >= 0)
+    if len(query) == 0:
+        return hits
+    pairs = _Pairs(query, candidates[query, place], np.empty(len(query), np.float32))
+    best = _true_best(store, queries, pairs, k=k)
+    starts, ends = best.runs(len(queries))
+    column = np.arange(len(best.query)) - np.repeat(starts, ends - starts)
+    hits.item_rows[best.query, column] = best.item_rows
+    hits.scores[best.query, column] = best.scores
+    return hits
+
+
+def _true_best(store: Store, queries: NDArray[np.float32], pairs: _Pairs, *, k: int) -> _Pairs:
+    """Give pairs their true scores, and keep the best k of each query in order."""
+    exact = queries.astype(np.float64)
+    scores = np.empty(len(pairs.query), np.float32)
+    for start in range(0, len(scores), RESCORE_PAIRS):
+        part = slice(start, start + RESCORE_PAIRS)
+        vectors = store.take(pairs.item_rows[part]).double().numpy()
+        scores[part] = np.einsum("pd,pd->p", vectors, exact[pairs.query[part]])
+    pairs = pairs._replace(scores=scores).by_score()
+    starts, ends = pairs.runs(len(queries))
+    place = np.arange(len(scores)) - np.repeat(starts, ends - starts)
+    return pairs.where(place < k)
 
 
 class _Bound(NamedTuple):
@@ -290,16 +330,7 @@ class _Pool:
 
     def settle(self) -> None:
         """Replace products by true scores and keep the best k of each query."""
-        pairs, queries = self._all(), self._queries.astype(np.float64)
-        scores = np.empty(len(pairs.query), np.float32)
-        for start in range(0, len(scores), RESCORE_PAIRS):
-            part = slice(start, start + RESCORE_PAIRS)
-            vectors = self._store.take(pairs.item_rows[part]).double().numpy()
-            scores[part] = np.einsum("pd,pd->p", vectors, queries[pairs.query[part]])
-        pairs = pairs._replace(scores=scores).by_score()
-        starts, ends = pairs.runs(len(self._queries))
-        place = np.arange(len(scores)) - np.repeat(starts, ends - starts)
-        self._keep(pairs.where(place < self._k))
+        self._keep(_true_best(self._store, self._queries, self._all(), k=self._k))
 
     def ranked(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Yield the k best of each query; call `settle` first."""

@@ -17,7 +17,7 @@ from triptych.evaluate.records import is_trained
 from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.foundation.config import Config
 from triptych.foundation.registry import one_of
-from triptych.index.backends.exact import ExactConfig
+from triptych.index.backends.auto import AutoConfig
 from triptych.index.base import BACKENDS, IndexConfig
 from triptych.pretrain.base import TASKS, LearnsFrom, PretrainConfig
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
@@ -96,8 +96,9 @@ class RunConfig(Config):
     """The item-kNN baseline, for logs of users without queries."""
     dense: DenseConfig = DenseConfig()
     """How requests become vectors."""
-    index: Annotated[IndexConfig, one_of(BACKENDS)] = ExactConfig()
-    """How vectors are searched."""
+    index: Annotated[IndexConfig, one_of(BACKENDS)] = AutoConfig()
+    """How vectors are searched: auto (exact up to 200,000 items, inverted lists above), exact, ivf, hnsw, milvus.
+    `triptych index sweep` measures which settings suit a run."""
     photo_queries: int = Field(500, ge=0)
     """Photos of the catalogue, cropped and re-lit, that must find their own item in the report; 0 leaves that out."""
     evaluation: EvaluationConfig = EvaluationConfig()

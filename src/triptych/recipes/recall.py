@@ -19,7 +19,7 @@ from triptych.engine.bundle import write_index
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.config import Config
 from triptych.foundation.registry import one_of
-from triptych.index.base import open_index
+from triptych.index.backends.exact import ExactIndex
 from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.recall import train
 from triptych.recall.config import RecallTrainConfig
@@ -85,10 +85,16 @@ class TrainedRecall:
     export: Export | None
 
     def retriever(self, *, name: str, config: RunConfig) -> LearnedRetriever:
-        """Put the model before its index."""
+        """Put the model before its vectors, all of which are compared, as of `Trained.retriever`."""
         del config  # of how an encoder's retriever is asked
         encoder = None if self.encoder is None else Embedder.open(self.encoder, export=self.export)
-        return LearnedRetriever.open(self.model, index=open_index(self.index), encoder=encoder, name=name)
+        return LearnedRetriever.open(self.model, index=ExactIndex.build(self.vectors), encoder=encoder, name=name)
+
+    @property
+    def vectors(self) -> NDArray[np.float16]:
+        """Its vectors of the items ``[items, vector_dim]``, mapped."""
+        found: NDArray[np.float16] = np.load(self.model.file(train.VECTORS), mmap_mode="r", allow_pickle=False)
+        return found
 
 
 AllRecall = Mapping[tuple[str, int], TrainedRecall]

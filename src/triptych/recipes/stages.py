@@ -32,7 +32,7 @@ from triptych.evaluate.tasks import photo
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.tasks.photo import crop_and_relight
 from triptych.foundation.artifact import MANIFEST, Artifact
-from triptych.index.base import open_index
+from triptych.index.backends.exact import ExactIndex
 from triptych.pretrain.base import PretrainConfig
 from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
@@ -69,8 +69,12 @@ class Trained:
         return self.encoder
 
     def retriever(self, *, name: str, config: RunConfig) -> Dense:
-        """Put the encoder before its index."""
-        return Dense(Embedder.open(self.encoder), index=open_index(self.index), config=config.dense, name=name)
+        """Put the encoder before its vectors, all of which are compared: a report says what the model can do.
+
+        What the served index misses of that, `triptych index sweep` says.
+        """
+        index = ExactIndex.build(embeddings.load_vectors(self.embeddings))
+        return Dense(Embedder.open(self.encoder), index=index, config=config.dense, name=name)
 
 
 AllTrained = Mapping[tuple[str, int], Trained]

@@ -1,0 +1,104 @@
+"""The sweep of a run: its own item vectors, asked by its own validation queries.
+
+Writes ``sweep.json`` and ``sweep.png`` into ``runs/<name>/index-sweep/``. They are measurements of one machine at one
+time and no artefact: the next sweep replaces them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.data.catalogue import Catalogue
+from triptych.data.schema import Part
+from triptych.data.splits import Split
+from triptych.encoders.embed import Embedder
+from triptych.engine.bundle import open_bundle
+from triptych.foundation.artifact import write_json
+from triptych.index.base import open_index
+from triptych.index.sweep import Extent, Measured, Target, sweep
+from triptych.recipes.index_figure import draw
+from triptych.recipes.run_folder import RunFolder
+
+FOLDER, RESULT, FIGURE = "index-sweep", "sweep.json", "sweep.png"
+BLOCK_ROWS = 65_536
+VALIDATION, ITEMS = "queries of the validation part", "items (the run has no validation queries)"
+
+
+class Swept(NamedTuple):
+    """What a sweep found, and where it stands."""
+
+    found: list[Measured]
+    chosen: Measured | None
+    """The setting that meets the target; None: none does, or nothing was asked."""
+    folder: Path
+    about: dict[str, Any]
+    """Sizes, and what was asked with."""
+
+
+def sweep_run(
+    run: Path, *, kinds: Sequence[str], target: Target | None = None, extent: Extent | None = None, queries: int = 1000
+) -> Swept:
+    """Measure index settings on a finished run.
+
+    Args:
+        run: its folder.
+        kinds: which indexes, files of `triptych.index.backends`.
+        target: what is asked of the index; None: nothing.
+        extent: how much is measured.
+        queries: validation queries asked, at most; drawn with the extent's seed where there are more.
+
+    Raises:
+        ArtifactError: there is no finished run.
+        ConfigError: there is no such kind of index.
+    """
+    extent, target = extent or Extent(), target or Target()
+    vectors = _item_vectors(run)
+    asked, of = _query_vectors(run, vectors=vectors, most=queries, seed=extent.seed)
+    found = sweep(vectors, asked, kinds=kinds, extent=extent)
+    chosen = target.choose(found) if any(value is not None for value in target) else None
+    about = {"items": len(vectors), "dim": vectors.shape[1], "queries": len(asked), "queries_are": of}
+    folder = run / FOLDER
+    folder.mkdir(exist_ok=True)
+    result = {
+        **about,
+        "extent": asdict(extent),
+        "target": target._asdict(),
+        "chosen": None if chosen is None else chosen.dump(),
+        "found": [one.dump() for one in found],
+    }
+    write_json(folder / RESULT, result)
+    draw(found, chosen=chosen, target=target, k=extent.k, num_items=len(vectors), out=folder / FIGURE)
+    return Swept(found, chosen, folder, about)
+
+
+def _item_vectors(run: Path) -> NDArray[np.float16]:
+    """Read the vectors of the served index, as they are stored."""
+    index = open_index(open_bundle(run)[1].index)
+    vectors = np.empty((index.num_rows, index.dim), np.float16)
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        rows = np.arange(start, min(start + BLOCK_ROWS, len(vectors)))
+        vectors[rows] = index.vectors(rows)
+    return vectors
+
+
+def _query_vectors(run: Path, *, vectors: NDArray[np.float16], most: int, seed: int) -> tuple[NDArray[np.float32], str]:
+    """Encode queries of the validation part, or take items themselves where there are none; and say which."""
+    rng, parts, folder = np.random.default_rng(seed), open_bundle(run)[1], RunFolder.existing(run)
+    rows = np.empty(0, np.int64)
+    if "split" in folder.stages():
+        catalogue = Catalogue.open(parts.catalogue)
+        rows = Split.open(folder.stage("split")).query_rows(Part.VALIDATION, catalogue=catalogue)
+    if not len(rows):
+        return vectors[_some(len(vectors), most=most, rng=rng)].astype(np.float32), ITEMS
+    texts = [catalogue.queries[row] for row in rows[_some(len(rows), most=most, rng=rng)]]
+    return Embedder.open(parts.encoder).queries(texts), VALIDATION
+
+
+def _some(num: int, *, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    return np.sort(rng.choice(num, min(num, most), replace=False))
