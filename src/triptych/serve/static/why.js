@@ -56,7 +56,7 @@ async function explain(section, item, { state, channel, hit, queryPhoto, signal 
 function reasons(why, { state, channel, hit }) {
   const words = why.shared_words.length
     ? el("p", { class: "words" }, el("span", { class: "label" }, "Shared words"), ...why.shared_words.flatMap((word) => [" ", el("mark", {}, word)]))
-    : state.q ? el("p", { class: "words" }, el("span", { class: "label" }, "Shared words"), " none; it was found by meaning") : null;
+    : state.q ? el("p", { class: "words" }, el("span", { class: "label" }, "Shared words"), why.without_clicks === null ? " none; it was found by meaning" : " none") : null;
   if (channel === "bm25") {
     return [el("p", { class: "verdict" }, "Its title contains words of the query."), words, el("p", { class: "note" }, `Word score ${score(hit?.score ?? why.score)}. Photos play no part in word search.`)];
   }
