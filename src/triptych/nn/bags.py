@@ -43,25 +43,28 @@ def bags_of(places: NDArray[np.integer], *, sizes: NDArray[Any] | Sequence[int])
     return Bags(torch.from_numpy(places.astype(np.int64)), torch.from_numpy(ends - np.asarray(sizes)))
 
 
-def bag_means(vectors: Tensor, bags: Bags, *, there: Tensor | None = None) -> Tensor:
+class Means(NamedTuple):
+    """Averages of bags."""
+
+    vectors: Tensor
+    """float32 ``[bags, dim]``; zeros for a bag in which nothing counts."""
+    filled: Tensor
+    """bool ``[bags]``, where something does."""
+
+
+def bag_means(vectors: Tensor, bags: Bags, *, there: Tensor | None = None) -> Means:
     """Average the vectors of each bag.
 
     Args:
         vectors: float32 ``[distinct, dim]``.
         bags: places among them.
         there: bool ``[distinct]``, which of them count; None: all.
-
-    Returns:
-        float32 ``[bags, dim]``; zeros for a bag with nothing in it.
     """
-    if there is None:
-        return _sums(vectors, bags, mode="mean")
-    counted = there[:, None].to(vectors.dtype)
-    sums = _sums(torch.cat([vectors * counted, counted], dim=1), bags, mode="sum")
-    return sums[:, :-1] / sums[:, -1:].clamp(min=1)
-
-
-def _sums(vectors: Tensor, bags: Bags, *, mode: str) -> Tensor:
-    if not len(vectors):  # nobody has anything; torch looks at the first vector even so
-        return vectors.new_zeros(len(bags.starts), vectors.shape[1])
-    return functional.embedding_bag(bags.places, vectors, bags.starts, mode=mode)
+    if not len(vectors):  # torch looks at the first vector even where no bag names it
+        nothing = vectors.new_zeros(len(bags.starts), vectors.shape[1])
+        return Means(nothing, torch.zeros_like(bags.starts, dtype=torch.bool))
+    counted = vectors.new_ones(len(vectors), 1) if there is None else there[:, None].to(vectors.dtype)
+    sums = functional.embedding_bag(
+        bags.places, torch.cat([vectors * counted, counted], dim=1), bags.starts, mode="sum"
+    )
+    return Means(sums[:, :-1] / sums[:, -1:].clamp(min=1), sums[:, -1] > 0)

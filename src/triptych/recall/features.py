@@ -255,7 +255,7 @@ def requests_of(
 def strangers(asked: RequestFeatures, *, needs: Needs, sizes: Sizes) -> RequestFeatures:
     """Give requests the empty histories of somebody unknown, where there is no catalogue to look anything up in."""
     count, nothing = len(asked.query_ids), torch.zeros(0, dtype=torch.int64)
-    none_each = torch.full((count, 0), -1, dtype=torch.int64)
+    none_each = torch.full((count, 1), -1, dtype=torch.int64)
     no_items = ItemFeatures(
         nothing,
         torch.zeros(0, sizes.item_content_dim) if needs.history_content else None,
@@ -284,8 +284,8 @@ def taken(content: NDArray[Any] | None, rows: NDArray[np.integer]) -> torch.Tens
 
 
 def cut(places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Cut the padding that all lists ``[n, most]`` have in common."""
-    longest = int((places >= 0).sum(axis=1).max(initial=0))
+    """Cut the padding that all lists ``[n, most]`` have in common, but for one column."""
+    longest = int((places >= 0).sum(axis=1).max(initial=1))
     return np.ascontiguousarray(places[:, :longest])
 
 
