@@ -21,8 +21,8 @@ def zero_attention(queries: Tensor, rows: Tensor, *, keep: Tensor) -> Tensor:
         float32 ``[batch, asked, dim]``, whatever autocast says; exactly 0 where all is padding.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        rows = rows.float()
+        rows = rows.float().masked_fill(~keep[:, :, None], 0.0)
         scores = (queries.float() @ rows.transpose(1, 2)).masked_fill(~keep[:, None], float("-inf"))
         nothing = scores.new_zeros(*scores.shape[:2], 1)
         weights = torch.softmax(torch.cat([nothing, scores], dim=2), dim=2)[:, :, 1:]
-        return weights @ rows.masked_fill(~keep[:, :, None], 0.0)
+        return weights @ rows

@@ -61,6 +61,8 @@ class BehaviourLog:
 
     def before(self, moments: Moments) -> Choices:
         """Gather what users had chosen before a moment each."""
+        if not len(self._histories.positions):
+            return choices_of([None] * len(moments.user_row), needs=self._needs)
         starts, stops = self._ends(moments)
         now = self._times(moments.place)
         needs, after_latest = self._needs, stops - self._needs.real_time
@@ -86,28 +88,21 @@ class BehaviourLog:
 
     def _times(self, place: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return the time of the event at each place; beyond the log's end, of its last one."""
-        if not len(self._time):
-            return np.zeros(len(place), dtype=np.int64)
         return self._time[np.minimum(place, len(self._time) - 1)]
 
     def _window(self, starts: NDArray[np.int64], stops: NDArray[np.int64], *, most: int) -> NDArray[np.int64]:
         """Return the places in the log ``[n, most]`` of the choices that end at `stops`, -1 before `starts`."""
         at = stops[:, None] - most + np.arange(most)
         there = at >= starts[:, None]
-        positions = self._histories.positions
-        if not len(positions):
-            return np.full(at.shape, -1, dtype=np.int64)
-        return np.where(there, positions[np.where(there, at, 0)], -1)
+        return np.where(there, self._histories.positions[np.where(there, at, 0)], -1)
 
     def _recent(self, places: NDArray[np.int64], since: NDArray[np.int64]) -> NDArray[np.int64]:
-        return places if not places.size else np.where(self._time[places] >= since[:, None], places, -1)
+        return np.where(self._time[places] >= since[:, None], places, -1)
 
     def _of_kind(self, places: NDArray[np.int64], kind: int) -> NDArray[np.int64]:
-        return places if not places.size else np.where(self._kind[places] == kind, places, -1)
+        return np.where(self._kind[places] == kind, places, -1)
 
     def _items(self, places: NDArray[np.int64]) -> NDArray[np.int32]:
-        if not places.size or not len(self._item_row):
-            return places.astype(np.int32)
         return to_the_left(np.where(places >= 0, self._item_row[places], -1).astype(np.int32))
 
     def _queries(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -134,6 +134,8 @@ CONFIG = MgdsprConfig
 class Mgdspr(RecallModel):
     """The published model, and with content the article's last one."""
 
+    config: MgdsprConfig
+
     def __init__(self, config: MgdsprConfig, sizes: Sizes, *, seed: int) -> None:
         """Make the towers; use `MgdsprConfig.build`."""
         super().__init__()
@@ -158,9 +160,8 @@ class Mgdspr(RecallModel):
         self.attributes = nn.ModuleList(self._table(rows) for rows in sizes.attribute_rows)
         steps_read = config.real_time or config.short_term
         self.step = nn.Linear((1 + len(self.attributes)) * dim, dim) if steps_read else None
-        recent = {"heads": heads, "dropout": config.lstm_dropout}
-        self.real_time = RecentChoices(dim, lstm_layers=LSTM_LAYERS, **recent) if config.real_time else None
-        self.short_term = RecentChoices(dim, lstm_layers=0, **recent) if config.short_term else None
+        self.real_time = self._recent(lstm_layers=LSTM_LAYERS) if config.real_time else None
+        self.short_term = self._recent(lstm_layers=0) if config.short_term else None
         self.cls = nn.Parameter(torch.randn(dim) * config.id_init_std)
         self.fuse = SelfAttention(dim, heads=heads)
         self.content = None
@@ -170,6 +171,10 @@ class Mgdspr(RecallModel):
     def _table(self, num_rows: int) -> IdTable:
         config = self.config
         return IdTable(num_rows, config.dim, rate_factor=config.id_rate_factor, init_std=config.id_init_std)
+
+    def _recent(self, *, lstm_layers: int) -> RecentChoices:
+        config = self.config
+        return RecentChoices(config.dim, heads=config.heads, lstm_layers=lstm_layers, dropout=config.lstm_dropout)
 
     def _fused(self, fusion: Fusion, num_ids: int, content_dim: int) -> FusedVectors:
         config = self.config
