@@ -1,4 +1,4 @@
-"""MGDSPR: each block against a plain loop, what padding and strangers change (nothing), what learns, what comes back."""
+"""MGDSPR: each block against a plain loop, that padding changes nothing, what learns, what comes back from disk."""
 
 from __future__ import annotations
 

@@ -68,3 +68,10 @@ def bag_means(vectors: Tensor, bags: Bags, *, there: Tensor | None = None) -> Me
         bags.places, torch.cat([vectors * counted, counted], dim=1), bags.starts, mode="sum"
     )
     return Means(sums[:, :-1] / sums[:, -1:].clamp(min=1), sums[:, -1] > 0)
+
+
+def looked_up(vectors: Tensor, places: Tensor) -> Tensor:
+    """Return the vectors at some places, ``[..., dim]``; whatever stands where a place is -1, none is there."""
+    if not len(vectors):
+        return vectors.new_zeros(*places.shape, vectors.shape[1])
+    return functional.embedding(places.clamp(min=0), vectors)

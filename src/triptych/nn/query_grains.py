@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from triptych.nn.attention import at_least_one
-from triptych.nn.bags import TableBags, bag_means
+from triptych.nn.bags import TableBags, bag_means, looked_up
 from triptych.nn.id_table import IdTable
 from triptych.nn.transformer import Transformer
 
@@ -84,13 +83,6 @@ def recalled(query: Tensor, past: Tensor, *, asked: Tensor) -> Tensor:
         scores = (rows @ query.float()[:, :, None])[:, :, 0].masked_fill(~at_least_one(keep), float("-inf"))
         weights = torch.softmax(scores, dim=1) * keep
         return (weights[:, None] @ rows)[:, 0]
-
-
-def looked_up(vectors: Tensor, places: Tensor) -> Tensor:
-    """Return the vectors at some places, ``[..., dim]``; whatever stands where a place is -1, none is there."""
-    if not len(vectors):
-        return vectors.new_zeros(*places.shape, vectors.shape[1])
-    return functional.embedding(places.clamp(min=0), vectors)
 
 
 def table_means(table: IdTable, of: TableBags) -> Tensor:

@@ -205,14 +205,15 @@ class Features:
         return PastQueries(TableBags.of(self._past_words[distinct]), torch.from_numpy(cut(places)))
 
     def _behaviour(self, choices: Choices) -> Behaviour | None:
-        lists = (choices.real_time, choices.short_term, choices.long_term)
-        if not any(one.shape[-1] for one in lists):
+        count, _, most = choices.long_term.shape
+        lists = (choices.real_time, choices.short_term, choices.long_term.reshape(count, NUM_KINDS * most))
+        if not any(one.shape[1] for one in lists):
             return None
-        distinct, places = _distinct(np.concatenate([one.reshape(len(one), -1) for one in lists], axis=1))
+        distinct, places = _distinct(np.concatenate(lists, axis=1))
         real_time, short_term, long_term = np.split(
             places, np.cumsum([choices.real_time.shape[1], choices.short_term.shape[1]]), axis=1
         )
-        long_term = long_term.reshape(len(long_term) * NUM_KINDS, choices.long_term.shape[-1])
+        long_term = long_term.reshape(count * NUM_KINDS, most)
         items = ItemFeatures(
             torch.from_numpy(self._item_ids[distinct]),
             taken(self._item_content, distinct) if self.needs.history_content else None,

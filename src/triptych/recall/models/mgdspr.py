@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from triptych.nn.attention import SelfAttention
-from triptych.nn.bags import Bags, bag_means
+from triptych.nn.bags import Bags, bag_means, looked_up
 from triptych.nn.fusion import FusedVectors, Fusion
 from triptych.nn.id_table import IdTable
-from triptych.nn.query_grains import QueryGrains, looked_up, table_means
+from triptych.nn.query_grains import QueryGrains, table_means
 from triptych.nn.recent_choices import RecentChoices
 from triptych.nn.zero_attention import zero_attention
 from triptych.recall.behaviour import NUM_KINDS

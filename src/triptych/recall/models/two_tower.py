@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from triptych.nn.bags import looked_up
 from triptych.nn.fusion import FusedVectors, Fusion
 from triptych.nn.zero_attention import zero_attention
 from triptych.recall.learned import (
@@ -146,7 +147,7 @@ class TwoTower(RecallModel):
     def _history(self, asked: Tensor, behaviour: Behaviour) -> Tensor:
         """Attend to the latest choices ``[n, vector_dim]``; 0 where there are none."""
         vectors = self.items.unnormalized(behaviour.items.item_ids, behaviour.items.content)
-        steps = functional.embedding(behaviour.real_time.clamp(min=0), vectors)
+        steps = looked_up(vectors, behaviour.real_time)
         return zero_attention(asked[:, None], steps, keep=behaviour.real_time >= 0)[:, 0]
 
 
