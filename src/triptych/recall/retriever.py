@@ -9,6 +9,7 @@ query alone. The search task of the evaluation asks so, one answer per query.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,23 +73,49 @@ class LearnedRetriever:
         catalogue: Catalogue | None = None,
         item_content: NDArray[Any] | None = None,
     ) -> LearnedRetriever:
-        """Open a ``recall`` artefact.
+        """Open a ``recall`` artefact; arguments as of `load`."""
+        return cls.load(
+            artifact.path, index=index, encoder=encoder, name=name, catalogue=catalogue, item_content=item_content
+        )
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        index: VectorIndex,
+        encoder: QueryEncoder | None,
+        name: str = "recall",
+        catalogue: Catalogue | None = None,
+        item_content: NDArray[Any] | None = None,
+    ) -> LearnedRetriever:
+        """Read what `save` wrote, or `recall.train`.
 
         Args:
-            artifact: which.
-            index: of its ``vectors.npy``.
+            folder: where.
+            index: of the model's item vectors.
             encoder: as of `__init__`.
             name: likewise.
             catalogue: whose items and users histories speak of; without effect where the model reads none. None: no
                 request has a history.
             item_content: ``[items, dim]``, of the catalogue's items; read where histories are read with their content.
+
+        Raises:
+            EngineError: histories are read with their content, and there is none.
         """
-        model, ids = load_model(artifact.path), Ids.load(artifact.path)
+        model, ids = load_model(folder), Ids.load(folder)
         needs, features = model.config.needs, None
         if catalogue is not None and needs.history:
+            if needs.history_content and item_content is None:
+                raise EngineError(f"{name} reads the content of items in histories. Give item_content.")
             content = item_content if needs.history_content else None
             features = Features(catalogue, ids=ids, item_content=content, needs=needs)
         return cls(model, index, ids=ids, encoder=encoder, name=name, features=features)
+
+    def save(self, folder: Path) -> None:
+        """Write the model and its ids; index and encoder have artefacts of their own."""
+        self._model.save(folder)
+        self._ids.save(folder)
 
     @property
     def name(self) -> str:

@@ -253,5 +253,5 @@ class Mgdspr(RecallModel):
 def _by_kind(query: Tensor, vectors: Tensor, bags: Bags, *, there: Tensor | None) -> Tensor:
     """Attend to the means of an attribute over the clicks, the carts and the orders."""
     means = bag_means(vectors, bags, there=there)
-    rows = means.vectors.view(len(query), NUM_KINDS, -1)
+    rows = means.vectors.view(len(query), NUM_KINDS, vectors.shape[1])
     return zero_attention(query, rows, keep=means.filled.view(len(query), NUM_KINDS))
