@@ -56,6 +56,9 @@ class Answer(NamedTuple):
     chosen: Matches
     judged: Matches | None
     relevant: Matches | None
+    query_of: IntArray | None = None
+    """``[requests]``, the query of each, where several users ask one: what is measured is averaged over them. None:
+    each query is asked once."""
 
     @classmethod
     def of(cls, item_rows: IntArray, problem: Problem) -> Answer:
@@ -105,7 +108,7 @@ def measure(
     for one in slices:
         values = {model: _columns(by_seed, one, config) for model, by_seed in answers.items()}
         if num_candidates is not None:
-            targets = next(iter(answers.values()))[0].chosen.targets
+            targets = _asked_once(next(iter(answers.values()))[0])
             values = {CHANCE: chance_columns(targets, one, num_candidates=num_candidates, ks=config.ks), **values}
         comparison = Comparison(
             values, task=task, slice_name=one.name, split=config.part.value, config=config, groups=groups
@@ -154,6 +157,14 @@ def take_queries(targets: TargetSets, *, chosen: IntArray) -> TargetSets:
     pairs = np.repeat(targets.offsets[chosen], sizes) + inside
     grades = None if targets.grades is None else targets.grades[pairs]
     return TargetSets(offsets, targets.item_rows[pairs], grades)
+
+
+def take_requests(problem: Problem, *, chosen: IntArray) -> Problem:
+    """Ask the queries at these positions, in this order, as often as they stand there."""
+    judged, relevant = (
+        None if sets is None else take_queries(sets, chosen=chosen) for sets in (problem.judged, problem.relevant)
+    )
+    return problem._replace(targets=take_queries(problem.targets, chosen=chosen), judged=judged, relevant=relevant)
 
 
 def some_requests(number: int, *, config: EvaluationConfig) -> IntArray:
@@ -224,8 +235,35 @@ def value_frames(
 
 def _columns(by_seed: Sequence[Answer], one: Slice, config: EvaluationConfig) -> dict[Column, FloatArray]:
     """Every metric of one model on one slice: column → `[seeds, requests]`, NaN outside the slice."""
-    per_seed = [_per_request(answer, one, config) for answer in by_seed]
+    per_seed = [_per_query(answer, one, config) for answer in by_seed]
     return {column: np.stack([columns[column] for columns in per_seed]) for column in per_seed[0]}
+
+
+def _per_query(answer: Answer, one: Slice, config: EvaluationConfig) -> dict[Column, FloatArray]:
+    """Average what is measured over the users of each query."""
+    columns = _per_request(answer, _of_requests(one, answer), config)
+    if answer.query_of is None:
+        return columns
+    users = np.bincount(answer.query_of)
+    return {column: np.bincount(answer.query_of, weights=values) / users for column, values in columns.items()}
+
+
+def _of_requests(one: Slice, answer: Answer) -> Slice:
+    """Return a slice of the queries' pairs as that of the requests' pairs."""
+    if answer.query_of is None:
+        return one
+    sizes = np.diff(answer.chosen.targets.offsets)
+    starts = _asked_once(answer).offsets[answer.query_of]
+    inside = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return one._replace(pair_mask=one.pair_mask[np.repeat(starts, sizes) + inside])
+
+
+def _asked_once(answer: Answer) -> TargetSets:
+    """Return the targets of each query."""
+    targets = answer.chosen.targets
+    if answer.query_of is None:
+        return targets
+    return take_queries(targets, chosen=np.unique(answer.query_of, return_index=True)[1])
 
 
 def _per_request(answer: Answer, one: Slice, config: EvaluationConfig) -> dict[Column, FloatArray]:
@@ -307,9 +345,11 @@ def _coverages(
     config: EvaluationConfig,
 ) -> Iterator[Record]:
     for model, by_seed in answers.items():
-        inside = np.unique(by_seed[0].chosen.targets.query_of_pair[one.pair_mask])
+        first = by_seed[0]
+        inside = np.unique(first.chosen.targets.query_of_pair[_of_requests(one, first).pair_mask])
+        num_queries = len(inside if first.query_of is None else np.unique(first.query_of[inside]))
         for k in config.ks:
             values = [coverage_at_k(answer.item_rows[inside], k=k, num_items=num_items) for answer in by_seed]
             yield comparison.constant(
-                model, Column("coverage", k), seed_values=np.array(values), num_queries=len(inside)
+                model, Column("coverage", k), seed_values=np.array(values), num_queries=num_queries
             )
