@@ -49,7 +49,6 @@ def run(config: RecallTrainConfig, given: Given, *, inputs: Mapping[str, Artifac
         check_content(config, given)
         task = RecallTask(config, given)
         loop = config.loop(batches_per_epoch=task.batches_per_epoch)
-        given.group.tell(True)
         result = fit(task, config=loop, out=folder, seed=given.seed, group=given.group)
         task.module.eval()
         np.save(folder / VECTORS, task.item_vectors().cpu().numpy().astype(np.float16))
