@@ -25,7 +25,8 @@ from triptych.encoders.models.two_tower import TwoTowerConfig, TwoTowerEncoder
 from triptych.foundation.registry import config_class, kinds
 from triptych.index.backends.exact import ExactIndex
 from triptych.recall.base import Request, RetrieverConfig
-from triptych.recall.features import Features, Ids
+from triptych.recall.features import Features
+from triptych.recall.ids import Ids
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense
 from triptych.recall.models.item_knn import ItemKnn

@@ -15,7 +15,8 @@ from triptych.index.backends.exact import ExactConfig, ExactIndex
 from triptych.recall.base import Request
 from triptych.recall.behaviour import Moments
 from triptych.recall.config import RecallTrainConfig
-from triptych.recall.features import Features, Ids
+from triptych.recall.features import Features
+from triptych.recall.ids import Ids
 from triptych.recall.learned import Needs, RecallModel, RecallModelConfig
 from triptych.recall.models.mgdspr import MgdsprConfig
 from triptych.recall.models.two_tower import TwoTowerConfig

@@ -23,7 +23,8 @@ from triptych.foundation.types import Hits
 from triptych.nn.bags import TableBags
 from triptych.recall.base import FloatArray, Request, VectorIndex, group_by_keep
 from triptych.recall.behaviour import Choices, Moments, choices_of, either
-from triptych.recall.features import Features, Ids, requests_of, strangers
+from triptych.recall.features import Features, requests_of, strangers
+from triptych.recall.ids import Ids
 from triptych.recall.learned import ItemFeatures, RecallModel, RequestFeatures, load_model
 
 

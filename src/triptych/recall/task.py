@@ -13,29 +13,26 @@ from torch import Tensor
 from triptych.data.catalogue import Catalogue
 from triptych.data.pages import PageSampler, PagesOf, read_pages
 from triptych.data.sampling import KnownPairs
-from triptych.data.splits import Part, Split
-from triptych.data.targets import UserItems
+from triptych.data.splits import Split
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
 from triptych.losses.sampled_softmax import HardMixes, sampled_softmax
-from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
+from triptych.metrics.ranking import macro, match, recall_at_k
 from triptych.recall.behaviour import Moments, choices_of
 from triptych.recall.config import RecallTrainConfig
-from triptych.recall.features import Features, Ids
+from triptych.recall.features import Features
+from triptych.recall.ids import Ids
 from triptych.recall.learned import ItemFeatures, RecallModel, RequestFeatures
 from triptych.recall.negatives import NegativeSource
+from triptych.recall.validation import nearest, some_queries, some_users
 from triptych.training.distributed import ALONE, Group
 from triptych.training.loop import on_device
 from triptych.training.task import Validation
 
 PAGES_SEED = 0
 """Draws the pages of a shorter log."""
-VALIDATION_SEED = 0
-"""Draws the queries that are validated on: the same for every model and seed."""
 ENCODED_ITEMS = 16_384
 """Items encoded at a time where all are."""
-SCORED = 32_000_000
-"""Scores in memory at a time in validation."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +115,12 @@ class RecallTask:
             needs=needs,
             titles=_titles(given) if needs.title_words else (),
         )
+        reads_content = config.recall_model.reads_content
         self.features = Features(
             given.catalogue,
             ids=self.ids,
-            query_content=given.query_content,
-            item_content=given.item_content,
+            query_content=given.query_content if reads_content else None,
+            item_content=given.item_content if reads_content else None,
             needs=needs,
         )
         self._num_items = given.catalogue.num_items
@@ -140,7 +138,11 @@ class RecallTask:
         page = np.repeat(np.arange(len(pages.query_row)), np.diff(pages.offsets))
         self._on_page = KnownPairs(page, pages.item_rows)
         most = config.validation_queries
-        self._validation = _some_queries(given.split, most=most) if needs.query else _some_users(given, most=most)
+        self._validation = (
+            some_queries(given.split, most=most)
+            if needs.query
+            else some_users(given.catalogue, split=given.split, most=most)
+        )
         self.module: RecallModel = config.recall_model.build(self.features.sizes, seed=given.seed)
 
     @property
@@ -237,80 +239,7 @@ class RecallTask:
         return next(self.module.parameters()).device
 
 
-class _Asked(NamedTuple):
-    """Who is asked in validation, and what should be found."""
-
-    query_rows: NDArray[np.int64]
-    """``[n]``; -1 where users are asked."""
-    histories: UserItems | None
-    """Theirs; None: queries are asked."""
-    wanted: TargetSets
-
-
-def nearest(requests: Tensor, items: Tensor, *, k: int, left_out: UserItems | None = None) -> Tensor:
-    """Return the places of each request's k items of largest inner product, int64 ``[n, k]`` on the CPU.
-
-    Args:
-        requests: ``[n, dim]``.
-        items: ``[items, dim]``.
-        k: how many.
-        left_out: ``[n]`` lists of items that are no answer; None: all may be.
-    """
-    block = max(1, SCORED // max(1, len(items)))
-    found = []
-    for first in range(0, len(requests), block):
-        scores = requests[first : first + block] @ items.T
-        for row in range(len(scores) if left_out is not None else 0):
-            assert left_out is not None
-            scores[row, torch.from_numpy(left_out.of(first + row).astype(np.int64))] = float("-inf")
-        found.append(torch.topk(scores, k, dim=1).indices.cpu())
-    return torch.cat(found) if found else torch.empty(0, k, dtype=torch.int64)
-
-
 def _titles(given: Given) -> list[str]:
     """Return the titles of items that were there before validation."""
     known = given.split.items_known(given.catalogue)
     return [title for title, is_known in zip(given.catalogue.titles, known, strict=True) if is_known and title]
-
-
-def _some_queries(split: Split, *, most: int) -> _Asked:
-    """Draw a fixed sample of the validation part's queries, with what each should find.
-
-    Raises:
-        DataError: there are none.
-    """
-    targets = split.targets(Part.VALIDATION)
-    if not len(targets.query_row):
-        raise DataError(
-            "events: nothing was chosen under a query in the validation part, so the best weights cannot be chosen. "
-            "Choose another split."
-        )
-    chosen = _some(len(targets.query_row), most=most)
-    found = UserItems(targets.offsets, targets.item_rows)
-    return _Asked(targets.query_row[chosen].astype(np.int64), None, TargetSets(*_taken(found, chosen)))
-
-
-def _some_users(given: Given, *, most: int) -> _Asked:
-    """Draw a fixed sample of the validation part's users, with what each should find.
-
-    Raises:
-        DataError: there are none.
-    """
-    found = given.split.user_targets(given.catalogue, Part.VALIDATION)
-    if not len(found.user_row):
-        raise DataError(
-            "events: nobody chose something in the validation part and something else before it, so the best weights "
-            "cannot be chosen. Choose another split."
-        )
-    chosen = _some(len(found.user_row), most=most)
-    nobody_asks = np.full(len(chosen), -1, dtype=np.int64)
-    return _Asked(nobody_asks, _taken(found.histories, chosen), TargetSets(*_taken(found.targets, chosen)))
-
-
-def _some(number: int, *, most: int) -> NDArray[np.int64]:
-    return np.sort(np.random.default_rng(VALIDATION_SEED).permutation(number)[:most])
-
-
-def _taken(found: UserItems, chosen: NDArray[np.int64]) -> UserItems:
-    lists = [found.of(place) for place in chosen.tolist()]
-    return UserItems(np.concatenate([[0], np.cumsum([len(one) for one in lists])]), np.concatenate(lists))
