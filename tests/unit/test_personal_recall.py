@@ -10,6 +10,7 @@ import torch
 
 from triptych.data.ids import IdVocabulary
 from triptych.data.pages import read_pages
+from triptych.data.targets import UserItems
 from triptych.foundation.errors import ConfigError, EngineError
 from triptych.index.backends.exact import ExactConfig, ExactIndex
 from triptych.recall.base import Request
@@ -21,7 +22,9 @@ from triptych.recall.learned import Needs, RecallModel, RecallModelConfig
 from triptych.recall.models.mgdspr import MgdsprConfig
 from triptych.recall.models.two_tower import TwoTowerConfig
 from triptych.recall.retriever import LearnedRetriever
+from triptych.recall.task import Given, RecallTask
 from triptych.recall.text_units import characters, fit_units, pairs, unit_rows
+from triptych.recall.validation import nearest
 
 MGDSPR = MgdsprConfig(dim=8, heads=2, id_init_std=0.5, real_time=3, short_term=4, long_term=6, past_queries=2)
 
@@ -162,6 +165,48 @@ def test_new_items_are_encoded_as_the_catalogues_are(small_shop, mgdspr):
     np.testing.assert_allclose(vectors, mgdspr.index.vectors(np.arange(catalogue.num_items)), rtol=1e-5, atol=1e-6)
     with pytest.raises(EngineError, match="reads the titles of items"):
         retriever.item_vectors(["new"], content=None)
+
+
+def batch_of(shop, **settings):
+    tree = {"kind": "two_tower", "fusion": "id", "dim": 8, "asks": "query+history"}
+    config = RecallTrainConfig.parse({"model": tree, "against": "full", "batch_pages": 40, **settings})
+    task = RecallTask(config, Given(shop.catalogue, shop.split, None, None, 0))
+    return task, task.batch(0), task._sampler.batch(0).pages
+
+
+def test_a_page_is_learned_from_with_what_its_user_had_chosen_before_it(small_shop):
+    catalogue = small_shop.catalogue
+    task, batch, pages = batch_of(small_shop, history_dropout_rate=0.0)
+    rows, lengths = task.ids.items.rows(catalogue.item_ids), []
+    for row, page in enumerate(pages.tolist()):
+        user, place = int(task._pages.user_row[page]), int(task._pages.place[page])
+        expected = catalogue.history(user, before=place)[-50:]
+        places = batch.requests.behaviour.real_time[row]
+        found = batch.requests.behaviour.items.item_ids[places[places >= 0]]
+        assert found.tolist() == rows[expected].tolist()
+        lengths.append(len(expected))
+    assert min(lengths) == 0 < max(lengths)
+
+
+def test_a_share_of_the_pages_is_nobodys(small_shop):
+    *_, pages = batch_of(small_shop, history_dropout_rate=0.0)
+    empty = [
+        float((batch.requests.behaviour.real_time < 0).all(dim=1).float().mean())
+        for _, batch, _ in (batch_of(small_shop, history_dropout_rate=rate) for rate in (0.0, 0.5))
+    ]
+    assert len(pages) == 40
+    assert empty[1] - empty[0] == pytest.approx(0.5 * (1 - empty[0]), abs=0.2)
+
+
+def test_the_nearest_leave_out_what_was_chosen():
+    generator = torch.Generator().manual_seed(0)
+    requests, items = (torch.randn(count, 4, generator=generator) for count in (3, 9))
+    gone = UserItems(np.array([0, 2, 2, 5]), np.array([8, 1, 0, 1, 2]))
+    found = nearest(requests, items, k=4, left_out=gone)
+    full = (requests @ items.T).argsort(dim=1, descending=True).tolist()
+    for row, order in enumerate(full):
+        assert found[row].tolist() == [item for item in order if item not in gone.of(row)][:4]
+    assert nearest(requests, items, k=4).tolist() == [order[:4] for order in full]
 
 
 def test_what_cannot_be_answered_is_said(tmp_path, small_shop, mgdspr):
