@@ -7,24 +7,36 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from triptych.data.ids import IdVocabulary
 from triptych.data.pages import read_pages
 from triptych.data.targets import UserItems
 from triptych.foundation.errors import ConfigError, EngineError
 from triptych.index.backends.exact import ExactConfig, ExactIndex
+from triptych.nn.bags import bags_of
+from triptych.nn.id_table import IdTable
 from triptych.recall.base import Request
 from triptych.recall.behaviour import Moments
 from triptych.recall.config import RecallTrainConfig
 from triptych.recall.features import Features
 from triptych.recall.ids import Ids
-from triptych.recall.learned import Needs, RecallModel, RecallModelConfig
+from triptych.recall.learned import (
+    Behaviour,
+    ItemFeatures,
+    Needs,
+    RecallModel,
+    RecallModelConfig,
+    RequestFeatures,
+    Sizes,
+)
 from triptych.recall.models.mgdspr import MgdsprConfig
 from triptych.recall.models.two_tower import TwoTowerConfig
 from triptych.recall.retriever import LearnedRetriever
 from triptych.recall.task import Given, RecallTask
 from triptych.recall.text_units import characters, fit_units, pairs, unit_rows
 from triptych.recall.validation import nearest
+from triptych.training.distributed import ALONE
 
 MGDSPR = MgdsprConfig(dim=8, heads=2, id_init_std=0.5, real_time=3, short_term=4, long_term=6, past_queries=2)
 
@@ -165,6 +177,34 @@ def test_new_items_are_encoded_as_the_catalogues_are(small_shop, mgdspr):
     np.testing.assert_allclose(vectors, mgdspr.index.vectors(np.arange(catalogue.num_items)), rtol=1e-5, atol=1e-6)
     with pytest.raises(EngineError, match="reads the titles of items"):
         retriever.item_vectors(["new"], content=None)
+
+
+@pytest.mark.parametrize("fusion", ["id", "mm", "mm+idfc", "mm+id_cat"])
+@pytest.mark.parametrize("asks", ["query+history", "history"])
+def test_a_request_of_two_towers_is_its_formula_and_all_of_it_learns(fusion, asks):
+    """What asks, a query or the learned vector, takes of the latest choices as the item tower sees them."""
+    sizes = Sizes(6, 9, 5, 5)
+    config = TwoTowerConfig(dim=8, fusion=fusion, asks=asks, id_init_std=0.5)
+    model = config.build(sizes, seed=0).train()
+    generator = torch.Generator().manual_seed(0)
+    query, content = (torch.randn(count, 5, generator=generator) for count in (3, 4))
+    held = ItemFeatures(torch.tensor([1, 4, 0, 8]), content)
+    places = torch.tensor([[2, 0, 3], [1, -1, -1], [-1, -1, -1]])
+    behaviour = Behaviour(held, places, places[:, :0], bags_of(np.empty(0, int), sizes=[0] * 9))
+    given = RequestFeatures(torch.tensor([3, 0, 5]), query, behaviour=behaviour)
+    found = model.encode_requests(given)
+    goods = model.items.unnormalized(held.item_ids, content)
+    asked = [model.stranger] * 3 if asks == "history" else model.queries.unnormalized(given.query_ids, query)
+    for row, one in enumerate(asked):
+        rows = torch.stack([torch.zeros(model.vector_dim), *(goods[place] for place in places[row] if place >= 0)])
+        taken = torch.softmax(rows @ one, dim=0) @ rows
+        expected = functional.normalize(one + taken @ model.recalled.weight.T, dim=0)
+        torch.testing.assert_close(found[row], expected, atol=1e-6, rtol=1e-5)
+    found[:, 0].sum().backward()
+    tables = {name for name, part in model.named_modules() if isinstance(part, IdTable)}
+    assert all(model.get_submodule(name).sum_row_gradients(ALONE) > 0 for name in tables)
+    weights = [weight for name, weight in model.named_parameters() if name.rpartition(".")[0] not in tables]
+    assert weights and all(weight.grad.abs().sum() > 0 for weight in weights)
 
 
 def batch_of(shop, **settings):

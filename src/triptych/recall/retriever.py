@@ -162,7 +162,7 @@ class LearnedRetriever:
     @torch.no_grad()
     def item_vectors(
         self,
-        item_ids: Sequence[str],
+        item_ids: Sequence[str | None],
         *,
         content: NDArray[np.float32] | None,
         titles: Sequence[str] | None = None,
@@ -170,15 +170,15 @@ class LearnedRetriever:
         """Encode items that the index has not met, for instance new ones, by what is known of them.
 
         Args:
-            item_ids: ``[n]``; of an item that training has not met, the content alone counts.
-            content: ``[n, dim]``, from the pretrained encoder; None where the model reads none.
-            titles: ``[n]``, "" for none; None where the model reads none.
+            item_ids: ``[n]``; of an item that training has not met, or None, content and title alone count.
+            content: ``[n, dim]``, from the pretrained encoder; left unread by a model that reads none.
+            titles: ``[n]``, "" for none; left unread by a model that reads none.
 
         Raises:
             EngineError: the model reads titles, and there are none.
         """
         rows = torch.from_numpy(self._ids.items.rows(item_ids))
-        known = None if content is None else torch.from_numpy(content)
+        known = None if content is None or not self._model.config.reads_content else torch.from_numpy(content)
         words = None
         if self._needs.title_words:
             if titles is None:
