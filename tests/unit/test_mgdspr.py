@@ -69,7 +69,7 @@ def items() -> ItemFeatures:
 
 
 def query_rows(mgdspr: Mgdspr, given: RequestFeatures) -> torch.Tensor:
-    return mgdspr._query(given.units, given)
+    return mgdspr._query(given)
 
 
 def in_bag(bags: TableBags, row: int) -> list[int]:

@@ -34,7 +34,6 @@ from triptych.recall.learned import (
     Behaviour,
     ItemFeatures,
     Needs,
-    QueryUnits,
     RecallModel,
     RecallModelConfig,
     RequestFeatures,
@@ -194,8 +193,7 @@ class Mgdspr(RecallModel):
 
     def encode_requests(self, requests: RequestFeatures) -> Tensor:
         """Return vectors of requests ``[n, vector_dim]``."""
-        assert requests.units is not None
-        query = self._query(requests.units, requests)
+        query = self._query(requests)
         rows = [self.cls.expand(len(query), 1, -1), query]
         if requests.behaviour is not None:
             rows += self._history(query, requests.behaviour)
@@ -212,15 +210,10 @@ class Mgdspr(RecallModel):
         own = self.items.unnormalized(items.item_ids, items.content).float()
         return self._scored(own + self.title(table_means(self.grains.words, items.title_words)).float().tanh())
 
-    def _query(self, units: QueryUnits, requests: RequestFeatures) -> Tensor:
-        past = requests.past
-        return self.grains(
-            units.characters,
-            units.pairs,
-            units.words,
-            past_words=None if past is None else past.words,
-            asked=None if past is None else past.asked,
-        )
+    def _query(self, requests: RequestFeatures) -> Tensor:
+        assert requests.units is not None
+        past_words, asked = requests.past or (None, None)
+        return self.grains(*requests.units, past_words=past_words, asked=asked)
 
     def _history(self, query: Tensor, behaviour: Behaviour) -> list[Tensor]:
         """Return what each row of the query takes of each part of the history, ``[n, rows, dim]`` each."""
