@@ -15,6 +15,7 @@ from PIL import Image
 from triptych.data import catalogue as catalogues
 from triptych.data.catalogue import Catalogue, CatalogueConfig
 from triptych.data.check import check_tables
+from triptych.data.pages import read_pages
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
 from triptych.data.tables import read_events, read_items, read_judgements
 from triptych.data.targets import UserItems
@@ -24,11 +25,14 @@ from triptych.encoders.models.two_tower import TwoTowerConfig, TwoTowerEncoder
 from triptych.foundation.registry import config_class, kinds
 from triptych.index.backends.exact import ExactIndex
 from triptych.recall.base import Request, RetrieverConfig
+from triptych.recall.features import Features
+from triptych.recall.ids import Ids
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense
 from triptych.recall.models.item_knn import ItemKnn
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
+from triptych.recall.retriever import LearnedRetriever
 
 MODELS = "triptych.recall.models"
 NUM_ITEMS = 30
@@ -90,7 +94,7 @@ def shop(tmp_path_factory):
     embedder = Embedder(encoder, tokenizer=tokenizer, device="cpu")
     vectors = embedder.embed_catalogue(catalogue, label=None)
     vectors[NUM_ITEMS // 2 :] = vectors[: NUM_ITEMS // 2]  # equal to the last bit
-    return SimpleNamespace(catalogue=catalogue, embedder=embedder, index=ExactIndex.build(vectors))
+    return SimpleNamespace(catalogue=catalogue, embedder=embedder, index=ExactIndex.build(vectors), learned={})
 
 
 def popularity(shop):
@@ -105,6 +109,24 @@ def item_knn(shop):
     return ItemKnn.fit(UserItems(np.arange(0, 91, 10), rows.astype(np.int32)), num_items=NUM_ITEMS)
 
 
+def learned(shop, kind, **settings):
+    """A model as it begins; what it reads of a history is a stranger's."""
+    config = config_class(MODELS, kind).parse({"dim": 16, **settings})
+    pages = read_pages(shop.catalogue, places=slice(0, 100))
+    ids = Ids.fit(shop.catalogue, pages=pages, needs=config.needs, titles=shop.catalogue.titles)
+    features = Features(shop.catalogue, ids=ids, needs=config.needs)
+    model = config.build(features.sizes, seed=0).eval()
+    with torch.no_grad():
+        vectors = model.encode_items(features.items(np.arange(NUM_ITEMS))).numpy()
+    vectors[NUM_ITEMS // 2 :] = vectors[: NUM_ITEMS // 2]
+    shop.learned[kind] = ExactIndex.build(vectors)
+    return LearnedRetriever(model, shop.learned[kind], ids=ids, encoder=None)
+
+
+def learned_again(shop, folder, *, kind):
+    return LearnedRetriever.load(folder, index=shop.learned[kind], encoder=None)
+
+
 # One line per kind: how it is made, and how it is read back.
 SUITE = {
     "popularity": (popularity, lambda shop, folder: Popularity.load(folder)),
@@ -117,6 +139,14 @@ SUITE = {
     "oracle": (
         lambda shop: Oracle.fit(shop.catalogue, counts=popularity(shop).counts),
         lambda shop, folder: Oracle.load(folder),
+    ),
+    "two_tower": (
+        lambda shop: learned(shop, "two_tower", fusion="id"),
+        lambda shop, folder: learned_again(shop, folder, kind="two_tower"),
+    ),
+    "mgdspr": (
+        lambda shop: learned(shop, "mgdspr", heads=2, id_init_std=0.5),
+        lambda shop, folder: learned_again(shop, folder, kind="mgdspr"),
     ),
 }
 
@@ -233,7 +263,7 @@ def test_save_and_load(kind, retriever, shop, tmp_path, ask):
     loaded = SUITE[kind][1](shop, tmp_path / "retriever")
     assert_same(loaded.retrieve(ask(), 12), hits)
     files = [file for file in (tmp_path / "retriever").rglob("*") if file.is_file()]
-    assert {file.suffix for file in files} <= {".npy", ".json", ".parquet"}
+    assert {file.suffix for file in files} <= {".npy", ".json", ".parquet", ".safetensors"}
     for file in files:
         if file.suffix == ".npy":
             np.load(file, allow_pickle=False)

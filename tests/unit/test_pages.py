@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from triptych.data.events import KIND_CODES
-from triptych.data.pages import SESSION_US, Pages, PageSampler, read_pages
+from triptych.data.pages import SESSION_US, Pages, PageSampler, PagesOf, read_pages
 from triptych.data.schema import EventKind
 from triptych.foundation.errors import DataError
 
@@ -29,14 +29,14 @@ def log(seed: int, *, count: int = 400, pages: bool = True) -> SimpleNamespace:
     return SimpleNamespace(events=pl.DataFrame(columns), event_array=columns.__getitem__)
 
 
-def by_loop(catalogue: SimpleNamespace, places: np.ndarray) -> list[tuple]:
+def by_loop(catalogue: SimpleNamespace, places: np.ndarray, *, of: PagesOf) -> list[tuple]:
     """Walk through the log; a page is found again by who asked what, and by its number or by how long ago it was."""
     column = catalogue.event_array
     found: list[dict] = []
     open_pages: dict[tuple, dict] = {}
     for at in places.tolist():
         user, query, page = (int(column(name)[at]) for name in ("user_row", "query_row", "page"))
-        if column("kind")[at] not in CHOSEN or query < 0:
+        if column("kind")[at] not in CHOSEN or (query if of is PagesOf.QUERIES else user) < 0:
             continue
         time, key = int(column("time")[at]), (page, user, query)
         last = open_pages.get(key)
@@ -52,13 +52,14 @@ def by_loop(catalogue: SimpleNamespace, places: np.ndarray) -> list[tuple]:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("pages", [True, False])
-def test_choices_are_gathered_as_a_loop_gathers_them(seed, pages):
+@pytest.mark.parametrize("of", PagesOf)
+def test_choices_are_gathered_as_a_loop_gathers_them(seed, pages, of):
     catalogue = log(seed, pages=pages)
     for places in (slice(0, 300), np.arange(50, 400, 2)):
-        read = read_pages(catalogue, places=places)
+        read = read_pages(catalogue, places=places, of=of)
         items = [read.item_rows[a:b].tolist() for a, b in zip(read.offsets, read.offsets[1:], strict=False)]
         found = list(zip(read.query_row.tolist(), read.user_row.tolist(), read.place.tolist(), items, strict=True))
-        assert found == by_loop(catalogue, np.arange(400)[places])
+        assert found == by_loop(catalogue, np.arange(400)[places], of=of)
         assert len(found) > 5
 
 

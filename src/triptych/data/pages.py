@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +17,20 @@ SESSION_US = 30 * 60 * 1_000_000
 """Where a log names no pages: choices of one user under one query belong together up to this far apart."""
 
 
+class PagesOf(StrEnum):
+    """Whose pages are learned from."""
+
+    QUERIES = "queries"
+    """Those of searches, whoever asked."""
+    USERS = "users"
+    """Those of known users, with a query or without."""
+
+
 class Pages(NamedTuple):
-    """Pages on which something was chosen under a query, in time order."""
+    """Pages on which something was chosen, in time order."""
 
     query_row: NDArray[np.int32]
-    """``[pages]``."""
+    """``[pages]``, -1 where there was none."""
     user_row: NDArray[np.int32]
     """``[pages]``, -1 where the user is unknown."""
     place: NDArray[np.int64]
@@ -41,7 +51,7 @@ class Pages(NamedTuple):
         return Pages(self.query_row[kept], self.user_row[kept], self.place[kept], offsets, item_rows)
 
 
-def read_pages(catalogue: Catalogue, *, places: Places) -> Pages:
+def read_pages(catalogue: Catalogue, *, places: Places, of: PagesOf = PagesOf.QUERIES) -> Pages:
     """Gather the clicked pages of a part of the log.
 
     Choices belong to one page where the log says so; where it names no page, where one user made them under one query
@@ -50,10 +60,11 @@ def read_pages(catalogue: Catalogue, *, places: Places) -> Pages:
     Args:
         catalogue: whose events.
         places: of the part, such as `Split.train`.
+        of: which are gathered.
     """
     at = np.arange(len(catalogue.events))[places]
     query_row, user_row, page = (catalogue.event_array(name)[at] for name in ("query_row", "user_row", "page"))
-    chosen = is_positive(catalogue.event_array("kind")[at]) & (query_row >= 0)
+    chosen = is_positive(catalogue.event_array("kind")[at]) & ((query_row if of is PagesOf.QUERIES else user_row) >= 0)
     at, query_row, user_row, page = at[chosen], query_row[chosen], user_row[chosen], page[chosen]
     time_us = catalogue.event_array("time")[at]
     order = np.lexsort((at, query_row, user_row, page))

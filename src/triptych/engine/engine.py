@@ -32,6 +32,7 @@ from triptych.engine.shelf import Shelf
 from triptych.foundation.errors import ArtifactError, ConfigError, EngineError, did_you_mean
 from triptych.index.base import Index, open_index
 from triptych.recall.base import Request, Retriever
+from triptych.recall.learned import read_needs
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense, DenseConfig
 from triptych.recall.models.popularity import Popularity
@@ -98,7 +99,7 @@ class Engine:
             dense=Dense(self._embedder, index, config=self._dense_config),
             bm25=Bm25.load(parts.bm25.path),
             popularity=Popularity.load(parts.popularity.path),
-            **self._open_recall(),
+            **self._open_recall(index),
         )
 
     @classmethod
@@ -292,7 +293,9 @@ class Engine:
             recall, recall_index = now.recall, now.recall_index
             if recall is not None and recall_index is not None:
                 recall_index = recall_index.copy()
-                recall_index.add(recall.item_vectors([item.item_id for item in new], content=vectors))
+                titles = [item.title or "" for item in new]
+                ids = [item.item_id for item in new]
+                recall_index.add(recall.item_vectors(ids, content=vectors, titles=titles))
                 recall = recall.over(recall_index)
             self._snapshot = _Snapshot(
                 shelf=shelf,
@@ -384,14 +387,25 @@ class Engine:
             raise EngineError("This shop has no recall model. Use channel 'dense', or run it with [recall] set.")
         return chosen
 
-    def _open_recall(self) -> dict[str, Any]:
-        """Open the recall model and its index, if the shop has one."""
+    def _open_recall(self, contents: Index) -> dict[str, Any]:
+        """Open the recall model and its index, if the shop has one.
+
+        Args:
+            contents: the encoder's vectors of the items, for a model that reads histories with their content.
+        """
         model, vectors = self._parts.recall, self._parts.recall_index
         if model is None or vectors is None:
             return {"recall": None, "recall_index": None}
         index = open_index(vectors)
-        encoder = self._embedder if "encoder" in model.inputs else None
-        return {"recall": LearnedRetriever.open(model, index=index, encoder=encoder), "recall_index": index}
+        reads = read_needs(model.path).history_content
+        recall = LearnedRetriever.open(
+            model,
+            index=index,
+            encoder=self._embedder if "encoder" in model.inputs else None,
+            catalogue=self._catalogue,
+            item_content=contents.vectors(np.arange(self._catalogue.num_items)) if reads else None,
+        )
+        return {"recall": recall, "recall_index": index}
 
     def _history(self, user: str) -> NDArray[np.int64]:
         if not isinstance(user, str):
@@ -416,9 +430,11 @@ class Engine:
         if channel is Channel.DENSE or recall is None:
             return explain(request.query, now.dense.request_vectors([request])[0])
 
-        def fuse(item_rows: Sequence[int | None], content: NDArray[np.float32]) -> NDArray[np.float32]:
+        def fuse(
+            item_rows: Sequence[int | None], titles: Sequence[str], content: NDArray[np.float32]
+        ) -> NDArray[np.float32]:
             ids = [None if row is None else now.shelf.item_id(row) for row in item_rows]
-            vectors: NDArray[np.float32] = recall.item_vectors(ids, content=content)
+            vectors: NDArray[np.float32] = recall.item_vectors(ids, content=content, titles=titles)
             return vectors
 
         return explain(request.query, recall.request_vectors([request])[0], fuse=fuse)

@@ -17,9 +17,9 @@ AT_ONCE = SMALL_REQUEST // 3
 """Items explained in one call of the encoder: each is encoded up to three times, and the call stays in float32."""
 
 
-Fuse = Callable[[Sequence[int | None], NDArray[np.float32]], NDArray[np.float32]]
-"""Item rows ``[n]`` (None: an item that nobody knows) and content vectors ``[n, dim]`` → what a recall model makes of
-them ``[n, dim]``."""
+Fuse = Callable[[Sequence[int | None], Sequence[str], NDArray[np.float32]], NDArray[np.float32]]
+"""Item rows ``[n]`` (None: an item that nobody knows), titles ("": none) and content vectors ``[n, dim]`` → what a recall
+model makes of them ``[n, dim]``."""
 
 
 class MaskedScores(NamedTuple):
@@ -118,8 +118,9 @@ def masked_scores(
     if fuse is None:
         whole, untitled, unseen = (vectors @ vector)[places]
         return MaskedScores(whole, untitled, unseen, whole)
-    whole, untitled, unseen = (fuse([rows[place] for place in whose], vectors) @ vector)[places]
-    return MaskedScores(whole, untitled, unseen, (fuse([None] * len(whose), vectors) @ vector)[places[0]])
+    read = [title or "" for _, title, _ in inputs]
+    whole, untitled, unseen = (fuse([rows[place] for place in whose], read, vectors) @ vector)[places]
+    return MaskedScores(whole, untitled, unseen, (fuse([None] * len(whose), read, vectors) @ vector)[places[0]])
 
 
 def explain_plain(

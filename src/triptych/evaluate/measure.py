@@ -79,6 +79,9 @@ class Answer(NamedTuple):
     judged: Matches | None
     relevant: Matches | None
     categories: Categories | None = None
+    query_of: IntArray | None = None
+    """``[requests]``, the query of each, where several users ask one: what is measured is averaged over them. None:
+    each query is asked once."""
 
     @classmethod
     def of(cls, item_rows: IntArray, problem: Problem) -> Answer:
@@ -88,7 +91,7 @@ class Answer(NamedTuple):
             match(item_rows, targets=problem.targets),
             None if problem.judged is None else match(item_rows, targets=problem.judged),
             None if problem.relevant is None else match(item_rows, targets=problem.relevant),
-            problem.categories,
+            categories=problem.categories,
         )
 
 
@@ -129,7 +132,7 @@ def measure(
     for one in slices:
         values = {model: _columns(by_seed, one, config) for model, by_seed in answers.items()}
         if num_candidates is not None:
-            targets = next(iter(answers.values()))[0].chosen.targets
+            targets = _asked_once(next(iter(answers.values()))[0])
             values = {CHANCE: chance_columns(targets, one, num_candidates=num_candidates, ks=config.ks), **values}
         comparison = Comparison(
             values, task=task, slice_name=one.name, split=config.part.value, config=config, groups=groups
@@ -209,6 +212,20 @@ def take_queries(targets: TargetSets, *, chosen: IntArray) -> TargetSets:
     return TargetSets(offsets, targets.item_rows[pairs], grades)
 
 
+def take_requests(problem: Problem, *, chosen: IntArray) -> Problem:
+    """Ask the queries at these positions, in this order, as often as they stand there."""
+    judged, relevant = (
+        None if sets is None else take_queries(sets, chosen=chosen) for sets in (problem.judged, problem.relevant)
+    )
+    categories = problem.categories
+    return Problem(
+        take_queries(problem.targets, chosen=chosen),
+        judged,
+        relevant,
+        None if categories is None else categories._replace(wanted=categories.wanted[chosen]),
+    )
+
+
 def some_requests(number: int, *, config: EvaluationConfig) -> IntArray:
     """Draw the places of the requests that are evaluated, ascending: all, or `max_queries` at random."""
     if config.max_queries is None or config.max_queries >= number:
@@ -279,8 +296,35 @@ def value_frames(
 
 def _columns(by_seed: Sequence[Answer], one: Slice, config: EvaluationConfig) -> dict[Column, FloatArray]:
     """Every metric of one model on one slice: column → `[seeds, requests]`, NaN outside the slice."""
-    per_seed = [_per_request(answer, one, config) for answer in by_seed]
+    per_seed = [_per_query(answer, one, config) for answer in by_seed]
     return {column: np.stack([columns[column] for columns in per_seed]) for column in per_seed[0]}
+
+
+def _per_query(answer: Answer, one: Slice, config: EvaluationConfig) -> dict[Column, FloatArray]:
+    """Average what is measured over the users of each query."""
+    columns = _per_request(answer, _of_requests(one, answer), config)
+    if answer.query_of is None:
+        return columns
+    users = np.bincount(answer.query_of)
+    return {column: np.bincount(answer.query_of, weights=values) / users for column, values in columns.items()}
+
+
+def _of_requests(one: Slice, answer: Answer) -> Slice:
+    """Return a slice of the queries' pairs as that of the requests' pairs."""
+    if answer.query_of is None:
+        return one
+    sizes = np.diff(answer.chosen.targets.offsets)
+    starts = _asked_once(answer).offsets[answer.query_of]
+    inside = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return one._replace(pair_mask=one.pair_mask[np.repeat(starts, sizes) + inside])
+
+
+def _asked_once(answer: Answer) -> TargetSets:
+    """Return the targets of each query."""
+    targets = answer.chosen.targets
+    if answer.query_of is None:
+        return targets
+    return take_queries(targets, chosen=np.unique(answer.query_of, return_index=True)[1])
 
 
 def _per_request(answer: Answer, one: Slice, config: EvaluationConfig) -> dict[Column, FloatArray]:
@@ -364,9 +408,11 @@ def _coverages(
     config: EvaluationConfig,
 ) -> Iterator[Record]:
     for model, by_seed in answers.items():
-        inside = np.unique(by_seed[0].chosen.targets.query_of_pair[one.pair_mask])
+        first = by_seed[0]
+        inside = np.unique(first.chosen.targets.query_of_pair[_of_requests(one, first).pair_mask])
+        num_queries = len(inside if first.query_of is None else np.unique(first.query_of[inside]))
         for k in config.ks:
             values = [coverage_at_k(answer.item_rows[inside], k=k, num_items=num_items) for answer in by_seed]
             yield comparison.constant(
-                model, Column("coverage", k), seed_values=np.array(values), num_queries=len(inside)
+                model, Column("coverage", k), seed_values=np.array(values), num_queries=num_queries
             )

@@ -23,6 +23,13 @@ def key_bias(keep: Tensor) -> Tensor:
     return torch.zeros(keep.shape, device=keep.device).masked_fill(~keep, float("-inf"))[:, None, None, :]
 
 
+def at_least_one(keep: Tensor) -> Tensor:
+    """Keep the first place ``[n, places]`` where nothing is kept: a softmax over nothing is not a number."""
+    first = torch.zeros_like(keep)
+    first[:, 0] = ~keep.any(dim=1)
+    return keep | first
+
+
 class SelfAttention(nn.Module):
     """Scaled dot-product self-attention.
 

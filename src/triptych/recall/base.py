@@ -30,9 +30,12 @@ class Request:
     photo: NDArray[np.uint8] | None = None
     """``[px, px, 3]``, decoded to the encoder's size (`data.images.decode_photo`)."""
     user: str | None = None
-    """Who asks. Carried for personal retrievers; none of the present ones reads it."""
+    """Who asks: without a ``history``, personal retrievers read his from the log that they were opened with."""
     history: NDArray[Any] | None = None
     """``[events]``, item rows the user chose before, oldest first."""
+    before: int | None = None
+    """Of ``user``'s history in the log, only events whose place is smaller are read; None for all. Evaluation gives the
+    place of what is to be found."""
     item_row: int | None = None
     """The item whose neighbours are wanted."""
     keep: BoolArray | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -54,6 +54,9 @@ class RecallTrainConfig(Config):
     """Vectors that items share by a hash of their id; none: each has its own."""
     id_dropout_rate: float = Field(0.05, ge=0, lt=1)
     """Share of IDs that are hidden in training, so that what is new is answered by content."""
+    history_dropout_rate: float = Field(0.1, ge=0, lt=1)
+    """Share of pages that are learned from as those of nobody known, so that a stranger's query is answered too; with
+    models that read histories beside queries only."""
     epochs: float = Field(2.0, gt=0)
     """Times through the clicked pages."""
     validations: int = Field(4, ge=1)
@@ -82,6 +85,12 @@ class RecallTrainConfig(Config):
             raise ValueError(f"mix_low is {self.mix_low:g} and mix_high {self.mix_high:g}: set them in order.")
         if self.log_q is LogQ.TF and self.against is not Against.SAMPLED:
             raise ValueError("log_q = 'tf' corrects for draws alone: set against = 'sampled', or log_q = 'importance'.")
+        needs = self.recall_model.needs
+        if not (needs.history and needs.query) and self.history_dropout_rate != _default("history_dropout_rate"):
+            raise ValueError(
+                f"history_dropout_rate has no effect with model.kind = '{self.model.kind}' as it is set: it does not "
+                "read histories beside queries. Remove it."
+            )
         draws = self.against in (Against.SAMPLED, Against.MIXED)
         without_effect = {
             "num_negatives": not draws,
@@ -92,7 +101,7 @@ class RecallTrainConfig(Config):
             "mix_high": not self.hard_mixes,
         }
         for name, idle in without_effect.items():
-            if idle and getattr(self, name) != type(self).model_fields[name].default:
+            if idle and getattr(self, name) != _default(name):
                 other = "hard_mixes = 0" if name.startswith("mix") else f"against = '{self.against}'"
                 raise ValueError(f"{name} has no effect with {other}. Remove one of them.")
         return self
@@ -115,3 +124,7 @@ class RecallTrainConfig(Config):
             device=self.device,
             validate_every=math.ceil(steps / self.validations),
         )
+
+
+def _default(name: str) -> Any:
+    return RecallTrainConfig.model_fields[name].default

@@ -2,75 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
-from triptych.data.ids import UNK, IdVocabulary
-from triptych.data.pages import Pages
+from triptych.data.ids import UNK
 from triptych.data.text import folded
-from triptych.recall.learned import ItemFeatures, RequestFeatures, Sizes
-
-QUERIES, ITEMS = "query_ids", "item_ids"
-HASH_SEED = 0
-
-
-class Ids:
-    """The queries and items that have a row of their own in a model's tables: those that training has met."""
-
-    def __init__(self, *, queries: IdVocabulary, items: IdVocabulary) -> None:
-        """Put the two together; use `fit` or `load`."""
-        self.queries, self.items = queries, items
-
-    @classmethod
-    def fit(
-        cls,
-        catalogue: Catalogue,
-        *,
-        pages: Pages,
-        min_count: int = 1,
-        query_buckets: int | None = None,
-        item_buckets: int | None = None,
-    ) -> Self:
-        """Give rows to queries and items.
-
-        Args:
-            catalogue: whose.
-            pages: those that are learned from.
-            min_count: pages on which a query was asked, or an item chosen, to have a row of its own.
-            query_buckets: rows that queries share by a hash instead; None: none do.
-            item_buckets: rows that items share.
-        """
-        asked = pl.Series(folded(catalogue.queries), dtype=pl.String).gather(pages.query_row)
-        chosen = pl.Series(catalogue.item_ids, dtype=pl.String).gather(pages.item_rows)
-
-        def ids_of(strings: pl.Series, buckets: int | None) -> IdVocabulary:
-            if buckets is None:
-                return IdVocabulary.fit(strings, min_count=min_count)
-            return IdVocabulary.hashed(buckets, seed=HASH_SEED)
-
-        return cls(queries=ids_of(asked, query_buckets), items=ids_of(chosen, item_buckets))
-
-    def save(self, folder: Path) -> None:
-        """Write both."""
-        for name, ids in ((QUERIES, self.queries), (ITEMS, self.items)):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            ids.save(folder / name)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
-        return cls(queries=IdVocabulary.load(folder / QUERIES), items=IdVocabulary.load(folder / ITEMS))
+from triptych.nn.bags import TableBags, bags_of
+from triptych.recall.behaviour import NUM_KINDS, BehaviourLog, Choices, Moments
+from triptych.recall.ids import Ids, attribute_rows
+from triptych.recall.learned import Behaviour, ItemFeatures, Needs, PastQueries, QueryUnits, RequestFeatures, Sizes
+from triptych.recall.text_units import UNITS
 
 
 class Features:
-    """Gathers what a model reads of the queries and items of a catalogue, by their rows there."""
+    """Gathers what a model reads of the queries, items and users of a catalogue, by their rows there."""
 
     def __init__(
         self,
@@ -79,6 +29,7 @@ class Features:
         ids: Ids,
         query_content: NDArray[Any] | None = None,
         item_content: NDArray[Any] | None = None,
+        needs: Needs | None = None,
     ) -> None:
         """Look the ids up once.
 
@@ -87,48 +38,167 @@ class Features:
             ids: of the model's tables.
             query_content: ``[queries, dim]``, in memory or mapped; None where the model reads none.
             item_content: ``[items, dim]``, likewise.
+            needs: of the model; None: nothing but IDs and content.
         """
+        self.needs = needs = Needs() if needs is None else needs
+        self.catalogue = catalogue
         self._query_ids = ids.queries.rows(folded(catalogue.queries))
         self._item_ids = ids.items.rows(catalogue.item_ids)
         self._query_content, self._item_content = query_content, item_content
+        self._units = {
+            name: ids.units(catalogue.queries, name=name, most=needs.query_units)
+            for name in (UNITS if needs.query_units else ())
+        }
+        self._past_words, self._title_words, self._attributes, self._log = None, None, None, None
+        if needs.past_queries:
+            self._past_words = ids.units(catalogue.queries, name="words", most=needs.query_units)
+        if needs.title_words:
+            self._title_words = ids.units(catalogue.titles, name="words", most=needs.title_words)
+        if needs.history_attributes:
+            self._attributes = attribute_rows(catalogue.items, ids=ids)
+        if needs.history:
+            self._log = BehaviourLog(catalogue, needs=needs)
         self.sizes = Sizes(
             num_queries=ids.queries.num_rows,
             num_items=ids.items.num_rows,
             query_content_dim=0 if query_content is None else query_content.shape[1],
             item_content_dim=0 if item_content is None else item_content.shape[1],
+            unit_rows=tuple(ids.others[name].num_rows if name in ids.others else 0 for name in UNITS),
+            attribute_rows=tuple(ids.others[name].num_rows for name in ids.attributes),
         )
 
-    def requests(self, query_rows: NDArray[np.integer], *, hidden: NDArray[np.bool_] | None = None) -> RequestFeatures:
-        """Gather what is known of some queries.
+    def requests(
+        self,
+        query_rows: NDArray[np.integer],
+        *,
+        hidden: NDArray[np.bool_] | None = None,
+        moments: Moments | None = None,
+    ) -> RequestFeatures:
+        """Gather what is known of some queries and of who asks.
 
         Args:
-            query_rows: ``[n]``, of the catalogue.
+            query_rows: ``[n]``, of the catalogue; -1 where there is none, for models that read none.
             hidden: bool ``[n]``, whose ID is hidden (ID dropout); None: nobody's.
+            moments: who asks and when; None: nobody is known.
         """
-        ids = _shown(self._query_ids[query_rows], hidden)
-        return RequestFeatures(torch.from_numpy(ids), taken(self._query_content, query_rows))
+        if not self.needs.query:
+            asked = RequestFeatures(torch.zeros(len(query_rows), dtype=torch.int64), None)
+        else:
+            ids = torch.from_numpy(_shown(self._query_ids[query_rows], hidden))
+            units = {name: rows[query_rows] for name, rows in self._units.items()}
+            asked = RequestFeatures(ids, taken(self._query_content, query_rows), query_units(units))
+        if self._log is None:
+            return asked
+        if moments is None:
+            nobody = np.full(len(query_rows), -1)
+            moments = Moments(nobody, nobody)
+        return self.with_history(asked, self._log.before(moments))
+
+    def with_history(self, asked: RequestFeatures, choices: Choices) -> RequestFeatures:
+        """Add histories ``[n]`` to what is known of requests, as far as the model reads them."""
+        past = self._past(choices.past_queries) if self.needs.past_queries else None
+        return asked._replace(past=past, behaviour=self._behaviour(choices))
+
+    def before(self, moments: Moments) -> Choices:
+        """Gather the histories of a model that reads some."""
+        assert self._log is not None, "the model reads no history"
+        return self._log.before(moments)
 
     def items(self, item_rows: NDArray[np.integer], *, hidden: NDArray[np.bool_] | None = None) -> ItemFeatures:
         """Gather what is known of some items; arguments as of `requests`."""
         ids = _shown(self._item_ids[item_rows], hidden)
-        return ItemFeatures(torch.from_numpy(ids), taken(self._item_content, item_rows))
+        words = None if self._title_words is None else TableBags.of(self._title_words[item_rows])
+        return ItemFeatures(torch.from_numpy(ids), taken(self._item_content, item_rows), words)
+
+    def _past(self, query_rows: NDArray[np.int32]) -> PastQueries:
+        assert self._past_words is not None
+        distinct, places = _distinct(query_rows)
+        return PastQueries(TableBags.of(self._past_words[distinct]), torch.from_numpy(cut(places)))
+
+    def _behaviour(self, choices: Choices) -> Behaviour | None:
+        count, _, most = choices.long_term.shape
+        lists = (choices.real_time, choices.short_term, choices.long_term.reshape(count, NUM_KINDS * most))
+        if not any(one.shape[1] for one in lists):
+            return None
+        distinct, places = _distinct(np.concatenate(lists, axis=1))
+        real_time, short_term, long_term = np.split(
+            places, np.cumsum([choices.real_time.shape[1], choices.short_term.shape[1]]), axis=1
+        )
+        long_term = long_term.reshape(count * NUM_KINDS, most)
+        items = ItemFeatures(
+            torch.from_numpy(self._item_ids[distinct]),
+            taken(self._item_content, distinct) if self.needs.history_content else None,
+            attributes=None if self._attributes is None else torch.from_numpy(self._attributes[distinct]),
+        )
+        there = long_term >= 0
+        return Behaviour(
+            items,
+            torch.from_numpy(cut(real_time)),
+            torch.from_numpy(cut(short_term)),
+            bags_of(long_term[there], sizes=there.sum(axis=1)),
+        )
 
 
-def requests_of(texts: Sequence[str], *, ids: Ids, content: NDArray[np.float32] | None) -> RequestFeatures:
+def query_units(rows: Mapping[str, NDArray[np.int32]]) -> QueryUnits | None:
+    """Gather the units of some queries: name → ``[n, most]``; None where there are none."""
+    if not rows:
+        return None
+    words = torch.from_numpy(cut(rows["words"].astype(np.int64)))
+    return QueryUnits(TableBags.of(rows["characters"]), TableBags.of(rows["pairs"]), words)
+
+
+def requests_of(
+    texts: Sequence[str], *, ids: Ids, content: NDArray[np.float32] | None, needs: Needs | None = None
+) -> RequestFeatures:
     """Gather what is known of queries by their words, whether the catalogue has them or not.
 
     Args:
         texts: ``[n]``.
         ids: of the model's tables.
         content: ``[n, dim]``, from the pretrained encoder; None where the model reads none.
+        needs: of the model; None: nothing but IDs and content.
     """
+    most = 0 if needs is None else needs.query_units
     rows = torch.from_numpy(ids.queries.rows(folded(texts)))
-    return RequestFeatures(rows, None if content is None else torch.from_numpy(content))
+    units = {name: ids.units(texts, name=name, most=most) for name in (UNITS if most else ())}
+    return RequestFeatures(rows, None if content is None else torch.from_numpy(content), query_units(units))
+
+
+def strangers(asked: RequestFeatures, *, needs: Needs, sizes: Sizes) -> RequestFeatures:
+    """Give requests the empty histories of somebody unknown, where there is no catalogue to look anything up in."""
+    count, nothing = len(asked.query_ids), torch.zeros(0, dtype=torch.int64)
+    none_each = torch.full((count, 1), -1, dtype=torch.int64)
+    no_items = ItemFeatures(
+        nothing,
+        torch.zeros(0, sizes.item_content_dim) if needs.history_content else None,
+        attributes=torch.zeros(0, len(sizes.attribute_rows), dtype=torch.int64) if needs.history_attributes else None,
+    )
+    no_choices = bags_of(np.empty(0, np.int64), sizes=np.zeros(count * NUM_KINDS, dtype=np.int64))
+    no_words = TableBags.of(np.full((0, 1), -1))
+    return asked._replace(
+        past=PastQueries(no_words, none_each) if needs.past_queries else None,
+        behaviour=Behaviour(no_items, none_each, none_each, no_choices),
+    )
 
 
 def taken(content: NDArray[Any] | None, rows: NDArray[np.integer]) -> torch.Tensor | None:
     """Copy some rows of the content vectors as float32."""
     return None if content is None else torch.from_numpy(content[rows].astype(np.float32))
+
+
+def cut(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Cut the padding that all lists ``[n, most]`` have in common, but for one column."""
+    longest = int((places >= 0).sum(axis=1).max(initial=1))
+    return np.ascontiguousarray(places[:, :longest])
+
+
+def _distinct(rows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the distinct rows, ascending, and for each its place among them, -1 for -1."""
+    there = rows >= 0
+    distinct, of = np.unique(rows[there], return_inverse=True)
+    places = np.full(rows.shape, -1, dtype=np.int64)
+    places[there] = of
+    return distinct, places
 
 
 def _shown(ids: NDArray[np.int64], hidden: NDArray[np.bool_] | None) -> NDArray[np.int64]:

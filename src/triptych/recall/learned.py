@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +19,43 @@ from torch import Tensor, nn
 from triptych.foundation.artifact import write_json
 from triptych.foundation.errors import ArtifactError, ConfigError
 from triptych.foundation.registry import config_class
+from triptych.nn.bags import Bags, TableBags
 from triptych.recall.base import RetrieverConfig
 
 MODELS = "triptych.recall.models"
 """The registry folder; models that are not trained are in it too."""
 WEIGHTS_FILE, CONFIG_FILE, SIZES_FILE = "model.safetensors", "config.json", "sizes.json"
+
+
+class Needs(NamedTuple):
+    """What a model reads beside IDs and content, and at most how much of each; 0: it does not.
+
+    What nobody reads is not gathered. Histories are those of `recall.behaviour`.
+    """
+
+    query: bool = True
+    """Whether it answers queries; False: it goes by histories alone."""
+    query_units: int = 0
+    """Characters, pairs of characters, and words of a query, each at most so many."""
+    title_words: int = 0
+    """Words of an item's title."""
+    past_queries: int = 0
+    """Queries that the same user has asked before."""
+    real_time: int = 0
+    """The user's latest choices."""
+    short_term: int = 0
+    """Those before them, of ten days."""
+    long_term: int = 0
+    """The latest choices of thirty days, by kind."""
+    history_attributes: bool = False
+    """Category, brand and merchant of the items in histories."""
+    history_content: bool = False
+    """Content of the items in histories."""
+
+    @property
+    def history(self) -> bool:
+        """Whether it reads anything of who asks."""
+        return max(self.past_queries, self.real_time, self.short_term, self.long_term) > 0
 
 
 class Sizes(NamedTuple):
@@ -36,6 +69,43 @@ class Sizes(NamedTuple):
     """Length of a query's content vector; 0 where there are none."""
     item_content_dim: int
     """Length of an item's."""
+    unit_rows: Sequence[int] = (0, 0, 0)
+    """Rows of the tables of characters, of pairs of characters, and of words; 0 for those that are not read."""
+    attribute_rows: Sequence[int] = ()
+    """Rows of the table of each attribute of items; a catalogue may have none."""
+
+
+class QueryUnits(NamedTuple):
+    """The words of queries in three grains. What training has not met is passed over."""
+
+    characters: TableBags
+    """Of ``[n]`` queries, rows of the table of characters."""
+    pairs: TableBags
+    """Rows of the table of pairs of characters."""
+    words: Tensor
+    """int64 ``[n, longest]``, rows of the table of words in their order, -1 behind the end."""
+
+
+class PastQueries(NamedTuple):
+    """What the users have asked before."""
+
+    words: TableBags
+    """Of the ``[distinct]`` queries in question, rows of the table of words."""
+    asked: Tensor
+    """int64 ``[n, longest]``, places among them, oldest first, -1 behind the end."""
+
+
+class Behaviour(NamedTuple):
+    """What the users have chosen before. Places are among `items`, oldest first, -1 behind the end."""
+
+    items: ItemFeatures
+    """The ``[distinct]`` items in question: IDs, and what the model `Needs` of them."""
+    real_time: Tensor
+    """int64 ``[n, longest]``."""
+    short_term: Tensor
+    """int64 ``[n, longest]``."""
+    long_term: Bags
+    """``[n · 3]`` bags of places: of each user the clicks, the carts, the orders."""
 
 
 class RequestFeatures(NamedTuple):
@@ -45,6 +115,12 @@ class RequestFeatures(NamedTuple):
     """int64 ``[n]``, rows of the table of queries; 0 for a query without one."""
     query_content: Tensor | None
     """float32 ``[n, query_content_dim]``, what the pretrained encoder makes of the words; None: nobody reads it."""
+    units: QueryUnits | None = None
+    """Their words; None: nobody reads them. So with all that follows."""
+    past: PastQueries | None = None
+    """What was asked before."""
+    behaviour: Behaviour | None = None
+    """What was chosen before."""
 
 
 class ItemFeatures(NamedTuple):
@@ -55,6 +131,10 @@ class ItemFeatures(NamedTuple):
     content: Tensor | None
     """float32 ``[n, item_content_dim]``, what the pretrained encoder makes of title and photo; None where nobody reads
     it."""
+    title_words: TableBags | None = None
+    """Of ``[n]`` titles, rows of the table of words; None: nobody reads them."""
+    attributes: Tensor | None = None
+    """int64 ``[n, attributes]``, rows of each attribute's table, -1 for none; None: nobody reads them."""
 
 
 class RecallModelConfig(RetrieverConfig):
@@ -67,6 +147,11 @@ class RecallModelConfig(RetrieverConfig):
     @abstractmethod
     def reads_content(self) -> bool:
         """Whether it reads the vectors of a pretrained encoder."""
+
+    @property
+    def needs(self) -> Needs:
+        """What else it reads; as it stands, nothing."""
+        return Needs()
 
     @abstractmethod
     def build(self, sizes: Sizes, *, seed: int) -> RecallModel:
@@ -117,6 +202,12 @@ def load_model(folder: Path) -> RecallModel:
         reason = str(error).splitlines()[-1].strip()
         raise ArtifactError(f"Recall model {str(folder)!r}: the weights are not of this config ({reason}).") from None
     return model.eval()
+
+
+def read_needs(folder: Path) -> Needs:
+    """Say what a saved model reads, without opening it."""
+    tree = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    return model_config(config_class(MODELS, tree["kind"]).parse(tree)).needs
 
 
 def model_config(config: object) -> RecallModelConfig:

@@ -1,20 +1,31 @@
-"""A trained recall model in use: it turns requests into vectors, an index finds the nearest items."""
+"""A trained recall model in use: it turns requests into vectors, an index finds the nearest items.
+
+Personal models are told who asks in one of two ways. ``Request.history``: items, oldest first, taken as clicks of just
+now. ``Request.user``: his choices and queries in the log that the retriever was opened with, those ``before`` a place
+of it where the request says so. A request with neither is a stranger's: its history is empty, and the model answers the
+query alone. The search task of the evaluation asks so, one answer per query.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from triptych.data.catalogue import Catalogue
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import EngineError
 from triptych.foundation.types import Hits
+from triptych.nn.bags import TableBags
 from triptych.recall.base import FloatArray, Request, VectorIndex, group_by_keep
-from triptych.recall.features import Ids, requests_of
-from triptych.recall.learned import ItemFeatures, RecallModel, load_model
+from triptych.recall.behaviour import Choices, Moments, choices_of, either
+from triptych.recall.features import Features, requests_of, strangers
+from triptych.recall.ids import Ids
+from triptych.recall.learned import ItemFeatures, RecallModel, RequestFeatures, load_model
 
 
 class QueryEncoder(Protocol):
@@ -26,10 +37,17 @@ class QueryEncoder(Protocol):
 
 
 class LearnedRetriever:
-    """Answers searches by words. Model, index and encoder must belong together."""
+    """Answers searches by words, or recommends by histories. Model, index and encoder must belong together."""
 
     def __init__(
-        self, model: RecallModel, index: VectorIndex, *, ids: Ids, encoder: QueryEncoder | None, name: str = "recall"
+        self,
+        model: RecallModel,
+        index: VectorIndex,
+        *,
+        ids: Ids,
+        encoder: QueryEncoder | None,
+        name: str = "recall",
+        features: Features | None = None,
     ) -> None:
         """Put a model before an index of its item vectors.
 
@@ -39,15 +57,66 @@ class LearnedRetriever:
             ids: of the model's tables.
             encoder: the pretrained one whose vectors the model reads; None where it reads none.
             name: in tables and logs.
+            features: of the catalogue whose items and users histories speak of, made with the model's ``needs``; None:
+                no request has a history.
         """
         self._model, self._index, self._ids, self._encoder, self._name = model.eval(), index, ids, encoder, name
+        self._features, self._needs = features, model.config.needs
 
     @classmethod
     def open(
-        cls, artifact: Artifact, *, index: VectorIndex, encoder: QueryEncoder | None, name: str = "recall"
+        cls,
+        artifact: Artifact,
+        *,
+        index: VectorIndex,
+        encoder: QueryEncoder | None,
+        name: str = "recall",
+        catalogue: Catalogue | None = None,
+        item_content: NDArray[Any] | None = None,
     ) -> LearnedRetriever:
-        """Open a ``recall`` artefact."""
-        return cls(load_model(artifact.path), index, ids=Ids.load(artifact.path), encoder=encoder, name=name)
+        """Open a ``recall`` artefact; arguments as of `load`."""
+        return cls.load(
+            artifact.path, index=index, encoder=encoder, name=name, catalogue=catalogue, item_content=item_content
+        )
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        index: VectorIndex,
+        encoder: QueryEncoder | None,
+        name: str = "recall",
+        catalogue: Catalogue | None = None,
+        item_content: NDArray[Any] | None = None,
+    ) -> LearnedRetriever:
+        """Read what `save` wrote, or `recall.train`.
+
+        Args:
+            folder: where.
+            index: of the model's item vectors.
+            encoder: as of `__init__`.
+            name: likewise.
+            catalogue: whose items and users histories speak of; without effect where the model reads none. None: no
+                request has a history.
+            item_content: ``[items, dim]``, of the catalogue's items; read where histories are read with their content.
+
+        Raises:
+            EngineError: histories are read with their content, and there is none.
+        """
+        model, ids = load_model(folder), Ids.load(folder)
+        needs, features = model.config.needs, None
+        if catalogue is not None and needs.history:
+            if needs.history_content and item_content is None:
+                raise EngineError(f"{name} reads the content of items in histories. Give item_content.")
+            content = item_content if needs.history_content else None
+            features = Features(catalogue, ids=ids, item_content=content, needs=needs)
+        return cls(model, index, ids=ids, encoder=encoder, name=name, features=features)
+
+    def save(self, folder: Path) -> None:
+        """Write the model and its ids; index and encoder have artefacts of their own."""
+        self._model.save(folder)
+        self._ids.save(folder)
 
     @property
     def name(self) -> str:
@@ -61,19 +130,26 @@ class LearnedRetriever:
 
     def over(self, index: VectorIndex) -> LearnedRetriever:
         """Return the same over another index of the model's vectors, for instance with more items."""
-        return LearnedRetriever(self._model, index, ids=self._ids, encoder=self._encoder, name=self._name)
+        return LearnedRetriever(
+            self._model, index, ids=self._ids, encoder=self._encoder, name=self._name, features=self._features
+        )
 
     def retrieve(self, requests: Sequence[Request], k: int) -> Hits:
-        """Return the k items of highest score for each request.
+        """Return the k items of highest score for each request; of a recommendation the history is left out.
 
         Raises:
-            EngineError: a request has no words.
+            EngineError: a request has no words where the model reads them, words where it does not, or a history that
+                nobody can look up.
         """
         hits = Hits(np.full((len(requests), k), -1, np.int64), np.full((len(requests), k), -np.inf, np.float32))
         vectors = self.request_vectors(requests)
+        left_out = [np.empty(0, np.int64) if self._needs.query else self._chosen(request) for request in requests]
         for places, keep in group_by_keep(requests):
-            found = self._index.search(vectors[places], k=k, keep=keep)
-            hits.item_rows[places], hits.scores[places] = found
+            extra = max(len(left_out[place]) for place in places)
+            found = self._index.search(vectors[places], k=k + extra, keep=keep)
+            for place, item_rows, scores in zip(places, *found, strict=True):
+                own = ~np.isin(item_rows, left_out[place])
+                hits.item_rows[place], hits.scores[place] = item_rows[own][:k], scores[own][:k]
         return hits
 
     @torch.no_grad()
@@ -83,22 +159,81 @@ class LearnedRetriever:
         Raises:
             EngineError: as `retrieve`.
         """
-        texts = [request.query for request in requests if request.query is not None]
-        if len(texts) < len(requests):
-            raise EngineError(f"{self._name} was trained on searches: it answers words. Search by words.")
-        content = None if self._encoder is None else self._encoder.queries(texts)
-        vectors: FloatArray = self._model.encode_requests(requests_of(texts, ids=self._ids, content=content)).numpy()
+        asked = self._asked(requests)
+        if self._needs.history:
+            asked = self._with_history(asked, requests)
+        vectors: FloatArray = self._model.encode_requests(asked).numpy()
         return vectors
 
     @torch.no_grad()
-    def item_vectors(self, item_ids: Sequence[str | None], *, content: NDArray[np.float32] | None) -> FloatArray:
+    def item_vectors(
+        self,
+        item_ids: Sequence[str | None],
+        *,
+        content: NDArray[np.float32] | None,
+        titles: Sequence[str] | None = None,
+    ) -> FloatArray:
         """Encode items that the index has not met, for instance new ones, by what is known of them.
 
         Args:
-            item_ids: ``[n]``; of an item that training has not met, or None, the content alone counts.
+            item_ids: ``[n]``; of an item that training has not met, or None, content and title alone count.
             content: ``[n, dim]``, from the pretrained encoder; left unread by a model that reads none.
+            titles: ``[n]``, "" for none; left unread by a model that reads none.
+
+        Raises:
+            EngineError: the model reads titles, and there are none.
         """
         rows = torch.from_numpy(self._ids.items.rows(item_ids))
-        known = None if content is None or self._encoder is None else torch.from_numpy(content)
-        vectors: FloatArray = self._model.encode_items(ItemFeatures(rows, known)).numpy()
+        known = None if content is None or not self._model.config.reads_content else torch.from_numpy(content)
+        words = None
+        if self._needs.title_words:
+            if titles is None:
+                raise EngineError(f"{self._name} reads the titles of items. Give those of the new ones, '' for none.")
+            words = TableBags.of(self._ids.units(titles, name="words", most=self._needs.title_words))
+        vectors: FloatArray = self._model.encode_items(ItemFeatures(rows, known, words)).numpy()
         return vectors
+
+    def _asked(self, requests: Sequence[Request]) -> RequestFeatures:
+        """Gather what is known of the queries."""
+        texts = [request.query for request in requests if request.query is not None]
+        if not self._needs.query:
+            if texts:
+                raise EngineError(f"{self._name} was trained on histories: it answers users. Ask without words.")
+            return RequestFeatures(torch.zeros(len(requests), dtype=torch.int64), None)
+        if len(texts) < len(requests):
+            raise EngineError(f"{self._name} was trained on searches: it answers words. Search by words.")
+        content = None if self._encoder is None else self._encoder.queries(texts)
+        return requests_of(texts, ids=self._ids, content=content, needs=self._needs)
+
+    def _with_history(self, asked: RequestFeatures, requests: Sequence[Request]) -> RequestFeatures:
+        """Add what is known of those who ask."""
+        needs, features = self._needs, self._features
+        given = choices_of([request.history for request in requests], needs=needs)
+        if features is None:
+            if any(request.history is not None or request.user is not None for request in requests):
+                raise EngineError(f"{self._name} was opened without a catalogue, so it cannot look up a history.")
+            return strangers(asked, needs=needs, sizes=self._model.sizes)
+        itself = np.array([request.history is not None for request in requests], dtype=np.bool_)
+        return features.with_history(asked, either(itself, given, self._logged(features, requests)))
+
+    def _logged(self, features: Features, requests: Sequence[Request]) -> Choices:
+        """Read the histories of users in the log."""
+        return features.before(_moments(features.catalogue, requests))
+
+    def _chosen(self, request: Request) -> NDArray[Any]:
+        """Return the items of a request's history, each once."""
+        if request.history is not None:
+            return np.unique(request.history)
+        if self._features is None:
+            return np.empty(0, np.int64)
+        (user_row,), (place,) = _moments(self._features.catalogue, [request])
+        if user_row < 0:
+            return np.empty(0, np.int64)
+        return np.unique(self._features.catalogue.history(int(user_row), before=int(place)))
+
+
+def _moments(catalogue: Catalogue, requests: Sequence[Request]) -> Moments:
+    """Find who asks among the catalogue's users, and when; the unknown have no history."""
+    rows = [None if request.user is None else catalogue.user_row(request.user) for request in requests]
+    places = [len(catalogue.events) if request.before is None else request.before for request in requests]
+    return Moments(np.array([-1 if row is None else row for row in rows], dtype=np.int64), np.array(places, np.int64))

@@ -11,29 +11,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from triptych.data.catalogue import Catalogue
-from triptych.data.pages import PageSampler, read_pages
+from triptych.data.pages import PageSampler, PagesOf, read_pages
 from triptych.data.sampling import KnownPairs
-from triptych.data.splits import Part, Split
+from triptych.data.splits import Split
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
 from triptych.losses.sampled_softmax import HardMixes, sampled_softmax
-from triptych.metrics.ranking import TargetSets, macro, match, recall_at_k
+from triptych.metrics.ranking import macro, match, recall_at_k
+from triptych.recall.behaviour import Moments, choices_of
 from triptych.recall.config import RecallTrainConfig
-from triptych.recall.features import Features, Ids
+from triptych.recall.features import Features
+from triptych.recall.ids import Ids
 from triptych.recall.learned import ItemFeatures, RecallModel, RequestFeatures
 from triptych.recall.negatives import NegativeSource
+from triptych.recall.validation import nearest, some_queries, some_users
 from triptych.training.distributed import ALONE, Group
 from triptych.training.loop import on_device
 from triptych.training.task import Validation
 
 PAGES_SEED = 0
 """Draws the pages of a shorter log."""
-VALIDATION_SEED = 0
-"""Draws the queries that are validated on: the same for every model and seed."""
 ENCODED_ITEMS = 16_384
 """Items encoded at a time where all are."""
-SCORED = 32_000_000
-"""Scores in memory at a time in validation."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,11 @@ class RecallTask:
         self._config = config
         self._group = given.group
         self._seed = given.seed
-        pages = read_pages(given.catalogue, places=given.split.train)
+        needs = config.recall_model.needs
+        of = PagesOf.QUERIES if needs.query else PagesOf.USERS
+        pages = read_pages(given.catalogue, places=given.split.train, of=of)
+        if not needs.query and not len(pages.user_row):
+            raise DataError("events: no known user chose anything in the training part, so there is nothing to learn.")
         if config.pages_rate < 1:
             pages = pages.some(config.pages_rate, rng=np.random.default_rng(PAGES_SEED))
         self._pages = pages
@@ -109,9 +112,16 @@ class RecallTask:
             min_count=config.id_min_count,
             query_buckets=config.query_buckets,
             item_buckets=config.item_buckets,
+            needs=needs,
+            titles=_titles(given) if needs.title_words else (),
         )
+        reads_content = config.recall_model.reads_content
         self.features = Features(
-            given.catalogue, ids=self.ids, query_content=given.query_content, item_content=given.item_content
+            given.catalogue,
+            ids=self.ids,
+            query_content=given.query_content if reads_content else None,
+            item_content=given.item_content if reads_content else None,
+            needs=needs,
         )
         self._num_items = given.catalogue.num_items
         self._negatives = NegativeSource(
@@ -127,7 +137,12 @@ class RecallTask:
         )
         page = np.repeat(np.arange(len(pages.query_row)), np.diff(pages.offsets))
         self._on_page = KnownPairs(page, pages.item_rows)
-        self._validation = _some_targets(given.split, most=config.validation_queries)
+        most = config.validation_queries
+        self._validation = (
+            some_queries(given.split, most=most)
+            if needs.query
+            else some_users(given.catalogue, split=given.split, most=most)
+        )
         self.module: RecallModel = config.recall_model.build(self.features.sizes, seed=given.seed)
 
     @property
@@ -146,12 +161,19 @@ class RecallTask:
         query_rows = self._pages.query_row[drawn.pages]
         hidden = [rng.random(len(rows)) < config.id_dropout_rate for rows in (query_rows, item_rows)]
         mix_share = rng.uniform(config.mix_low, config.mix_high, size=len(query_rows)).astype(np.float32)
+        unknown = rng.random(len(query_rows)) < (config.history_dropout_rate if self.features.needs.query else 0.0)
+        user_row = np.where(unknown, -1, self._pages.user_row[drawn.pages])
+        moments = Moments(user_row, self._pages.place[drawn.pages])
         own_pages, own_items = group.share(len(query_rows)), group.share(len(item_rows))
         mine = np.arange(len(query_rows))[own_pages]
         kept = np.isin(drawn.page, mine)
         positive_bias = self._negatives.positive_bias(drawn.item_rows)
         return RecallBatch(
-            requests=self.features.requests(query_rows[own_pages], hidden=hidden[0][own_pages]),
+            requests=self.features.requests(
+                query_rows[own_pages],
+                hidden=hidden[0][own_pages],
+                moments=Moments(*(part[own_pages] for part in moments)),
+            ),
             items=self.features.items(item_rows[own_items], hidden=hidden[1][own_items]),
             page=torch.from_numpy(np.searchsorted(mine, drawn.page[kept])),
             positive=torch.from_numpy(positive[kept]),
@@ -187,12 +209,19 @@ class RecallTask:
         )
 
     def validate(self) -> Validation:
-        """Rank all items for a fixed sample of validation queries, and measure recall."""
+        """Rank all items for a fixed sample of validation queries, and measure recall.
+
+        A model that reads histories beside queries is asked by the query alone, as the search task asks it. One that
+        goes by histories is asked by those of a sample of users, whose items it may not return.
+        """
         k = min(self._config.validation_k, self._num_items)
         items = self.item_vectors()
-        query_rows, wanted = self._validation
-        asked = self.module.encode_requests(on_device(self._device, self.features.requests(query_rows)))
-        ranked = nearest(asked, items, k=k)
+        query_rows, histories, wanted = self._validation
+        asked = self.features.requests(query_rows)
+        if histories is not None:
+            users = [histories.of(place) for place in range(len(query_rows))]
+            asked = self.features.with_history(asked, choices_of(users, needs=self.features.needs))
+        ranked = nearest(self.module.encode_requests(on_device(self._device, asked)), items, k=k, left_out=histories)
         name = f"recall@{k}"
         recall = macro(recall_at_k(match(ranked.numpy(), targets=wanted), k=k))
         return Validation({name: recall}, headline=name)
@@ -210,27 +239,7 @@ class RecallTask:
         return next(self.module.parameters()).device
 
 
-def nearest(requests: Tensor, items: Tensor, *, k: int) -> Tensor:
-    """Return the places of each request's k items of largest inner product, int64 ``[n, k]`` on the CPU."""
-    block = max(1, SCORED // max(1, len(items)))
-    found = [torch.topk(some @ items.T, k, dim=1).indices.cpu() for some in requests.split(block)]
-    return torch.cat(found) if found else torch.empty(0, k, dtype=torch.int64)
-
-
-def _some_targets(split: Split, *, most: int) -> tuple[NDArray[np.int64], TargetSets]:
-    """Draw a fixed sample of the validation part's queries, with what each should find.
-
-    Raises:
-        DataError: there are none.
-    """
-    targets = split.targets(Part.VALIDATION)
-    if not len(targets.query_row):
-        raise DataError(
-            "events: nothing was chosen under a query in the validation part, so the best weights cannot be chosen. "
-            "Choose another split."
-        )
-    rng = np.random.default_rng(VALIDATION_SEED)
-    chosen = np.sort(rng.permutation(len(targets.query_row))[:most])
-    wanted = [targets.item_rows[targets.offsets[place] : targets.offsets[place + 1]] for place in chosen]
-    offsets = np.concatenate([[0], np.cumsum([len(one) for one in wanted])])
-    return targets.query_row[chosen].astype(np.int64), TargetSets(offsets, np.concatenate(wanted))
+def _titles(given: Given) -> list[str]:
+    """Return the titles of items that were there before validation."""
+    known = given.split.items_known(given.catalogue)
+    return [title for title, is_known in zip(given.catalogue.titles, known, strict=True) if is_known and title]

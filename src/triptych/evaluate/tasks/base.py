@@ -56,6 +56,9 @@ class EvaluationConfig(Config):
     """Seed of the resamples and of the examples shown; every interval starts from it afresh."""
     max_queries: int | None = Field(None, gt=0)
     """Evaluate this many queries (users), drawn at random; none: all."""
+    users_per_query: int | None = Field(None, gt=0)
+    """Search: ask each query for up to so many of the users who chose something under it in the part, each with his
+    history before that, and average his metrics; every model is then asked so often. None: once, for nobody known."""
     history: HistoryFrom = HistoryFrom.EARLIER
     """What a recommendation starts from and leaves out: a user's choices in all earlier parts, or in train alone."""
     examples: int = Field(12, ge=0)

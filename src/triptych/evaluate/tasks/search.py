@@ -3,14 +3,22 @@
 Protocol (Taobao article, next-day): the clicks, carts and orders of *all* users under one query in the held-out period
 are one target set; every model ranks the whole catalogue for the query string alone; each metric is a mean over
 queries. Popularity, BM25 and the oracle stand in the same table.
+
+So a personal model is asked for nobody known, and its history, empty, tells it nothing. With ``users_per_query`` each
+query is asked for some of those who chose something under it in the period, with their histories before that, and its
+metrics are averaged over them, before they are over queries. The targets stay those of all users.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from triptych.data.catalogue import Catalogue
+from triptych.data.events import is_positive
 from triptych.data.splits import Split
 from triptych.evaluate.measure import (
     GRADED_K,
@@ -22,6 +30,7 @@ from triptych.evaluate.measure import (
     relevant_targets,
     some_requests,
     take_queries,
+    take_requests,
 )
 from triptych.evaluate.slices import search_slices
 from triptych.evaluate.tasks.base import EvaluationConfig, Models, Rankings, TaskResult, retrieve_all, seeds_of
@@ -54,23 +63,33 @@ def evaluate(
     """
     query_rows, problem = search_problem(catalogue, split=split, config=config)
     queries = [catalogue.queries[row] for row in query_rows]
+    askers = _askers(catalogue, split=split, query_rows=query_rows, config=config)
+    asked = problem if askers is None else take_requests(problem, chosen=askers.query_of)
     slices = search_slices(catalogue, split=split, query_rows=query_rows, targets=problem.targets)
+
+    def make(position: int) -> Request:
+        if askers is None:
+            return Request(query=queries[position])
+        query = queries[askers.query_of[position]]
+        return Request(query=query, user=askers.users[position], before=askers.before[position])
+
     answers = {
         model: [
             Answer.of(
                 retrieve_all(
                     retriever,
-                    num_requests=len(queries),
-                    make=lambda position: Request(query=queries[position]),
+                    num_requests=len(queries) if askers is None else len(askers.users),
+                    make=make,
                     k=max(*config.ks, GRADED_K),
                     label=f"search with {model}" + (f", seed {seed}" if len(retrievers) > 1 else ""),
                 ),
-                problem,
-            )
+                asked,
+            )._replace(query_of=None if askers is None else askers.query_of)
             for seed, retriever in enumerate(retrievers)
         ]
         for model, retrievers in seeds_of(models).items()
     }
+    first_of = slice(None) if askers is None else np.unique(askers.query_of, return_index=True)[1]
     measured = measure(
         answers,
         slices=slices,
@@ -89,9 +108,42 @@ def evaluate(
         rankings=Rankings(
             query_rows,
             problem.targets,
-            {model: by_seed[0].item_rows for model, by_seed in answers.items()},
+            {model: by_seed[0].item_rows[first_of] for model, by_seed in answers.items()},
         ),
     )
+
+
+class _Askers(NamedTuple):
+    """Who asks each query, when."""
+
+    query_of: IntArray
+    """``[requests]``, the place of the query, ascending; each has at least one."""
+    users: Sequence[str | None]
+    """``[requests]``; None: nobody who asked is known."""
+    before: Sequence[int]
+    """``[requests]``, the place in the log of what he chose first under the query in the period."""
+
+
+def _askers(catalogue: Catalogue, *, split: Split, query_rows: IntArray, config: EvaluationConfig) -> _Askers | None:
+    """Draw the users that ask each query; None: queries are asked once, for nobody known."""
+    if config.users_per_query is None:
+        return None
+    places = np.arange(len(catalogue.events))[split.part(config.part)]
+    query_row, user_row = (catalogue.event_array(name)[places] for name in ("query_row", "user_row"))
+    chosen = is_positive(catalogue.event_array("kind")[places]) & (user_row >= 0) & np.isin(query_row, query_rows)
+    places, query_row, user_row = places[chosen], query_row[chosen], user_row[chosen]
+    pairs, first = np.unique(np.stack([query_row, user_row]), axis=1, return_index=True)
+    rng = np.random.default_rng(config.seed)
+    query_of: list[int] = []
+    users: list[str | None] = []
+    before: list[int] = []
+    for position, row in enumerate(query_rows.tolist()):
+        own = np.flatnonzero(pairs[0] == row)
+        drawn = np.sort(rng.permutation(own)[: config.users_per_query])
+        query_of += [position] * max(1, len(drawn))
+        users += [catalogue.users[pairs[1, place]] for place in drawn] or [None]
+        before += places[first[drawn]].tolist() or [0]
+    return _Askers(np.array(query_of, dtype=np.int64), users, before)
 
 
 def search_problem(catalogue: Catalogue, *, split: Split, config: EvaluationConfig) -> tuple[IntArray, Problem]:

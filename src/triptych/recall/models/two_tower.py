@@ -5,19 +5,46 @@ photos. How the two are made one is `nn.fusion.Fusion`; the score is the cosine 
 its own, a query nobody has asked or an item that is new, has the vector of row 0 in its place, which is trained by
 hiding IDs at random (`recall.train`), and its own content.
 
-Source: the Taobao article (part 5), reconstructed: its sizes are not public.
+A request may be more than its query: with `asks` the user's latest choices, as the item tower sees them, are attended
+to by the query, or by a learned vector where there is no query.
+
+Source: the Taobao article (part 5), reconstructed: its sizes are not public. It has queries alone; the histories are
+ours, read as MGDSPR reads them (`nn.zero_attention`).
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
+from triptych.nn.bags import looked_up
 from triptych.nn.fusion import FusedVectors, Fusion
-from triptych.recall.learned import ItemFeatures, RecallModel, RecallModelConfig, RequestFeatures, Sizes
+from triptych.nn.zero_attention import zero_attention
+from triptych.recall.learned import (
+    Behaviour,
+    ItemFeatures,
+    Needs,
+    RecallModel,
+    RecallModelConfig,
+    RequestFeatures,
+    Sizes,
+)
+
+
+class Asks(StrEnum):
+    """What a request is."""
+
+    QUERY = "query"
+    """A query, whoever asks."""
+    BOTH = "query+history"
+    """A query, and what the user has chosen before."""
+    HISTORY = "history"
+    """What the user has chosen before: for logs without queries, and recommendation."""
 
 
 class TwoTowerConfig(RecallModelConfig):
@@ -27,6 +54,10 @@ class TwoTowerConfig(RecallModelConfig):
     """Name of the file that defines it."""
     fusion: Fusion = Fusion.IDFC
     """How ID and content are made one."""
+    asks: Asks = Asks.QUERY
+    """What a request is made of: query, query+history or history."""
+    history_items: int = Field(50, ge=1)
+    """The user's latest choices that are read; with asks = 'query+history' and 'history' only."""
     dim: int = Field(128, ge=1)
     """Length of an ID's vector, and of a reduced content vector."""
     hidden_dims: tuple[int, ...] = ()
@@ -44,12 +75,25 @@ class TwoTowerConfig(RecallModelConfig):
             raise ValueError("hidden_dims has no effect with this fusion. Remove it, or set fusion = 'mm'.")
         if self.bends_ids and self.fusion not in (Fusion.IDFC, Fusion.IDFC_CAT):
             raise ValueError("bends_ids has no effect with this fusion. Remove it, or set fusion = 'mm+idfc'.")
+        if self.asks is Asks.QUERY and self.history_items != type(self).model_fields["history_items"].default:
+            raise ValueError(
+                "history_items has no effect with asks = 'query'. Remove it, or set asks = 'query+history'."
+            )
         return self
 
     @property
     def reads_content(self) -> bool:
         """As the fusion."""
         return self.fusion.reads_content
+
+    @property
+    def needs(self) -> Needs:
+        """Histories, where they ask."""
+        if self.asks is Asks.QUERY:
+            return Needs()
+        return Needs(
+            query=self.asks is Asks.BOTH, real_time=self.history_items, history_content=self.fusion.reads_content
+        )
 
     def build(self, sizes: Sizes, *, seed: int) -> TwoTower:
         """Make the model with new weights."""
@@ -68,8 +112,15 @@ class TwoTower(RecallModel):
         self.config, self.sizes = config, sizes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.queries = _tower(config, num_ids=sizes.num_queries, content_dim=sizes.query_content_dim)
+            self.queries, self.stranger, self.recalled = None, None, None
+            if config.needs.query:
+                self.queries = _tower(config, num_ids=sizes.num_queries, content_dim=sizes.query_content_dim)
             self.items = _tower(config, num_ids=sizes.num_items, content_dim=sizes.item_content_dim)
+            dim = self.items.out_dim
+            if not config.needs.query:
+                self.stranger = nn.Parameter(torch.randn(dim) * dim**-0.5)
+            if config.needs.history:
+                self.recalled = nn.Linear(dim, dim, bias=False)
 
     @property
     def vector_dim(self) -> int:
@@ -77,12 +128,27 @@ class TwoTower(RecallModel):
         return self.items.out_dim
 
     def encode_requests(self, requests: RequestFeatures) -> Tensor:
-        """Return unit vectors of queries ``[n, vector_dim]``."""
-        return self.queries(requests.query_ids, requests.query_content)
+        """Return unit vectors of requests ``[n, vector_dim]``."""
+        if self.queries is None:
+            assert self.stranger is not None
+            asked = self.stranger.expand(len(requests.query_ids), -1)
+        else:
+            asked = self.queries.unnormalized(requests.query_ids, requests.query_content)
+        asked = asked.float()
+        if self.recalled is not None:
+            assert requests.behaviour is not None
+            asked = asked + self.recalled(self._history(asked, requests.behaviour))
+        return functional.normalize(asked.float(), dim=-1)
 
     def encode_items(self, items: ItemFeatures) -> Tensor:
         """Return unit vectors ``[n, vector_dim]``."""
         return self.items(items.item_ids, items.content)
+
+    def _history(self, asked: Tensor, behaviour: Behaviour) -> Tensor:
+        """Attend to the latest choices ``[n, vector_dim]``; 0 where there are none."""
+        vectors = self.items.unnormalized(behaviour.items.item_ids, behaviour.items.content)
+        steps = looked_up(vectors, behaviour.real_time)
+        return zero_attention(asked[:, None], steps, keep=behaviour.real_time >= 0)[:, 0]
 
 
 def _tower(config: TwoTowerConfig, *, num_ids: int, content_dim: int) -> FusedVectors:

@@ -1,0 +1,131 @@
+"""A shop in which only the history tells what is meant: queries name a thing, and everybody is true to one brand."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pytest
+
+from triptych.data import catalogue, splits
+from triptych.data.catalogue import Catalogue, CatalogueConfig
+from triptych.data.check import check_tables
+from triptych.data.schema import EventsConfig, ItemsConfig, Part
+from triptych.data.splits import Split, SplitConfig
+from triptych.data.tables import read_events, read_items
+from triptych.index.backends.exact import ExactConfig, ExactIndex
+from triptych.recall import train
+from triptych.recall.base import Request
+from triptych.recall.config import RecallTrainConfig
+from triptych.recall.retriever import LearnedRetriever
+from triptych.recall.task import Given
+
+THINGS = "shirt lamp bowl chair scarf hat vase rug stool bag".split()
+BRANDS = ["Acme", "Blum", "Corvo", "Dune"]
+USERS, DAYS, SEARCHES = 40, 6, 5
+LEFT = len(THINGS) - DAYS + 1
+"""Things that a user without searches has not taken before the last day; he takes one of them on it."""
+QUICK = {"device": "cpu", "precision": "fp32", "against": "full", "batch_pages": 64, "validations": 1}
+SMALL = {"dim": 16, "id_init_std": 0.1}
+
+
+class Shop(NamedTuple):
+    catalogue: Catalogue
+    split: Split
+
+
+def personal_shop(folder: Path, *, searched: bool) -> Shop:
+    """Every user searches for some things a day and takes those of his brand; or takes a new one without a search."""
+    folder.mkdir()
+    goods = [(thing, brand) for thing in THINGS for brand in BRANDS]
+    pl.DataFrame(
+        {
+            "item_id": [f"{thing}-{brand}" for thing, brand in goods],
+            "title": [f"nice {thing}" for thing, _ in goods],
+            "brand": [brand for _, brand in goods],
+        }
+    ).write_parquet(folder / "items.parquet")
+    rng, start, events = np.random.default_rng(0), datetime(2024, 5, 1, 8, tzinfo=UTC), []
+    plans = [rng.permutation(THINGS).tolist() for _ in range(USERS)]
+    for day in range(DAYS):
+        for user in rng.permutation(USERS).tolist():
+            wanted = rng.choice(THINGS, size=SEARCHES, replace=False).tolist() if searched else [plans[user][day]]
+            for search, thing in enumerate(wanted):
+                event = {
+                    "time": start + timedelta(days=day, minutes=10 * user + search),
+                    "user": f"u{user}",
+                    "item_id": f"{thing}-{BRANDS[user % len(BRANDS)]}",
+                    "kind": "click",
+                }
+                events.append(event | ({"query": thing} if searched else {}))
+    pl.DataFrame(events).write_parquet(folder / "events.parquet")
+    checked = check_tables(
+        read_items(ItemsConfig(path="items.parquet"), base=folder),
+        read_events(EventsConfig(path="events.parquet"), base=folder),
+        None,
+    )
+    opened = Catalogue.open(
+        catalogue.build(CatalogueConfig(photo_px=16), tables=checked, inputs={}, out=folder / "catalogue")
+    )
+    return Shop(opened, Split.open(splits.build(SplitConfig(), catalogue=opened, out=folder / "split")))
+
+
+def trained(shop: Shop, model: dict[str, Any], *, out: Path, **settings: Any) -> LearnedRetriever:
+    config = RecallTrainConfig.parse({"model": {**SMALL, **model}, **QUICK, **settings})
+    artifact = train.run(config, Given(*shop, None, None, 0), inputs={}, out=out)
+    vectors = np.load(artifact.file(train.VECTORS)).astype(np.float32)
+    index = ExactIndex.build(vectors, config=ExactConfig(stored_as="float32"))
+    return LearnedRetriever.open(artifact, index=index, encoder=None, catalogue=shop.catalogue)
+
+
+def hit_rate(retriever: LearnedRetriever, shop: Shop, *, personal: bool) -> float:
+    """Share of the test part's searches whose first answer is what was chosen."""
+    found = shop.catalogue
+    places = np.arange(len(found.events))[shop.split.part(Part.TEST)]
+    query, user, item = (found.event_array(name)[places] for name in ("query_row", "user_row", "item_row"))
+    requests = [
+        Request(query=found.queries[q], user=found.users[u] if personal else None, before=place)
+        for q, u, place in zip(query.tolist(), user.tolist(), places.tolist(), strict=True)
+    ]
+    return float((retriever.retrieve(requests, 1).item_rows[:, 0] == item).mean())
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return personal_shop(tmp_path_factory.mktemp("personal") / "shop", searched=True)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"kind": "mgdspr", "heads": 2, "score": "cosine", "temperature": 0.1},
+        {"kind": "two_tower", "fusion": "id", "asks": "query+history"},
+    ],
+    ids=["mgdspr", "two_tower"],
+)
+def test_a_history_tells_what_a_query_means(tmp_path, shop, model):
+    retriever = trained(shop, model, out=tmp_path, epochs=8, learning_rate=5e-3)
+    assert hit_rate(retriever, shop, personal=True) > 0.9
+    assert hit_rate(retriever, shop, personal=False) < 0.5  # one brand in four is right by chance
+
+
+def test_a_query_alone_cannot_know(tmp_path, shop):
+    retriever = trained(shop, {"kind": "two_tower", "fusion": "id"}, out=tmp_path, epochs=8, learning_rate=5e-3)
+    assert hit_rate(retriever, shop, personal=True) < 0.5
+
+
+def test_users_without_queries_are_learned_from_their_histories(tmp_path):
+    shop = personal_shop(tmp_path / "shop", searched=False)
+    model = {"kind": "two_tower", "fusion": "id", "asks": "history"}
+    retriever = trained(shop, model, out=tmp_path / "model", epochs=40, learning_rate=5e-3)
+    targets = shop.split.user_targets(shop.catalogue, Part.TEST)
+    histories = [targets.histories.of(place) for place in range(len(targets.user_row))]
+    found = retriever.retrieve([Request(history=history) for history in histories], LEFT).item_rows
+    rows, right = np.repeat(np.arange(len(found)), np.diff(targets.targets.offsets)), targets.targets.item_rows
+    hits = [item in found[row] for row, item in zip(rows.tolist(), right.tolist(), strict=True)]
+    assert len(hits) == USERS
+    assert np.mean(hits) > 0.6  # 0.14 by chance
+    assert not any(np.isin(answer, history).any() for answer, history in zip(found, histories, strict=True))
