@@ -159,14 +159,24 @@ def test_rows_of_the_recall_table_differ_in_what_they_are_about_alone():
     rows = {one.name: one.config() for one in made.rows}
     about = {"model": {"fusion": "", "hidden_dims": ()}, "against": ""}
     shared = []
-    for one in rows.values():
+    for name, one in rows.items():
         tree = one.recall.dump()
+        if one.recall.model.kind == "mgdspr":
+            assert tree.pop("hard_mixes") == (684 if name == "6 mgdspr" else 0)
+            model = tree["model"]
+            assert (model["score"] == "inner", model["temperature"]) == (
+                name == "6 mgdspr",
+                2.0 if name == "6 mgdspr" else 0.05,
+            )
+            assert (model["fusion"] is None) == (one.pretrain is None) == (name[0] != "8")
+            tree = {**tree, "hard_mixes": 0, "model": shared[0]["model"]}
         shared.append({**tree, **about, "model": {**tree["model"], **about["model"]}})
     assert all(tree == shared[0] for tree in shared)
     assert len({row.trials for row in made.rows}) == 1
     pretrained = {name: one.pretrain.to_json() for name, one in rows.items() if one.pretrain is not None}
-    assert set(rows) - set(pretrained) == {"2 id"}
-    assert {name for name, one in pretrained.items() if one != pretrained["5 idfc"]} == {"7 idfc, improved"}
+    assert set(rows) - set(pretrained) == {"2 id", "6 mgdspr", "mgdspr, our loss"}
+    improved = {name for name, one in pretrained.items() if one != pretrained["5 idfc"]}
+    assert improved == {"7 idfc, improved", "8 idfc + base"}
     by_pretraining = {one.name: one.config() for one in TABLES["taobao-pretraining"]().rows}
     assert rows["1 mm"].pretrain == by_pretraining["6 sigmoid"].override(*_first_trial("6 sigmoid"))
     assert rows["7 idfc, improved"].pretrain == by_pretraining["8 AM-softmax"].override(*_first_trial("8 AM-softmax"))
@@ -183,8 +193,8 @@ def test_settings_reach_the_encoder_and_the_model_of_a_recall_row():
     configs = {name: plans[0].config for name, plans in planned.plans.items()}
     assert {one.pretrain.loop.steps for one in configs.values() if one.pretrain is not None} == {7}
     assert {one.recall.batch_pages for one in configs.values()} == {9}
-    with pytest.raises(ConfigError, match="recall.epochs=3 would have no effect: row '1 mm' is tried with values"):
-        resolve(made, size=Size.QUICK, part=Part.VALIDATION, settings=["recall.epochs=3"])
+    with pytest.raises(ConfigError, match="recall.learning_rate=0.1 would have no effect: row '1 mm' is tried with"):
+        resolve(made, size=Size.QUICK, part=Part.VALIDATION, settings=["recall.learning_rate=0.1"])
     with pytest.raises(ConfigError, match="what a row learns is what the row is"):
         resolve(made, size=Size.QUICK, part=Part.VALIDATION, settings=["recall.model.fusion=id"])
 

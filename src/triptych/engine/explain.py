@@ -18,8 +18,8 @@ AT_ONCE = SMALL_REQUEST // 3
 
 
 Fuse = Callable[[Sequence[int | None], Sequence[str], NDArray[np.float32]], NDArray[np.float32]]
-"""Item rows ``[n]`` (None: an item that nobody knows), titles ("": none) and content vectors ``[n, dim]`` → what a recall
-model makes of them ``[n, dim]``."""
+"""Item rows ``[n]`` (None: an item that nobody knows), titles ("": none) and content vectors ``[n, dim]`` → what a
+recall model makes of them ``[n, dim]``."""
 
 
 class MaskedScores(NamedTuple):
