@@ -15,8 +15,9 @@ from small_demo import DEMO_SETTINGS
 from triptych.data.catalogue import Catalogue
 from triptych.foundation.errors import TriptychError
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
-from triptych.recipes.encoders import EncoderWork, Plan, train_side_by_side
+from triptych.recipes.encoders import EncoderWork, Plan
 from triptych.recipes.run_folder import RunFolder
+from triptych.recipes.side_by_side import train_side_by_side
 
 SETTINGS = (
     *DEMO_SETTINGS,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
+from triptych.data.catalogue import Catalogue
+from triptych.data.pages import read_pages
 from triptych.data.splits import Split
 from triptych.encoders import embeddings
 from triptych.encoders.base import Export
@@ -27,6 +30,7 @@ from triptych.recall.retriever import LearnedRetriever
 from triptych.recall.task import Given
 from triptych.recipes.config import RECALL, RunConfig
 from triptych.recipes.encoders import Plan, permuted_photos
+from triptych.recipes.side_by_side import train_side_by_side
 from triptych.recipes.stages import AllTrained, Stages, Trained
 
 
@@ -71,6 +75,70 @@ class RecallPlan(NamedTuple):
     def pretraining(self) -> tuple[str, bool]:
         """What decides the encoder: plans with the same share one."""
         return ("" if self.config.pretrain is None else self.config.pretrain.to_json(), self.permutes_photos)
+
+
+class Content(NamedTuple):
+    """What a model reads of an encoder."""
+
+    encoder: Artifact
+    embeddings: Artifact
+    """Its vectors of the items."""
+    query_embeddings: Artifact
+    """And of the queries."""
+
+
+@dataclass(frozen=True)
+class RecallWork:
+    """One recall model to train: what a process must be told, and no more."""
+
+    plan: RecallPlan
+    seed: int
+    catalogue: Artifact
+    split: Artifact
+    content: Content | None
+    """None: it reads none."""
+    num_pages: int
+    """Clicked pages of the training part, by which its steps are counted."""
+    out: Path
+    """Folder of the stage."""
+
+    @property
+    def name(self) -> str:
+        """What the run calls it."""
+        return f"{self.plan.name} seed {self.seed}"
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that its training counts, about, where it learns from users' pages."""
+        config = self.plan.config.recall
+        num_pages = max(1.0, self.num_pages * config.pages_rate)
+        return config.loop(batches_per_epoch=num_pages / min(config.batch_pages, num_pages)).steps
+
+    def find(self) -> Artifact | None:
+        """Return the finished model, or None."""
+        return train.find_trained(self.plan.config.recall, seed=self.seed, inputs=self._inputs, out=self.out)
+
+    def train(self) -> Artifact:
+        """Train it, go on where an attempt was interrupted, or open it."""
+        query_content: NDArray[Any] | None = None
+        item_content: NDArray[Any] | None = None
+        if self.content is not None:
+            query_content = load_vectors(self.content.query_embeddings)
+            item_content = load_vectors(self.content.embeddings)
+            if self.plan.random_vectors:
+                item_content = _random(len(item_content), dim=item_content.shape[1], seed=self.seed)
+        catalogue, split = Catalogue.open(self.catalogue), Split.open(self.split)
+        given = Given(catalogue, split, query_content, item_content, self.seed)
+        return train.run(self.plan.config.recall, given, inputs=self._inputs, out=self.out)
+
+    @property
+    def _inputs(self) -> dict[str, Artifact | str]:
+        inputs: dict[str, Artifact | str] = {"catalogue": self.catalogue, "split": self.split}
+        if self.content is not None:
+            inputs |= self.content._asdict()
+        if self.plan.random_vectors:
+            inputs["control"] = "random vectors"
+        return inputs
 
 
 @dataclass(frozen=True)
@@ -119,13 +187,15 @@ def train_recall(
             name = f"pretraining {len(encoders) + 1}"
             encoders[plan.pretraining] = Plan(name, plan.pretrain, plan.permutes_photos)
     trained = stages.train_plans(list(encoders.values()), seeds=seeds, split=split, tokenizer=tokenizer)
-    made = {}
-    for seed in seeds:
-        for plan in plans:
-            encoder = encoders.get(plan.pretraining)
-            own = None if encoder is None else trained[encoder.name, seed]
-            made[plan.name, seed] = train_one(plan, seed=seed, own=own, stages=stages, split=split)
-    return made
+    return _train(
+        [
+            (plan, seed, trained[encoders[plan.pretraining].name, seed] if plan.pretrain is not None else None)
+            for seed in seeds
+            for plan in plans
+        ],
+        stages=stages,
+        split=split,
+    )
 
 
 def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split) -> list[TrainedRecall]:
@@ -136,52 +206,44 @@ def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split) -> list[
     reads = config.recall.recall_model.reads_content
     plan = RecallPlan(RECALL, RecallConfig(pretrain=config.pretrain if reads else None, recall=config.recall))
     served = config.arms[0].value
-    return [
-        train_one(plan, seed=seed, own=trained[served, seed] if reads else None, stages=stages, split=split)
-        for seed in config.seeds
-    ]
+    wanted = [(plan, seed, trained[served, seed] if reads else None) for seed in config.seeds]
+    return list(_train(wanted, stages=stages, split=split).values())
 
 
-def train_one(plan: RecallPlan, *, seed: int, own: Trained | None, stages: Stages, split: Split) -> TrainedRecall:
-    """Train a plan with one seed, and index its item vectors.
+def _train(
+    wanted: Sequence[tuple[RecallPlan, int, Trained | None]], *, stages: Stages, split: Split
+) -> dict[tuple[str, int], TrainedRecall]:
+    """Train plans with a seed and the encoder whose vectors they read each, and index their item vectors."""
+    num_pages = len(read_pages(stages.catalogue, places=split.train).query_row)
+    works = []
+    for plan, seed, own in wanted:
+        content = None if own is None else _embedded(plan, seed=seed, own=own, stages=stages)
+        out, catalogue = stages.out / "recall", stages.catalogue.artifact
+        works.append(RecallWork(plan, seed, catalogue, split.artifact, content, num_pages, out))
+    new = {work.name for work in works if work.find() is None}
+    if stages.jobs > 1 and len(new) > 1:
+        train_side_by_side(works, jobs=stages.jobs, what="recall model")
+    return {(work.plan.name, work.seed): _finish(work, is_new=work.name in new, stages=stages) for work in works}
 
-    Args:
-        plan: what is trained.
-        seed: of initial weights and batches.
-        own: the encoder whose vectors it reads; None: it reads none.
-        stages: of the run.
-        split: its training part is learned.
-    """
-    label, config, catalogue = f"{plan.name} seed {seed}", plan.config, stages.catalogue
-    inputs: dict[str, Artifact | str] = {"catalogue": catalogue.artifact, "split": split.artifact}
-    query_content: NDArray[Any] | None = None
-    item_content: NDArray[Any] | None = None
-    if own is not None:
-        items, queries = _embedded(plan, seed=seed, own=own, stages=stages)
-        inputs |= {"encoder": own.encoder, "embeddings": items, "query_embeddings": queries}
-        query_content, item_content = load_vectors(queries), load_vectors(items)
-        if plan.random_vectors:
-            inputs["control"] = "random vectors"
-            item_content = _random(len(item_content), dim=item_content.shape[1], seed=seed)
-    given = Given(catalogue, split, query_content, item_content, seed)
-    model = stages.stage(
-        "recall", lambda out: train.run(config.recall, given, inputs=inputs, out=out), record=f"recall {label}"
-    )
+
+def _finish(work: RecallWork, *, is_new: bool, stages: Stages) -> TrainedRecall:
+    """Train it if nobody has, and index its item vectors."""
+    model = stages.stage("recall", lambda _: work.train(), record=f"recall {work.name}", is_new=is_new)
     index = stages.stage(
         "index",
         lambda out: write_index(
             out,
             vectors=lambda: np.load(model.file(train.VECTORS), mmap_mode="r", allow_pickle=False),
-            catalogue=catalogue.artifact,
+            catalogue=work.catalogue,
             encoder=model,
             config=stages.config.index,
         ),
-        record=f"index {label}",
+        record=f"index {work.name}",
     )
-    return TrainedRecall(model, index, None if own is None else own.encoder, config.export)
+    return TrainedRecall(model, index, None if work.content is None else work.content.encoder, work.plan.config.export)
 
 
-def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> tuple[Artifact, Artifact]:
+def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> Content:
     """Return the vectors of items and of queries that the model reads."""
     catalogue, export, pretrain = stages.catalogue, plan.config.export, plan.pretrain
     assert pretrain is not None
@@ -205,7 +267,7 @@ def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> t
         lambda out: embeddings.run_queries(encoder=own.encoder, catalogue=catalogue, out=out, export=export),
         record=f"query embeddings {plan.name} seed {seed}",
     )
-    return items, queries
+    return Content(own.encoder, items, queries)
 
 
 def _random(count: int, *, dim: int, seed: int) -> NDArray[np.float32]:

@@ -39,9 +39,10 @@ from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import Arm, RunConfig
-from triptych.recipes.encoders import EncoderWork, Plan, train_side_by_side
+from triptych.recipes.encoders import EncoderWork, Plan
 from triptych.recipes.models import check_models
 from triptych.recipes.run_folder import RunFolder
+from triptych.recipes.side_by_side import train_side_by_side
 from triptych.recipes.tables import find_source, spoken
 from triptych.training.distributed import ALONE, Group
 
@@ -91,7 +92,7 @@ class Stages:
         self.config = config
         self.out = out
         self._command = command
-        self._jobs = jobs
+        self.jobs = jobs
         self._group = group
         self._base = base
         self._features: dict[Hashable, Artifact] = {}
@@ -259,8 +260,8 @@ class Stages:
             for plan in plans
         ]
         new = {work.name for work in works if work.find() is None}
-        if self._jobs > 1 and len(new) > 1:
-            train_side_by_side(works, jobs=self._jobs)
+        if self.jobs > 1 and len(new) > 1:
+            train_side_by_side(works, jobs=self.jobs)
         return {(work.plan.name, work.seed): self._finish(work, is_new=work.name in new) for work in works}
 
     def _starts(self, plans: Sequence[Plan], work: Callable[..., EncoderWork]) -> dict[str, Artifact | None]:
