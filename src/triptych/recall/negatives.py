@@ -152,8 +152,9 @@ class NegativeSource:
         self._sampler = NegativeSampler(chosen, num_negatives=draws, power=power, smoothing=smoothing)
         self._in_batch = None
         if against in (Against.IN_BATCH, Against.MIXED):
-            sizes = np.minimum(np.diff(pages.offsets), most_positives)
-            self._in_batch = chosen / len(pages.item_rows) * sizes.mean() * batch_pages
+            self._in_batch = _expected_in_batch(
+                pages, num_items=num_items, batch_pages=batch_pages, most_positives=most_positives
+            )
 
     def draw(self, drawn: PageBatch, *, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the negatives of a batch, distinct and ascending, and what is added to their scores."""
@@ -167,6 +168,14 @@ class NegativeSource:
     def positive_bias(self, item_rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """Return what is added to the scores of choices ``[pairs]``; None: nothing."""
         return None if self._all is not None else self._sampler.positive_bias(item_rows, log_q=self._log_q)
+
+
+def _expected_in_batch(pages: Pages, *, num_items: int, batch_pages: int, most_positives: int) -> NDArray[np.float64]:
+    """Return how often each item is expected among a batch's choices ``[items]``; of a long page some are drawn."""
+    sizes = np.diff(pages.offsets)
+    drawn = np.repeat(np.minimum(sizes, most_positives) / sizes, sizes)
+    expected = np.bincount(pages.item_rows, weights=drawn, minlength=num_items) * batch_pages / len(sizes)
+    return expected.astype(np.float64)
 
 
 def _joined(drawn: Negatives, more: NDArray[np.int64]) -> Negatives:
