@@ -143,6 +143,16 @@ def test_strangers_are_alike_with_a_catalogue_and_without(mgdspr):
     np.testing.assert_allclose(alone, first, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "off", [("real_time", "short_term", "long_term"), ("past_queries",), ("real_time", "long_term")]
+)
+def test_so_they_are_where_parts_of_a_history_are_not_read(small_shop, off):
+    model = made(small_shop, MGDSPR.model_copy(update=dict.fromkeys(off, 0)))
+    stranger = [Request(query="red bag")]
+    alone = model.retriever(with_catalogue=False).request_vectors(stranger)
+    np.testing.assert_allclose(alone, model.retriever().request_vectors(stranger), rtol=1e-5, atol=1e-6)
+
+
 def test_a_given_history_comes_before_that_of_the_log(small_shop, mgdspr):
     retriever, user = mgdspr.retriever(), small_shop.catalogue.users[2]
     items = np.array([4, 9, 4, 30, 2])

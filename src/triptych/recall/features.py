@@ -116,10 +116,10 @@ class Features:
         return PastQueries(TableBags.of(self._past_words[distinct]), torch.from_numpy(cut(places)))
 
     def _behaviour(self, choices: Choices) -> Behaviour | None:
+        if not self.needs.choices:
+            return None
         count, _, most = choices.long_term.shape
         lists = (choices.real_time, choices.short_term, choices.long_term.reshape(count, NUM_KINDS * most))
-        if not any(one.shape[1] for one in lists):
-            return None
         distinct, places = _distinct(np.concatenate(lists, axis=1))
         real_time, short_term, long_term = np.split(
             places, np.cumsum([choices.real_time.shape[1], choices.short_term.shape[1]]), axis=1
@@ -177,7 +177,7 @@ def strangers(asked: RequestFeatures, *, needs: Needs, sizes: Sizes) -> RequestF
     no_words = TableBags.of(np.full((0, 1), -1))
     return asked._replace(
         past=PastQueries(no_words, none_each) if needs.past_queries else None,
-        behaviour=Behaviour(no_items, none_each, none_each, no_choices),
+        behaviour=Behaviour(no_items, none_each, none_each, no_choices) if needs.choices else None,
     )
 
 

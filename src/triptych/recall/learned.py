@@ -53,9 +53,14 @@ class Needs(NamedTuple):
     """Content of the items in histories."""
 
     @property
+    def choices(self) -> bool:
+        """Whether it reads what a user has chosen."""
+        return max(self.real_time, self.short_term, self.long_term) > 0
+
+    @property
     def history(self) -> bool:
         """Whether it reads anything of who asks."""
-        return max(self.past_queries, self.real_time, self.short_term, self.long_term) > 0
+        return self.choices or self.past_queries > 0
 
 
 class Sizes(NamedTuple):
