@@ -13,7 +13,7 @@ from triptych.encoders.embed import Embedder
 from triptych.engine import Channel, Engine, Filters
 from triptych.engine.bundle import open_bundle
 from triptych.foundation.artifact import MANIFEST
-from triptych.foundation.errors import ArtifactError
+from triptych.foundation.errors import ArtifactError, EngineError
 from triptych.index.base import open_index
 from triptych.recall.base import Request
 from triptych.recall.retriever import LearnedRetriever
@@ -71,6 +71,19 @@ def test_why_takes_title_photo_and_past_choices_away_one_by_one(engine, retrieve
     dense = engine.why(hit.item_id, query=query, channel="dense")
     assert dense.without_clicks is None
     assert dense.score != hit.why.score
+
+
+def test_why_refuses_what_its_channel_does_not_read(engine):
+    query = engine.example_queries(1)[0]
+    hit = engine.search(query, k=1)[0]
+    photo = engine.photo_jpeg(hit.item_id)
+    with pytest.raises(EngineError, match="Channel 'recall' reads no photos"):
+        engine.why(hit.item_id, query=query, photo=photo, channel="recall")
+    for channel in ("bm25", "popularity"):
+        with pytest.raises(EngineError, match=f"Channel '{channel}' explains what it finds alone"):
+            engine.why(hit.item_id, query=query, channel=channel)
+    both = engine.why(hit.item_id, query=query, photo=photo)
+    assert both == engine.why(hit.item_id, query=query, photo=photo, channel="dense")
 
 
 def test_a_new_item_is_found_by_what_it_is(demo_run, retriever):

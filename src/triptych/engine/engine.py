@@ -141,7 +141,7 @@ class Engine:
             query: what to look for.
             photo: a path, the bytes of a file, or RGB pixels uint8 ``[height, width, 3]``; channel dense only.
             k: most hits wanted; there are fewer where fewer items pass the filters, or share a word (bm25).
-            user: who asks. Carried to the retrievers; the present ones answer everybody alike.
+            user: who asks. A personal recall model reads his history in the log; the others answer everybody alike.
             filters: which items may be in the answer.
             channel: how items are found: recall, dense, bm25, or popularity (which looks at neither words nor photo);
                 None: by recall where the shop has a recall model and words alone are searched by, else dense.
@@ -158,8 +158,6 @@ class Engine:
         text = _text(query)
         now = self._snapshot
         chosen = self._chosen(now, channel, photo=photo)
-        if photo is not None and chosen is not Channel.DENSE:
-            raise EngineError(f"Channel '{chosen}' reads no photos. Use channel 'dense', or leave the photo out.")
         if text is None and photo is None and chosen is not Channel.POPULARITY:
             raise EngineError("A search needs words or a photo; the query is empty. To browse: channel='popularity'.")
         keep = now.shelf.columns.mask(filters)
@@ -236,12 +234,16 @@ class Engine:
             channel: recall or dense; None: as `search` chooses.
 
         Raises:
-            EngineError: nothing was searched by, nothing in the words is known, or there is no such item.
+            EngineError: nothing was searched by, nothing in the words is known, there is no such item, or the channel
+                reads no vectors, or not this photo.
         """
         text = _text(query)
         if text is None and photo is None:
             raise EngineError("An explanation needs the words or the photo of the search.")
         now = self._snapshot
+        chosen = self._chosen(now, channel, photo=photo)
+        if chosen not in BY_VECTORS:
+            raise EngineError(f"Channel '{chosen}' explains what it finds alone: search with explain=True.")
         row = now.shelf.row(item)
         pixels = query_pixels(photo, px=self._embedder.px)
         if text is not None and pixels is None:
@@ -249,7 +251,6 @@ class Engine:
         elif text is not None and not self.knows_words(text):
             text = None  # as in the search, where the photo decided alone
         request = Request(query=text, photo=pixels)
-        chosen = self._chosen(now, channel, photo=photo)
         if chosen is Channel.RECALL and now.recall is not None and now.recall_index is not None:
             vector, index = now.recall.request_vectors([request])[0], now.recall_index
         else:
@@ -379,10 +380,16 @@ class Engine:
         return [int(row) for row in order[: int(np.count_nonzero(counts))][:1000]]
 
     def _chosen(self, now: _Snapshot, channel: Channel | str | None, *, photo: Photo | None) -> Channel:
-        """Return the channel that is asked for, or the best there is."""
+        """Return the channel that is asked for, or the best there is.
+
+        Raises:
+            EngineError: there is none of that name, the shop lacks it, or it cannot read the photo.
+        """
         if channel is None:
             return Channel.RECALL if photo is None and now.recall is not None else Channel.DENSE
         chosen = _channel(channel)
+        if photo is not None and chosen is not Channel.DENSE:
+            raise EngineError(f"Channel '{chosen}' reads no photos. Use channel 'dense', or leave the photo out.")
         if chosen is Channel.RECALL and now.recall is None:
             raise EngineError("This shop has no recall model. Use channel 'dense', or run it with [recall] set.")
         return chosen
