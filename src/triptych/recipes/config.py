@@ -142,6 +142,11 @@ class RunConfig(Config):
             self.pretrain.learns_from is not LearnsFrom.QUERIES or self.split.by is SplitBy.QUERY
         ):
             raise ValueError("recall learns from searches that led to a choice, and this recipe has none. Remove it.")
+        if self.recall is not None and not self.recall.recall_model.needs.query:
+            raise ValueError(
+                "recall.model goes by histories alone, and this recipe asks it by words. Set recall.model.asks = 'query' "
+                "or 'query+history'."
+            )
         learned = self.pretrain
         if isinstance(learned, HistoryContrastConfig) and learned.history_events != self.dense.history_events:
             raise ValueError(

@@ -120,16 +120,18 @@ class RecallWork:
 
     def train(self) -> Artifact:
         """Train it, go on where an attempt was interrupted, or open it."""
-        query_content: NDArray[Any] | None = None
-        item_content: NDArray[Any] | None = None
-        if self.content is not None:
-            query_content = load_vectors(self.content.query_embeddings)
-            item_content = load_vectors(self.content.embeddings)
-            if self.plan.random_vectors:
-                item_content = _random(len(item_content), dim=item_content.shape[1], seed=self.seed)
+        query_content = None if self.content is None else load_vectors(self.content.query_embeddings)
         catalogue, split = Catalogue.open(self.catalogue), Split.open(self.split)
-        given = Given(catalogue, split, query_content, item_content, self.seed)
+        given = Given(catalogue, split, query_content, self.item_content, self.seed)
         return train.run(self.plan.config.recall, given, inputs=self._inputs, out=self.out)
+
+    @property
+    def item_content(self) -> NDArray[Any] | None:
+        """What it reads of the items ``[items, dim]``; None: nothing."""
+        if self.content is None:
+            return None
+        vectors = load_vectors(self.content.embeddings)
+        return _random(len(vectors), dim=vectors.shape[1], seed=self.seed) if self.plan.random_vectors else vectors
 
     @property
     def _inputs(self) -> dict[str, Artifact | str]:
@@ -151,12 +153,23 @@ class TrainedRecall:
     encoder: Artifact | None
     """Whose vectors the model reads; None: it reads none."""
     export: Export | None
+    catalogue: Catalogue
+    """In whose log a personal model looks up who asks."""
+    item_content: NDArray[Any] | None
+    """What it reads of the items in a history ``[items, dim]``; None: it reads no content."""
 
     def retriever(self, *, name: str, config: RunConfig) -> LearnedRetriever:
         """Put the model before its vectors, all of which are compared, as of `Trained.retriever`."""
         del config  # of how an encoder's retriever is asked
         encoder = None if self.encoder is None else Embedder.open(self.encoder, export=self.export)
-        return LearnedRetriever.open(self.model, index=ExactIndex.build(self.vectors), encoder=encoder, name=name)
+        return LearnedRetriever.open(
+            self.model,
+            index=ExactIndex.build(self.vectors),
+            encoder=encoder,
+            name=name,
+            catalogue=self.catalogue,
+            item_content=self.item_content,
+        )
 
     @property
     def vectors(self) -> NDArray[np.float16]:
@@ -240,7 +253,8 @@ def _finish(work: RecallWork, *, is_new: bool, stages: Stages) -> TrainedRecall:
         ),
         record=f"index {work.name}",
     )
-    return TrainedRecall(model, index, None if work.content is None else work.content.encoder, work.plan.config.export)
+    encoder = None if work.content is None else work.content.encoder
+    return TrainedRecall(model, index, encoder, work.plan.config.export, stages.catalogue, work.item_content)
 
 
 def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> Content:

@@ -1,0 +1,53 @@
+"""A recall model as a run has it: opened with the run's log, so that it can be asked for users; what a run refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from triptych.evaluate.tasks import search
+from triptych.evaluate.tasks.base import EvaluationConfig
+from triptych.foundation.errors import ConfigError
+from triptych.recall.base import Request
+from triptych.recipes import resolve
+from triptych.recipes.config import RunConfig
+from triptych.recipes.recall import TrainedRecall, recall_of_run
+
+SETTINGS = {"num_negatives": 20, "validations": 1, "device": "cpu", "precision": "fp32"}
+MODELS = {
+    "two_tower": {"fusion": "id", "asks": "query+history", "dim": 8, "id_init_std": 0.5},
+    "mgdspr": {"kind": "mgdspr", "dim": 8, "heads": 2, "id_init_std": 0.5},
+}
+
+
+def trained(shop, out: Path, *, model: dict) -> TrainedRecall:
+    stages = SimpleNamespace(
+        catalogue=shop.catalogue,
+        config=RunConfig.parse({"recall": {"model": model, **SETTINGS}}),
+        out=out,
+        jobs=1,
+        stage=lambda name, make, *, record, is_new=None: make(out / name),
+    )
+    (found,) = recall_of_run({}, stages=stages, split=shop.split)
+    return found
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_personal_model_is_asked_for_the_users_of_the_log(small_shop, tmp_path, kind):
+    retriever = trained(small_shop, tmp_path, model=MODELS[kind]).retriever(name="personal", config=RunConfig())
+    user, query = small_shop.catalogue.users[2], small_shop.catalogue.queries[0]
+    known, stranger = retriever.request_vectors([Request(query=query, user=user), Request(query=query)])
+    assert abs(known - stranger).max() > 1e-3
+    config = EvaluationConfig(ks=(5,), headline_k=5, bootstrap_repeats=100, users_per_query=3)
+    found = search.evaluate(
+        {"personal": retriever}, catalogue=small_shop.catalogue, split=small_shop.split, config=config
+    )
+    assert len(found.per_query.filter(slice="all")) == len(found.rankings.query_rows) > 5
+
+
+def test_a_model_that_does_not_read_words_is_refused_before_anything_is_trained():
+    with pytest.raises(ConfigError, match="recall.model goes by histories alone"):
+        resolve("shop", settings=["recall.model.asks=history"])
+    assert resolve("shop", settings=["recall.model.asks=query+history"]).config.recall is not None
