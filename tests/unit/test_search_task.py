@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from triptych.data.events import KIND_CODES, is_positive
+from triptych.evaluate import measure
 from triptych.evaluate.measure import take_queries
 from triptych.evaluate.records import PairedRecord, Record, evidence, select, to_rows
 from triptych.evaluate.tasks import base, search
@@ -138,6 +139,38 @@ def test_category_relevance_equals_a_loop(models, result, small_shop):
     told = one(result.records, slice="all", model="title", metric="category", k=5)
     assert told["value"] == pytest.approx(np.mean(values))
     assert 0 < told["value"] < 1
+
+
+def test_choices_without_a_category_count_in_a_querys_share(other_shop):
+    """Of a log whose choices are drawn anew, many of them of items without a category."""
+    rng = np.random.default_rng(1)
+    names = pl.Series("category", [None if row % 3 else f"c{row % 2}" for row in range(40)])
+    shop = other_shop(
+        events=lambda table: table.with_columns(
+            pl.Series("item_id", [f"i{row}" for row in rng.choice([0, 1, 2, 3, 4, 5, 7, 8], size=len(table))])
+        ),
+        items=lambda table: table.with_columns(names),
+    )
+    catalogue = shop.catalogue
+    clicks: dict[int, Counter] = {row: Counter() for row in range(catalogue.num_queries)}
+    for event in catalogue.events[shop.split.train].to_dicts():
+        if event["kind"] > 0:
+            clicks[event["query_row"]][names[event["item_row"]]] += 1
+    pl.Series([f"x{number}" for number in range(99)]).cast(pl.Categorical)  # codes of its own, in the same process
+    least = 0.4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "LEAST_CATEGORY_SHARE", least)
+        found = measure.query_categories(catalogue, split=shop.split, query_rows=np.arange(catalogue.num_queries))
+    assert found.wanted.shape == (catalogue.num_queries, 2)
+    told = 0
+    for query, counts in clicks.items():
+        wanted = {name for name, n in counts.items() if name and n >= least * counts.total()}
+        held = {
+            names[item] for item in range(40) if found.of_item[item] >= 0 and found.wanted[query, found.of_item[item]]
+        }
+        assert held == wanted
+        told += wanted != {name for name, n in counts.items() if name and n >= least * (counts.total() - counts[None])}
+    assert told, "the share of all choices is another than that of those with a category"
 
 
 def test_no_number_depends_on_the_batch(models, result, small_shop, monkeypatch):

@@ -190,15 +190,18 @@ def query_categories(catalogue: Catalogue, *, split: Split, query_rows: IntArray
     names = catalogue.items["category"]
     if names.null_count() == len(names):
         return None
-    codes = names.cast(pl.Categorical).to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
+    # dense, and not polars' own codes, which count what the whole process has met
+    codes = (names.rank("dense").cast(pl.Int64) - 1).fill_null(-1).to_numpy()
     pairs = split.train_pairs(catalogue)
     queries, place = np.unique(query_rows, return_inverse=True)
     query = np.minimum(np.searchsorted(queries, pairs.query_row), len(queries) - 1)
     category = codes[pairs.item_row]
-    own = (queries[query] == pairs.query_row) & (category >= 0)
+    own = queries[query] == pairs.query_row
+    every = np.bincount(query[own], weights=pairs.clicks[own], minlength=len(queries))  # those without a category too
+    own &= category >= 0
     clicks = np.zeros((len(queries), int(codes.max()) + 1))
     np.add.at(clicks, (query[own], category[own]), pairs.clicks[own])
-    wanted = (clicks > 0) & (clicks >= LEAST_CATEGORY_SHARE * clicks.sum(axis=1, keepdims=True))
+    wanted = (clicks > 0) & (clicks >= LEAST_CATEGORY_SHARE * every[:, None])
     return Categories(codes, wanted[place])
 
 

@@ -144,8 +144,8 @@ class RunConfig(Config):
             raise ValueError("recall learns from searches that led to a choice, and this recipe has none. Remove it.")
         if self.recall is not None and not self.recall.recall_model.needs.query:
             raise ValueError(
-                "recall.model goes by histories alone, and this recipe asks it by words. Set recall.model.asks = 'query' "
-                "or 'query+history'."
+                "recall.model goes by histories alone, and this recipe asks it by words. Set recall.model.asks = "
+                "'query' or 'query+history'."
             )
         learned = self.pretrain
         if isinstance(learned, HistoryContrastConfig) and learned.history_events != self.dense.history_events:
