@@ -104,7 +104,10 @@ def test_trials_may_be_shorter_than_what_is_chosen():
             {"rows": {"a": {"trials": [{"settings": ["temperature=0.3"], "validation": 0.5}]}}},
             "row 'a' is to be tried with other settings",
         ),
+        ({"headline": "ndcg@20"}, "they were chosen by ndcg@20, and this is by recall@20"),
         ({"rows": None, "settings": 3}, "neither a choices.json nor a result.json"),
+        ({"rows": {"a": 3}}, "neither a choices.json nor a result.json"),
+        ({"rows": {"a": {"trials": [{"settings": ["temperature=0.1"]}]}}}, "neither a choices.json nor a result.json"),
     ],
 )
 def test_choices_of_something_else_are_refused(tmp_path, change, message):

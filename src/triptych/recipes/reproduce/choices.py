@@ -67,12 +67,14 @@ def read_choices(file: Path, *, planned: Planned) -> dict[str, list[Trial]]:
         Row → its trials, for every row of the form.
 
     Raises:
-        ConfigError: it cannot be read, or is of another table, form or data, or a row was tried with something else.
+        ConfigError: it cannot be read, or is of another table, form, headline or data, or a row was tried with other
+            settings.
     """
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
         told = tree.get("settings", tree)
-        rows, table, size = told["rows"], told["table"], told["size"]
+        table, size, headline = told["table"], told["size"], told["headline"]
+        rows = {name: _trials(row) for name, row in told["rows"].items()}
         dataset = tree["dataset"] if "dataset" in tree else tree["data"]["dataset"]
     except OSError as error:
         raise ConfigError(f"--choices {file}: {error.strerror or error}.") from None
@@ -85,18 +87,23 @@ def read_choices(file: Path, *, planned: Planned) -> dict[str, list[Trial]]:
             f"--choices {file}: these are of the {size} form of '{table}', not of the {planned.size} form of "
             f"'{planned.table.name}'."
         )
+    if headline != str(planned.headline):
+        raise ConfigError(f"--choices {file}: they were chosen by {headline}, and this is by {planned.headline}.")
     own = planned.run.dataset
     if dataset != (None if own is None else json.loads(json.dumps(own.dump()))):
         raise ConfigError(f"--choices {file}: they were made on other data. Leave it out to try the rows anew.")
-    return {row.name: _of_row(row, rows.get(row.name), planned=planned, file=file) for row in planned.rows}
+    return {row.name: _of_row(row, rows.get(row.name, []), planned=planned, file=file) for row in planned.rows}
 
 
-def _of_row(row: Row, told: Any, *, planned: Planned, file: Path) -> list[Trial]:
-    expected = [list(settings) for settings, _ in zip(row.trials, planned.plans[row.name], strict=False)]
-    found = [] if told is None else told["trials"]
-    if [trial["settings"] for trial in found] != expected:
+def _trials(row: Mapping[str, Any]) -> list[Trial]:
+    return [Trial(tuple(trial["settings"]), float(trial["validation"])) for trial in row["trials"]]
+
+
+def _of_row(row: Row, found: list[Trial], *, planned: Planned, file: Path) -> list[Trial]:
+    expected = [settings for settings, _ in zip(row.trials, planned.plans[row.name], strict=False)]
+    if [trial.settings for trial in found] != expected:
         raise ConfigError(
             f"--choices {file}: row '{row.name}' is to be tried with other settings than these. Leave it out to try "
             "the rows anew."
         )
-    return [Trial(tuple(trial["settings"]), float(trial["validation"])) for trial in found]
+    return found
