@@ -300,10 +300,11 @@ def test_index_sweep_measures_the_run_and_answers_a_target(demo_run: Path, tmp_p
     shutil.copytree(demo_run, folder)
     options = ("--k", 10, "--seconds", 0.2, "--queries", 40, "--kinds", "exact", "--kinds", "ivf")
     printed = answer("index", "sweep", folder, *options, "--recall", 0.99)
-    assert "600 items of 128 numbers, 40 queries of the validation part, k = 10" in printed
+    assert "recall: 600 items of 128 numbers, 40 queries of the validation part, k = 10" in printed
     assert "index.kind = " in printed
     told = json.loads((folder / "index-sweep" / "sweep.json").read_text())
     assert {one["kind"] for one in told["found"]} == {"exact", "ivf"}
+    assert told["vectors_of"] == "recall"
     assert told["found"][0]["recall"] == 1
     assert (folder / "index-sweep" / "sweep.png").is_file()
     nothing = answer("index", "sweep", folder, *options[:6], "--kinds", "exact", "--max-gib", 0)

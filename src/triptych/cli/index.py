@@ -43,7 +43,7 @@ def sweep(
     seconds: Annotated[float, typer.Option(min=0.01, help="Bound on each measurement of a setting.")] = 3.0,
     as_json: AsJson = False,
 ) -> None:
-    """Build indexes over a run's item vectors and ask them its validation queries.
+    """Build indexes over a run's item vectors, those that answer words, and ask them its validation queries.
 
     Prints recall, latency, throughput, bytes and build time of each setting, `*` where no other is both nearer and
     faster, and, given a target, the config lines of the fastest setting that meets it.
@@ -58,7 +58,8 @@ def sweep(
         print_json({**swept.about, "chosen": chosen, "found": [one.dump() for one in swept.found]})
         return
     about = swept.about
-    title = f"{about['items']:,} items of {about['dim']} numbers, {about['queries']:,} {about['queries_are']}, k = {k}"
+    items = f"{about['vectors_of']}: {about['items']:,} items of {about['dim']} numbers"
+    title = f"{items}, {about['queries']:,} {about['queries_are']}, k = {k}"
     rows = [_row(one, k=k) for one in swept.found]
     whole = frozenset({"index", "settings", "filtered"})
     print_table(rows, title=title, right=frozenset(rows[0]) - {"", *whole}, whole=whole)

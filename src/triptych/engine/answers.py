@@ -37,8 +37,8 @@ class Why(NamedTuple):
     without_photo: float | None
     """As `unmasked`, with the photo hidden; None where the item has none or the channel reads none."""
     without_clicks: float | None
-    """As `unmasked`, with what training learned of this very item hidden; None where that is nothing, or the channel
-    learns nothing of single items."""
+    """As `unmasked`, with what training learned of this very item hidden: the same where that is nothing. None where
+    the channel learns nothing of single items."""
     shared_words: list[str]
     """Words of the query that stand in the title, in the query's order."""
 

@@ -1,4 +1,6 @@
-"""The sweep of a run: its own item vectors, asked by its own validation queries.
+"""The sweep of a run: the item vectors that answer words, asked by its own validation queries.
+
+They are the recall model's where the run has one, else the encoder's.
 
 Writes ``sweep.json`` and ``sweep.png`` into ``runs/<name>/index-sweep/``. They are measurements of one machine at one
 time and no artefact: the next sweep replaces them.
@@ -18,10 +20,12 @@ from triptych.data.catalogue import Catalogue
 from triptych.data.schema import Part
 from triptych.data.splits import Split
 from triptych.encoders.embed import Embedder
-from triptych.engine.bundle import open_bundle
+from triptych.engine.bundle import Parts, open_bundle
 from triptych.foundation.artifact import write_json
-from triptych.index.base import open_index
+from triptych.index.base import Index, open_index
 from triptych.index.sweep import Extent, Measured, Target, sweep
+from triptych.recall.base import Request
+from triptych.recall.retriever import LearnedRetriever
 from triptych.recipes.index_figure import draw
 from triptych.recipes.run_folder import RunFolder
 
@@ -38,7 +42,7 @@ class Swept(NamedTuple):
     """The setting that meets the target; None: none does, or nothing was asked."""
     folder: Path
     about: dict[str, Any]
-    """Sizes, and what was asked with."""
+    """Whose vectors, sizes, and what was asked with."""
 
 
 def sweep_run(
@@ -58,11 +62,19 @@ def sweep_run(
         ConfigError: there is no such kind of index.
     """
     extent, target = extent or Extent(), target or Target()
-    vectors = _item_vectors(run)
-    asked, of = _query_vectors(run, vectors=vectors, most=queries, seed=extent.seed)
+    parts = open_bundle(run)[1]
+    index = open_index(parts.recall_index or parts.index)
+    vectors = _item_vectors(index)
+    asked, of = _query_vectors(run, parts=parts, index=index, vectors=vectors, most=queries, seed=extent.seed)
     found = sweep(vectors, asked, kinds=kinds, extent=extent)
     chosen = target.choose(found) if any(value is not None for value in target) else None
-    about = {"items": len(vectors), "dim": vectors.shape[1], "queries": len(asked), "queries_are": of}
+    about = {
+        "vectors_of": "encoder" if parts.recall_index is None else "recall",
+        "items": len(vectors),
+        "dim": vectors.shape[1],
+        "queries": len(asked),
+        "queries_are": of,
+    }
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
     result = {
@@ -77,9 +89,8 @@ def sweep_run(
     return Swept(found, chosen, folder, about)
 
 
-def _item_vectors(run: Path) -> NDArray[np.float16]:
-    """Read the vectors of the served index, as they are stored."""
-    index = open_index(open_bundle(run)[1].index)
+def _item_vectors(index: Index) -> NDArray[np.float16]:
+    """Read the vectors of a served index, as they are stored."""
     vectors = np.empty((index.num_rows, index.dim), np.float16)
     for start in range(0, len(vectors), BLOCK_ROWS):
         rows = np.arange(start, min(start + BLOCK_ROWS, len(vectors)))
@@ -87,9 +98,11 @@ def _item_vectors(run: Path) -> NDArray[np.float16]:
     return vectors
 
 
-def _query_vectors(run: Path, *, vectors: NDArray[np.float16], most: int, seed: int) -> tuple[NDArray[np.float32], str]:
+def _query_vectors(
+    run: Path, *, parts: Parts, index: Index, vectors: NDArray[np.float16], most: int, seed: int
+) -> tuple[NDArray[np.float32], str]:
     """Encode queries of the validation part, or take items themselves where there are none; and say which."""
-    rng, parts, folder = np.random.default_rng(seed), open_bundle(run)[1], RunFolder.existing(run)
+    rng, folder = np.random.default_rng(seed), RunFolder.existing(run)
     rows = np.empty(0, np.int64)
     if "split" in folder.stages():
         catalogue = Catalogue.open(parts.catalogue)
@@ -97,7 +110,18 @@ def _query_vectors(run: Path, *, vectors: NDArray[np.float16], most: int, seed: 
     if not len(rows):
         return vectors[_some(len(vectors), most=most, rng=rng)].astype(np.float32), ITEMS
     texts = [catalogue.queries[row] for row in rows[_some(len(rows), most=most, rng=rng)]]
-    return Embedder.open(parts.encoder).queries(texts), VALIDATION
+    return _encoded(texts, parts=parts, index=index), VALIDATION
+
+
+def _encoded(texts: Sequence[str], *, parts: Parts, index: Index) -> NDArray[np.float32]:
+    """Encode queries as a search by words does, for nobody known."""
+    embedder = Embedder.open(parts.encoder)
+    if parts.recall is None or parts.recall_index is None:
+        return embedder.queries(texts)
+    encoder = embedder if "encoder" in parts.recall.inputs else None
+    retriever = LearnedRetriever.open(parts.recall, index=index, encoder=encoder)
+    vectors: NDArray[np.float32] = retriever.request_vectors([Request(query=text) for text in texts])
+    return vectors
 
 
 def _some(num: int, *, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
