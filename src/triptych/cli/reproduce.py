@@ -30,7 +30,9 @@ def reproduce(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Override a field: a.b=value; pretrain.a.b=value in every row. May be repeated."),
+        typer.Option(
+            "--set", help="Override a field: a.b=value; pretrain.a.b=, recall.a.b=value in every row. May be repeated."
+        ),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Encoders trained at a time, each on its share of the cores.")] = 1,
     data: Annotated[Path | None, typer.Option(help="Folder of the real data sets (default: TRIPTYCH_DATA).")] = None,

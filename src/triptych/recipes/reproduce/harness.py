@@ -79,7 +79,8 @@ def reproduce(
         base: folder that relative paths start from.
         size: which form.
         part: the part that the table is of; with validation, the test part is not read.
-        settings: overrides ``a.b=value`` of the form's run config, with ``pretrain.`` in front of every row's training.
+        settings: overrides ``a.b=value`` of the form's run config, with ``pretrain.`` or ``recall.`` in front of every
+            row's training.
         jobs: encoders trained at a time.
         command: what the page names as the way to make it again.
         choices: what an earlier making chose (`choices.json`, `result.json`), so that nothing is tried; None: all rows

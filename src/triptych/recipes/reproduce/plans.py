@@ -59,7 +59,8 @@ def resolve(table: Table, *, size: Size, part: Part, settings: Sequence[str]) ->
         table: what is to be made.
         size: in which form.
         part: of which part.
-        settings: overrides ``a.b=value`` of the form's run config, with ``pretrain.`` in front of every row's training.
+        settings: overrides ``a.b=value`` of the form's run config, with ``pretrain.`` or ``recall.`` in front of every
+            row's training.
 
     Raises:
         ConfigError: rows that cannot be made together, or a setting that is what a row is tried with.
