@@ -1,0 +1,43 @@
+"""The random-vector control of a recall model: everything is as in the row it stands beside, but what content says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from triptych.encoders.embeddings import load_vectors
+from triptych.engine.bundle import open_bundle
+from triptych.foundation.artifact import Artifact
+from triptych.recipes.config import RunConfig
+from triptych.recipes.recall import Content, RecallConfig, RecallPlan, RecallWork
+from triptych.recipes.run_folder import RunFolder
+
+
+def test_items_have_random_vectors_in_the_place_of_their_content(demo_run: Path, tmp_path: Path):
+    parts, folder = open_bundle(demo_run)[1], RunFolder.existing(demo_run)
+
+    def of_served_encoder(stage: str) -> Artifact:
+        found = (
+            path.parent for path in (demo_run / stage).glob("*/artifact.json") if parts.encoder.id in path.read_text()
+        )
+        return Artifact.open(next(found), kind=stage)
+
+    content = Content(parts.encoder, of_served_encoder("embeddings"), of_served_encoder("query_embeddings"))
+    training = {"num_negatives": 100, "epochs": 1, "validations": 1, "device": "cpu"}
+    tree = {"pretrain": RunConfig().pretrain.dump(), "recall": {"model": {"fusion": "mm", "dim": 16}, **training}}
+    config, split = RecallConfig.parse(tree), folder.stage("split")
+
+    def work(seed: int, *, random_vectors: bool) -> RecallWork:
+        plan = RecallPlan("5", config, random_vectors=random_vectors)
+        return RecallWork(plan, seed, parts.catalogue, split, content, num_pages=1, out=tmp_path)
+
+    plain, control, other = work(0, random_vectors=False), work(0, random_vectors=True), work(1, random_vectors=True)
+    vectors, drawn = load_vectors(content.embeddings), control.item_content
+    np.testing.assert_array_equal(plain.item_content, vectors)
+    np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1, rtol=1e-5)
+    assert np.abs((drawn * vectors).sum(axis=1)).mean() < 0.2, "they are near nothing"
+    assert np.abs(drawn - other.item_content).max() > 0.1
+    made = [one.train() for one in (plain, control)]
+    assert made[0].id != made[1].id
+    assert made[1].summary["metrics"]["recall@100"] < made[0].summary["metrics"]["recall@100"]
