@@ -200,6 +200,11 @@ def test_settings_reach_the_encoder_and_the_model_of_a_recall_row():
         resolve(made, size=Size.QUICK, part=Part.VALIDATION, settings=["recall.learning_rate=0.1"])
     with pytest.raises(ConfigError, match="what a row learns is what the row is"):
         resolve(made, size=Size.QUICK, part=Part.VALIDATION, settings=["recall.model.fusion=id"])
+    for setting in ("recall.against=full", "recall.hard_mixes=3"):
+        with pytest.raises(ConfigError, match=f"{setting}: rows of this table differ in"):
+            resolve(made, size=Size.FULL, part=Part.VALIDATION, settings=[setting])
+    assert resolve(made, size=Size.QUICK, part=Part.VALIDATION, settings=["recall.hard_mixes=3"])
+    assert resolve(made, size=Size.FULL, part=Part.VALIDATION, settings=["recall.pages_rate=0.3"])
 
 
 def test_rows_of_the_taobao_table_differ_by_one_step_of_the_argument():

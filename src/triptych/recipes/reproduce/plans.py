@@ -76,6 +76,7 @@ def resolve(table: Table, *, size: Size, part: Part, settings: Sequence[str]) ->
     form = replace(form, settings=(*form.settings, *training))
     rows = table.rows_of(form)
     _check_not_tried(rows, form=form, settings=training)
+    _check_alike(rows, settings=training)
     plans = {row.name: trial_plans(row, form) for row in rows}
     full = {row.name: trial_plans(row, replace(form, trial_steps_rate=1.0)) for row in rows}
     run = _run_config(table, form.run, plans=[plan for own in plans.values() for plan in own], settings=others)
@@ -94,6 +95,18 @@ def _check_not_tried(rows: Sequence[Row], *, form: Form, settings: Sequence[str]
                     f"{setting} would have no effect: row '{row.name}' is tried with values of {name} of its "
                     "own. Leave it out."
                 )
+
+
+def _check_alike(rows: Sequence[Row], *, settings: Sequence[str]) -> None:
+    """Refuse settings of recall in which rows differ: they would be made alike, and keep their names."""
+    trees = [config.recall.dump() for row in rows if isinstance(config := row.config(), RecallConfig)]
+    for one in settings:
+        name = one.partition("=")[0]
+        field = name.removeprefix(RECALL)
+        if name.startswith(RECALL) and len({str(tree.get(field)) for tree in trees}) > 1:
+            raise ConfigError(
+                f"--set {one}: rows of this table differ in {name}, and would be made alike. Leave it out."
+            )
 
 
 def trial_plans(row: Row, form: Form) -> list[AnyPlan]:
