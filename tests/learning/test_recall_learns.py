@@ -92,6 +92,7 @@ def test_a_retriever_answers_known_queries_new_ones_and_finds_new_items(planted_
 
     assert first("red shirt") == first("  RED   Shirt ") == "shirt-red"
     assert first("crimson lamp") == "lamp-red", "nobody has asked so, and content knows"
+    assert retriever.knows("crimson lamp")
     asked = retriever.request_vectors([Request(query="blue bowl")])
     hits = retriever.retrieve([Request(query="blue bowl")], 30)
     scores = stored.astype(np.float32) @ asked[0]
@@ -109,6 +110,8 @@ def test_ids_alone_do_not_tell_one_new_query_from_another(planted_shop, tmp_path
     """With IDs alone, all new queries are one."""
     artifact = trained(planted_shop, tmp_path, model={"fusion": "id"})
     retriever = LearnedRetriever.open(artifact, index=ExactIndex.build(vectors(artifact)), encoder=None)
+    assert retriever.knows("red  Lamp")
+    assert not retriever.knows("crimson lamp")
     unknown = retriever.request_vectors([Request(query="crimson lamp"), Request(query="never asked")])
     np.testing.assert_array_equal(unknown[0], unknown[1])
 
@@ -144,6 +147,9 @@ def test_batches_hold_what_was_chosen_and_mask_it_among_the_negatives(planted_sh
         ({"against": "mixed", "log_q": "tf"}, r"log_q = 'tf' corrects for draws alone"),
         ({"model": {"kind": "popularity", "dim": 3}}, "dim"),
         ({"model": {"hidden_dims": [3]}}, "hidden_dims has no effect with this fusion"),
+        ({"model": {"fusion": "mm", "id_rate_factor": 7}}, "id_rate_factor has no effect with fusion = 'mm'"),
+        ({"model": {"fusion": "mm_trainable", "id_init_std": 1}}, "id_init_std has no effect with fusion = 'mm_trai"),
+        ({"query_buckets": 5, "item_buckets": 5, "id_min_count": 2}, "id_min_count has no effect where all ids"),
         ({"model": {"fusion": "id", "bends_ids": True}}, "bends_ids has no effect with this fusion"),
     ],
 )

@@ -158,9 +158,8 @@ def test_choices_without_a_category_count_in_a_querys_share(other_shop):
             clicks[event["query_row"]][names[event["item_row"]]] += 1
     pl.Series([f"x{number}" for number in range(99)]).cast(pl.Categorical)  # codes of its own, in the same process
     least = 0.4
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "LEAST_CATEGORY_SHARE", least)
-        found = measure.query_categories(catalogue, split=shop.split, query_rows=np.arange(catalogue.num_queries))
+    every = np.arange(catalogue.num_queries)
+    found = measure.query_categories(catalogue, split=shop.split, query_rows=every, least_share=least)
     assert found.wanted.shape == (catalogue.num_queries, 2)
     told = 0
     for query, counts in clicks.items():

@@ -181,6 +181,10 @@ def check_lineage(parts: Parts) -> None:
     parts.index.require_input("encoder", parts.encoder)
     for part in (parts.index, parts.popularity, parts.bm25):
         part.require_input("catalogue", parts.catalogue)
+    if (parts.recall is None) != (parts.recall_index is None):
+        raise ArtifactError(
+            "A bundle has a recall model and the index of its vectors, or neither. Run it again: triptych run."
+        )
     if parts.recall is not None and parts.recall_index is not None:
         parts.recall.require_input("catalogue", parts.catalogue)
         if "encoder" in parts.recall.inputs:

@@ -144,7 +144,8 @@ class Engine:
             user: who asks. A personal recall model reads his history in the log; the others answer everybody alike.
             filters: which items may be in the answer.
             channel: how items are found: recall, dense, bm25, or popularity (which looks at neither words nor photo);
-                None: by recall where the shop has a recall model and words alone are searched by, else dense.
+                None: by recall where words alone are searched by, and the shop has a recall model that knows
+                anything of them, else dense.
             explain: give each hit its `Why`; in channels recall and dense each is encoded up to three times for it.
 
         Returns:
@@ -157,7 +158,7 @@ class Engine:
         """
         text = _text(query)
         now = self._snapshot
-        chosen = self._chosen(now, channel, photo=photo)
+        chosen = self._chosen(now, channel, text=text, photo=photo)
         if text is None and photo is None and chosen is not Channel.POPULARITY:
             raise EngineError("A search needs words or a photo; the query is empty. To browse: channel='popularity'.")
         keep = now.shelf.columns.mask(filters)
@@ -241,7 +242,7 @@ class Engine:
         if text is None and photo is None:
             raise EngineError("An explanation needs the words or the photo of the search.")
         now = self._snapshot
-        chosen = self._chosen(now, channel, photo=photo)
+        chosen = self._chosen(now, channel, text=text, photo=photo)
         if chosen not in BY_VECTORS:
             raise EngineError(f"Channel '{chosen}' explains what it finds alone: search with explain=True.")
         row = now.shelf.row(item)
@@ -379,14 +380,17 @@ class Engine:
         order = np.argsort(-counts, kind="stable")
         return [int(row) for row in order[: int(np.count_nonzero(counts))][:1000]]
 
-    def _chosen(self, now: _Snapshot, channel: Channel | str | None, *, photo: Photo | None) -> Channel:
+    def _chosen(
+        self, now: _Snapshot, channel: Channel | str | None, *, text: str | None, photo: Photo | None
+    ) -> Channel:
         """Return the channel that is asked for, or the best there is.
 
         Raises:
             EngineError: there is none of that name, the shop lacks it, or it cannot read the photo.
         """
         if channel is None:
-            return Channel.RECALL if photo is None and now.recall is not None else Channel.DENSE
+            recalls = photo is None and text is not None and now.recall is not None and now.recall.knows(text)
+            return Channel.RECALL if recalls else Channel.DENSE
         chosen = _channel(channel)
         if photo is not None and chosen is not Channel.DENSE:
             raise EngineError(f"Channel '{chosen}' reads no photos. Use channel 'dense', or leave the photo out.")

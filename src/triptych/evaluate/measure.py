@@ -33,11 +33,10 @@ from triptych.metrics.ranking import (
     recall_at_k,
 )
 from triptych.metrics.significance import Claim, Effect, Relation
+from triptych.recall.relevance_control import LEAST_SHARE, RequiredValues
 
 GRADED_K = 10
 """Cut-off of graded NDCG, as it is usually reported."""
-LEAST_CATEGORY_SHARE = 0.1
-"""Share of a query's choices that a category needs for the query to be about it."""
 CHANCE = "chance"
 """Name of the row that draws its answers at random; computed, not drawn."""
 
@@ -173,8 +172,10 @@ def relevant_targets(judged: TargetSets, *, catalogue: Catalogue, config: Evalua
     return TargetSets(np.concatenate([[0], np.cumsum(sizes)]), judged.item_rows[keep])
 
 
-def query_categories(catalogue: Catalogue, *, split: Split, query_rows: IntArray) -> Categories | None:
-    """Find the categories that queries are about: those with a tenth or more of a query's choices in training.
+def query_categories(
+    catalogue: Catalogue, *, split: Split, query_rows: IntArray, least_share: float = LEAST_SHARE
+) -> Categories | None:
+    """Find the categories that queries are about: those with a share of a query's choices in training.
 
     Source: the Taobao article's second relevance, which is of query and category; the rule is the reconstruction's
     (section 6). A query that training has not met is about none.
@@ -183,26 +184,18 @@ def query_categories(catalogue: Catalogue, *, split: Split, query_rows: IntArray
         catalogue: items and their categories.
         split: of the log.
         query_rows: of the catalogue.
+        least_share: the share that a category must have.
 
     Returns:
         None where no item has a category.
     """
-    names = catalogue.items["category"]
-    if names.null_count() == len(names):
+    if catalogue.items["category"].null_count() == catalogue.num_items:
         return None
-    # dense, and not polars' own codes, which count what the whole process has met
-    codes = (names.rank("dense").cast(pl.Int64) - 1).fill_null(-1).to_numpy()
-    pairs = split.train_pairs(catalogue)
-    queries, place = np.unique(query_rows, return_inverse=True)
-    query = np.minimum(np.searchsorted(queries, pairs.query_row), len(queries) - 1)
-    category = codes[pairs.item_row]
-    own = queries[query] == pairs.query_row
-    every = np.bincount(query[own], weights=pairs.clicks[own], minlength=len(queries))  # those without a category too
-    own &= category >= 0
-    clicks = np.zeros((len(queries), int(codes.max()) + 1))
-    np.add.at(clicks, (query[own], category[own]), pairs.clicks[own])
-    wanted = (clicks > 0) & (clicks >= LEAST_CATEGORY_SHARE * every[:, None])
-    return Categories(codes, wanted[place])
+    required = RequiredValues.fit(catalogue, split=split, attribute="category", least_share=least_share)
+    wanted = np.zeros((len(query_rows), int(required.of_item.max()) + 1), dtype=np.bool_)
+    for place, row in enumerate(query_rows):
+        wanted[place, required.of_query(catalogue.queries[row])] = True
+    return Categories(required.of_item, wanted)
 
 
 def take_queries(targets: TargetSets, *, chosen: IntArray) -> TargetSets:

@@ -91,6 +91,8 @@ class RecallTrainConfig(Config):
                 f"history_dropout_rate has no effect with model.kind = '{self.model.kind}' as it is set: it does not "
                 "read histories beside queries. Remove it."
             )
+        if self.query_buckets and self.item_buckets and self.id_min_count != _default("id_min_count"):
+            raise ValueError("id_min_count has no effect where all ids are hashed into buckets. Remove it.")
         draws = self.against in (Against.SAMPLED, Against.MIXED)
         without_effect = {
             "num_negatives": not draws,

@@ -83,11 +83,20 @@ class RequiredValues:
         }
         return cls(of_item, of_query=of_query)
 
+    @property
+    def of_item(self) -> NDArray[np.int64]:
+        """``[items]``, each item's value as a number, -1 for none."""
+        return self._of_item
+
+    def of_query(self, query: str | None) -> NDArray[np.int64]:
+        """Return the values that a query requires, none where it requires nothing."""
+        (text,) = folded([query or ""])
+        return self._of_query.get(text, np.empty(0, dtype=np.int64))
+
     def dropped(self, query: str | None, item_rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Say which items ``[n]`` lack what a query requires; an item without a value lacks any."""
-        (text,) = folded([query or ""])
-        required = self._of_query.get(text)
-        if required is None:
+        required = self.of_query(query)
+        if not len(required):
             return np.zeros(len(item_rows), dtype=np.bool_)
         return ~np.isin(self._of_item[item_rows], required)
 

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
+from triptych.data.ids import UNK
+from triptych.data.text import folded
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import EngineError
 from triptych.foundation.types import Hits
@@ -127,6 +129,12 @@ class LearnedRetriever:
     def index(self) -> VectorIndex:
         """The item vectors."""
         return self._index
+
+    def knows(self, query: str) -> bool:
+        """Say whether anything is known of a query: by its content or its words, or else by having been asked."""
+        if self._model.config.reads_content or self._needs.query_units:
+            return True
+        return bool(self._ids.queries.rows(folded([query]))[0] != UNK)
 
     def over(self, index: VectorIndex) -> LearnedRetriever:
         """Return the same over another index of the model's vectors, for instance with more items."""

@@ -71,6 +71,12 @@ class TwoTowerConfig(RecallModelConfig):
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:
+        for name, idle in (
+            ("id_rate_factor", self.fusion is Fusion.MM),
+            ("id_init_std", self.fusion in (Fusion.MM, Fusion.TRAINABLE)),
+        ):
+            if idle and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with fusion = '{self.fusion}'. Remove it.")
         if self.hidden_dims and self.fusion is not Fusion.MM:
             raise ValueError("hidden_dims has no effect with this fusion. Remove it, or set fusion = 'mm'.")
         if self.bends_ids and self.fusion not in (Fusion.IDFC, Fusion.IDFC_CAT):
