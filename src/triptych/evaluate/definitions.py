@@ -45,7 +45,7 @@ METRICS: Mapping[str, Definition] = {
         "config); an item without a judgement counts as not relevant. Queries without a judgement are left out.",
     ),
     "category": Definition(
-        "Category relevance",
+        "Category",
         "Share of the first K whose category is one of the query's: those with a tenth or more of what was chosen "
         "under it in training. Queries that training has not met are left out.",
     ),

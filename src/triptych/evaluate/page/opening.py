@@ -40,34 +40,43 @@ def _headline(page: Page, model: str) -> Mapping[str, Any] | None:
     return found[0] if found else None
 
 
+def _answers(page: Page) -> str:
+    """Return the model that answers words: the recall model where there is one."""
+    config = page.config
+    return config.model if _headline(page, config.recall_model) is None else config.recall_model
+
+
 def sentence(page: Page) -> str:
     """The result in one sentence."""
-    config, first = page.config, _first(page)
-    main = _headline(page, config.model)
+    config, first, answers = page.config, _first(page), _answers(page)
+    main = _headline(page, answers)
     if main is None:
         return f"{label(*first)} and more of {text(', '.join(distinct(single(page.rows), 'model')))}."
     who = "simulated shoppers" if page.about["simulated"] else "people"
     others = [
         f"{text(name)} {value_text(row)} %"
-        for name in (config.title_model, "item-knn", "bm25", "popularity", "colour-histogram", "chance")
-        if name != config.model and (row := _headline(page, name)) is not None
+        for name in (config.model, config.title_model, "item-knn", "bm25", "popularity", "colour-histogram", "chance")
+        if name != answers and (row := _headline(page, name)) is not None
     ]
     ceiling = _headline(page, "oracle")
     best = f" An oracle that knows every true grade reaches {value_text(ceiling)} %." if ceiling else ""
     beside = f" In the same table: {', '.join(others)}." if others else ""
     said = layout(page.results[0].task).sentence.format(
-        k=first.k, model=f"<b>{text(config.model)}</b>", value=f"<b>{value_text(main)} %</b>", who=who
+        k=first.k, model=f"<b>{text(answers)}</b>", value=f"<b>{value_text(main)} %</b>", who=who
     )
     return f"{said}{beside}{best}"
 
 
 def tiles(page: Page) -> str:
     """The few numbers that decide, as tiles: the headline, and the paired comparisons that carry a claim."""
-    config, first, found = page.config, _first(page), []
-    main = _headline(page, config.model)
+    config, first, answers, found = page.config, _first(page), _answers(page), []
+    main = _headline(page, answers)
     if main is not None:
-        caption = f"{label(*first)}, {config.model}"
+        caption = f"{label(*first)}, {answers}"
         found.append(_tile(f"{value_text(main)} %", caption, f"95 % interval {interval_text(main)}"))
+    found += _pair_tile(
+        page, baseline=config.model, kind="difference", slice_name="all", column=first, model=config.recall_model
+    )
     for baseline in (config.title_model, "item-knn", "bm25", "colour-histogram"):
         found += _pair_tile(page, baseline=baseline, kind="difference", slice_name="all", column=first)
     last = Column("recall", max(config.ks))
