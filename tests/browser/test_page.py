@@ -248,7 +248,7 @@ def test_a_shared_address_of_a_photo_search_says_what_is_missing(page: Page) -> 
     expect(page.get_by_role("button", name="Choose a photo")).to_be_visible()
 
 
-def test_why_tells_what_title_and_photo_add(page: Page, engine: Engine, query: str) -> None:
+def test_why_tells_what_title_photo_and_past_choices_add(page: Page, engine: Engine, query: str) -> None:
     page.goto(f"/?q={quote(query)}")
     hit = engine.search(query, k=24)[2]
     why = engine.why(hit.item_id, query=query)
@@ -256,8 +256,9 @@ def test_why_tells_what_title_and_photo_add(page: Page, engine: Engine, query: s
     panel = page.get_by_role("dialog", name="Why this result")
     expect(panel).to_be_visible()
     values = panel.locator(".bars .bar-value")
-    expect(values).to_have_count(3)
-    adds = [why.score, *(why.unmasked - other for other in (why.without_title, why.without_photo))]
+    expect(values).to_have_count(4)
+    without = (why.without_title, why.without_photo, why.without_clicks)
+    adds = [why.score, *(why.unmasked - other for other in without)]
     for shown, expected in zip(values.all_inner_texts(), adds, strict=True):
         assert float(shown.replace("−", "-")) == pytest.approx(expected, abs=0.0051)
     assert sorted(panel.locator(".words mark").all_inner_texts()) == sorted(why.shared_words)
@@ -267,6 +268,19 @@ def test_why_tells_what_title_and_photo_add(page: Page, engine: Engine, query: s
     page.go_back()
     expect(panel).to_be_hidden()
     expect(page).to_have_url(re.compile(r"\?q=[^&]+$"))
+
+
+def test_the_best_is_what_the_recall_model_finds_and_meaning_asks_the_encoder(
+    page: Page, engine: Engine, query: str
+) -> None:
+    page.goto(f"/?q={quote(query)}")
+    expect(page.get_by_role("radio", name="Best")).to_be_checked()
+    assert shown_ids(page) == [hit.item_id for hit in engine.search(query, k=24, channel="recall")]
+    page.get_by_role("radio", name="Meaning").check()
+    expect(page).to_have_url(re.compile("channel=dense"))
+    by_meaning = [hit.item_id for hit in engine.search(query, k=24, channel="dense")]
+    page.wait_for_function("() => !document.querySelector('.grid[aria-busy=true]')")
+    assert shown_ids(page) == by_meaning
 
 
 def test_similar_starts_from_an_item_and_back_returns(page: Page, engine: Engine, query: str) -> None:

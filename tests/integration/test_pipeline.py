@@ -67,7 +67,7 @@ def test_the_report_has_every_model_and_the_bounds_hold(demo_run: Path):
     found = {
         row["model"]: row["value"] for row in rows if row["slice"] == "all" and row["k"] == 20 and "kind" not in row
     }
-    assert set(found) == {"popularity", "bm25", "title", "title+photo", "oracle"}
+    assert set(found) == {"popularity", "bm25", "title", "title+photo", "recall", "oracle"}
     assert all(found["oracle"] > value for model, value in found.items() if model != "oracle")
     assert found["bm25"] > found["popularity"]
 
