@@ -279,7 +279,7 @@ def test_the_best_is_what_the_recall_model_finds_and_meaning_asks_the_encoder(
     page.get_by_role("radio", name="Meaning").check()
     expect(page).to_have_url(re.compile("channel=dense"))
     by_meaning = [hit.item_id for hit in engine.search(query, k=24, channel="dense")]
-    page.wait_for_function("() => !document.querySelector('.grid[aria-busy=true]')")
+    expect(cards(page).first).to_have_attribute("data-item-id", by_meaning[0])
     assert shown_ids(page) == by_meaning
 
 
