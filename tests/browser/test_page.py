@@ -187,6 +187,7 @@ def test_filters_narrow_and_can_be_taken_back(page: Page, engine: Engine, query:
     expect(chips).to_have_count(2)
     page.get_by_role("button", name="Clear all filters").click()
     expect(chips).to_have_count(0)
+    expect(cards(page)).to_have_count(24)
     assert shown_ids(page) == [hit.item_id for hit in engine.search(query, k=24)]
 
 

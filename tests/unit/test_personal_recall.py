@@ -194,7 +194,8 @@ def test_new_items_are_encoded_as_the_catalogues_are(small_shop, mgdspr):
 def test_a_request_of_two_towers_is_its_formula_and_all_of_it_learns(fusion, asks):
     """What asks, a query or the learned vector, takes of the latest choices as the item tower sees them."""
     sizes = Sizes(6, 9, 5, 5)
-    config = TwoTowerConfig(dim=8, fusion=fusion, asks=asks, id_init_std=0.5)
+    by_id = {} if fusion == "mm" else {"id_init_std": 0.5}
+    config = TwoTowerConfig(dim=8, fusion=fusion, asks=asks, **by_id)
     model = config.build(sizes, seed=0).train()
     generator = torch.Generator().manual_seed(0)
     query, content = (torch.randn(count, 5, generator=generator) for count in (3, 4))
