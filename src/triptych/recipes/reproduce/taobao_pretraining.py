@@ -134,18 +134,6 @@ ROWS = (
     _row("2 no QIM2", "one tower without query–photo matching", lambda: one_tower(photo_matching=False), RATES),
     _row("3 one tower", "FashionBERT with QIM and QIM2, mean without padding", one_tower, RATES),
     _row("3 [CLS]", "row 3, [CLS] exported", lambda: one_tower(export="cls"), RATES),
-    _row(
-        "1 with QIC",
-        "row 1 and the softmax contrast",
-        lambda: one_tower(export="mean-with-padding", contrast=True),
-        TEMPERATURES,
-    ),
-    _row(
-        "2 with QIC",
-        "row 2 and the softmax contrast",
-        lambda: one_tower(photo_matching=False, contrast=True),
-        TEMPERATURES,
-    ),
     _row("3 with QIC", "row 3 and the softmax contrast", lambda: one_tower(contrast=True), TEMPERATURES),
     _row(
         "4 masks on top",
