@@ -15,7 +15,7 @@ from PIL import Image
 from triptych.data import catalogue as catalogues
 from triptych.data.catalogue import Catalogue, CatalogueConfig
 from triptych.data.check import check_tables
-from triptych.data.pages import read_pages
+from triptych.data.pages import PagesOf, read_pages
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
 from triptych.data.tables import read_events, read_items, read_judgements
 from triptych.data.targets import UserItems
@@ -110,21 +110,31 @@ def item_knn(shop):
 
 
 def learned(shop, kind, **settings):
-    """A model as it begins; what it reads of a history is a stranger's."""
+    """A model as it begins; what a query's model reads of a history is a stranger's."""
     config = config_class(MODELS, kind).parse({"dim": 16, **settings})
-    pages = read_pages(shop.catalogue, places=slice(0, 100))
-    ids = Ids.fit(shop.catalogue, pages=pages, needs=config.needs, titles=shop.catalogue.titles)
-    features = Features(shop.catalogue, ids=ids, needs=config.needs)
-    model = config.build(features.sizes, seed=0).eval()
+    needs = config.needs
+    of = PagesOf.QUERIES if needs.query else PagesOf.CHOICES
+    pages = read_pages(shop.catalogue, places=slice(0, 100), of=of)
+    ids = Ids.fit(shop.catalogue, pages=pages, needs=needs, titles=shop.catalogue.titles)
+    content = shop.index.vectors(np.arange(NUM_ITEMS)) if config.reads_content else None
+    features = Features(shop.catalogue, ids=ids, needs=needs, item_content=content)
+    sizes = features.sizes._replace(num_edges=len(pages.item_rows) if needs.graph else 0)
+    model = config.build(sizes, seed=0).eval()
+    if needs.graph:
+        users, items = features.user_ids(pages.user_row), features.item_ids(pages.item_rows)
+        model.connect(torch.from_numpy(users), torch.from_numpy(items))
     with torch.no_grad():
         vectors = model.encode_items(features.items(np.arange(NUM_ITEMS))).numpy()
     vectors[NUM_ITEMS // 2 :] = vectors[: NUM_ITEMS // 2]
     shop.learned[kind] = ExactIndex.build(vectors)
-    return LearnedRetriever(model, shop.learned[kind], ids=ids, encoder=None)
+    return LearnedRetriever(
+        model, shop.learned[kind], ids=ids, encoder=None, features=None if needs.query else features
+    )
 
 
 def learned_again(shop, folder, *, kind):
-    return LearnedRetriever.load(folder, index=shop.learned[kind], encoder=None)
+    catalogue = None if kind in BY_QUERY else shop.catalogue
+    return LearnedRetriever.load(folder, index=shop.learned[kind], encoder=None, catalogue=catalogue)
 
 
 # One line per kind: how it is made, and how it is read back.
@@ -148,7 +158,16 @@ SUITE = {
         lambda shop: learned(shop, "mgdspr", heads=2, id_init_std=0.5),
         lambda shop, folder: learned_again(shop, folder, kind="mgdspr"),
     ),
+    **{
+        kind: (
+            lambda shop, kind=kind: learned(shop, kind, id_init_std=0.5),
+            lambda shop, folder, kind=kind: learned_again(shop, folder, kind=kind),
+        )
+        for kind in ("matrix_factorization", "vbpr", "lightgcn", "sasrec")
+    },
 }
+BY_HISTORY, BY_USER = ("item_knn", "sasrec"), ("matrix_factorization", "vbpr", "lightgcn")
+BY_QUERY = sorted(set(SUITE) - {*BY_HISTORY, *BY_USER})
 
 
 def test_every_registered_kind_is_in_the_suite():
@@ -171,11 +190,14 @@ def retriever(kind, shop):
 
 @pytest.fixture
 def ask(kind):
-    """Make five requests of the sort that the retriever reads: queries, or histories for one that goes by them."""
+    """Make five requests of the sort that the retriever reads: queries, histories or users."""
     histories = [[0, 1, 1], [2], [14, 3, 29], [7, 22], [5, 6, 8, 9]]
 
     def requests(keeps=(None,) * 5):
-        if kind == "item_knn":
+        if kind in BY_USER:
+            users = ("u0", "u3", "u5", "u8", "a stranger")
+            return [Request(user=user, keep=keep) for user, keep in zip(users, keeps, strict=True)]
+        if kind in BY_HISTORY:
             return [Request(history=np.array(rows), keep=keep) for rows, keep in zip(histories, keeps, strict=True)]
         return [Request(query=query, keep=keep) for query, keep in zip(QUERIES, keeps, strict=True)]
 

@@ -16,6 +16,7 @@ from triptych.data.check import check_tables
 from triptych.data.schema import EventsConfig, ItemsConfig, Part
 from triptych.data.splits import Split, SplitConfig
 from triptych.data.tables import read_events, read_items
+from triptych.foundation.errors import EngineError
 from triptych.index.backends.exact import ExactConfig, ExactIndex
 from triptych.recall import train
 from triptych.recall.base import Request
@@ -117,15 +118,43 @@ def test_a_query_alone_cannot_know(tmp_path, shop):
     assert hit_rate(retriever, shop, personal=True) < 0.5
 
 
-def test_users_without_queries_are_learned_from_their_histories(tmp_path):
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ({"kind": "two_tower", "fusion": "id", "asks": "history"}, {"epochs": 40}),
+        ({"kind": "two_tower", "fusion": "id", "asks": "history"}, {"epochs": 40, "single_choices": True}),
+        ({"kind": "sasrec", "dropout_rate": 0.0}, {"epochs": 60}),
+        ({"kind": "matrix_factorization"}, {"epochs": 40, "single_choices": True, "loss": "bpr"}),
+        (
+            {"kind": "matrix_factorization", "score": "cosine", "temperature": 0.1, "id_rate_factor": 100},
+            {"epochs": 80, "single_choices": True},
+        ),
+        ({"kind": "lightgcn"}, {"epochs": 40, "single_choices": True, "loss": "bpr"}),
+    ],
+    ids=["pages", "choices", "sasrec", "bpr-mf", "mf by softmax", "lightgcn"],
+)
+def test_users_without_queries_are_learned_from_what_they_chose(tmp_path, model, settings):
     shop = personal_shop(tmp_path / "shop", searched=False)
-    model = {"kind": "two_tower", "fusion": "id", "asks": "history"}
-    retriever = trained(shop, model, out=tmp_path / "model", epochs=40, learning_rate=5e-3)
+    retriever = trained(shop, model, out=tmp_path / "model", learning_rate=5e-3, **settings)
     targets = shop.split.user_targets(shop.catalogue, Part.TEST)
     histories = [targets.histories.of(place) for place in range(len(targets.user_row))]
-    found = retriever.retrieve([Request(history=history) for history in histories], LEFT).item_rows
+    users = [shop.catalogue.users[row] for row in targets.user_row.tolist()]
+    requests = [Request(user=user, history=history) for user, history in zip(users, histories, strict=True)]
+    found = retriever.retrieve(requests, LEFT).item_rows
     rows, right = np.repeat(np.arange(len(found)), np.diff(targets.targets.offsets)), targets.targets.item_rows
     hits = [item in found[row] for row, item in zip(rows.tolist(), right.tolist(), strict=True)]
     assert len(hits) == USERS
     assert np.mean(hits) > 0.6  # 0.14 by chance
-    assert not any(np.isin(answer, history).any() for answer, history in zip(found, histories, strict=True))
+    start = int(np.arange(len(shop.catalogue.events))[shop.split.part(Part.TEST)][0])
+    by_name = retriever.retrieve([Request(user=user, before=start) for user in users], LEFT).item_rows
+    for answers in (found, by_name):
+        assert not any(np.isin(answer, history).any() for answer, history in zip(answers, histories, strict=True))
+
+
+def test_who_is_not_known_is_told_from_who_is_not_named(tmp_path):
+    shop = personal_shop(tmp_path / "shop", searched=False)
+    model = {"kind": "matrix_factorization"}
+    retriever = trained(shop, model, out=tmp_path / "model", epochs=1, single_choices=True, loss="bpr")
+    assert (retriever.retrieve([Request(user="a stranger")], 3).item_rows >= 0).all()
+    with pytest.raises(EngineError, match="knows users by who they are, not by what they chose. Give user"):
+        retriever.retrieve([Request(history=np.array([1]))], 3)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from triptych.data.events import KIND_CODES
-from triptych.data.pages import SESSION_US, Pages, PageSampler, PagesOf, read_pages
+from triptych.data.pages import SESSION_US, Pages, PageSampler, PagesOf, RunSampler, read_pages
 from triptych.data.schema import EventKind
 from triptych.foundation.errors import DataError
 
@@ -40,7 +40,11 @@ def by_loop(catalogue: SimpleNamespace, places: np.ndarray, *, of: PagesOf) -> l
             continue
         time, key = int(column("time")[at]), (page, user, query)
         last = open_pages.get(key)
-        joins = last is not None and (page >= 0 or (user >= 0 and time - last["last"] <= SESSION_US))
+        joins = (
+            of is not PagesOf.CHOICES
+            and last is not None
+            and (page >= 0 or (user >= 0 and time - last["last"] <= SESSION_US))
+        )
         if not joins:
             last = {"query": query, "user": user, "at": at, "items": set()}
             found.append(last)
@@ -114,3 +118,44 @@ def test_a_share_of_the_pages_keeps_each_whole():
     for place, page in enumerate(kept.place):
         own = kept.item_rows[kept.offsets[place] : kept.offsets[place + 1]]
         assert np.array_equal(own, pages.item_rows[pages.offsets[page] : pages.offsets[page + 1]])
+
+
+@pytest.mark.parametrize("longest", [1, 4, 7, 100])
+def test_runs_teach_each_choice_once_behind_the_one_before_it(longest):
+    pages = read_pages(log(0), places=slice(0, 400), of=PagesOf.CHOICES)
+    sampler = RunSampler(pages, batch_pages=20, longest=longest, seed=0)
+    before: dict[int, list[int]] = {}  # page -> the items that its user had chosen, oldest first
+    for user in set(pages.user_row.tolist()):
+        own = np.flatnonzero(pages.user_row == user).tolist()
+        for number, page in enumerate(own):
+            before[page] = [int(pages.item_rows[one]) for one in own[:number]]
+    seen, batches = [], round(sampler.batches_per_epoch * 4)
+    for index in range(batches):
+        batch = sampler.batch(index)
+        places, width = batch.runs.before, batch.runs.before.shape[1]
+        assert width <= longest
+        steps_of_runs: dict[int, set[int]] = {}
+        for page, item, step in zip(
+            batch.pages.tolist(), batch.item_rows.tolist(), batch.runs.step.tolist(), strict=True
+        ):
+            assert item == pages.item_rows[page]
+            row, at = divmod(step, width)
+            known = [one for one in places[row, : at + 1].tolist() if one >= 0]
+            assert known == before[page][len(before[page]) - len(known) :]
+            assert (places[row, at] < 0) == (not before[page])
+            steps_of_runs.setdefault(row, set()).add(at)
+        for row, steps in steps_of_runs.items():
+            assert steps == set(range(len(steps)))
+            assert (places[row, len(steps) :] == -1).all()
+        seen += batch.pages.tolist()
+    epochs = np.bincount(seen, minlength=len(pages.place))
+    assert set(epochs[:]) <= {3, 4, 5} and (longest > 90 or len(seen) == pytest.approx(4 * len(pages.place), rel=0.2))
+
+
+def test_a_run_is_cut_from_the_latest_backwards():
+    pages = Pages(*(np.array([value] * 5, np.int32) for value in (-1, 0)), np.arange(5), np.arange(6), np.arange(5))
+    sampler = RunSampler(pages, batch_pages=100, longest=3, seed=0)
+    batch = sampler.batch(0)
+    runs = {tuple(row[row >= -1].tolist()) for row in batch.runs.before}
+    assert runs == {(1, 2, 3), (-1, 0, -1)}  # steps of choices 2, 3, 4, and of 0, 1
+    assert sorted(batch.pages.tolist()) == [0, 1, 2, 3, 4]

@@ -267,7 +267,7 @@ def test_what_cannot_be_answered_is_said(tmp_path, small_shop, mgdspr):
     with pytest.raises(EngineError, match="was trained on searches: it answers words"):
         blind.retrieve([Request(history=np.array([1]))], 3)
     users = made(small_shop, TwoTowerConfig(dim=8, fusion="id", asks="history")).retriever()
-    with pytest.raises(EngineError, match="was trained on histories: it answers users. Ask without words"):
+    with pytest.raises(EngineError, match="was trained without words: it answers users. Ask without words"):
         users.retrieve([Request(query="red bag", history=np.array([1]))], 3)
     config = TwoTowerConfig(dim=8, fusion="mm", asks="query+history")
     sizes = mgdspr.features.sizes._replace(query_content_dim=4, item_content_dim=4)

@@ -1,9 +1,12 @@
-"""Clicked pages: what one person chose of one list of results, the sample that vector recall learns from."""
+"""Clicked pages: what one person chose of one list of results, the sample that vector recall learns from.
+
+Where there are no searches, what a user chose within half an hour is a page, or each of his choices is one.
+"""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +27,8 @@ class PagesOf(StrEnum):
     """Those of searches, whoever asked."""
     USERS = "users"
     """Those of known users, with a query or without."""
+    CHOICES = "choices"
+    """Each choice of a known user by itself, whatever page it was made on."""
 
 
 class Pages(NamedTuple):
@@ -66,6 +71,9 @@ def read_pages(catalogue: Catalogue, *, places: Places, of: PagesOf = PagesOf.QU
     query_row, user_row, page = (catalogue.event_array(name)[at] for name in ("query_row", "user_row", "page"))
     chosen = is_positive(catalogue.event_array("kind")[at]) & ((query_row if of is PagesOf.QUERIES else user_row) >= 0)
     at, query_row, user_row, page = at[chosen], query_row[chosen], user_row[chosen], page[chosen]
+    if of is PagesOf.CHOICES:
+        item_row = catalogue.event_array("item_row")[at].astype(np.int32)
+        return Pages(query_row, user_row, at, np.arange(len(at) + 1), item_row)
     time_us = catalogue.event_array("time")[at]
     order = np.lexsort((at, query_row, user_row, page))
     before, after = order[:-1], order[1:]
@@ -99,6 +107,16 @@ def _gathered(
     return Pages(query_row[first], user_row[first], at[first], offsets, pairs[:, 1].astype(np.int32))
 
 
+class Runs(NamedTuple):
+    """Pages of a choice each that follow one another, as a sequence model reads them: once for all of them."""
+
+    before: NDArray[np.int64]
+    """``[runs, longest]``, item rows: at a page's step, what was chosen just before it; -1 at a user's first choice,
+    and behind the end."""
+    step: NDArray[np.int64]
+    """``[pages]``, the place of each page's step among all of ``before``, row after row."""
+
+
 class PageBatch(NamedTuple):
     """Some pages, with at most so many choices each."""
 
@@ -108,6 +126,24 @@ class PageBatch(NamedTuple):
     """``[pairs]``, the place in `pages` of each choice."""
     item_rows: NDArray[np.int64]
     """``[pairs]``."""
+    runs: Runs | None = None
+    """How the pages follow one another; None: each has a history of its own."""
+
+
+class Sampler(Protocol):
+    """Draws batches of pages; a batch is a pure function of its index."""
+
+    batch_pages: int
+    """Pages of a batch; of runs, about."""
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """Batches in which all pages are seen once."""
+        ...
+
+    def batch(self, index: int) -> PageBatch:
+        """Draw batch `index` (from 0, no end)."""
+        ...
 
 
 class PageSampler:
@@ -133,7 +169,7 @@ class PageSampler:
         self._most = most_positives
         self._seed = seed
         self.batch_pages = min(batch_pages, len(pages.query_row))
-        self._orders: dict[int, NDArray[np.int64]] = {}
+        self._shuffled = _Shuffled(len(pages.query_row), seed=seed)
 
     @property
     def batches_per_epoch(self) -> float:
@@ -142,12 +178,7 @@ class PageSampler:
 
     def batch(self, index: int) -> PageBatch:
         """Draw batch `index` (from 0, no end)."""
-        count = len(self._pages.query_row)
-        first = index * self.batch_pages
-        within = np.arange(first, first + self.batch_pages)
-        chosen = np.concatenate(
-            [self._order(epoch)[within[within // count == epoch] % count] for epoch in np.unique(within // count)]
-        )
+        chosen = self._shuffled.take(index * self.batch_pages, count=self.batch_pages)
         sizes = np.diff(self._pages.offsets)[chosen]
         page = np.repeat(np.arange(len(chosen)), sizes)
         inside = np.arange(len(page)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -159,9 +190,76 @@ class PageSampler:
             page, at = page[kept], at[kept]
         return PageBatch(chosen, page, self._pages.item_rows[at].astype(np.int64))
 
+
+class RunSampler:
+    """Draw runs of one user's consecutive choices, so that a sequence model learns from all of them in one pass.
+
+    Every user's choices are cut into runs of at most so many steps, from the latest backwards; at each step the choice
+    before it is known, across the cuts too, so that in an epoch each choice is learned from once.
+    """
+
+    def __init__(self, pages: Pages, *, batch_pages: int, longest: int, seed: int) -> None:
+        """Cut.
+
+        Args:
+            pages: of a choice each (`PagesOf.CHOICES`).
+            batch_pages: choices of a batch, about: as many runs as hold so many on average, at least one.
+            longest: steps of a run.
+            seed: of all batches.
+        """
+        order = np.lexsort((pages.place, pages.user_row))
+        user_row = pages.user_row[order]
+        start = np.flatnonzero(np.diff(user_row, prepend=-1))  # of each user
+        length = np.diff(np.append(start, len(order)))
+        runs = -(-length // longest)
+        of = np.repeat(np.arange(len(start)), runs)
+        number = np.arange(len(of)) - np.repeat(np.cumsum(runs) - runs, runs)
+        self._stop = start[of] + length[of] - number * longest
+        self._start = np.maximum(start[of], self._stop - longest)
+        self._order, self._item_rows = order, pages.item_rows[order].astype(np.int64)
+        self._before = np.concatenate([[-1], self._item_rows[:-1]])
+        self._before[start] = -1
+        mean = float((self._stop - self._start).mean())
+        self._batch_runs = min(len(of), max(1, round(batch_pages / mean)))
+        self.batch_pages = max(1, round(self._batch_runs * mean))
+        self._shuffled = _Shuffled(len(of), seed=seed)
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """Batches in which all runs are seen once."""
+        return len(self._start) / self._batch_runs
+
+    def batch(self, index: int) -> PageBatch:
+        """Draw batch `index` (from 0, no end)."""
+        chosen = self._shuffled.take(index * self._batch_runs, count=self._batch_runs)
+        start, sizes = self._start[chosen], (self._stop - self._start)[chosen]
+        row = np.repeat(np.arange(len(chosen)), sizes)
+        step = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        at = start[row] + step
+        before = np.full((len(chosen), int(sizes.max())), -1, dtype=np.int64)
+        before[row, step] = self._before[at]
+        runs = Runs(before, row * before.shape[1] + step)
+        return PageBatch(self._order[at], np.arange(len(at)), self._item_rows[at], runs)
+
+
+class _Shuffled:
+    """Numbers below a count, over and over, in an order drawn anew for each time."""
+
+    def __init__(self, count: int, *, seed: int) -> None:
+        self._count, self._seed = count, seed
+        self._orders: dict[int, NDArray[np.int64]] = {}
+
+    def take(self, first: int, *, count: int) -> NDArray[np.int64]:
+        """Return ``[count]`` of them, from place `first` of the endless row."""
+        within = np.arange(first, first + count)
+        epochs = within // self._count
+        return np.concatenate(
+            [self._order(epoch)[within[epochs == epoch] % self._count] for epoch in np.unique(epochs)]
+        )
+
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Return the order of an epoch; the latest two are kept, since batches come one after another."""
         if epoch not in self._orders:
-            drawn = np.random.default_rng([self._seed, epoch, 1]).permutation(len(self._pages.query_row))
+            drawn = np.random.default_rng([self._seed, epoch, 1]).permutation(self._count)
             self._orders = {**{key: value for key, value in self._orders.items() if key == epoch - 1}, epoch: drawn}
         return self._orders[epoch]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from triptych.data.pages import PagesOf
 from triptych.foundation.config import Config
 from triptych.foundation.registry import one_of
 from triptych.nn.precision import Precision
@@ -17,11 +19,22 @@ from triptych.recall.negatives import Against, LogQ
 from triptych.training.loop import LoopConfig
 
 
+class Loss(StrEnum):
+    """How a page's choices are set against the negatives."""
+
+    SOFTMAX = "softmax"
+    """Each choice against all negatives together (`losses.sampled_softmax`)."""
+    BPR = "bpr"
+    """Each choice against each negative by itself (`losses.bpr`)."""
+
+
 class RecallTrainConfig(Config):
     """The model, and how it is trained."""
 
     model: Annotated[RetrieverConfig, one_of(MODELS, default="two_tower")] = TwoTowerConfig()
     """What is trained: a kind of `triptych.recall.models` that learns."""
+    loss: Loss = Loss.SOFTMAX
+    """How choices are set against negatives: softmax, or bpr (Bayesian personalised ranking)."""
     against: Against = Against.SAMPLED
     """What a page's choices are contrasted with."""
     num_negatives: int = Field(10_000, ge=1)
@@ -44,6 +57,9 @@ class RecallTrainConfig(Config):
     """Pages of a batch; fewer where the log has fewer."""
     most_positives: int = Field(3, ge=1)
     """Choices of a page that are learned from; of more, so many are drawn."""
+    single_choices: bool = False
+    """Whether each choice of a user is a page by itself, with all of his choices before it as its history, and nothing
+    that he chose is a negative; with models that do not read queries only. Otherwise a page is half an hour."""
     pages_rate: float = Field(1.0, gt=0, le=1)
     """Share of the clicked pages that are learned from, to see what a shorter log does."""
     id_min_count: int = Field(1, ge=1)
@@ -91,6 +107,17 @@ class RecallTrainConfig(Config):
                 f"history_dropout_rate has no effect with model.kind = '{self.model.kind}' as it is set: it does not "
                 "read histories beside queries. Remove it."
             )
+        if self.single_choices and needs.query:
+            raise ValueError(
+                f"single_choices is for users without queries, and model.kind = '{self.model.kind}' as it is set reads "
+                "queries. Remove it."
+            )
+        if needs.runs and self.single_choices:
+            raise ValueError(f"single_choices has no effect with model.kind = '{self.model.kind}'. Remove it.")
+        if self.pages_of is PagesOf.CHOICES and self.most_positives != _default("most_positives"):
+            raise ValueError("most_positives has no effect where each choice is a page by itself. Remove it.")
+        if self.loss is Loss.BPR and (self.hard_mixes or self.log_q is LogQ.TF):
+            raise ValueError("loss = 'bpr' has no denominator: remove hard_mixes and log_q = 'tf'.")
         if self.query_buckets and self.item_buckets and self.id_min_count != _default("id_min_count"):
             raise ValueError("id_min_count has no effect where all ids are hashed into buckets. Remove it.")
         draws = self.against in (Against.SAMPLED, Against.MIXED)
@@ -107,6 +134,14 @@ class RecallTrainConfig(Config):
                 other = "hard_mixes = 0" if name.startswith("mix") else f"against = '{self.against}'"
                 raise ValueError(f"{name} has no effect with {other}. Remove one of them.")
         return self
+
+    @property
+    def pages_of(self) -> PagesOf:
+        """Whose pages are learned from."""
+        needs = self.recall_model.needs
+        if needs.query:
+            return PagesOf.QUERIES
+        return PagesOf.CHOICES if needs.runs or self.single_choices else PagesOf.USERS
 
     @property
     def recall_model(self) -> RecallModelConfig:

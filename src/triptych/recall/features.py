@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.ids import UNK
+from triptych.data.pages import Runs
 from triptych.data.text import folded
 from triptych.nn.bags import TableBags, bags_of
 from triptych.recall.behaviour import NUM_KINDS, BehaviourLog, Choices, Moments
-from triptych.recall.ids import Ids, attribute_rows
+from triptych.recall.ids import USERS, Ids, attribute_rows
 from triptych.recall.learned import Behaviour, ItemFeatures, Needs, PastQueries, QueryUnits, RequestFeatures, Sizes
 from triptych.recall.text_units import UNITS
 
@@ -58,6 +59,7 @@ class Features:
             self._attributes = attribute_rows(catalogue.items, ids=ids)
         if needs.history:
             self._log = BehaviourLog(catalogue, needs=needs)
+        self._user_ids = ids.users(catalogue.users) if needs.user else None
         self.sizes = Sizes(
             num_queries=ids.queries.num_rows,
             num_items=ids.items.num_rows,
@@ -65,6 +67,7 @@ class Features:
             item_content_dim=0 if item_content is None else item_content.shape[1],
             unit_rows=tuple(ids.others[name].num_rows if name in ids.others else 0 for name in UNITS),
             attribute_rows=tuple(ids.others[name].num_rows for name in ids.attributes),
+            num_users=ids.others[USERS].num_rows if needs.user else 0,
         )
 
     def requests(
@@ -83,6 +86,9 @@ class Features:
         """
         if not self.needs.query:
             asked = RequestFeatures(torch.zeros(len(query_rows), dtype=torch.int64), None)
+            if self._user_ids is not None:
+                rows = np.full(len(query_rows), -1) if moments is None else moments.user_row
+                asked = asked._replace(user_ids=torch.from_numpy(_shown(self.user_ids(rows), hidden)))
         else:
             ids = torch.from_numpy(_shown(self._query_ids[query_rows], hidden))
             units = {name: rows[query_rows] for name, rows in self._units.items()}
@@ -93,6 +99,30 @@ class Features:
             nobody = np.full(len(query_rows), -1)
             moments = Moments(nobody, nobody)
         return self.with_history(asked, self._log.before(moments))
+
+    def user_ids(self, user_rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Look up users by their rows in the catalogue ``[n]``, -1 for nobody known; of a model that needs them."""
+        assert self._user_ids is not None, "the model knows no users"
+        if not len(self._user_ids):
+            return np.full(len(user_rows), UNK, dtype=np.int64)
+        return np.where(user_rows >= 0, self._user_ids[user_rows], UNK)
+
+    def item_ids(self, item_rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Look up items by their rows in the catalogue."""
+        return self._item_ids[item_rows]
+
+    def in_runs(self, runs: Runs) -> RequestFeatures:
+        """Gather histories that many requests share, one request for each step."""
+        distinct, places = _distinct(runs.before)
+        count = len(places)
+        behaviour = Behaviour(
+            self._chosen_items(distinct),
+            real_time=torch.from_numpy(places),
+            short_term=torch.empty(count, 0, dtype=torch.int64),
+            long_term=bags_of(np.empty(0, np.int64), sizes=np.zeros(count * NUM_KINDS, dtype=np.int64)),
+        )
+        nobody_asks = torch.zeros(len(runs.step), dtype=torch.int64)
+        return RequestFeatures(nobody_asks, None, behaviour=behaviour, step=torch.from_numpy(runs.step))
 
     def with_history(self, asked: RequestFeatures, choices: Choices) -> RequestFeatures:
         """Add histories ``[n]`` to what is known of requests, as far as the model reads them."""
@@ -125,17 +155,20 @@ class Features:
             places, np.cumsum([choices.real_time.shape[1], choices.short_term.shape[1]]), axis=1
         )
         long_term = long_term.reshape(count * NUM_KINDS, most)
-        items = ItemFeatures(
-            torch.from_numpy(self._item_ids[distinct]),
-            taken(self._item_content, distinct) if self.needs.history_content else None,
-            attributes=None if self._attributes is None else torch.from_numpy(self._attributes[distinct]),
-        )
         there = long_term >= 0
         return Behaviour(
-            items,
+            self._chosen_items(distinct),
             torch.from_numpy(cut(real_time)),
             torch.from_numpy(cut(short_term)),
             bags_of(long_term[there], sizes=there.sum(axis=1)),
+        )
+
+    def _chosen_items(self, rows: NDArray[np.integer]) -> ItemFeatures:
+        """Gather what the model reads of items in histories."""
+        return ItemFeatures(
+            torch.from_numpy(self._item_ids[rows]),
+            taken(self._item_content, rows) if self.needs.history_content else None,
+            attributes=None if self._attributes is None else torch.from_numpy(self._attributes[rows]),
         )
 
 
@@ -192,7 +225,7 @@ def cut(places: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.ascontiguousarray(places[:, :longest])
 
 
-def _distinct(rows: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _distinct(rows: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
     """Return the distinct rows, ascending, and for each its place among them, -1 for -1."""
     there = rows >= 0
     distinct, of = np.unique(rows[there], return_inverse=True)

@@ -17,7 +17,7 @@ from triptych.data.text import folded
 from triptych.recall.learned import Needs
 from triptych.recall.text_units import UNITS, fit_units, unit_rows
 
-QUERIES, ITEMS = "query_ids", "item_ids"
+QUERIES, ITEMS, USERS = "query_ids", "item_ids", "user_ids"
 ATTRIBUTES = ("category", "brand", "merchant")
 """Columns of the catalogue that are read as attributes of items, where anything stands in them."""
 HASH_SEED = 0
@@ -34,7 +34,7 @@ class Ids:
         Args:
             queries: query texts.
             items: item ids.
-            others: by name, units of texts (`text_units.UNITS`) and values of attributes (`ATTRIBUTES`).
+            others: by name, units of texts (`text_units.UNITS`), values of attributes (`ATTRIBUTES`), and `USERS`.
         """
         self.queries, self.items, self.others = queries, items, dict(others or {})
 
@@ -73,6 +73,9 @@ class Ids:
         others: dict[str, IdVocabulary] = {}
         for name in _units_read(needs):
             others[name] = fit_units([*asked.unique(maintain_order=True).to_list(), *titles], name=name)
+        if needs.user:
+            known = pages.user_row[pages.user_row >= 0]
+            others[USERS] = IdVocabulary.fit(pl.Series(catalogue.users, dtype=pl.String).gather(known))
         for name in ATTRIBUTES if needs.history_attributes else ():
             values = catalogue.items[name].cast(pl.String).gather(pages.item_rows).drop_nulls()
             if len(values):
@@ -88,7 +91,7 @@ class Ids:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
-        others = [name for name in (*UNITS, *ATTRIBUTES) if (folder / name).is_dir()]
+        others = [name for name in (*UNITS, *ATTRIBUTES, USERS) if (folder / name).is_dir()]
         return cls(
             queries=IdVocabulary.load(folder / QUERIES),
             items=IdVocabulary.load(folder / ITEMS),
@@ -99,6 +102,10 @@ class Ids:
     def attributes(self) -> list[str]:
         """The attributes that items have, in the order in which a model sees them."""
         return [name for name in ATTRIBUTES if name in self.others]
+
+    def users(self, users: Sequence[str | None]) -> NDArray[np.int64]:
+        """Look up users, int64 ``[n]``; row 0 where training has not met one, or None."""
+        return self.others[USERS].rows(users)
 
     def units(self, texts: Sequence[str], *, name: str, most: int) -> NDArray[np.int32]:
         """Look up units of texts, int32 ``[n, most]``; see `text_units.unit_rows`."""

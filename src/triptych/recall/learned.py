@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from triptych.foundation.artifact import write_json
 from triptych.foundation.errors import ArtifactError, ConfigError
@@ -27,6 +29,33 @@ MODELS = "triptych.recall.models"
 WEIGHTS_FILE, CONFIG_FILE, SIZES_FILE = "model.safetensors", "config.json", "sizes.json"
 
 
+FLAT_TEMPERATURE = 1.0
+"""From here on a softmax over cosines is so flat that it teaches nothing."""
+
+
+class Score(StrEnum):
+    """What scores a request and an item."""
+
+    INNER = "inner"
+    """The inner product."""
+    COSINE = "cosine"
+    """That of unit vectors."""
+
+    def check(self, temperature: float) -> None:
+        """Refuse a temperature that does not go with it.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if self is Score.COSINE and temperature >= FLAT_TEMPERATURE:
+            raise ValueError(f"temperature {temperature:g} is too high for cosines: set temperature = 0.05.")
+
+    def of(self, vectors: Tensor) -> Tensor:
+        """Return vectors whose inner product is the score, float32."""
+        vectors = vectors.float()
+        return functional.normalize(vectors, dim=-1) if self is Score.COSINE else vectors
+
+
 class Needs(NamedTuple):
     """What a model reads beside IDs and content, and at most how much of each; 0: it does not.
 
@@ -34,7 +63,13 @@ class Needs(NamedTuple):
     """
 
     query: bool = True
-    """Whether it answers queries; False: it goes by histories alone."""
+    """Whether it answers queries; False: it goes by users, or by histories, alone."""
+    user: bool = False
+    """Whether known users have a vector of their own."""
+    graph: bool = False
+    """Whether it reads who chose what in training, all of it (`RecallModel.connect`)."""
+    runs: bool = False
+    """Whether it learns from all choices of a history in one pass, at most one more than `real_time` at a time."""
     query_units: int = 0
     """Characters, pairs of characters, and words of a query, each at most so many."""
     title_words: int = 0
@@ -78,6 +113,10 @@ class Sizes(NamedTuple):
     """Rows of the tables of characters, of pairs of characters, and of words; 0 for those that are not read."""
     attribute_rows: Sequence[int] = ()
     """Rows of the table of each attribute of items; a catalogue may have none."""
+    num_users: int = 0
+    """Rows of the table of users, row 0 that of everybody without one; 0 where nobody has one."""
+    num_edges: int = 0
+    """Pairs of a user and an item that he chose in training, for a model that reads them; else 0."""
 
 
 class QueryUnits(NamedTuple):
@@ -126,6 +165,11 @@ class RequestFeatures(NamedTuple):
     """What was asked before."""
     behaviour: Behaviour | None = None
     """What was chosen before."""
+    user_ids: Tensor | None = None
+    """int64 ``[n]``, rows of the table of users."""
+    step: Tensor | None = None
+    """int64 ``[n]``, where several requests share a history: the latest choice that each knows of, as a place in
+    ``behaviour.real_time``, row after row. None: request i has row i, and knows all of it."""
 
 
 class ItemFeatures(NamedTuple):
@@ -181,6 +225,19 @@ class RecallModel(nn.Module, ABC):
     @abstractmethod
     def encode_items(self, items: ItemFeatures) -> Tensor:
         """Return a vector for each item, float32 ``[n, vector_dim]``."""
+
+    def encode(self, requests: RequestFeatures, items: ItemFeatures) -> tuple[Tensor, Tensor]:
+        """Return vectors of both, as a step of training asks for them; a model whose sides share work does it once."""
+        return self.encode_requests(requests), self.encode_items(items)
+
+    def connect(self, user_ids: Tensor, item_ids: Tensor) -> None:
+        """Be told who chose what in training, before it begins; for models that need the `graph`.
+
+        Args:
+            user_ids: int64 ``[edges]``, rows of the table of users.
+            item_ids: int64 ``[edges]``, rows of the table of items.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say that it needs the graph")
 
     def save(self, folder: Path) -> None:
         """Write weights, config and sizes."""

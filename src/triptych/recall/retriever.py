@@ -99,8 +99,8 @@ class LearnedRetriever:
             index: of the model's item vectors.
             encoder: as of `__init__`.
             name: likewise.
-            catalogue: whose items and users histories speak of; without effect where the model reads none. None: no
-                request has a history.
+            catalogue: whose items and users histories speak of; without effect on a model that knows no users and reads
+                no histories. None: no request has a history.
             item_content: ``[items, dim]``, of the catalogue's items; read where histories are read with their content.
 
         Raises:
@@ -108,7 +108,7 @@ class LearnedRetriever:
         """
         model, ids = load_model(folder), Ids.load(folder)
         needs, features = model.config.needs, None
-        if catalogue is not None and needs.history:
+        if catalogue is not None and (needs.history or needs.user):
             if needs.history_content and item_content is None:
                 raise EngineError(f"{name} reads the content of items in histories. Give item_content.")
             content = item_content if needs.history_content else None
@@ -206,8 +206,14 @@ class LearnedRetriever:
         texts = [request.query for request in requests if request.query is not None]
         if not self._needs.query:
             if texts:
-                raise EngineError(f"{self._name} was trained on histories: it answers users. Ask without words.")
-            return RequestFeatures(torch.zeros(len(requests), dtype=torch.int64), None)
+                raise EngineError(f"{self._name} was trained without words: it answers users. Ask without words.")
+            asked = RequestFeatures(torch.zeros(len(requests), dtype=torch.int64), None)
+            if not self._needs.user:
+                return asked
+            if not self._needs.history and any(request.user is None for request in requests):
+                raise EngineError(f"{self._name} knows users by who they are, not by what they chose. Give user.")
+            known = self._ids.users([request.user for request in requests])
+            return asked._replace(user_ids=torch.from_numpy(known))
         if len(texts) < len(requests):
             raise EngineError(f"{self._name} was trained on searches: it answers words. Search by words.")
         content = None if self._encoder is None else self._encoder.queries(texts)

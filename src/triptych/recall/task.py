@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from triptych.data.catalogue import Catalogue
-from triptych.data.pages import PageSampler, PagesOf, read_pages
+from triptych.data.pages import PageBatch, PageSampler, PagesOf, Runs, RunSampler, Sampler, read_pages
 from triptych.data.sampling import KnownPairs
 from triptych.data.splits import Split
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
+from triptych.losses.bpr import bpr
 from triptych.losses.sampled_softmax import HardMixes, sampled_softmax
 from triptych.metrics.ranking import macro, match, recall_at_k
 from triptych.recall.behaviour import Moments, choices_of
-from triptych.recall.config import RecallTrainConfig
+from triptych.recall.config import Loss, RecallTrainConfig
 from triptych.recall.features import Features
 from triptych.recall.ids import Ids
 from triptych.recall.learned import ItemFeatures, RecallModel, RequestFeatures
@@ -96,15 +97,18 @@ class RecallTask:
         self._group = given.group
         self._seed = given.seed
         needs = config.recall_model.needs
-        of = PagesOf.QUERIES if needs.query else PagesOf.USERS
-        pages = read_pages(given.catalogue, places=given.split.train, of=of)
+        pages = read_pages(given.catalogue, places=given.split.train, of=config.pages_of)
         if not needs.query and not len(pages.user_row):
             raise DataError("events: no known user chose anything in the training part, so there is nothing to learn.")
         if config.pages_rate < 1:
             pages = pages.some(config.pages_rate, rng=np.random.default_rng(PAGES_SEED))
         self._pages = pages
-        self._sampler = PageSampler(
-            pages, batch_pages=config.batch_pages, most_positives=config.most_positives, seed=given.seed
+        self._sampler: Sampler = (
+            RunSampler(pages, batch_pages=config.batch_pages, longest=needs.real_time + 1, seed=given.seed)
+            if needs.runs
+            else PageSampler(
+                pages, batch_pages=config.batch_pages, most_positives=config.most_positives, seed=given.seed
+            )
         )
         self.ids = Ids.fit(
             given.catalogue,
@@ -135,15 +139,24 @@ class RecallTask:
             power=config.negative_power,
             smoothing=config.negative_smoothing,
         )
-        page = np.repeat(np.arange(len(pages.query_row)), np.diff(pages.offsets))
-        self._on_page = KnownPairs(page, pages.item_rows)
+        # Of choices by themselves, whatever the user chose is no negative; of pages, what he chose on that one.
+        own_page = np.arange(len(pages.query_row))
+        self._asker = pages.user_row if config.pages_of is PagesOf.CHOICES else own_page
+        self._known = KnownPairs(np.repeat(self._asker, np.diff(pages.offsets)), pages.item_rows)
         most = config.validation_queries
         self._validation = (
             some_queries(given.split, most=most)
             if needs.query
             else some_users(given.catalogue, split=given.split, most=most)
         )
-        self.module: RecallModel = config.recall_model.build(self.features.sizes, seed=given.seed)
+        sizes, edges = self.features.sizes, None
+        if needs.graph:
+            edges = np.unique(np.stack([np.repeat(pages.user_row, np.diff(pages.offsets)), pages.item_rows]), axis=1)
+            sizes = sizes._replace(num_edges=edges.shape[1])
+        self.module: RecallModel = config.recall_model.build(sizes, seed=given.seed)
+        if edges is not None:
+            users, items = self.features.user_ids(edges[0]), self.features.item_ids(edges[1])
+            self.module.connect(torch.from_numpy(users), torch.from_numpy(items))
 
     @property
     def batches_per_epoch(self) -> float:
@@ -164,24 +177,26 @@ class RecallTask:
         unknown = rng.random(len(query_rows)) < (config.history_dropout_rate if self.features.needs.query else 0.0)
         user_row = np.where(unknown, -1, self._pages.user_row[drawn.pages])
         moments = Moments(user_row, self._pages.place[drawn.pages])
-        own_pages, own_items = group.share(len(query_rows)), group.share(len(item_rows))
-        mine = np.arange(len(query_rows))[own_pages]
+        own_items = group.share(len(item_rows))
+        mine = _own_pages(drawn, group=group)
         kept = np.isin(drawn.page, mine)
         positive_bias = self._negatives.positive_bias(drawn.item_rows)
         return RecallBatch(
-            requests=self.features.requests(
-                query_rows[own_pages],
-                hidden=hidden[0][own_pages],
-                moments=Moments(*(part[own_pages] for part in moments)),
+            requests=(
+                self.features.requests(
+                    query_rows[mine], hidden=hidden[0][mine], moments=Moments(*(part[mine] for part in moments))
+                )
+                if drawn.runs is None
+                else self.features.in_runs(_own_runs(drawn.runs, mine))
             ),
             items=self.features.items(item_rows[own_items], hidden=hidden[1][own_items]),
             page=torch.from_numpy(np.searchsorted(mine, drawn.page[kept])),
             positive=torch.from_numpy(positive[kept]),
             negative=torch.from_numpy(negative),
-            masked=torch.from_numpy(self._on_page.among(drawn.pages[own_pages], item_rows=negatives)),
+            masked=torch.from_numpy(self._known.among(self._asker[drawn.pages[mine]], item_rows=negatives)),
             negative_bias=torch.from_numpy(negative_bias),
             positive_bias=None if positive_bias is None else torch.from_numpy(positive_bias[kept]),
-            mix_share=torch.from_numpy(mix_share[own_pages]) if config.hard_mixes else None,
+            mix_share=torch.from_numpy(mix_share[mine]) if config.hard_mixes else None,
             num_pages=len(query_rows),
             num_items=len(item_rows),
             num_pairs=len(drawn.item_rows),
@@ -193,10 +208,22 @@ class RecallTask:
 
     def losses(self, batch: RecallBatch) -> LossOutput:
         """Contrast the choices of each page with the batch's negatives."""
-        items = self._group.gather(self.module.encode_items(batch.items), total=batch.num_items)
+        requests, own_items = self.module.encode(batch.requests, batch.items)
+        items = self._group.gather(own_items, total=batch.num_items)
+        if self._config.loss is Loss.BPR:
+            return bpr(
+                requests,
+                positives=items[batch.positive],
+                request=batch.page,
+                negatives=items[batch.negative],
+                masked=batch.masked,
+                temperature=self.module.config.temperature,
+                negative_bias=batch.negative_bias,
+                total=batch.num_pages,
+            )
         mixes = None if batch.mix_share is None else HardMixes(self._config.hard_mixes, batch.mix_share)
         return sampled_softmax(
-            self.module.encode_requests(batch.requests),
+            requests,
             positives=items[batch.positive],
             request=batch.page,
             negatives=items[batch.negative],
@@ -216,11 +243,11 @@ class RecallTask:
         """
         k = min(self._config.validation_k, self._num_items)
         items = self.item_vectors()
-        query_rows, histories, wanted = self._validation
-        asked = self.features.requests(query_rows)
-        if histories is not None:
-            users = [histories.of(place) for place in range(len(query_rows))]
-            asked = self.features.with_history(asked, choices_of(users, needs=self.features.needs))
+        query_rows, user_rows, histories, wanted = self._validation
+        asked = self.features.requests(query_rows, moments=None if user_rows is None else _at_the_end(user_rows))
+        if histories is not None and self.features.needs.history:
+            chosen = [histories.of(place) for place in range(len(query_rows))]
+            asked = self.features.with_history(asked, choices_of(chosen, needs=self.features.needs))
         ranked = nearest(self.module.encode_requests(on_device(self._device, asked)), items, k=k, left_out=histories)
         name = f"recall@{k}"
         recall = macro(recall_at_k(match(ranked.numpy(), targets=wanted), k=k))
@@ -237,6 +264,26 @@ class RecallTask:
     @property
     def _device(self) -> torch.device:
         return next(self.module.parameters()).device
+
+
+def _own_pages(drawn: PageBatch, *, group: Group) -> NDArray[np.int64]:
+    """Return the places of this process's pages; those of a run stay together."""
+    if drawn.runs is None:
+        return np.arange(len(drawn.pages))[group.share(len(drawn.pages))]
+    count, longest = drawn.runs.before.shape
+    return np.flatnonzero(np.isin(drawn.runs.step // longest, np.arange(count)[group.share(count)]))
+
+
+def _own_runs(runs: Runs, mine: NDArray[np.int64]) -> Runs:
+    """Return the runs of some pages, which have all pages of each run or none."""
+    longest = runs.before.shape[1]
+    rows, steps = np.unique(runs.step[mine] // longest, return_inverse=True), runs.step[mine] % longest
+    return Runs(runs.before[rows[0]], rows[1] * longest + steps)
+
+
+def _at_the_end(user_rows: NDArray[np.int64]) -> Moments:
+    """Return the moments of users by whom no log is read: their histories, if any, are given."""
+    return Moments(user_rows, np.zeros(len(user_rows), dtype=np.int64))
 
 
 def _titles(given: Given) -> list[str]:

@@ -26,6 +26,8 @@ class Asked(NamedTuple):
 
     query_rows: NDArray[np.int64]
     """``[n]``; -1 where users are asked."""
+    user_rows: NDArray[np.int64] | None
+    """``[n]``, who is asked; None: queries are."""
     histories: UserItems | None
     """Theirs; None: queries are asked."""
     wanted: TargetSets
@@ -65,7 +67,7 @@ def some_queries(split: Split, *, most: int) -> Asked:
         )
     chosen = _some(len(targets.query_row), most=most)
     found = UserItems(targets.offsets, targets.item_rows)
-    return Asked(targets.query_row[chosen].astype(np.int64), None, TargetSets(*_taken(found, chosen)))
+    return Asked(targets.query_row[chosen].astype(np.int64), None, None, TargetSets(*_taken(found, chosen)))
 
 
 def some_users(catalogue: Catalogue, *, split: Split, most: int) -> Asked:
@@ -82,7 +84,12 @@ def some_users(catalogue: Catalogue, *, split: Split, most: int) -> Asked:
         )
     chosen = _some(len(found.user_row), most=most)
     nobody_asks = np.full(len(chosen), -1, dtype=np.int64)
-    return Asked(nobody_asks, _taken(found.histories, chosen), TargetSets(*_taken(found.targets, chosen)))
+    return Asked(
+        nobody_asks,
+        found.user_row[chosen].astype(np.int64),
+        _taken(found.histories, chosen),
+        TargetSets(*_taken(found.targets, chosen)),
+    )
 
 
 def _some(number: int, *, most: int) -> NDArray[np.int64]:

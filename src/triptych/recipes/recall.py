@@ -98,7 +98,7 @@ class RecallWork:
     content: Content | None
     """None: it reads none."""
     num_pages: int
-    """Clicked pages of the training part, by which its steps are counted."""
+    """Pages of the training part, by which its steps are counted."""
     out: Path
     """Folder of the stage."""
 
@@ -109,7 +109,7 @@ class RecallWork:
 
     @property
     def num_steps(self) -> int:
-        """Steps that its training counts, about, where it learns from users' pages."""
+        """Steps that its training counts; of models that read runs, about."""
         config = self.plan.config.recall
         num_pages = max(1.0, self.num_pages * config.pages_rate)
         return config.loop(batches_per_epoch=num_pages / min(config.batch_pages, num_pages)).steps
@@ -227,12 +227,14 @@ def _train(
     wanted: Sequence[tuple[RecallPlan, int, Trained | None]], *, stages: Stages, split: Split
 ) -> dict[tuple[str, int], TrainedRecall]:
     """Train plans with a seed and the encoder whose vectors they read each, and index their item vectors."""
-    num_pages = len(read_pages(stages.catalogue, places=split.train).query_row)
+    kinds = {plan.config.recall.pages_of for plan, _, _ in wanted}
+    num_pages = {of: len(read_pages(stages.catalogue, places=split.train, of=of).place) for of in kinds}
     works = []
     for plan, seed, own in wanted:
         content = None if own is None else _embedded(plan, seed=seed, own=own, stages=stages)
         out, catalogue = stages.out / "recall", stages.catalogue.artifact
-        works.append(RecallWork(plan, seed, catalogue, split.artifact, content, num_pages, out))
+        count = num_pages[plan.config.recall.pages_of]
+        works.append(RecallWork(plan, seed, catalogue, split.artifact, content, count, out))
     new = {work.name for work in works if work.find() is None}
     if stages.jobs > 1 and len(new) > 1:
         train_side_by_side(works, jobs=stages.jobs, what="recall model")

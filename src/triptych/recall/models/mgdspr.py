@@ -14,13 +14,11 @@ model: content joins both sides (its reconstruction, section 4.4).
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from triptych.nn.attention import SelfAttention
 from triptych.nn.bags import Bags, bag_means, looked_up
@@ -37,23 +35,13 @@ from triptych.recall.learned import (
     RecallModel,
     RecallModelConfig,
     RequestFeatures,
+    Score,
     Sizes,
 )
 
 FUSIONS = (Fusion.SUM, Fusion.IDFC, Fusion.IDFC_CAT)
 """Those that have a vector per ID of the model's own length, for histories."""
 LSTM_LAYERS = 2
-COSINE_TEMPERATURE = 1.0
-"""From here on a softmax over cosines is so flat that it teaches nothing."""
-
-
-class Score(StrEnum):
-    """What scores a request and an item."""
-
-    INNER = "inner"
-    """The inner product, as published."""
-    COSINE = "cosine"
-    """That of unit vectors, as the other recall models have it."""
 
 
 class MgdsprConfig(RecallModelConfig):
@@ -62,7 +50,7 @@ class MgdsprConfig(RecallModelConfig):
     kind: Literal["mgdspr"] = "mgdspr"
     """Name of the file that defines it."""
     score: Score = Score.INNER
-    """What scores request and item: inner, or cosine; with the latter set temperature = 0.05."""
+    """What scores request and item: inner, as published, or cosine; with the latter set temperature = 0.05."""
     temperature: float = Field(2.0, gt=0)
     """Divides scores in training."""
     fusion: Fusion | None = None
@@ -98,8 +86,7 @@ class MgdsprConfig(RecallModelConfig):
             raise ValueError(f"dim {self.dim} must be a multiple of heads ({self.heads}).")
         if self.fusion is not None and self.fusion not in FUSIONS:
             raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, or none, not '{self.fusion}'.")
-        if self.score is Score.COSINE and self.temperature >= COSINE_TEMPERATURE:
-            raise ValueError(f"temperature {self.temperature:g} is too high for cosines: set temperature = 0.05.")
+        self.score.check(self.temperature)
         if not self.real_time and self.lstm_dropout != type(self).model_fields["lstm_dropout"].default:
             raise ValueError("lstm_dropout has no effect with real_time = 0. Remove it.")
         return self
@@ -202,13 +189,13 @@ class Mgdspr(RecallModel):
             content = self.content.unnormalized(requests.query_ids, requests.query_content).float()
             rows.append(content[:, None])
         found = self.fuse(torch.cat(rows, dim=1), read=1)[:, 0].float()
-        return self._scored(found if content is None else found + content)
+        return self.config.score.of(found if content is None else found + content)
 
     def encode_items(self, items: ItemFeatures) -> Tensor:
         """Return vectors ``[n, vector_dim]``."""
         assert items.title_words is not None
         own = self.items.unnormalized(items.item_ids, items.content).float()
-        return self._scored(own + self.title(table_means(self.grains.words, items.title_words)).float().tanh())
+        return self.config.score.of(own + self.title(table_means(self.grains.words, items.title_words)).float().tanh())
 
     def _query(self, requests: RequestFeatures) -> Tensor:
         assert requests.units is not None
@@ -238,9 +225,6 @@ class Mgdspr(RecallModel):
             ]
             blocks.append(torch.stack(found).sum(dim=0))
         return blocks
-
-    def _scored(self, vectors: Tensor) -> Tensor:
-        return functional.normalize(vectors, dim=-1) if self.config.score is Score.COSINE else vectors
 
 
 def _by_kind(query: Tensor, vectors: Tensor, bags: Bags, *, there: Tensor | None) -> Tensor:

@@ -1,0 +1,63 @@
+"""Bayesian personalised ranking: each choice should score above each negative, whatever the others do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from triptych.losses.base import LossOutput
+
+
+def bpr(
+    requests: Tensor,
+    *,
+    positives: Tensor,
+    request: Tensor,
+    negatives: Tensor,
+    masked: Tensor,
+    temperature: float,
+    negative_bias: Tensor | None = None,
+    total: int | None = None,
+) -> LossOutput:
+    r"""Compare each of a request's positives with every negative that all requests share.
+
+    .. math:: L = -\frac{1}{R} \sum_r \frac{1}{|P_r|} \sum_{p \in P_r}
+                  \frac{\sum_{n \notin P_r} w_n \log \sigma(z_p - z_n)}{\sum_{n \notin P_r} w_n},
+                  \qquad z_i = u_r \cdot v_i / t, \quad w_n = e^{b_n}
+
+    Source: Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009, equation (BPR-Opt)
+    without its penalty. Changed: the original draws one negative for each choice, uniformly; here the mean over
+    many shared ones stands for it. With all items and no bias it is the original's expectation; with items drawn from Q
+    and ``log_q = importance`` an estimate of it.
+
+    Args:
+        requests: ``[requests, dim]``, u.
+        positives: ``[pairs, dim]``, the item of each pair.
+        request: int64 ``[pairs]``, the row of `requests` that each pair belongs to.
+        negatives: ``[negatives, dim]``, shared by all requests.
+        masked: bool ``[requests, negatives]``, True where a negative is one of the request's positives.
+        temperature: t, divides the scores; > 0.
+        negative_bias: ``[negatives]``, b, the log of their weights; None weighs all alike.
+        total: requests R that the sum is divided by, where these are a process's share of more; None: these.
+
+    Returns:
+        The mean over requests in float32 (float64 for float64 input), whatever autocast says; a request without a
+        positive, or without a negative, adds 0. Parts: ``bpr``, and ``auc``, the share of negatives that score below
+        the choice, weighed likewise.
+    """
+    dtype = torch.promote_types(requests.dtype, torch.float32)
+    with torch.autocast(requests.device.type, enabled=False):
+        users = requests.to(dtype)
+        own = (users[request] * positives.to(dtype)).sum(dim=1) / temperature
+        scores = users @ negatives.to(dtype).T / temperature
+        bias = scores.new_zeros(len(negatives)) if negative_bias is None else negative_bias.to(dtype)
+        weights = torch.exp(bias - bias.amax()).expand_as(scores).masked_fill(masked, 0.0)
+        weights = (weights / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(dtype).tiny))[request]
+        margins = own[:, None] - scores[request]
+        losses = (weights * functional.softplus(-margins)).sum(dim=1)
+        above = (weights * (margins.detach() > 0)).sum(dim=1)
+        pairs = torch.zeros(len(users), dtype=dtype, device=users.device).index_add_(0, request, torch.ones_like(own))
+        count = len(requests) if total is None else total
+        loss = (losses / pairs[request]).sum() / count
+    return LossOutput(loss, {"bpr": loss, "auc": (above / pairs[request]).sum() / count})

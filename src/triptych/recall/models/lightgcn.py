@@ -1,0 +1,155 @@
+r"""LightGCN: vectors of users and items, averaged along who chose what.
+
+.. math:: e^{(k+1)}_u = \sum_{i \in N_u} \frac{e^{(k)}_i}{\sqrt{|N_u| |N_i|}}, \qquad
+          e = \frac{1}{K + 1} \sum_{k=0}^{K} e^{(k)}
+
+and likewise for items. The first vectors alone are trained; the graph is that of the training part.
+
+Source: He et al., "LightGCN: Simplifying and powering graph convolution network for recommendation", SIGIR 2020,
+equations (3), (4) and (8). To be trained as theirs: ``loss = 'bpr'``, ``single_choices``, ``against = 'full'``. Every
+step passes over the whole graph, so it is for logs of some million choices.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from triptych.recall.learned import (
+    ItemFeatures,
+    Needs,
+    RecallModel,
+    RecallModelConfig,
+    RequestFeatures,
+    Score,
+    Sizes,
+)
+
+
+class LightgcnConfig(RecallModelConfig):
+    """Size, depth, and how it is scored."""
+
+    kind: Literal["lightgcn"] = "lightgcn"
+    """Name of the file that defines it."""
+    dim: int = Field(64, ge=1)
+    """Length of a vector."""
+    layers: int = Field(3, ge=0)
+    """Steps along the graph, K."""
+    score: Score = Score.INNER
+    """What scores user and item: inner, or cosine, then set temperature = 0.05."""
+    temperature: float = Field(1.0, gt=0)
+    """Divides scores in training."""
+    id_rate_factor: float = Field(10.0, gt=0)
+    """Learning rate of the vectors as a multiple of the loop's: they are all that is trained."""
+    id_init_std: float = Field(0.1, ge=0)
+    """Standard deviation of the first vectors."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self.score.check(self.temperature)
+        return self
+
+    @property
+    def reads_content(self) -> bool:
+        """It does not."""
+        return False
+
+    @property
+    def needs(self) -> Needs:
+        """Users, and who chose what."""
+        return Needs(query=False, user=True, graph=True)
+
+    def build(self, sizes: Sizes, *, seed: int) -> Lightgcn:
+        """Make the model with new weights."""
+        return Lightgcn(self, sizes, seed=seed)
+
+
+CONFIG = LightgcnConfig
+
+
+class Lightgcn(RecallModel):
+    """Two tables and the graph between them; row 0 of each, of whoever is unknown, has no edge."""
+
+    config: LightgcnConfig
+
+    def __init__(self, config: LightgcnConfig, sizes: Sizes, *, seed: int) -> None:
+        """Draw the vectors; use `LightgcnConfig.build`."""
+        super().__init__()
+        self.config, self.sizes = config, sizes
+        drawn = torch.Generator().manual_seed(seed)
+        rows = sizes.num_users + sizes.num_items
+        first = torch.empty(rows, config.dim).normal_(std=config.id_init_std, generator=drawn)
+        # Neighbours give every row a gradient in every step: a table by rows would save nothing.
+        self.first = nn.Parameter(first)
+        self.register_buffer("edges", torch.zeros(2, sizes.num_edges, dtype=torch.int64))
+        self._at_rest: Tensor | None = None
+
+    @property
+    def vector_dim(self) -> int:
+        """Length of a vector."""
+        return self.config.dim
+
+    def rate_factors(self) -> dict[str, float]:
+        """Return the vectors' share of the learning rate; see `training.task.RateFactors`."""
+        return {"first": self.config.id_rate_factor}
+
+    def connect(self, user_ids: Tensor, item_ids: Tensor) -> None:
+        """Keep the graph; arguments as of `RecallModel.connect`."""
+        assert isinstance(self.edges, Tensor)
+        self.edges.copy_(torch.stack([user_ids, item_ids]))
+
+    def train(self, mode: bool = True) -> Self:
+        """Begin to train, or to answer: what is answered with is then worked out once."""
+        self._at_rest = None
+        return super().train(mode)
+
+    def encode(self, requests: RequestFeatures, items: ItemFeatures) -> tuple[Tensor, Tensor]:
+        """Return vectors of users and items, by one pass along the graph."""
+        vectors = self.vectors()
+        return self._of_users(vectors, requests), self._of_items(vectors, items)
+
+    def encode_requests(self, requests: RequestFeatures) -> Tensor:
+        """Return vectors of users ``[n, vector_dim]``."""
+        return self._of_users(self.vectors(), requests)
+
+    def encode_items(self, items: ItemFeatures) -> Tensor:
+        """Return vectors of items ``[n, vector_dim]``."""
+        return self._of_items(self.vectors(), items)
+
+    def vectors(self) -> Tensor:
+        """Return the vectors of all users, then of all items, ``[users + items, dim]``."""
+        if self.training or torch.is_grad_enabled():
+            return self._averaged()
+        if self._at_rest is None:
+            self._at_rest = self._averaged()
+        return self._at_rest
+
+    def _averaged(self) -> Tensor:
+        with torch.autocast(self.first.device.type, enabled=False):
+            graph, layer, total = self._graph(), self.first, self.first
+            for _ in range(self.config.layers):
+                layer = torch.sparse.mm(graph, layer)
+                total = total + layer
+            return total / (self.config.layers + 1)
+
+    def _graph(self) -> Tensor:
+        """Return the sparse matrix by which vectors are summed over neighbours, weighed by both degrees."""
+        count, device = len(self.first), self.first.device
+        users, items = self.edges
+        items = items + self.sizes.num_users
+        source, target = torch.cat([items, users]), torch.cat([users, items])
+        degree = torch.zeros(count, device=device).index_add_(0, target, torch.ones(len(target), device=device))
+        weight = (degree[source] * degree[target]).rsqrt()
+        places = torch.stack([target, source])
+        return torch.sparse_coo_tensor(places, weight, (count, count), check_invariants=False)
+
+    def _of_users(self, vectors: Tensor, requests: RequestFeatures) -> Tensor:
+        assert requests.user_ids is not None
+        return self.config.score.of(functional.embedding(requests.user_ids, vectors))
+
+    def _of_items(self, vectors: Tensor, items: ItemFeatures) -> Tensor:
+        return self.config.score.of(functional.embedding(items.item_ids + self.sizes.num_users, vectors))

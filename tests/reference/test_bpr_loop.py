@@ -1,0 +1,109 @@
+"""BPR against a plain loop, and against the expectation that its estimates have."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from triptych.losses.bpr import bpr
+from triptych.recall.negatives import LogQ, NegativeSampler
+
+REQUESTS, ITEMS, DIM, T = 4, 60, 5, 0.7
+
+
+@pytest.fixture
+def toy():
+    generator = torch.Generator().manual_seed(0)
+    requests, items = (torch.randn(n, DIM, dtype=torch.float64, generator=generator) for n in (REQUESTS, ITEMS))
+    request, positive = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([3, 7, 50, 0, 1, 59])  # request 3 has none
+    masked = torch.zeros(REQUESTS, ITEMS, dtype=torch.bool)
+    masked[request, positive] = True
+    masked[1, 10:20] = True
+    return requests, items, request, positive, masked
+
+
+def loop(requests, items, request, positive, masked, weights):
+    total = 0.0
+    for r in range(REQUESTS):
+        own = positive[request == r].tolist()
+        for p in own:
+            z = float(requests[r] @ items[p]) / T
+            terms = [
+                (weights[n], math.log1p(math.exp(-(z - float(requests[r] @ items[n]) / T))))
+                for n in range(ITEMS)
+                if not masked[r, n]
+            ]
+            total += sum(w * term for w, term in terms) / sum(w for w, _ in terms) / len(own)
+    return total / REQUESTS
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_it_is_the_loop(toy, biased):
+    requests, items, request, positive, masked = toy
+    bias = torch.randn(ITEMS, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) if biased else None
+    weights = [1.0] * ITEMS if bias is None else bias.exp().tolist()
+    found = bpr(
+        requests,
+        positives=items[positive],
+        request=request,
+        negatives=items,
+        masked=masked,
+        temperature=T,
+        negative_bias=bias,
+    )
+    assert float(found.total) == pytest.approx(loop(*toy, weights), rel=1e-12)
+
+
+def test_the_gradient_is_that_of_differences(toy):
+    requests, items, request, positive, masked = toy
+    items.requires_grad_()
+
+    def loss(vectors):
+        return bpr(
+            requests, positives=vectors[positive], request=request, negatives=vectors, masked=masked, temperature=T
+        ).total
+
+    assert torch.autograd.gradcheck(loss, (items,))
+
+
+def test_a_request_without_negatives_adds_nothing(toy):
+    requests, items, request, positive, masked = toy
+    masked[1] = True
+    requests.requires_grad_()
+    found = bpr(requests, positives=items[positive], request=request, negatives=items, masked=masked, temperature=T)
+    found.total.backward()
+    assert torch.isfinite(requests.grad).all()
+    assert (requests.grad[1] == 0).all() and (requests.grad[3] == 0).all() and (requests.grad[0] != 0).any()
+
+
+def test_draws_by_popularity_estimate_the_uniform_mean(toy):
+    """With importance weights, what popular draws give comes to the mean over all items alike."""
+    requests, items, request, positive, _ = toy
+    nothing = torch.zeros(REQUESTS, ITEMS, dtype=torch.bool)
+    exact = float(
+        bpr(requests, positives=items[positive], request=request, negatives=items, masked=nothing, temperature=T).total
+    )
+    counts = np.round(100 / np.arange(1, ITEMS + 1)).astype(np.int64)
+    sampler, rng = NegativeSampler(counts, num_negatives=4_000), np.random.default_rng(0)
+    found = {LogQ.IMPORTANCE: [], LogQ.NONE: []}
+    for _ in range(40):
+        drawn = sampler.draw(rng)
+        for log_q, values in found.items():
+            values.append(
+                float(
+                    bpr(
+                        requests,
+                        positives=items[positive],
+                        request=request,
+                        negatives=items[drawn.item_rows],
+                        masked=nothing[:, drawn.item_rows],
+                        temperature=T,
+                        negative_bias=torch.from_numpy(sampler.negative_bias(drawn, log_q=log_q)),
+                    ).total
+                )
+            )
+    assert np.mean(found[LogQ.IMPORTANCE]) == pytest.approx(exact, rel=0.01)
+    assert np.mean(found[LogQ.NONE]) != pytest.approx(exact, rel=0.05)

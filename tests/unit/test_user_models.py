@@ -1,0 +1,130 @@
+"""Models of users and histories against their formulas, worked out another way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from triptych.foundation.errors import ConfigError
+from triptych.nn.bags import bags_of
+from triptych.recall.config import RecallTrainConfig
+from triptych.recall.learned import Behaviour, ItemFeatures, RequestFeatures, Sizes, load_model
+from triptych.recall.models.lightgcn import LightgcnConfig
+from triptych.recall.models.matrix_factorization import MatrixFactorizationConfig
+from triptych.recall.models.sasrec import SasrecConfig
+from triptych.recall.models.vbpr import VbprConfig
+
+SIZES = Sizes(1, 9, 0, 5, num_users=6, num_edges=7)
+USERS, ITEMS = torch.tensor([3, 0, 5]), torch.tensor([1, 4, 0, 8])
+CONTENT = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+
+
+def users_of(ids=USERS):
+    return RequestFeatures(torch.zeros(len(ids), dtype=torch.int64), None, user_ids=ids)
+
+
+def histories_of(*rows: list[int], items=ITEMS, content=None):
+    longest = max(map(len, rows))
+    places = torch.tensor([row + [-1] * (longest - len(row)) for row in rows])
+    none = bags_of(np.empty(0, int), sizes=[0] * 3 * len(rows))
+    behaviour = Behaviour(ItemFeatures(items, content), places, places[:, :0], none)
+    return RequestFeatures(torch.zeros(len(rows), dtype=torch.int64), None, behaviour=behaviour)
+
+
+def test_matrix_factorisation_is_an_inner_product_and_a_bias():
+    model = MatrixFactorizationConfig(dim=4).build(SIZES, seed=0).eval()
+    found = model.encode_requests(users_of()) @ model.encode_items(ItemFeatures(ITEMS, None)).T
+    users, items = model.users.weight.detach(), model.items.weight.detach()
+    for row, user in enumerate(USERS.tolist()):
+        for column, item in enumerate(ITEMS.tolist()):
+            torch.testing.assert_close(found[row, column], users[user] @ items[item, :4] + items[item, 4])
+
+
+def test_vbpr_is_its_equation():
+    model = VbprConfig(dim=4, content_dim=3).build(SIZES, seed=0).eval()
+    found = model.encode_requests(users_of()) @ model.encode_items(ItemFeatures(ITEMS, CONTENT)).T
+    users, items = model.users.weight.detach(), model.items.weight.detach()
+    unit = functional.normalize(CONTENT, dim=1)
+    for row, user in enumerate(USERS.tolist()):
+        for column, item in enumerate(ITEMS.tolist()):
+            expected = items[item, 4] + users[user, :4] @ items[item, :4]
+            expected = expected + users[user, 4:] @ (model.reduce.weight @ unit[column])
+            expected = expected + model.bias.weight[0] @ unit[column]
+            torch.testing.assert_close(found[row, column], expected)
+
+
+def connected(**settings):
+    model = LightgcnConfig(dim=4, **settings).build(SIZES, seed=0)
+    model.connect(torch.tensor([1, 1, 2, 3, 3, 3, 5]), torch.tensor([1, 2, 2, 4, 5, 8, 8]))
+    return model
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_lightgcn_is_the_mean_of_powers_of_the_normalised_graph(layers):
+    model = connected(layers=layers).eval()
+    dense = torch.zeros(15, 15)
+    for user, item in model.edges.T.tolist():
+        dense[user, 6 + item] = dense[6 + item, user] = 1
+    degree = dense.sum(dim=1).clamp(min=1)
+    normal = dense / (degree[:, None] * degree).sqrt()
+    expected = sum(torch.linalg.matrix_power(normal, power) @ model.first.detach() for power in range(layers + 1))
+    torch.testing.assert_close(model.vectors().detach(), expected / (layers + 1))
+
+
+def test_lightgcn_answers_after_training_and_loading_with_what_it_has_learned(tmp_path):
+    model = connected()
+    model.eval()
+    with torch.no_grad():
+        before = model.encode_items(ItemFeatures(ITEMS, None)).clone()
+        model.train()
+        model.first.add_(1.0)
+        model.eval()
+        after = model.encode_items(ItemFeatures(ITEMS, None))
+        assert not torch.allclose(before, after)
+        model.save(tmp_path)
+        torch.testing.assert_close(load_model(tmp_path).encode_items(ItemFeatures(ITEMS, None)), after)
+
+
+def test_both_sides_of_lightgcn_share_a_pass():
+    model = connected().train()
+    users, items = model.encode(users_of(), ItemFeatures(ITEMS, None))
+    torch.testing.assert_close(users, model.encode_requests(users_of()))
+    torch.testing.assert_close(items, model.encode_items(ItemFeatures(ITEMS, None)))
+    (users @ items.T).sum().backward()
+    assert (model.first.grad[3] != 0).any() and (model.first.grad[2] != 0).any()  # and whom nobody asked for
+
+
+@pytest.mark.parametrize("fusion", ["id", "mm+idfc", "mm+id_cat"])
+def test_sasrec_says_at_each_step_what_it_says_at_the_end_of_that_history(fusion):
+    by = {} if fusion == "id" else {"content": CONTENT}
+    config = SasrecConfig(dim=8, fusion=fusion, history_items=6, dropout_rate=0.0, score="cosine")
+    model = config.build(SIZES, seed=0).eval()
+    whole = histories_of([-1, 2, 0, 3, 1], **by)  # a run that begins with the user's first choice
+    steps = model.encode_requests(whole._replace(step=torch.arange(5), query_ids=torch.zeros(5, dtype=torch.int64)))
+    served = model.encode_requests(histories_of([], [2], [2, 0], [2, 0, 3], [2, 0, 3, 1], **by))
+    torch.testing.assert_close(steps, served, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(served[1], served[2])
+
+
+def test_sasrec_reads_order():
+    model = SasrecConfig(dim=8, history_items=6, dropout_rate=0.0, id_init_std=1.0).build(SIZES, seed=0).eval()
+    found = model.encode_requests(histories_of([0, 1, 3], [1, 0, 3]))
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"model": {"kind": "sasrec"}, "single_choices": True}, "single_choices has no effect"),
+        ({"single_choices": True}, "reads queries"),
+        ({"model": {"kind": "sasrec"}, "most_positives": 5}, "most_positives has no effect"),
+        ({"loss": "bpr", "hard_mixes": 5}, "no denominator"),
+        ({"model": {"kind": "matrix_factorization", "score": "cosine"}}, "too high for cosines"),
+        ({"model": {"kind": "sasrec", "dim": 9}}, "multiple of heads"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, told):
+    with pytest.raises(ConfigError, match=told):
+        RecallTrainConfig.parse(settings)
