@@ -233,3 +233,23 @@ def test_the_command_makes_a_real_table_in_its_quick_form(tmp_path: Path, monkey
     shown = CliRunner().invoke(app, [one for one in arguments if one != "--json"], catch_exceptions=False)
     assert "no evidence: one seed" in " ".join(shown.stdout.split())
     assert "cells, test" in shown.stdout
+
+
+def test_users_are_recommended_to_beside_neighbours_that_were_tried_as_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    tiny = [one.replace("batch_items", "batch_pairs") for one in TINY]
+    small = [*SMALL_SHOP, "evaluation.bootstrap_repeats=100", *(f"pretrain.{one}" for one in tiny)]
+    out = tmp_path / "films"
+    arguments = ["reproduce", "recommendation", "--part", "within-users", "--quick", "--json", "--out", str(out)]
+    arguments += [word for one in (*small, "recall.epochs=1") for word in ("--set", one)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["settings"]["protocol"] == "recommend"
+    standing = {"chance", "popularity", "item-knn"}
+    assert {row["name"] for row in result["rows"]} == standing | {"bpr-mf", "vbpr", "sasrec", "sasrec, idfc"}
+    assert len(list((out / "item-knn").iterdir())) == len(list((out / "trial").iterdir())) - 4 == 4
+    judged = {one["claim"]: one["verdict"] for one in result["orderings"]}
+    assert "Fused recall beats item-knn" in judged and "The graph helps: lightgcn > bpr-mf" not in judged

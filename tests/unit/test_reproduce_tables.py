@@ -9,11 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from triptych.cli import app
+from triptych.data.pages import PagesOf
 from triptych.data.schema import Part
+from triptych.data.splits import SplitBy
 from triptych.evaluate.orderings import Ordering
 from triptych.evaluate.records import Role, role_of
 from triptych.foundation.errors import ConfigError
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
+from triptych.recall.config import Loss
 from triptych.recipes.config import RunConfig
 from triptych.recipes.reproduce import TABLES, find_table
 from triptych.recipes.reproduce.base import Form, Row, Size, Table
@@ -183,6 +186,22 @@ def test_rows_of_the_recall_table_differ_in_what_they_are_about_alone():
     by_pretraining = {one.name: one.config() for one in TABLES["taobao-pretraining"]().rows}
     assert rows["1 mm"].pretrain == by_pretraining["6 sigmoid"].override(*_first_trial("6 sigmoid"))
     assert rows["7 idfc, improved"].pretrain == by_pretraining["8 AM-softmax"].override(*_first_trial("8 AM-softmax"))
+
+
+@pytest.mark.parametrize("part", ["within-users", "by-time"])
+def test_rows_of_the_recommendation_table_differ_in_model_and_loss_alone(part):
+    made = find_table("recommendation", part=part)
+    rows = {one.name: one.config() for one in made.rows}
+    about = {"model": "", "loss": "", "single_choices": ""}
+    trees = [{**one.recall.dump(), **about} for one in rows.values()]
+    assert all(tree == trees[0] for tree in trees)
+    assert {one.recall.model.dim for one in rows.values()} == {64}
+    assert {one.recall.pages_of for one in rows.values()} == {PagesOf.CHOICES}
+    assert {name for name, one in rows.items() if one.recall.loss is Loss.BPR} == {"bpr-mf", "vbpr", "lightgcn"}
+    assert len({one.pretrain.to_json() for one in rows.values() if one.pretrain is not None}) == 1
+    assert len(made.item_knn) == len(made.rows[0].trials)
+    by = {"within-users": SplitBy.USER, "by-time": SplitBy.FRACTION}[part]
+    assert resolve(made, size=Size.FULL, part=Part.TEST, settings=[]).run.split.by is by
 
 
 def _first_trial(name: str) -> tuple[str, ...]:

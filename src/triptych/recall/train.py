@@ -85,7 +85,9 @@ def check_content(config: RecallTrainConfig, given: Given) -> None:
     Raises:
         ConfigError: so it is.
     """
-    if config.recall_model.reads_content and (given.query_content is None or given.item_content is None):
+    model = config.recall_model
+    absent = given.item_content is None or (model.needs.query and given.query_content is None)
+    if model.reads_content and absent:
         raise ConfigError(
             f"model: '{config.model.kind}' reads the vectors of a pretrained encoder, and there are none. Train one, "
             "or set model.fusion = 'id'."

@@ -83,8 +83,8 @@ class Content(NamedTuple):
     encoder: Artifact
     embeddings: Artifact
     """Its vectors of the items."""
-    query_embeddings: Artifact
-    """And of the queries."""
+    query_embeddings: Artifact | None
+    """And of the queries; None: the model answers none."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ class RecallWork:
 
     def train(self) -> Artifact:
         """Train it, go on where an attempt was interrupted, or open it."""
-        query_content = None if self.content is None else load_vectors(self.content.query_embeddings)
+        of_queries = None if self.content is None else self.content.query_embeddings
+        query_content = None if of_queries is None else load_vectors(of_queries)
         catalogue, split = Catalogue.open(self.catalogue), Split.open(self.split)
         given = Given(catalogue, split, query_content, self.item_content, self.seed)
         return train.run(self.plan.config.recall, given, inputs=self._inputs, out=self.out)
@@ -137,7 +138,7 @@ class RecallWork:
     def _inputs(self) -> dict[str, Artifact | str]:
         inputs: dict[str, Artifact | str] = {"catalogue": self.catalogue, "split": self.split}
         if self.content is not None:
-            inputs |= self.content._asdict()
+            inputs |= {name: one for name, one in self.content._asdict().items() if one is not None}
         if self.plan.random_vectors:
             inputs["control"] = "random vectors"
         return inputs
@@ -278,6 +279,8 @@ def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> C
             ),
             record=f"embeddings {plan.name} seed {seed}",
         )
+    if not plan.config.recall.recall_model.needs.query:
+        return Content(own.encoder, items, None)
     queries = stages.stage(
         "query_embeddings",
         lambda out: embeddings.run_queries(encoder=own.encoder, catalogue=catalogue, out=out, export=export),

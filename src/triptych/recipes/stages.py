@@ -37,6 +37,7 @@ from triptych.pretrain.base import PretrainConfig
 from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense
+from triptych.recall.models.item_knn import ItemKnn, ItemKnnConfig
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import Arm, RunConfig
 from triptych.recipes.encoders import EncoderWork, Plan
@@ -217,6 +218,22 @@ class Stages:
                 config=config,
                 fit=lambda: Bm25.fit(self.catalogue.titles, config=config),
                 inputs={"catalogue": self.catalogue.artifact},
+            ),
+        )
+
+    def item_knn(self, split: Split, config: ItemKnnConfig | None = None) -> Artifact:
+        """Compare all items by who chose them in training; None: as the run's config says."""
+        config = config or self.config.item_knn
+        return self.stage(
+            "item-knn",
+            lambda out: write_retriever(
+                out,
+                kind="item_knn",
+                config=config,
+                fit=lambda: ItemKnn.fit(
+                    split.train_histories(self.catalogue), num_items=self.catalogue.num_items, config=config
+                ),
+                inputs={"catalogue": self.catalogue.artifact, "split": split.artifact},
             ),
         )
 

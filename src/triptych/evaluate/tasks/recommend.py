@@ -33,7 +33,9 @@ MEANINGS = {
 }
 
 
-def evaluate(models: Models, *, catalogue: Catalogue, split: Split, config: EvaluationConfig) -> TaskResult:
+def evaluate(
+    models: Models, *, catalogue: Catalogue, split: Split, config: EvaluationConfig, with_chance: bool = False
+) -> TaskResult:
     """Compare retrievers on the users of a held-out part.
 
     Args:
@@ -41,6 +43,7 @@ def evaluate(models: Models, *, catalogue: Catalogue, split: Split, config: Eval
         catalogue: Items, users and events.
         split: The parts.
         config: Cut-offs, number of resamples, what belongs to a history, which models the claims speak of.
+        with_chance: Whether a row says what answers drawn at random would have.
 
     Returns:
         Records for each slice that is not empty (cold items, items by training frequency, users by the length of their
@@ -83,6 +86,7 @@ def evaluate(models: Models, *, catalogue: Catalogue, split: Split, config: Eval
         task=TASK,
         num_items=catalogue.num_items,
         config=config,
+        num_candidates=_num_candidates(catalogue, found) if with_chance else None,
     )
     return TaskResult(
         task=TASK,
@@ -118,6 +122,13 @@ def user_problem(catalogue: Catalogue, *, split: Split, config: EvaluationConfig
         histories=_take(found.histories, chosen=chosen),
         targets=_take(found.targets, chosen=chosen),
     )
+
+
+def _num_candidates(catalogue: Catalogue, found: UserTargets) -> IntArray:
+    """Count the items that each user may be shown: all but those of his history."""
+    places = range(len(found.user_row))
+    known = np.array([len(np.unique(found.histories.of(place))) for place in places], dtype=np.int64)
+    return catalogue.num_items - known
 
 
 def _take(items: UserItems, *, chosen: IntArray) -> UserItems:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from triptych.engine.bundle import write_retriever
 from triptych.evaluate.tasks import recommend
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.artifact import Artifact
@@ -23,18 +22,7 @@ def run(stages: Stages) -> Artifact:
     require_behaviour(config, has_queries=catalogue.num_queries > 0, has_users=catalogue.num_users > 0)
     split = stages.split()
     popularity, bm25 = stages.popularity(split), stages.bm25()
-    item_knn = stages.stage(
-        "item-knn",
-        lambda out: write_retriever(
-            out,
-            kind="item_knn",
-            config=config.item_knn,
-            fit=lambda: ItemKnn.fit(
-                split.train_histories(catalogue), num_items=catalogue.num_items, config=config.item_knn
-            ),
-            inputs={"catalogue": catalogue.artifact, "split": split.artifact},
-        ),
-    )
+    item_knn = stages.item_knn(split)
     trained = stages.train(split, stages.tokenizer(split))
     stages.bundle(trained, popularity=popularity, bm25=bm25)
 

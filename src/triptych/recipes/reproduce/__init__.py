@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from triptych.foundation.errors import ConfigError, did_you_mean
-from triptych.recipes.reproduce import smgr, taobao_pretraining, taobao_recall
+from triptych.recipes.reproduce import recommendation, smgr, taobao_pretraining, taobao_recall
 from triptych.recipes.reproduce.base import Table
 
 TABLES: dict[str, Callable[[], Table]] = {
     "taobao-pretraining": taobao_pretraining.table,
     "taobao-recall": taobao_recall.table,
     "smgr --part pretraining": smgr.pretraining,
+    "recommendation --part within-users": recommendation.within_users,
+    "recommendation --part by-time": recommendation.by_time,
 }
 """What `triptych reproduce` is asked with → the table."""
 

@@ -9,18 +9,20 @@ from enum import StrEnum
 from triptych.evaluate.compare import Column
 from triptych.evaluate.orderings import Ordering
 from triptych.evaluate.records import is_trained
-from triptych.evaluate.tasks import cells, search
+from triptych.evaluate.tasks import cells, recommend, search
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.errors import ConfigError, did_you_mean
 from triptych.pretrain.base import PretrainConfig
+from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recipes.config import RunConfig
 from triptych.recipes.recall import RecallConfig
 
 Settings = tuple[str, ...]
 """Overrides ``a.b=value`` of a row's training config."""
 
-STANDING = ("chance", "popularity", "bm25", "oracle")
-"""Rows that need no training and stand in every table; the oracle where there are judgements."""
+
+CHANCE, POPULARITY, BM25, ITEM_KNN, ORACLE = "chance", "popularity", "bm25", "item-knn", "oracle"
+"""Names of rows without training."""
 
 
 class Protocol(StrEnum):
@@ -30,11 +32,22 @@ class Protocol(StrEnum):
     """A query, among the whole catalogue: the Taobao article's next-day sets."""
     CELLS = "cells"
     """A query in a delivery cell, among the items delivered there: SMGR."""
+    RECOMMEND = "recommend"
+    """A user with what he has chosen before, among all other items."""
 
     @property
     def evaluate(self) -> Callable[..., TaskResult]:
         """The evaluation task."""
+        if self is Protocol.RECOMMEND:
+            return recommend.evaluate
         return search.evaluate if self is Protocol.SEARCH else cells.evaluate
+
+    @property
+    def standing(self) -> tuple[str, ...]:
+        """Rows that need no training and stand in every such table; the oracle where there are judgements."""
+        if self is Protocol.RECOMMEND:
+            return (CHANCE, POPULARITY, ITEM_KNN)
+        return (CHANCE, POPULARITY, BM25, ORACLE)
 
 
 class Size(StrEnum):
@@ -100,6 +113,8 @@ class Table:
     protocol: Protocol = Protocol.SEARCH
     headline: Column | None = None
     """What rows are tuned by and claims speak of where they name nothing; None: recall at the evaluation's headline."""
+    item_knn: tuple[ItemKnnConfig, ...] = (ItemKnnConfig(),)
+    """What item-kNN is tried with where it stands; the best on validation is taken."""
 
     def __post_init__(self) -> None:
         """Check that the parts of the definition belong together.
@@ -108,7 +123,7 @@ class Table:
             ConfigError: names a mistake.
         """
         names = [row.name for row in self.rows]
-        twice = {name for name in names if names.count(name) > 1} | set(names) & set(STANDING)
+        twice = {name for name in names if names.count(name) > 1} | set(names) & set(self.protocol.standing)
         if twice:
             raise ConfigError(f"table '{self.name}': the name '{min(twice)}' stands for two rows.")
         uneven = {row.name: len(row.trials) for row in self.rows}
@@ -124,7 +139,7 @@ class Table:
             *(self.full.rows or ()),
         ]
         for name in named:
-            if name not in names and name not in STANDING:
+            if name not in names and name not in self.protocol.standing:
                 raise ConfigError(f"table '{self.name}': there is no row '{name}'.{did_you_mean(name, names)}")
 
     @property

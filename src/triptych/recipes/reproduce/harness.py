@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 
@@ -26,10 +26,11 @@ from triptych.foundation.errors import ConfigError
 from triptych.metrics.significance import Verdict
 from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
+from triptych.recall.models.item_knn import ItemKnn, ItemKnnConfig
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.recall import TrainedRecall, train_recall
-from triptych.recipes.reproduce.base import STANDING, Row, Size, Table
+from triptych.recipes.reproduce.base import BM25, ITEM_KNN, ORACLE, POPULARITY, Row, Size, Table
 from triptych.recipes.reproduce.choices import FILE as CHOICES
 from triptych.recipes.reproduce.choices import Trial, first_best, read_choices, trials_of, write_choices
 from triptych.recipes.reproduce.page import write_page
@@ -49,13 +50,6 @@ KIND, TRIAL = "reproduction", "trial"
 RESULT, RECORDS, PER_QUERY, HTML = "result.json", "records.json", "per_query.parquet", "report.html"
 _TRIAL_REPEATS = 100
 """Resamples behind a trial's records; its interval decides nothing."""
-
-
-class _Standing(NamedTuple):
-    """The artefacts of the rows without training."""
-
-    popularity: Artifact
-    bm25: Artifact
 
 
 def reproduce(
@@ -106,8 +100,7 @@ def reproduce(
     _ = stages.models  # a model that is not there is told before hours of other work
     split = stages.split()
     tokenizer = stages.tokenizer(split)
-    standing = _Standing(stages.popularity(split), stages.bm25())
-    making = _Making(planned, stages=stages, split=split, standing=standing)
+    making = _Making(planned, stages=stages, split=split)
     train: Callable[..., AllMade] = partial(stages.train_plans, split=split, tokenizer=tokenizer)
     if table.learns_recall:
         train = partial(train_recall, stages=stages, split=split, tokenizer=tokenizer)
@@ -139,18 +132,22 @@ def _check_folder(out: Path, *, recipe: str) -> None:
 class _Making:
     """One table in one form, with the stages that all its rows share."""
 
-    def __init__(self, planned: Planned, *, stages: Stages, split: Split, standing: _Standing) -> None:
+    def __init__(self, planned: Planned, *, stages: Stages, split: Split) -> None:
         self._planned = planned
         self._stages = stages
         self._split = split
-        self._standing = standing
+        self._standing = {POPULARITY: stages.popularity(split)}
+        if BM25 in planned.table.protocol.standing:
+            self._standing[BM25] = stages.bm25()
+        if ITEM_KNN in planned.table.protocol.standing:
+            self._standing[ITEM_KNN] = self._best_neighbours(planned.table.item_knn)
 
     def trials(self, trained: AllMade) -> dict[str, list[Trial]]:
         """Measure every trial on the validation part: row → its trials."""
         seed = self._planned.run.seeds[0]
         return {
             row.name: [
-                Trial(settings, self._validated(plan, trained[plan.name, seed]))
+                Trial(settings, self._validated_plan(plan, trained[plan.name, seed]))
                 for settings, plan in zip(row.trials, self._planned.plans[row.name], strict=False)  # a form's are fewer
             ]
             for row in self._planned.rows
@@ -175,7 +172,7 @@ class _Making:
         inputs: dict[str, Artifact | str] = {
             "catalogue": self._stages.catalogue.artifact,
             "split": self._split.artifact,
-            **self._standing._asdict(),
+            **self._standing,
         }
         for (name, seed), one in trained.items():
             inputs |= {f"{name} seed {seed}": one.model, f"index {name} seed {seed}": one.index}
@@ -185,14 +182,30 @@ class _Making:
 
         return produce(out, kind=KIND, config=self._described(rows), inputs=inputs, build=build)
 
-    def _validated(self, plan: AnyPlan, trained: AnyTrained) -> float:
+    def _best_neighbours(self, tried: Sequence[ItemKnnConfig]) -> Artifact:
+        """Fit item-kNN in each way and return the best on the validation part, the first of equal ones."""
+        made = [self._stages.item_knn(self._split, config) for config in tried]
+        found = [
+            self._validated(f"item-knn trial {number}", partial(ItemKnn.load, one.path), inputs={"model": one})
+            for number, one in enumerate(made, start=1)
+        ]
+        return made[found.index(max(found))]
+
+    def _validated_plan(self, plan: AnyPlan, trained: AnyTrained) -> float:
+        return self._validated(
+            plan.name,
+            partial(trained.retriever, name=plan.name, config=self._planned.run),
+            inputs={"model": trained.model, "index": trained.index},
+        )
+
+    def _validated(self, name: str, opened: Callable[[], Retriever], *, inputs: Mapping[str, Artifact]) -> float:
+        """Measure the headline on the validation part."""
         planned = self._planned
         config = planned.evaluation.override("part=validation", f"bootstrap_repeats={_TRIAL_REPEATS}")
         evaluate, headline = planned.table.protocol.evaluate, planned.headline
 
         def build(folder: Path) -> Mapping[str, Any]:
-            models = {plan.name: trained.retriever(name=plan.name, config=planned.run)}
-            found = evaluate(models, catalogue=self._stages.catalogue, split=self._split, config=config)
+            found = evaluate({name: opened()}, catalogue=self._stages.catalogue, split=self._split, config=config)
             rows = to_rows(found.records)
             write_json(folder / RECORDS, rows)
             (row,) = select(single(rows), slice="all", metric=headline.metric, k=headline.k)
@@ -203,27 +216,28 @@ class _Making:
             "headline": str(headline),
             "evaluation": config.dump(),
         }
-        inputs = {"split": self._split.artifact, "model": trained.model, "index": trained.index}
+        inputs = {"split": self._split.artifact, **inputs}
         made = self._stages.stage(
             TRIAL,
             partial(produce, kind=TRIAL, config=described, inputs=inputs, build=build),
-            record=f"measured {plan.name}",
+            record=f"measured {name}",
         )
         return float(made.summary["value"])
 
     def _measured(self, trained: AllMade) -> TaskResult:
         """Ask every row, those without training included."""
         planned, catalogue = self._planned, self._stages.catalogue
-        counts = Popularity.load(self._standing.popularity.path)
-        models: dict[str, Retriever | list[Retriever]] = {
-            "popularity": counts,
-            "bm25": Bm25.load(self._standing.bm25.path),
-        }
+        counts = Popularity.load(self._standing[POPULARITY].path)
+        models: dict[str, Retriever | list[Retriever]] = {POPULARITY: counts}
+        if BM25 in self._standing:
+            models[BM25] = Bm25.load(self._standing[BM25].path)
+        if ITEM_KNN in self._standing:
+            models[ITEM_KNN] = ItemKnn.load(self._standing[ITEM_KNN].path)
         for row in planned.rows:
             own = [trained[row.name, seed] for seed in planned.run.seeds]
             models[row.name] = [one.retriever(name=row.name, config=planned.run) for one in own]
-        if catalogue.judgements is not None:
-            models["oracle"] = Oracle.fit(catalogue, counts=counts.counts)
+        if ORACLE in planned.table.protocol.standing and catalogue.judgements is not None:
+            models[ORACLE] = Oracle.fit(catalogue, counts=counts.counts)
         return planned.table.protocol.evaluate(
             models, catalogue=catalogue, split=self._split, config=planned.evaluation, with_chance=True
         )
@@ -264,7 +278,7 @@ class _Making:
     def _judged(self, result: TaskResult) -> tuple[list[Judged], dict[str, str]]:
         """Judge the claims; those that this form cannot speak of come second, each with the reason."""
         planned = self._planned
-        present = {row.name for row in planned.rows} | set(STANDING)
+        present = {row.name for row in planned.rows} | set(planned.table.protocol.standing)
         judged: list[Judged] = []
         unjudged: dict[str, str] = {}
         for claim in planned.table.claims:

@@ -1,0 +1,151 @@
+"""Recommendation by the users' own log, against the models that others would train: user to item, without queries.
+
+Not a table of the papers: it asks whether what pretrained vectors bring to recall (`taobao_recall`) holds where there
+is nobody's query, on real ratings of films with posters. Made in two parts, which differ in what may be learned from:
+within users, each one's latest choices are held out, and others' later ones are in training, as most of the
+literature has it; by time, nothing after the cut is.
+
+Every row has the same choices, number of trials, of the learning rate, and validations of which the best is kept;
+item-kNN has as many trials. BPR-MF, VBPR and LightGCN are trained by BPR over all items, all else by the softmax over
+all items; the first and the last of them stand with the softmax as well, so that a loss is not taken for a model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from triptych.data.datasets.generated_shop import GeneratedShopConfig
+from triptych.data.splits import SplitBy
+from triptych.evaluate.orderings import Ordering
+from triptych.nn.fusion import Fusion
+from triptych.pretrain.base import PretrainConfig
+from triptych.recall.models.item_knn import ItemKnnConfig
+from triptych.recipes.config import RunConfig
+from triptych.recipes.movielens import movielens
+from triptych.recipes.recall import RecallConfig
+from triptych.recipes.reproduce.base import Form, Protocol, Row, Settings, Table
+
+TRIALS: tuple[Settings, ...] = tuple((f"recall.learning_rate={rate}",) for rate in (0.001, 0.003, 0.01, 0.0003))
+NEIGHBOURS = (
+    ItemKnnConfig(),
+    ItemKnnConfig(shrinkage=10),
+    ItemKnnConfig(neighbours=None),
+    ItemKnnConfig(neighbours=None, shrinkage=10),
+)
+TRAINING: dict[str, Any] = {"against": "full", "epochs": 40, "validations": 20, "validation_k": 20}
+BPR: dict[str, Any] = {"loss": "bpr", "single_choices": True}
+COSINE: dict[str, Any] = {"score": "cosine", "temperature": 0.1, "id_rate_factor": 100.0}
+NEW_ITEMS = "new_items"
+
+
+def within_users() -> Table:
+    """Each user's latest choices are held out."""
+    return _table(
+        "recommendation-within-users",
+        "Recommendation on films: what a user chose last, others' later choices known",
+        split=SplitBy.USER,
+    )
+
+
+def by_time() -> Table:
+    """What was chosen after a moment is held out."""
+    return _table(
+        "recommendation-by-time",
+        "Recommendation on films: what users chose after a moment, nothing later known",
+        split=SplitBy.FRACTION,
+    )
+
+
+def _table(name: str, title: str, *, split: SplitBy) -> Table:
+    full = movielens().merged({"seeds": [0, 1, 2], "split": {"by": split}})
+    quick = RunConfig(dataset=GeneratedShopConfig(), seeds=(0,)).merged({"split": {"by": SplitBy.USER}})
+    return Table(
+        name=name,
+        title=title,
+        rows=ROWS,
+        claims=CLAIMS,
+        protocol=Protocol.RECOMMEND,
+        item_knn=NEIGHBOURS,
+        full=Form(run=full, hours=1.0),
+        quick=Form(
+            run=quick,
+            hours=0.1,
+            rows=("bpr-mf", "vbpr", "sasrec", "sasrec, idfc"),
+            settings=(
+                "pretrain.encoder.title_features=[]",
+                "pretrain.loop.steps=100",
+                "pretrain.loop.warmup_steps=10",
+                "recall.epochs=4",
+            ),
+            num_trials=1,
+        ),
+    )
+
+
+def pretraining() -> PretrainConfig:
+    """The encoder behind every row with content: of the recipe for films, learned from the same histories."""
+    return movielens().pretrain
+
+
+def recall(model: dict[str, Any], *, content: bool = False, **training: Any) -> RecallConfig:
+    """A recall model, over the encoder's vectors where it reads content."""
+    tree: dict[str, Any] = {"recall": {"model": model, **TRAINING, **training}}
+    if content:
+        tree["pretrain"] = pretraining().dump()
+    return RecallConfig.parse(tree)
+
+
+def _history(fusion: Fusion) -> RecallConfig:
+    model = {"kind": "two_tower", "asks": "history", "fusion": fusion.value, "dim": 64}
+    return recall(model, content=fusion.reads_content, single_choices=True)
+
+
+def _sasrec(fusion: Fusion) -> RecallConfig:
+    return recall({"kind": "sasrec", "fusion": fusion.value}, content=fusion.reads_content)
+
+
+ROWS = (
+    Row("bpr-mf", "a vector for each user and item", lambda: recall({"kind": "matrix_factorization"}, **BPR), TRIALS),
+    Row(
+        "mf, softmax",
+        "the same by cosine and softmax",
+        lambda: recall({"kind": "matrix_factorization", **COSINE}, single_choices=True),
+        TRIALS,
+    ),
+    Row("vbpr", "bpr-mf and the content", lambda: recall({"kind": "vbpr"}, content=True, **BPR), TRIALS),
+    Row("lightgcn", "vectors along who chose what", lambda: recall({"kind": "lightgcn"}, **BPR), TRIALS),
+    Row(
+        "lightgcn, softmax",
+        "the same by cosine and softmax",
+        lambda: recall({"kind": "lightgcn", **COSINE}, single_choices=True),
+        TRIALS,
+    ),
+    Row("history, id", "attention over the history, IDs alone", lambda: _history(Fusion.ID), TRIALS),
+    Row("history, mm", "… content alone", lambda: _history(Fusion.MM), TRIALS),
+    Row("history, idfc", "… both", lambda: _history(Fusion.IDFC), TRIALS),
+    Row("sasrec", "a Transformer over the history, IDs alone", lambda: _sasrec(Fusion.ID), TRIALS),
+    Row("sasrec, idfc", "… and content", lambda: _sasrec(Fusion.IDFC), TRIALS),
+    Row(
+        "random-vector idfc",
+        "sasrec, idfc with a random vector for each film's content",
+        lambda: _sasrec(Fusion.IDFC),
+        TRIALS,
+        random_vectors=True,
+    ),
+)
+CLAIMS = (
+    Ordering("Content adds to IDs: history, idfc > history, id", "history, idfc", "history, id"),
+    Ordering("… among films nobody had chosen", "history, idfc", "history, id", slice=NEW_ITEMS),
+    Ordering("IDs add to content: history, idfc > history, mm", "history, idfc", "history, mm"),
+    Ordering("Content adds to a sequence model: sasrec, idfc > sasrec", "sasrec, idfc", "sasrec"),
+    Ordering("… among films nobody had chosen", "sasrec, idfc", "sasrec", slice=NEW_ITEMS),
+    Ordering("It is what content says that helps: sasrec, idfc > random vectors", "sasrec, idfc", "random-vector idfc"),
+    Ordering("Content helps BPR-MF: vbpr > bpr-mf", "vbpr", "bpr-mf"),
+    Ordering("The graph helps: lightgcn > bpr-mf", "lightgcn", "bpr-mf"),
+    Ordering("… with the same softmax", "lightgcn, softmax", "mf, softmax"),
+    Ordering("The softmax is the better loss: mf, softmax > bpr-mf", "mf, softmax", "bpr-mf"),
+    *(
+        Ordering(f"Fused recall beats {name}", "sasrec, idfc", name)
+        for name in ("item-knn", "bpr-mf", "vbpr", "lightgcn", "lightgcn, softmax")
+    ),
+)
