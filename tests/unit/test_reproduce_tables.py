@@ -192,7 +192,7 @@ def test_rows_of_the_recall_table_differ_in_what_they_are_about_alone():
 def test_rows_of_the_recommendation_table_differ_in_model_and_loss_alone(part):
     made = find_table("recommendation", part=part)
     rows = {one.name: one.config() for one in made.rows}
-    about = {"model": "", "loss": "", "single_choices": ""}
+    about = {"model": "", "loss": "", "single_choices": "", "negative_power": ""}
     trees = [{**one.recall.dump(), **about} for one in rows.values()]
     assert all(tree == trees[0] for tree in trees)
     assert {one.recall.model.dim for one in rows.values()} == {64}
