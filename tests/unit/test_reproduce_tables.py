@@ -20,7 +20,7 @@ from triptych.recall.config import Loss
 from triptych.recipes.config import RunConfig
 from triptych.recipes.reproduce import TABLES, find_table
 from triptych.recipes.reproduce.base import Form, Row, Size, Table
-from triptych.recipes.reproduce.choices import Trial, read_choices, write_choices
+from triptych.recipes.reproduce.choices import Trial, new_choices, read_choices, write_choices
 from triptych.recipes.reproduce.harness import reproduce
 from triptych.recipes.reproduce.plans import resolve, trial_plans
 from triptych.recipes.run_folder import RunFolder
@@ -117,8 +117,8 @@ def test_choices_of_something_else_are_refused(tmp_path, change, message):
     planned = resolve(table(row("a", "temperature=0.1")), size=Size.FULL, part=Part.VALIDATION, settings=[])
     file = tmp_path / "choices.json"
     trials = {"a": [Trial(("temperature=0.1",), 0.25)]}
-    write_choices(file, planned=planned, trials=trials)
-    assert read_choices(file, planned=planned) == trials
+    write_choices(file, planned=planned, choices=new_choices(trials, planned=planned))
+    assert read_choices(file, planned=planned).rows == trials
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(ConfigError, match=message):
         read_choices(file, planned=planned)
@@ -186,6 +186,22 @@ def test_rows_of_the_recall_table_differ_in_what_they_are_about_alone():
     by_pretraining = {one.name: one.config() for one in TABLES["taobao-pretraining"]().rows}
     assert rows["1 mm"].pretrain == by_pretraining["6 sigmoid"].override(*_first_trial("6 sigmoid"))
     assert rows["7 idfc, improved"].pretrain == by_pretraining["8 AM-softmax"].override(*_first_trial("8 AM-softmax"))
+
+
+def test_choices_tell_how_they_were_made_whoever_hands_them_on(tmp_path):
+    one = table(row("a", "temperature=0.1"))
+    given = ["pretrain.loop.steps=50"]
+    planned = resolve(one, size=Size.FULL, part=Part.VALIDATION, settings=given)
+    write_choices(
+        tmp_path / "first.json",
+        planned=planned,
+        choices=new_choices({"a": [Trial(("temperature=0.1",), 0.2)]}, planned=planned),
+    )
+    later = resolve(one, size=Size.FULL, part=Part.TEST, settings=[])
+    read = read_choices(tmp_path / "first.json", planned=later)
+    write_choices(tmp_path / "second.json", planned=later, choices=read)
+    again = read_choices(tmp_path / "second.json", planned=later)
+    assert again == read and again.made["given"] == given
 
 
 @pytest.mark.parametrize("part", ["within-users", "by-time"])

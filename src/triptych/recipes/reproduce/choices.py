@@ -28,6 +28,21 @@ class Trial(NamedTuple):
     """The headline on the validation part, first seed."""
 
 
+class Choices(NamedTuple):
+    """What every row was tried with, and how."""
+
+    rows: Mapping[str, Sequence[Trial]]
+    """Row → its trials."""
+    made: Mapping[str, Any]
+    """``given``: the settings given beside the form's; ``trial_steps_rate``; ``git``: the commit."""
+
+
+def new_choices(rows: Mapping[str, Sequence[Trial]], *, planned: Planned) -> Choices:
+    """Tell of trials that were made now."""
+    made = {"given": list(planned.given), "trial_steps_rate": planned.form.trial_steps_rate, "git": git_commit()}
+    return Choices(rows, made)
+
+
 def first_best(trials: Sequence[Trial]) -> int:
     """Return the place of the trial with the highest value; of equal ones the first."""
     values = [trial.value for trial in trials]
@@ -42,7 +57,7 @@ def trials_of(trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def write_choices(file: Path, *, planned: Planned, trials: Mapping[str, Sequence[Trial]]) -> None:
+def write_choices(file: Path, *, planned: Planned, choices: Choices) -> None:
     """Write them as JSON."""
     dataset = planned.run.dataset
     tree = {
@@ -52,19 +67,18 @@ def write_choices(file: Path, *, planned: Planned, trials: Mapping[str, Sequence
         "part": "validation",
         "dataset": None if dataset is None else dataset.dump(),
         "seed": planned.run.seeds[0],
-        "trial_steps_rate": planned.form.trial_steps_rate,
-        "rows": {row: trials_of(own) for row, own in trials.items()},
+        "tried": dict(choices.made),
+        "rows": {row: trials_of(own) for row, own in choices.rows.items()},
         "triptych": package_version(),
-        "git": git_commit(),
     }
     write_json(file, tree)
 
 
-def read_choices(file: Path, *, planned: Planned) -> dict[str, list[Trial]]:
+def read_choices(file: Path, *, planned: Planned) -> Choices:
     """Read what `write_choices` wrote, or the `result.json` of a table.
 
     Returns:
-        Row → its trials, for every row of the form.
+        The trials of every row of the form, and how they were made.
 
     Raises:
         ConfigError: it cannot be read, or is of another table, form, headline or data, or a row was tried with other
@@ -75,6 +89,7 @@ def read_choices(file: Path, *, planned: Planned) -> dict[str, list[Trial]]:
         told = tree.get("settings", tree)
         table, size, headline = told["table"], told["size"], told["headline"]
         rows = {name: _trials(row) for name, row in told["rows"].items()}
+        made = dict(told["tried"])
         dataset = tree["dataset"] if "dataset" in tree else tree["data"]["dataset"]
     except OSError as error:
         raise ConfigError(f"--choices {file}: {error.strerror or error}.") from None
@@ -92,7 +107,8 @@ def read_choices(file: Path, *, planned: Planned) -> dict[str, list[Trial]]:
     own = planned.run.dataset
     if dataset != (None if own is None else json.loads(json.dumps(own.dump()))):
         raise ConfigError(f"--choices {file}: they were made on other data. Leave it out to try the rows anew.")
-    return {row.name: _of_row(row, rows.get(row.name, []), planned=planned, file=file) for row in planned.rows}
+    found = {row.name: _of_row(row, rows.get(row.name, []), planned=planned, file=file) for row in planned.rows}
+    return Choices(found, made)
 
 
 def _trials(row: Mapping[str, Any]) -> list[Trial]:

@@ -32,7 +32,15 @@ from triptych.recall.models.popularity import Popularity
 from triptych.recipes.recall import TrainedRecall, train_recall
 from triptych.recipes.reproduce.base import BM25, ITEM_KNN, ORACLE, POPULARITY, Row, Size, Table
 from triptych.recipes.reproduce.choices import FILE as CHOICES
-from triptych.recipes.reproduce.choices import Trial, first_best, read_choices, trials_of, write_choices
+from triptych.recipes.reproduce.choices import (
+    Choices,
+    Trial,
+    first_best,
+    new_choices,
+    read_choices,
+    trials_of,
+    write_choices,
+)
 from triptych.recipes.reproduce.page import write_page
 from triptych.recipes.reproduce.plans import AnyPlan, Planned, resolve
 from triptych.recipes.reproduce.result import Made, RowMade, describe
@@ -104,15 +112,17 @@ def reproduce(
     train: Callable[..., AllMade] = partial(stages.train_plans, split=split, tokenizer=tokenizer)
     if table.learns_recall:
         train = partial(train_recall, stages=stages, split=split, tokenizer=tokenizer)
-    trials = tried or making.trials(train(planned.trial_plans, seeds=planned.run.seeds[:1]))
-    made = stages.stage("choices", partial(making.choose, trials=trials))
+    tried = tried or making.try_all(train(planned.trial_plans, seeds=planned.run.seeds[:1]))
+    made = stages.stage("choices", partial(making.choose, choices=tried))
     _publish(made.file(CHOICES), out / CHOICES)
     if trials_only:
         return made
+    trials = tried.rows
     chosen = {row.name: planned.chosen(row, best=first_best(trials[row.name])) for row in planned.rows}
     trained = train(list(chosen.values()), seeds=planned.run.seeds)
     rows = [RowMade(row, trials[row.name], chosen[row.name].config, _logs(row, trained)) for row in planned.rows]
-    made = stages.stage("table", partial(making.write, trained=trained, rows=rows), record=f"table, {part}")
+    writes = partial(making.write, trained=trained, rows=rows, tried=tried.made)
+    made = stages.stage("table", writes, record=f"table, {part}")
     for name in (RESULT, HTML):
         _publish(made.file(name), out / name)
     return made
@@ -142,32 +152,33 @@ class _Making:
         if ITEM_KNN in planned.table.protocol.standing:
             self._standing[ITEM_KNN] = self._best_neighbours(planned.table.item_knn)
 
-    def trials(self, trained: AllMade) -> dict[str, list[Trial]]:
-        """Measure every trial on the validation part: row → its trials."""
+    def try_all(self, trained: AllMade) -> Choices:
+        """Measure every trial on the validation part."""
         seed = self._planned.run.seeds[0]
-        return {
+        rows = {
             row.name: [
                 Trial(settings, self._validated_plan(plan, trained[plan.name, seed]))
                 for settings, plan in zip(row.trials, self._planned.plans[row.name], strict=False)  # a form's are fewer
             ]
             for row in self._planned.rows
         }
+        return new_choices(rows, planned=self._planned)
 
-    def choose(self, out: Path, *, trials: Mapping[str, Sequence[Trial]]) -> Artifact:
+    def choose(self, out: Path, *, choices: Choices) -> Artifact:
         """Keep what was tried and chosen."""
 
         def build(folder: Path) -> Mapping[str, Any]:
-            write_choices(folder / CHOICES, planned=self._planned, trials=trials)
-            return {"rows": len(trials), "trials": sum(map(len, trials.values()))}
+            write_choices(folder / CHOICES, planned=self._planned, choices=choices)
+            return {"rows": len(choices.rows), "trials": sum(map(len, choices.rows.values()))}
 
         described = {
             "table": self._planned.table.name,
-            "trial_steps_rate": self._planned.form.trial_steps_rate,
-            "rows": {row: trials_of(own) for row, own in trials.items()},
+            "tried": {name: value for name, value in choices.made.items() if name != "git"},
+            "rows": {row: trials_of(own) for row, own in choices.rows.items()},
         }
         return produce(out, kind="choices", config=described, inputs={"split": self._split.artifact}, build=build)
 
-    def write(self, out: Path, *, trained: AllMade, rows: Sequence[RowMade]) -> Artifact:
+    def write(self, out: Path, *, trained: AllMade, rows: Sequence[RowMade], tried: Mapping[str, Any]) -> Artifact:
         """Measure the part, judge the claims, and write all of it; or open what was written."""
         inputs: dict[str, Artifact | str] = {
             "catalogue": self._stages.catalogue.artifact,
@@ -178,7 +189,7 @@ class _Making:
             inputs |= {f"{name} seed {seed}": one.model, f"index {name} seed {seed}": one.index}
 
         def build(folder: Path) -> Mapping[str, Any]:
-            return self._written(folder, result=self._measured(trained), rows=rows, inputs=inputs)
+            return self._written(folder, result=self._measured(trained), rows=rows, inputs=inputs, tried=tried)
 
         return produce(out, kind=KIND, config=self._described(rows), inputs=inputs, build=build)
 
@@ -249,6 +260,7 @@ class _Making:
         result: TaskResult,
         rows: Sequence[RowMade],
         inputs: Mapping[str, Artifact | str],
+        tried: Mapping[str, Any],
     ) -> Mapping[str, Any]:
         about = self._stages.about()
         records = single(to_rows(result.records, simulated=about.simulated, caution=self._split.caution))
@@ -266,6 +278,7 @@ class _Making:
             split=self._split,
             about=about,
             inputs=inputs,
+            tried=tried,
         )
         write_json(folder / RESULT, describe(made))
         (folder / HTML).write_text(write_page(made), encoding="utf-8")

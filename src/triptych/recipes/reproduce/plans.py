@@ -41,6 +41,8 @@ class Planned:
     evaluation: EvaluationConfig
     """Of the part that the table is of."""
     headline: Column
+    given: Sequence[str] = ()
+    """The settings that were given beside the form's."""
 
     @property
     def trial_plans(self) -> list[AnyPlan]:
@@ -82,7 +84,7 @@ def resolve(table: Table, *, size: Size, part: Part, settings: Sequence[str]) ->
     run = _run_config(table, form.run, plans=[plan for own in plans.values() for plan in own], settings=others)
     evaluation = run.evaluation.override(f"part={part.value}")
     headline = table.headline or Column("recall", evaluation.headline_k)
-    return Planned(table, size, form, rows, plans, full, run, evaluation, headline)
+    return Planned(table, size, form, rows, plans, full, run, evaluation, headline, tuple(settings))
 
 
 def _check_not_tried(rows: Sequence[Row], *, form: Form, settings: Sequence[str]) -> None:

@@ -43,7 +43,7 @@ NEW_ITEMS = "new_items"
 def within_users() -> Table:
     """Each user's latest choices are held out."""
     return _table(
-        "recommendation-within-users",
+        "recommendation --part within-users",
         "Recommendation on films: what a user chose last, others' later choices known",
         split=SplitBy.USER,
     )
@@ -52,7 +52,7 @@ def within_users() -> Table:
 def by_time() -> Table:
     """What was chosen after a moment is held out."""
     return _table(
-        "recommendation-by-time",
+        "recommendation --part by-time",
         "Recommendation on films: what users chose after a moment, nothing later known",
         split=SplitBy.FRACTION,
     )

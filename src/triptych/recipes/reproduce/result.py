@@ -52,6 +52,8 @@ class Made:
     split: Split
     about: About
     inputs: Mapping[str, Artifact | str]
+    tried: Mapping[str, Any]
+    """How the trials were made; see `choices.Choices`."""
 
 
 def describe(made: Made) -> dict[str, Any]:
@@ -149,6 +151,8 @@ def _settings(made: Made) -> dict[str, Any]:
         "headline": str(made.planned.headline),
         "seeds": list(made.planned.run.seeds),
         "evaluation": made.planned.evaluation.dump(),
+        "given": list(made.planned.given),
+        "tried": dict(made.tried),
         "rows": {one.row.name: _row_settings(one) for one in made.rows},
         "claims_left_out": dict(made.unjudged),
         "triptych": package_version(),
