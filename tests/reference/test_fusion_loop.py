@@ -114,7 +114,7 @@ def test_features_are_those_of_a_loop(answers):
     rng = np.random.default_rng(1)
     frequency, is_new = rng.random(REQUESTS), rng.random(united.item_rows.shape) < 0.5
     found = features(united, context=Context(frequency, is_new))
-    names = feature_names(list(channels))
+    names = feature_names(list(channels), with_context=True)
     assert found.shape[-1] == len(names)
     for request in range(REQUESTS):
         lists = {name: cut(told[request]) for name, told in answers.items()}
@@ -134,6 +134,8 @@ def test_features_are_those_of_a_loop(answers):
                 assert found[request, place, column] == pytest.approx(expected[feature], rel=1e-6, abs=1e-9)
             assert found[request, place, -1] == is_new[request, place]
         assert not found[request, len(rows) :].any()
+    plain = feature_names(list(channels), with_context=False)
+    np.testing.assert_array_equal(features(united, context=None), found[..., [names.index(one) for one in plain]])
 
 
 def test_the_fit_is_where_autograd_finds_no_slope():

@@ -77,7 +77,7 @@ def test_every_formula_finds_the_channel_that_is_noise(generated):
         fused = Hybrid(channels, rule=rule, config=config, counts=counts).retrieve(requests, 5)
         assert value(fused, wanted) >= alone
         if fusion is Fusion.LEARNED:
-            weight = dict(zip(feature_names(list(channels)), rule.weights, strict=True))
+            weight = dict(zip(feature_names(list(channels), with_context=True), rule.weights, strict=True))
             size = {
                 name: sum(abs(one) for feature, one in weight.items() if feature.startswith(name)) for name in channels
             }
@@ -262,7 +262,7 @@ def test_a_rule_of_other_channels_is_refused():
     one = {"one": channel(np.zeros((1, 3)))}
     with pytest.raises(EngineError, match="2 weights for 1"):
         Hybrid(one, rule=EVEN)
-    with pytest.raises(EngineError, match="counts"):
+    with pytest.raises(EngineError, match="6 weights for 4"):  # without a log
         Hybrid(one, rule=Rule(Fusion.LEARNED, (0.0,) * 6))
     with pytest.raises(EngineError, match="quota of new"):
         Hybrid(one, rule=Rule(Fusion.RRF, (1.0,)), config=HybridConfig(quotas={"new": 1}))

@@ -36,7 +36,7 @@ class Fusion(StrEnum):
     ZSCORE = "zscore"
     """By scores less their mean, in standard deviations."""
     LEARNED = "learned"
-    """By a linear function of places, scores, what is known of the query and whether an item is new."""
+    """By a linear function of places and scores, and with a log of the query's frequency and whether an item is new."""
 
 
 class Union(NamedTuple):
@@ -119,7 +119,7 @@ def normalised(united: Union, *, fusion: Fusion) -> Float64Array:
 
 
 class Context(NamedTuple):
-    """What learned fusion is told beside the channels' answers."""
+    """What a log tells learned fusion beside the channels' answers."""
 
     log_frequency: Float64Array
     """``[n]``, log(1 + choices under the query in training): 0 for a query that training has not met."""
@@ -127,25 +127,32 @@ class Context(NamedTuple):
     """``[n, m]``, items that nobody chose in training."""
 
 
-def feature_names(channels: Sequence[str]) -> list[str]:
+def feature_names(channels: Sequence[str], *, with_context: bool) -> list[str]:
     """Name the features of learned fusion, in their order."""
-    own = ("1/place", "61/(60+place)", "minmax", "found", "61/(60+place) * log frequency of the query")
-    return [f"{channel}: {feature}" for channel in channels for feature in own] + ["item is new"]
+    own = ["1/place", "61/(60+place)", "minmax", "found"]
+    own += ["61/(60+place) * log frequency of the query"] if with_context else []
+    return [f"{channel}: {feature}" for channel in channels for feature in own] + ["item is new"] * with_context
 
 
-def features(united: Union, *, context: Context) -> Float64Array:
+def features(united: Union, *, context: Context | None) -> Float64Array:
     """Compute what learned fusion reads of each candidate: ``[n, m, features]``, 0 in the padding.
 
     Reciprocal-rank and min-max fusion are linear in them, so the best linear function is at least as likely as any of
     these two, and as any one channel's order.
     """
-    first = reciprocal(united.places, constant=0.0)
     smooth = 61.0 * reciprocal(united.places, constant=60.0)
-    scores = normalised(united, fusion=Fusion.MINMAX)
-    found = (united.places > 0).astype(np.float64)
-    known = smooth * context.log_frequency[:, None, None]
-    by_channel = np.stack([first, smooth, scores, found, known], axis=-1)
+    columns = [
+        reciprocal(united.places, constant=0.0),
+        smooth,
+        normalised(united, fusion=Fusion.MINMAX),
+        (united.places > 0).astype(np.float64),
+    ]
+    if context is not None:
+        columns.append(smooth * context.log_frequency[:, None, None])
+    by_channel = np.stack(columns, axis=-1)
     flat = by_channel.reshape(*by_channel.shape[:2], -1)
+    if context is None:
+        return flat
     return np.concatenate([flat, (context.is_new & (united.item_rows >= 0)).astype(np.float64)[..., None]], axis=-1)
 
 

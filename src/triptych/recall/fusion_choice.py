@@ -53,7 +53,7 @@ def choose(
         requests: ``[n]``, of the validation part, at least 2.
         wanted: what each should find; with grades, the choice is by NDCG@10 with gain = grade, else by recall.
         config: which formulas are tried, and the cut-off of recall.
-        counts: for learned fusion; None: it is not tried.
+        counts: for learned fusion; None: there is no log.
 
     Raises:
         DataError: no channel found anything that was wanted.
@@ -183,8 +183,9 @@ def _tried(
         if fusion is not Fusion.LEARNED:
             columns = formula_columns(united, fusion=fusion, rrf_constant=config.rrf_constant)
             tried[fusion] = _grid(columns, united=united, measure=measure, half=half)
-        elif counts is not None:
-            columns = features(united, context=counts.context(requests, united=united))
+        else:
+            context = None if counts is None else counts.context(requests, united=united)
+            columns = features(united, context=context)
             tried[fusion] = _learned(columns, united=united, measure=measure, half=half, l2=config.l2)
     return tried
 

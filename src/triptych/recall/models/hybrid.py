@@ -161,13 +161,13 @@ class Rule(NamedTuple):
 
     fusion: Fusion
     weights: tuple[float, ...]
-    """Of the channels, or of `fusion.feature_names`."""
+    """Of the channels, or of `fusion.feature_names`, with context where the hybrid has counts."""
     is_preferred: bool = False
     """Whether validation says that it is better than each channel alone, by more than chance."""
 
 
 class LogCounts(NamedTuple):
-    """What training has seen, for learned fusion."""
+    """What training has seen of a log. Judgements have no such counts: which items were judged is somebody's choice."""
 
     of_query: Mapping[str, int]
     """Query as `data.text.folded` writes it → choices under it."""
@@ -176,7 +176,7 @@ class LogCounts(NamedTuple):
 
     @classmethod
     def fit(cls, catalogue: Catalogue, *, split: Split) -> LogCounts:
-        """Count the choices of the training part, or its relevant judgements."""
+        """Count the choices of the training part."""
         pairs = split.train_pairs(catalogue)
         counts = (
             pl.DataFrame({"row": pairs.query_row, "clicks": pairs.clicks})
@@ -185,6 +185,22 @@ class LogCounts(NamedTuple):
             .agg(pl.col("clicks").sum())
         )
         return cls(dict(counts.select("query", "clicks").iter_rows()), split.train_counts(catalogue).astype(np.int64))
+
+    def save(self, folder: Path) -> None:
+        """Write both, the queries in alphabetical order."""
+        queries = sorted(self.of_query)
+        counts = pl.DataFrame(
+            {"query": queries, "count": [self.of_query[query] for query in queries]},
+            schema={"query": pl.String, "count": pl.Int64},
+        )
+        counts.write_parquet(folder / QUERY_COUNTS)
+        np.save(folder / ITEM_COUNTS, self.of_item)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        of_query = dict(pl.read_parquet(folder / QUERY_COUNTS).select("query", "count").iter_rows())
+        return cls(of_query, np.load(folder / ITEM_COUNTS, allow_pickle=False))
 
     def context(self, requests: Sequence[Request], *, united: Union) -> Context:
         """Look requests and candidates up."""
@@ -213,7 +229,7 @@ class Hybrid:
             channels: name → channel; the order is that of the rule's weights.
             rule: from `recall.fusion_choice.choose`, or of your own.
             config: candidates, quotas.
-            counts: with learned fusion only, which needs them.
+            counts: what training has seen of a log, for learned fusion and channel new; None: there is no log.
             name: in tables.
 
         Raises:
@@ -221,14 +237,12 @@ class Hybrid:
         """
         self._channels, self._rule, self._config = dict(channels), rule, config or HybridConfig()
         self._counts, self._name = counts, name
-        expected = _weight_names(rule, list(channels))
+        expected = _weight_names(rule, list(channels), counts)
         if len(rule.weights) != len(expected):
             raise EngineError(
                 f"{name} has {len(rule.weights)} weights for {len(expected)} ({', '.join(expected)}). Choose its rule "
                 "for these channels."
             )
-        if rule.fusion is Fusion.LEARNED and counts is None:
-            raise EngineError(f"{name} is fused by what the log has seen. Give counts.")
         unknown = sorted(set(self._config.quotas) - set(channels))
         if unknown:
             raise EngineError(f"{name} has a quota of {', '.join(unknown)}, and no such channel.")
@@ -306,7 +320,7 @@ class Hybrid:
         """Write config, rule and counts; the channels have artefacts of their own."""
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG_FILE, self._config.dump())
-        names = _weight_names(self._rule, list(self._channels))
+        names = _weight_names(self._rule, list(self._channels), self._counts)
         rule = {
             "channels": list(self._channels),
             "fusion": self._rule.fusion.value,
@@ -315,10 +329,7 @@ class Hybrid:
         }
         write_json(folder / RULE_FILE, rule)
         if self._counts is not None:
-            queries = sorted(self._counts.of_query)
-            counts = pl.DataFrame({"query": queries, "count": [self._counts.of_query[query] for query in queries]})
-            counts.write_parquet(folder / QUERY_COUNTS)
-            np.save(folder / ITEM_COUNTS, self._counts.of_item)
+            self._counts.save(folder)
 
     @classmethod
     def load(cls, folder: Path, *, channels: Mapping[str, HybridChannel], name: str = "hybrid") -> Self:
@@ -337,15 +348,12 @@ class Hybrid:
         if list(channels) != stored["channels"]:
             raise EngineError(f"{name} is fused of {', '.join(stored['channels'])}, not of {', '.join(channels)}.")
         rule = Rule(Fusion(stored["fusion"]), tuple(stored["weights"].values()), bool(stored["is_preferred"]))
-        if list(stored["weights"]) != _weight_names(rule, list(channels)):
+        counts = LogCounts.load(folder) if (folder / ITEM_COUNTS).is_file() else None
+        if list(stored["weights"]) != _weight_names(rule, list(channels), counts):
             raise ArtifactError(
                 f"The hybrid in {str(folder)!r} was made by another version of triptych, with other features. Run the "
                 "same `triptych run` again."
             )
-        counts = None
-        if (folder / ITEM_COUNTS).is_file():
-            of_query = dict(pl.read_parquet(folder / QUERY_COUNTS).select("query", "count").iter_rows())
-            counts = LogCounts(of_query, np.load(folder / ITEM_COUNTS, allow_pickle=False))
         config = HybridConfig.load(folder / CONFIG_FILE)
         return cls(channels, rule=rule, config=config, counts=counts, name=name)
 
@@ -355,8 +363,8 @@ class Hybrid:
 
     def _scores(self, requests: Sequence[Request], united: Union) -> FloatArray:
         if self._rule.fusion is Fusion.LEARNED:
-            assert self._counts is not None
-            columns = features(united, context=self._counts.context(requests, united=united))
+            context = None if self._counts is None else self._counts.context(requests, united=united)
+            columns = features(united, context=context)
         else:
             columns = formula_columns(united, fusion=self._rule.fusion, rrf_constant=self._config.rrf_constant)
         return weighted(columns, np.array(self._rule.weights), united=united)
@@ -389,8 +397,9 @@ def formula_columns(united: Union, *, fusion: Fusion, rrf_constant: float) -> Fl
     return normalised(united, fusion=fusion)
 
 
-def _weight_names(rule: Rule, channels: Sequence[str]) -> list[str]:
-    return feature_names(channels) if rule.fusion is Fusion.LEARNED else list(channels)
+def _weight_names(rule: Rule, channels: Sequence[str], counts: LogCounts | None) -> list[str]:
+    learned = rule.fusion is Fusion.LEARNED
+    return feature_names(channels, with_context=counts is not None) if learned else list(channels)
 
 
 def _cut(hits: Hits, *, k: int) -> Hits:
