@@ -262,6 +262,11 @@ class Hybrid:
         """Who is asked."""
         return self._channels
 
+    @property
+    def counts(self) -> LogCounts | None:
+        """What training has seen of a log; None: there is no log."""
+        return self._counts
+
     def over(self, channels: Mapping[str, HybridChannel]) -> Hybrid:
         """Return the same over channels of the same names, for instance with more items."""
         if list(channels) != list(self._channels):
@@ -348,7 +353,7 @@ class Hybrid:
         if list(channels) != stored["channels"]:
             raise EngineError(f"{name} is fused of {', '.join(stored['channels'])}, not of {', '.join(channels)}.")
         rule = Rule(Fusion(stored["fusion"]), tuple(stored["weights"].values()), bool(stored["is_preferred"]))
-        counts = LogCounts.load(folder) if (folder / ITEM_COUNTS).is_file() else None
+        counts = saved_counts(folder)
         if list(stored["weights"]) != _weight_names(rule, list(channels), counts):
             raise ArtifactError(
                 f"The hybrid in {str(folder)!r} was made by another version of triptych, with other features. Run the "
@@ -373,6 +378,11 @@ class Hybrid:
 def saved_channels(folder: Path) -> list[str]:
     """Return the names of the channels that a saved hybrid is fused of."""
     return [str(name) for name in _stored_rule(folder)["channels"]]
+
+
+def saved_counts(folder: Path) -> LogCounts | None:
+    """Return the counts of a saved hybrid; None where there was no log."""
+    return LogCounts.load(folder) if (folder / ITEM_COUNTS).is_file() else None
 
 
 def ask(channels: Mapping[str, HybridChannel], requests: Sequence[Request], *, candidates: int) -> list[Hits]:

@@ -19,7 +19,8 @@ def run(stages: Stages) -> Artifact:
     popularity, bm25 = stages.popularity(None), stages.bm25()
     trained = stages.train(split, stages.tokenizer(split))
     hybrids = hybrid_of_run(trained, stages=stages, split=split, popularity=popularity, bm25=bm25)
-    stages.bundle(trained, popularity=popularity, bm25=bm25)
+    hybrid = hybrids[0].artifact if hybrids else None
+    stages.bundle(trained, popularity=popularity, bm25=bm25, hybrid=hybrid)
 
     def judged() -> TaskResult:
         models: dict[str, Retriever] = {"bm25": Bm25.load(bm25.path)}

@@ -40,6 +40,7 @@ def run(stages: Stages) -> Artifact:
         bm25=bm25,
         recall=None if served is None else served.model,
         recall_index=None if served is None else served.index,
+        hybrid=hybrids[0].artifact if hybrids else None,
     )
 
     def searched() -> TaskResult:
