@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.small_demo import DEMO_SETTINGS
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Part, Split
@@ -18,20 +17,7 @@ from triptych.evaluate.report import read_records
 from triptych.foundation.errors import ArtifactError, ConfigError, EngineError
 from triptych.metrics.ranking import TargetSets, match, recall_at_k
 from triptych.recipes import resolve
-from triptych.recipes.pipeline import run_pipeline
 from triptych.recipes.run_folder import RunFolder
-
-HYBRID = {"channels": ["recall", "dense", "bm25", "new"], "quotas": {"new": 2}}
-
-
-@pytest.fixture(scope="module")
-def hybrid_run(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small demo with a hybrid; all else is found finished."""
-    out = tmp_path_factory.mktemp("hybrid") / "run"
-    shutil.copytree(demo_run, out)
-    resolved = resolve("demo", settings=(*DEMO_SETTINGS, f"hybrid={json.dumps(HYBRID)}"))
-    run_pipeline(resolved.config, base=resolved.base, out=out)
-    return out
 
 
 @pytest.fixture(scope="module")
