@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,14 +58,35 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """A finished run of a small demo; made once, by the first worker that asks. Read it, never change it."""
+    return _demo("demo_run", (), tmp_path_factory=tmp_path_factory, request=request)
+
+
+@pytest.fixture(scope="session")
+def hybrid_run(demo_run: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The small demo with its channels fused; all else is found finished. Read it, never change it."""
+    fused = 'hybrid={"channels":["recall","dense","bm25","new"],"quotas":{"new":2}}'
+    return _demo("hybrid_run", (fused,), tmp_path_factory=tmp_path_factory, request=request, start=demo_run)
+
+
+def _demo(
+    name: str,
+    settings: tuple[str, ...],
+    *,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+    start: Path | None = None,
+) -> Path:
+    """Run the small demo with further settings, over what another run has finished."""
     from triptych.recipes import resolve
     from triptych.recipes.pipeline import run_pipeline
 
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if hasattr(request.config, "workerinput") else base  # beside the workers' own folders
-    out = shared / "demo_run"
-    with (shared / "demo_run.lock").open("w") as lock:
+    out = shared / name
+    with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        resolved = resolve("demo", settings=DEMO_SETTINGS)
+        if start is not None and not out.exists():
+            shutil.copytree(start, out)
+        resolved = resolve("demo", settings=(*DEMO_SETTINGS, *settings))
         run_pipeline(resolved.config, base=resolved.base, out=out)
     return out

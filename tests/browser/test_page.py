@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -58,6 +59,13 @@ def engine(demo_run: Path) -> Engine:
 
 @pytest.fixture(scope="module")
 def address(engine: Engine) -> Iterator[str]:
+    with served(engine) as at:
+        yield at
+
+
+@contextmanager
+def served(engine: Engine) -> Iterator[str]:
+    """Serve an engine; gives the address."""
     import uvicorn
 
     with socket.socket() as probe:
@@ -282,6 +290,26 @@ def test_the_best_is_what_the_recall_model_finds_and_meaning_asks_the_encoder(
     by_meaning = [hit.item_id for hit in engine.search(query, k=24, channel="dense")]
     expect(cards(page).first).to_have_attribute("data-item-id", by_meaning[0])
     assert shown_ids(page) == by_meaning
+
+
+def test_fused_channels_are_offered_where_there_are_some_and_say_who_found_an_item(
+    page: Page, query: str, hybrid_run: Path
+) -> None:
+    page.goto(f"/?q={quote(query)}")
+    expect(cards(page).first).to_be_visible()
+    expect(page.get_by_role("radio", name="Fused")).to_be_hidden()
+    shop = Engine.open(hybrid_run)
+    with served(shop) as at:
+        page.goto(f"{at}/?q={quote(query)}")
+        page.get_by_role("radio", name="Fused").check()
+        expect(page).to_have_url(re.compile("channel=hybrid"))
+        answer = shop.search(query, k=24, channel="hybrid", explain=True)
+        expect(cards(page).first).to_have_attribute("data-item-id", answer[0].item_id)
+        assert shown_ids(page) == [hit.item_id for hit in answer]
+        cards(page).first.locator(".open").click()
+        places = page.locator("#why .reason dd")
+        expect(places.first).to_be_visible()
+        assert places.all_text_contents() == [f"place {place}" for place in answer[0].why.found_by.values()]
 
 
 def test_similar_starts_from_an_item_and_back_returns(page: Page, engine: Engine, query: str) -> None:

@@ -26,9 +26,11 @@ from triptych.foundation.registry import config_class, kinds
 from triptych.index.backends.exact import ExactIndex
 from triptych.recall.base import Request, RetrieverConfig
 from triptych.recall.features import Features
+from triptych.recall.fusion import Fusion
 from triptych.recall.ids import Ids
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense
+from triptych.recall.models.hybrid import AskedBy, Hybrid, HybridChannel, HybridConfig, Rule
 from triptych.recall.models.item_knn import ItemKnn
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
@@ -137,6 +139,17 @@ def learned_again(shop, folder, *, kind):
     return LearnedRetriever.load(folder, index=shop.learned[kind], encoder=None, catalogue=catalogue)
 
 
+def hybrid_channels(shop):
+    found = {"dense": Dense(shop.embedder, shop.index), "bm25": Bm25.fit(shop.catalogue.titles)}
+    return {name: HybridChannel(one, frozenset({AskedBy.WORDS})) for name, one in found.items()}
+
+
+def hybrid(shop):
+    """With a quota, so that its answers keep what every other's do."""
+    config = HybridConfig(candidates=12, quotas={"bm25": 3}, quota_places=5)
+    return Hybrid(hybrid_channels(shop), rule=Rule(Fusion.MINMAX, (0.9, 0.1)), config=config)
+
+
 # One line per kind: how it is made, and how it is read back.
 SUITE = {
     "popularity": (popularity, lambda shop, folder: Popularity.load(folder)),
@@ -145,6 +158,7 @@ SUITE = {
         lambda shop: Dense(shop.embedder, shop.index),
         lambda shop, folder: Dense.load(folder, embedder=shop.embedder, index=shop.index),
     ),
+    "hybrid": (hybrid, lambda shop, folder: Hybrid.load(folder, channels=hybrid_channels(shop))),
     "item_knn": (item_knn, lambda shop, folder: ItemKnn.load(folder)),
     "oracle": (
         lambda shop: Oracle.fit(shop.catalogue, counts=popularity(shop).counts),
@@ -223,12 +237,13 @@ def test_deterministic(retriever, shop, kind, ask):
     assert_same(hits, SUITE[kind][0](shop).retrieve(ask(), 10))
 
 
-def test_no_number_depends_on_the_batch(retriever, ask):
+def test_no_number_depends_on_the_batch(kind, retriever, ask):
+    rtol = 1e-5 if kind == "hybrid" else 1e-6  # normalised scores have the encoder's rounding, over their spread
     together = retriever.retrieve(ask(), 10)
     for place, request in enumerate(ask()):
         alone = retriever.retrieve([request], 10)
         np.testing.assert_array_equal(alone.item_rows[0], together.item_rows[place])
-        np.testing.assert_allclose(alone.scores[0], together.scores[place], rtol=1e-6)
+        np.testing.assert_allclose(alone.scores[0], together.scores[place], rtol=rtol)
 
 
 def test_no_requests(retriever):
@@ -264,6 +279,8 @@ def test_more_places_than_items_are_padding(retriever, ask):
     np.testing.assert_array_equal(np.isneginf(hits.scores), hits.item_rows == -1)
 
 
+# A hybrid's places are those among the items kept: tests/unit/test_hybrid.py, test_a_filter_is_fused_anew.
+@pytest.mark.parametrize("kind", sorted(set(SUITE) - {"hybrid"}), indirect=True)
 def test_keep_gives_the_full_ranking_without_what_is_not_kept(retriever, ask):
     full = retriever.retrieve(ask(), NUM_ITEMS)
     rng = np.random.default_rng(1)

@@ -61,7 +61,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def drafted_and_run(tables: Path, out: Path, *, recipe: str, **files: str) -> list[dict]:
+def drafted_and_run(
+    tables: Path, out: Path, *, recipe: str, settings: tuple[str, ...] = (), **files: str
+) -> list[dict]:
     """Draft a config, check it and run it small; returns the report's records."""
     config = tables / f"{recipe}.toml"
     options = [part for name, file in files.items() for part in (f"--{name}", str(tables / file))]
@@ -70,7 +72,7 @@ def drafted_and_run(tables: Path, out: Path, *, recipe: str, **files: str) -> li
     told = CliRunner().invoke(app, ["check", str(config), "--strict"], catch_exceptions=False)
     assert told.exit_code == 0, told.output
     assert f"next: triptych run {config}" in told.output
-    resolved = resolve(str(config), settings=SMALL)
+    resolved = resolve(str(config), settings=(*SMALL, *settings))
     assert resolved.config.recipe == recipe
     run_pipeline(resolved.config, base=resolved.base, out=out)
     return read_records(RunFolder.existing(out).stage("report"))
@@ -95,11 +97,20 @@ def test_ratings_become_a_feed(tables: Path, tmp_path: Path):
 
 
 def test_grades_become_a_search(tables: Path, tmp_path: Path):
-    records = drafted_and_run(tables, tmp_path, recipe="judged", judgements="grades.csv")
+    records = drafted_and_run(tables, tmp_path, recipe="judged", judgements="grades.csv", settings=("hybrid={}",))
     ndcg = values(records, task="graded", metric="ndcg_judged", k=10)
-    assert {"bm25", "title+photo", "title", "chance"} <= set(ndcg)
+    assert {"bm25", "title+photo", "title", "hybrid", "chance"} <= set(ndcg)
     assert ndcg["bm25"] > ndcg["chance"]
-    assert len(triptych.load(tmp_path).search("war 3", k=5)) == 5
+    against = {one["baseline"] for one in records if one["model"] == "hybrid" and one.get("kind") == "difference"}
+    assert against == {"bm25", "title+photo"}
+    shop = triptych.load(tmp_path)
+    assert len(shop.search("war 3", k=5)) == 5
+    fused = shop.search("war 3", k=5, channel="hybrid", explain=True)
+    assert set(fused[0].why.found_by) == {"dense", "bm25"}
+    # of judged queries nothing is told but places and scores: who was judged in training is the judges' choice
+    summary = RunFolder.existing(tmp_path).stage("hybrid seed 0").summary
+    assert (summary["metric"], summary["channels"]) == ("ndcg@10", "dense, bm25")
+    assert not list(tmp_path.glob("hybrid/*/item_counts.npy"))
 
 
 def test_items_alone_become_a_search_by_photo(tables: Path, tmp_path: Path):

@@ -52,7 +52,7 @@ def test_movielens_recommends(real_data: Path, tmp_path: Path):
 @pytest.mark.real_data
 def test_homedepot_is_graded(real_data: Path, tmp_path: Path):
     records = hurried("homedepot", tmp_path)
-    assert models(records, task="graded") == {"bm25", "title", "chance"}
+    assert models(records, task="graded") == {"bm25", "title", "hybrid", "chance"}
     assert len(Engine.open(tmp_path).search("cordless drill", k=5)) == 5
 
 

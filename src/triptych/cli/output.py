@@ -97,6 +97,8 @@ def print_hits(hits: Answer, *, describe: Any, as_json: bool) -> None:
         row["price"] = None if item.get("price") is None else f"{item['price']:,.2f}"
         if hit.why is not None:
             row["shared words"] = " ".join(hit.why.shared_words)
+            if hit.why.found_by is not None:
+                row["found by"] = ", ".join(f"{channel} {place}" for channel, place in hit.why.found_by.items())
         rows.append(row)
     print_table(rows, right=frozenset({"#", "score", "price"}))
     if not rows:

@@ -21,13 +21,14 @@ def search(
     min_price: Annotated[float | None, typer.Option(help="Lowest price.")] = None,
     max_price: Annotated[float | None, typer.Option(help="Highest price.")] = None,
     channel: Annotated[
-        str | None, typer.Option(help="recall, dense, bm25 or popularity (default: the best there is).")
+        str | None, typer.Option(help="recall, dense, bm25, popularity or hybrid (default: the best there is).")
     ] = None,
     why: Annotated[
         bool,
         typer.Option(
             "--why",
-            help="Show the words shared with the title; with --json also the score without title and without photo.",
+            help="Show the words shared with the title, and who found it (hybrid); with --json also the score without "
+            "title and without photo.",
         ),
     ] = False,
     as_json: AsJson = False,

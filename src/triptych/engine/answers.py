@@ -18,6 +18,8 @@ class Channel(StrEnum):
     """By shared words of query and title."""
     POPULARITY = "popularity"
     """By past choices, whatever the query."""
+    HYBRID = "hybrid"
+    """By several of these, fused into one list."""
 
 
 class Why(NamedTuple):
@@ -41,6 +43,8 @@ class Why(NamedTuple):
     the channel learns nothing of single items."""
     shared_words: list[str]
     """Words of the query that stand in the title, in the query's order."""
+    found_by: dict[str, int] | None = None
+    """Channel → the item's place there, from 1 up, in channel hybrid; None in any other."""
 
 
 class Hit(NamedTuple):

@@ -42,6 +42,8 @@ class Parts:
     """A recall model; None: the shop has none."""
     recall_index: Artifact | None = None
     """Item vectors of `recall`."""
+    hybrid: Artifact | None = None
+    """How the others are fused; None: the shop has no such channel."""
 
     def named(self) -> dict[str, Artifact]:
         """Return part → artefact, of those that there are."""
@@ -121,6 +123,7 @@ def write_bundle(
     dense: DenseConfig | None = None,
     recall: Artifact | None = None,
     recall_index: Artifact | None = None,
+    hybrid: Artifact | None = None,
 ) -> Artifact:
     """Write the bundle of a run.
 
@@ -134,11 +137,12 @@ def write_bundle(
         dense: how the engine turns requests into vectors.
         recall: a recall model, over this encoder if it reads content; None: there is none.
         recall_index: of its item vectors.
+        hybrid: how these are fused; None: they are not.
 
     Raises:
         ArtifactError: the parts do not belong together.
     """
-    parts = Parts(catalogue, encoder, index, popularity, bm25, recall, recall_index)
+    parts = Parts(catalogue, encoder, index, popularity, bm25, recall, recall_index, hybrid)
     check_lineage(parts)
     places = {name: os.path.relpath(part.path, parent / "id") for name, part in parts.named().items()}
 
@@ -190,6 +194,11 @@ def check_lineage(parts: Parts) -> None:
         if "encoder" in parts.recall.inputs:
             parts.recall.require_input("encoder", parts.encoder)
         parts.recall_index.require_input("encoder", parts.recall)
+    if parts.hybrid is not None:
+        for name in ("catalogue", "encoder", "popularity", "bm25", "recall"):
+            part = getattr(parts, name)
+            if part is not None:
+                parts.hybrid.require_input(name, part)
 
 
 def _find(path: Path) -> Artifact:

@@ -24,7 +24,7 @@ from triptych.encoders.embed import Embedder
 from triptych.engine import notes
 from triptych.engine.answers import Answer, Channel, Facets, Hit, Why
 from triptych.engine.bundle import Parts, open_bundle
-from triptych.engine.explain import explain_dense, explain_plain
+from triptych.engine.explain import explain_dense, explain_hybrid, explain_plain
 from triptych.engine.filters import Filters
 from triptych.engine.new_items import MAX_ADDED_ITEMS, check_rows
 from triptych.engine.photos import Photo, query_pixels
@@ -32,15 +32,19 @@ from triptych.engine.shelf import Shelf
 from triptych.foundation.errors import ArtifactError, ConfigError, EngineError, did_you_mean
 from triptych.index.base import Index, open_index
 from triptych.recall.base import Request, Retriever
+from triptych.recall.hybrid_channels import search_channels
 from triptych.recall.learned import read_needs
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense, DenseConfig
+from triptych.recall.models.hybrid import Hybrid, HybridChannel, LogCounts, saved_channels, saved_counts
 from triptych.recall.models.popularity import Popularity
 from triptych.recall.retriever import LearnedRetriever
 
 log = logging.getLogger(__name__)
 
 BY_VECTORS = (Channel.RECALL, Channel.DENSE)
+"""Channels of one model's vectors."""
+BY_MEANING = (*BY_VECTORS, Channel.HYBRID)
 """Channels in which an encoder reads the words."""
 
 
@@ -57,6 +61,8 @@ class _Snapshot:
     """None: the shop has no recall model."""
     recall_index: Index | None
     """Of its item vectors."""
+    hybrid: Hybrid | None
+    """None: the shop fuses nothing."""
 
     def retriever(self, channel: Channel) -> Retriever:
         retrievers: dict[Channel, Retriever | None] = {
@@ -64,6 +70,7 @@ class _Snapshot:
             Channel.DENSE: self.dense,
             Channel.BM25: self.bm25,
             Channel.POPULARITY: self.popularity,
+            Channel.HYBRID: self.hybrid,
         }
         found = retrievers[channel]
         assert found is not None, "the channel was checked"
@@ -93,14 +100,16 @@ class Engine:
             )
         index = open_index(parts.index)
         self._changing = threading.Lock()
-        self._snapshot = _Snapshot(
+        first = _Snapshot(
             shelf=Shelf.of(self._catalogue),
             index=index,
             dense=Dense(self._embedder, index, config=self._dense_config),
             bm25=Bm25.load(parts.bm25.path),
             popularity=Popularity.load(parts.popularity.path),
             **self._open_recall(index),
+            hybrid=None,
         )
+        self._snapshot = replace(first, hybrid=self._open_hybrid(first))
 
     @classmethod
     def open(cls, path: str | Path, *, max_added_items: int = MAX_ADDED_ITEMS) -> Engine:
@@ -139,19 +148,20 @@ class Engine:
 
         Args:
             query: what to look for.
-            photo: a path, the bytes of a file, or RGB pixels uint8 ``[height, width, 3]``; channel dense only.
+            photo: a path, the bytes of a file, or RGB pixels uint8 ``[height, width, 3]``; channels dense and hybrid.
             k: most hits wanted; there are fewer where fewer items pass the filters, or share a word (bm25).
             user: who asks. A personal recall model reads his history in the log; the others answer everybody alike.
             filters: which items may be in the answer.
-            channel: how items are found: recall, dense, bm25, or popularity (which looks at neither words nor photo);
-                None: by recall where words alone are searched by, and the shop has a recall model that knows
-                anything of them, else dense.
+            channel: how items are found: recall, dense, bm25, popularity (which looks at neither words nor photo), or
+                hybrid, which fuses some of these. None, with words alone: by hybrid where validation found it better
+                than each of them, else by recall where the shop has a recall model that knows anything of them; in
+                all other cases by dense.
             explain: give each hit its `Why`; in channels recall and dense each is encoded up to three times for it.
 
         Returns:
             Hits, best first; equal scores by item row. Where nothing in the words is known (see `knows_words`),
-            channels recall and dense go by the photo alone, or without one by popularity, and the answer's `note` says
-            so.
+            channels recall, dense and hybrid go by the photo alone, or without one by popularity, and the answer's
+            `note` says so, as it does where a channel of the hybrid cannot read what was asked.
 
         Raises:
             EngineError: nothing to search by, or an argument that cannot be used.
@@ -164,7 +174,7 @@ class Engine:
         keep = now.shelf.columns.mask(filters)
         request = Request(query=text, photo=query_pixels(photo, px=self._embedder.px), user=user, keep=keep)
         instead = None
-        if text is not None and chosen in BY_VECTORS and not self.knows_words(text):
+        if text is not None and chosen in BY_MEANING and not self.knows_words(text):
             if photo is not None:
                 request = replace(request, query=None)
                 instead = "the photo alone was searched with"
@@ -175,6 +185,9 @@ class Engine:
             answer.note = notes.nothing_known(text, so=instead if answer else None)
         elif text is not None and chosen is Channel.BM25 and not answer and not now.bm25.scores(text).any():
             answer.note = notes.no_shared_word(text)
+        elif chosen is Channel.HYBRID and now.hybrid is not None:
+            absent = [name for name in now.hybrid.channels if name not in now.hybrid.asked(request)]
+            answer.note = notes.left_out(absent) if absent else None
         if explain:
             answer[:] = self._explained(now, answer, request, chosen)
         return answer
@@ -232,18 +245,18 @@ class Engine:
             item: its id.
             query: words that were searched by.
             photo: a photo that was searched by.
-            channel: recall or dense; None: as `search` chooses.
+            channel: recall, dense or hybrid, whose places are those without filters; None: as `search` chooses.
 
         Raises:
-            EngineError: nothing was searched by, nothing in the words is known, there is no such item, or the channel
-                reads no vectors, or not this photo.
+            EngineError: nothing was searched by, nothing in the words is known, there is no such item, the channel
+                reads no vectors, or not this photo, or none of the hybrid's channels found the item.
         """
         text = _text(query)
         if text is None and photo is None:
             raise EngineError("An explanation needs the words or the photo of the search.")
         now = self._snapshot
         chosen = self._chosen(now, channel, text=text, photo=photo)
-        if chosen not in BY_VECTORS:
+        if chosen not in BY_MEANING:
             raise EngineError(f"Channel '{chosen}' explains what it finds alone: search with explain=True.")
         row = now.shelf.row(item)
         pixels = query_pixels(photo, px=self._embedder.px)
@@ -252,6 +265,12 @@ class Engine:
         elif text is not None and not self.knows_words(text):
             text = None  # as in the search, where the photo decided alone
         request = Request(query=text, photo=pixels)
+        if chosen is Channel.HYBRID and now.hybrid is not None:
+            found = now.hybrid.retrieve([request], now.shelf.num_items)
+            scores = found.scores[0][found.item_rows[0] == row]
+            if not len(scores):
+                raise EngineError(f"No channel of the hybrid has item '{item}' among its first for this search.")
+            return self._whys(now, [Hit(row, item, float(scores[0]))], request, chosen)[0]
         if chosen is Channel.RECALL and now.recall is not None and now.recall_index is not None:
             vector, index = now.recall.request_vectors([request])[0], now.recall_index
         else:
@@ -299,7 +318,7 @@ class Engine:
                 ids = [item.item_id for item in new]
                 recall_index.add(recall.item_vectors(ids, content=vectors, titles=titles))
                 recall = recall.over(recall_index)
-            self._snapshot = _Snapshot(
+            after = _Snapshot(
                 shelf=shelf,
                 index=index,
                 dense=Dense(self._embedder, index, config=self._dense_config),
@@ -307,7 +326,12 @@ class Engine:
                 popularity=now.popularity.with_items(len(new)),
                 recall=recall,
                 recall_index=recall_index,
+                hybrid=None,
             )
+            hybrid = now.hybrid
+            if hybrid is not None:
+                hybrid = hybrid.over(_fused(after, list(hybrid.channels), counts=hybrid.counts))
+            self._snapshot = replace(after, hybrid=hybrid)
         log.info("added %d items", len(new))
         return [item.item_id for item in new]
 
@@ -370,6 +394,7 @@ class Engine:
             "users": self._catalogue.num_users,
             "queries": self._catalogue.num_queries,
             "index_bytes": now.index.memory_bytes,
+            "search_channel": self._usual(now).value,
         }
 
     @cached_property
@@ -389,14 +414,30 @@ class Engine:
             EngineError: there is none of that name, the shop lacks it, or it cannot read the photo.
         """
         if channel is None:
-            recalls = photo is None and text is not None and now.recall is not None and now.recall.knows(text)
-            return Channel.RECALL if recalls else Channel.DENSE
+            usual = self._usual(now) if photo is None and text is not None else Channel.DENSE
+            lost = usual is Channel.RECALL and now.recall is not None and not now.recall.knows(text or "")
+            return Channel.DENSE if lost else usual
         chosen = _channel(channel)
-        if photo is not None and chosen is not Channel.DENSE:
+        if photo is not None and chosen not in (Channel.DENSE, Channel.HYBRID):
             raise EngineError(f"Channel '{chosen}' reads no photos. Use channel 'dense', or leave the photo out.")
+        if chosen is Channel.HYBRID and now.hybrid is None:
+            raise EngineError("This shop has no hybrid. Use another channel, or run it with [hybrid] set.")
         if chosen is Channel.RECALL and now.recall is None:
             raise EngineError("This shop has no recall model. Use channel 'dense', or run it with [recall] set.")
         return chosen
+
+    def _usual(self, now: _Snapshot) -> Channel:
+        """Return the channel that answers words: the best there is."""
+        if now.hybrid is not None and now.hybrid.rule.is_preferred:
+            return Channel.HYBRID
+        return Channel.DENSE if now.recall is None else Channel.RECALL
+
+    def _open_hybrid(self, now: _Snapshot) -> Hybrid | None:
+        """Open the hybrid over what else there is, if the shop has one."""
+        if self._parts.hybrid is None:
+            return None
+        folder = self._parts.hybrid.path
+        return Hybrid.load(folder, channels=_fused(now, saved_channels(folder), counts=saved_counts(folder)))
 
     def _open_recall(self, contents: Index) -> dict[str, Any]:
         """Open the recall model and its index, if the shop has one.
@@ -434,6 +475,9 @@ class Engine:
 
     def _whys(self, now: _Snapshot, hits: Sequence[Hit], request: Request, channel: Channel) -> list[Why]:
         rows, scores = [hit.item_row for hit in hits], [hit.score for hit in hits]
+        if channel is Channel.HYBRID and now.hybrid is not None:
+            places = now.hybrid.places(request, rows)
+            return explain_hybrid(request.query, rows=rows, scores=scores, places=places, shelf=now.shelf)
         if channel not in BY_VECTORS:
             return explain_plain(request.query, rows=rows, scores=scores, shelf=now.shelf, channel=channel)
         explain = partial(explain_dense, rows=rows, scores=scores, shelf=now.shelf, embedder=self._embedder)
@@ -466,6 +510,13 @@ def _answer(now: _Snapshot, request: Request, *, k: int, channel: Channel) -> An
         if row >= 0
     )
     return Answer(hits, channel=channel)
+
+
+def _fused(now: _Snapshot, names: Sequence[str], *, counts: LogCounts | None) -> dict[str, HybridChannel]:
+    """Return the channels of a hybrid."""
+    return search_channels(
+        names, dense=now.dense, bm25=now.bm25, popularity=now.popularity, recall=now.recall, counts=counts
+    )
 
 
 def _scores(index: Index, rows: Sequence[int], vector: NDArray[np.float32]) -> list[float]:

@@ -134,6 +134,21 @@ def explain_plain(
     ]
 
 
+def explain_hybrid(
+    query: str | None,
+    *,
+    rows: Sequence[int],
+    scores: Sequence[float],
+    places: Sequence[dict[str, int]],
+    shelf: Shelf,
+) -> list[Why]:
+    """Explain hits of fused channels: by where each channel has them."""
+    return [
+        Why(score, score, None, None, None, shared_words(query, shelf.title(row)), found_by)
+        for row, score, found_by in zip(rows, scores, places, strict=True)
+    ]
+
+
 def shared_words(query: str | None, title: str | None) -> list[str]:
     """Return the query's words that stand in the title, once each, in the query's order."""
     in_title = set(words(title or ""))

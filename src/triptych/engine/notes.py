@@ -8,6 +8,7 @@ like a result. So there is none: what is popular is shown, or the photo decides 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 from triptych.data.text import SPECIAL_TOKENS, UNK, WORD_START, AnyTokenizer
 
@@ -37,6 +38,11 @@ def nothing_known(query: str, *, so: str | None = None) -> str:
 def no_shared_word(query: str) -> str:
     """Say that no title has a word of the query."""
     return f"No title has a word of {_shown(query) or 'the query'}; channel 'dense' also finds other wordings."
+
+
+def left_out(channels: Sequence[str]) -> str:
+    """Say which channels of a hybrid do not read what was asked."""
+    return f"Channel {' and '.join(channels)} cannot read this search, so the others answer it without."
 
 
 def no_history(user: str) -> str:

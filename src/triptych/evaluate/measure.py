@@ -233,9 +233,9 @@ def some_requests(number: int, *, config: EvaluationConfig) -> IntArray:
 def paired_records(comparison: Comparison, config: EvaluationConfig) -> list[AnyRecord]:
     """Compare the model of the config with every other, and the control with the title model.
 
-    Differences claim to be above 0: of the model and any other, and of the recall model and the model it is built
-    over. On `photo_only` the two ratios of recall carry the config's claims. The oracle is a ceiling, not a rival: it
-    gets the share reached, and no claim.
+    Differences claim to be above 0: of the model and any other, of the recall model and the model it is built over, and
+    of the hybrid and its channels. On `photo_only` the two ratios of recall carry the config's claims. The oracle is a
+    ceiling, not a rival: it gets the share reached, and no claim.
     """
     on_photos = comparison.slice_name == "photo_only"
     gain = Claim(Effect.RATIO, Relation.AT_LEAST, config.min_photo_gain) if on_photos else None
@@ -250,8 +250,11 @@ def paired_records(comparison: Comparison, config: EvaluationConfig) -> list[Any
         if role_of(other) is Role.CEILING:
             found += [comparison.ratio(config.model, baseline=other, column=column) for column in columns]
             continue
-        better, worse = (other, config.model) if other == config.recall_model else (config.model, other)
+        built_over = other in (config.recall_model, config.hybrid_model)
+        better, worse = (other, config.model) if built_over else (config.model, other)
         found += [comparison.difference(better, baseline=worse, column=column) for column in columns + also]
+    for channel in hybrid_channels(comparison, config):
+        found += [comparison.difference(config.hybrid_model, baseline=channel, column=one) for one in columns + also]
     for column in columns:
         found.append(comparison.ratio(config.model, baseline=config.title_model, column=column, claim=gain))
         found.append(comparison.ratio(config.control_model, baseline=config.title_model, column=column, claim=control))
@@ -259,6 +262,13 @@ def paired_records(comparison: Comparison, config: EvaluationConfig) -> list[Any
             comparison.difference(config.control_model, baseline=config.title_model, column=column, claim=None)
         )
     return [record for record in found if record is not None]
+
+
+def hybrid_channels(comparison: Comparison, config: EvaluationConfig) -> list[str]:
+    """Name the rows, other than `model`, that the hybrid is compared with; none where there is no hybrid."""
+    if config.hybrid_model not in comparison.values:
+        return []
+    return [name for name in (config.recall_model, "bm25") if name in comparison.values]
 
 
 def value_frames(

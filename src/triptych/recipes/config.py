@@ -23,13 +23,17 @@ from triptych.pretrain.base import TASKS, LearnsFrom, PretrainConfig
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.pretrain.tasks.history_contrast import HistoryContrastConfig
 from triptych.recall.config import RecallTrainConfig
+from triptych.recall.hybrid_channels import CHANNELS, NEW, channel_names
 from triptych.recall.models.bm25 import Bm25Config
 from triptych.recall.models.dense import DenseConfig
+from triptych.recall.models.hybrid import HybridConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recall.models.popularity import PopularityConfig
 
 RECALL = "recall"
 """Row of the recall model in a run's tables."""
+HYBRID = "hybrid"
+"""Row of the fused channels."""
 
 
 class Arm(StrEnum):
@@ -88,6 +92,8 @@ class RunConfig(Config):
     """Training seeds; the first one's encoder is served, and a claim needs three."""
     recall: RecallTrainConfig | None = None
     """The recall model over the served encoder's vectors, for logs of searches; none: the encoder alone answers."""
+    hybrid: HybridConfig | None = None
+    """Channels fused into one, for logs of searches and for judged queries; none: there is no such row and channel."""
     popularity: PopularityConfig = PopularityConfig()
     """The popularity baseline."""
     bm25: Bm25Config = Bm25Config()
@@ -147,6 +153,8 @@ class RunConfig(Config):
                 "recall.model goes by histories alone, and this recipe asks it by words. Set recall.model.asks = "
                 "'query' or 'query+history'."
             )
+        if self.hybrid is not None:
+            self._check_hybrid(self.hybrid)
         learned = self.pretrain
         if isinstance(learned, HistoryContrastConfig) and learned.history_events != self.dense.history_events:
             raise ValueError(
@@ -155,8 +163,28 @@ class RunConfig(Config):
             )
         return self
 
+    def _check_hybrid(self, hybrid: HybridConfig) -> None:
+        if self.pretrain.learns_from is not LearnsFrom.QUERIES:
+            raise ValueError("hybrid fuses answers to queries, and this recipe has none. Remove it.")
+        names = channel_names(hybrid.channels, has_recall=self.recall is not None)
+        unknown = [name for name in names if name not in CHANNELS]
+        if unknown:
+            raise ValueError(f"hybrid.channels: there is no '{unknown[0]}'. There are: {', '.join(CHANNELS)}.")
+        if RECALL in names and self.recall is None:
+            raise ValueError("hybrid.channels names recall, and there is no recall model. Set recall, or leave it out.")
+        if NEW in names and self.split.by is SplitBy.QUERY:
+            raise ValueError("hybrid.channels names new, items that nobody chose, and there is no log. Leave it out.")
+        for field, named in (("weights", hybrid.weights or {}), ("quotas", hybrid.quotas)):
+            absent = [name for name in named if name not in names]
+            if absent:
+                raise ValueError(
+                    f"hybrid.{field} names {absent[0]}, and the channels are {', '.join(names)}. Set hybrid.channels."
+                )
+        if hybrid.weights is not None and set(hybrid.weights) != set(names):
+            raise ValueError(f"hybrid.weights must give each channel one ({', '.join(names)}); 0 for none.")
+
     def _check_beside(self, name: str, other: PretrainConfig) -> None:
-        if name in (*Arm, RECALL) or not is_trained(name):
+        if name in (*Arm, RECALL, HYBRID) or not is_trained(name):
             raise ValueError(f"beside.{name}: the tables have a row of that name already. Choose another.")
         own, encoder = self.pretrain.encoder, other.encoder
         for field in ("text_model", "vision_model", "title_features", "photo_px", "photos"):

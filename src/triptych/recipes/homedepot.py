@@ -14,6 +14,7 @@ def homedepot() -> RunConfig:
         "split": {"relevant_grade": 1.33},  # a mean relevance of 2.33 on the raters' scale
         "pretrain": {"encoder": {"modalities": "title"}},
         "compare": [],
+        "hybrid": {},
         "evaluation": {"model": "title", "examples": 0},
     }
     return judged().merged(tree)

@@ -302,8 +302,9 @@ class Stages:
         bm25: Artifact,
         recall: Artifact | None = None,
         recall_index: Artifact | None = None,
+        hybrid: Artifact | None = None,
     ) -> Artifact:
-        """Name what the engine opens: the first arm's encoder with the first seed, and the recall model over it."""
+        """Name what the engine opens: the first arm's encoder with the first seed, and what is built over it."""
         served = trained[self.config.arms[0].value, self.config.seeds[0]]
         return self.stage(
             "bundle",
@@ -317,6 +318,7 @@ class Stages:
                 dense=self.config.dense,
                 recall=recall,
                 recall_index=recall_index,
+                hybrid=hybrid,
             ),
         )
 

@@ -83,6 +83,7 @@ def why(reason: Why) -> schemas.Why:
         without_photo=finite(reason.without_photo),
         without_clicks=finite(reason.without_clicks),
         shared_words=list(reason.shared_words),
+        found_by=reason.found_by,
     )
 
 

@@ -106,8 +106,8 @@ class SearchParameters(FilterParameters):
     """The query. May be left out with a photo, or with ``channel=popularity`` (browsing)."""
     channel: Channel | None = None
     """``recall``: by meaning and by what was chosen under such queries; ``dense``: by meaning, title and photo;
-    ``bm25``: by shared words; ``popularity``: by past clicks. Left out: ``recall`` where the shop has a recall model
-    and there is no photo, else ``dense``."""
+    ``bm25``: by shared words; ``popularity``: by past clicks; ``hybrid``: by several of these, where the shop fuses
+    them. Left out: the best for words, ``search_channel`` of ``/api/info``, and ``dense`` where there is a photo."""
     explain: bool = False
     """Give each hit its ``why`` (each is encoded up to three times for it)."""
 
@@ -127,7 +127,7 @@ class WhyParameters(Parameters):
     item_id: str = Field(min_length=1, max_length=500)
     """The item."""
     channel: Channel | None = None
-    """``recall`` or ``dense``; left out: as a search chooses."""
+    """``recall``, ``dense`` or ``hybrid``; left out: as a search chooses."""
 
 
 class PhotoWhyForm(WhyParameters):
@@ -169,6 +169,8 @@ class Why(Message):
     such thing."""
     shared_words: list[str]
     """Words that the query and the title have in common."""
+    found_by: dict[str, int] | None
+    """Channel to the item's place there, where the channel is ``hybrid``; ``/api/why`` has places without filters."""
 
 
 class Hit(Message):

@@ -16,7 +16,7 @@ from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
 from triptych.data.text import words
 from triptych.evaluate.compare import Column, Comparison
-from triptych.evaluate.measure import GRADED_K, judged_targets, some_requests, value_frames
+from triptych.evaluate.measure import GRADED_K, hybrid_channels, judged_targets, some_requests, value_frames
 from triptych.evaluate.records import AnyRecord, Role, role_of
 from triptych.evaluate.tasks.base import EvaluationConfig, Models, TaskResult, retrieve_all, seeds_of
 from triptych.foundation.errors import DataError
@@ -163,5 +163,8 @@ def _records(comparison: Comparison, config: EvaluationConfig) -> list[AnyRecord
         found += [comparison.record(model, column) for column in columns]
     for other in comparison.values if config.model in comparison.values else ():
         if other != config.model and role_of(other) is not Role.CEILING:
-            found += [comparison.difference(config.model, baseline=other, column=one) for one in (JUDGED, WHOLE)]
+            better, worse = (other, config.model) if other == config.hybrid_model else (config.model, other)
+            found += [comparison.difference(better, baseline=worse, column=one) for one in (JUDGED, WHOLE)]
+    for channel in hybrid_channels(comparison, config):
+        found += [comparison.difference(config.hybrid_model, baseline=channel, column=one) for one in (JUDGED, WHOLE)]
     return [record for record in found if record is not None]

@@ -65,6 +65,11 @@ class Dense:
         """The item vectors."""
         return self._index
 
+    @property
+    def reads_photos(self) -> bool:
+        """Whether it can be asked by photo."""
+        return self._embedder.modalities.reads_photo
+
     def retrieve(self, requests: Sequence[Request], k: int) -> Hits:
         """Return the k nearest items of each request; the item asked about, or the history, left out.
 

@@ -7,6 +7,8 @@ from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.artifact import Artifact
 from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
+from triptych.recipes.config import HYBRID
+from triptych.recipes.hybrid import hybrid_of_run
 from triptych.recipes.stages import Stages
 
 
@@ -16,17 +18,26 @@ def run(stages: Stages) -> Artifact:
     split = stages.split()
     popularity, bm25 = stages.popularity(None), stages.bm25()
     trained = stages.train(split, stages.tokenizer(split))
-    stages.bundle(trained, popularity=popularity, bm25=bm25)
+    hybrids = hybrid_of_run(trained, stages=stages, split=split, popularity=popularity, bm25=bm25)
+    hybrid = hybrids[0].artifact if hybrids else None
+    stages.bundle(trained, popularity=popularity, bm25=bm25, hybrid=hybrid)
 
     def judged() -> TaskResult:
         models: dict[str, Retriever] = {"bm25": Bm25.load(bm25.path)}
+        fused: dict[str, list[Retriever]] = {}
+        if hybrids:
+            fused[HYBRID] = [one.retriever(name=HYBRID) for one in hybrids]
         return graded.evaluate(
-            {**models, **stages.encoders(trained)}, catalogue=catalogue, split=split, config=config.evaluation
+            {**models, **stages.encoders(trained), **fused}, catalogue=catalogue, split=split, config=config.evaluation
         )
 
     return stages.report(
         [judged, *stages.relit_photos(split, trained)],
         split=split,
         trained=trained,
-        inputs={"bm25": bm25, "photo queries": str(config.photo_queries)},
+        inputs={
+            "bm25": bm25,
+            "photo queries": str(config.photo_queries),
+            **{f"hybrid seed {seed}": one.artifact for seed, one in zip(config.seeds, hybrids, strict=False)},
+        },
     )

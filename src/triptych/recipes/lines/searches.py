@@ -11,7 +11,8 @@ from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
-from triptych.recipes.config import RECALL
+from triptych.recipes.config import HYBRID, RECALL
+from triptych.recipes.hybrid import hybrid_of_run
 from triptych.recipes.recall import recall_of_run
 from triptych.recipes.stages import Stages
 from triptych.recipes.tables import require_behaviour
@@ -31,6 +32,7 @@ def run(stages: Stages) -> Artifact:
     popularity, bm25 = stages.popularity(split), stages.bm25()
     trained = stages.train(split, tokenizer)
     recalled = recall_of_run(trained, stages=stages, split=split)
+    hybrids = hybrid_of_run(trained, stages=stages, split=split, popularity=popularity, bm25=bm25, recalled=recalled)
     served = recalled[0] if recalled else None
     stages.bundle(
         trained,
@@ -38,6 +40,7 @@ def run(stages: Stages) -> Artifact:
         bm25=bm25,
         recall=None if served is None else served.model,
         recall_index=None if served is None else served.index,
+        hybrid=hybrids[0].artifact if hybrids else None,
     )
 
     def searched() -> TaskResult:
@@ -47,6 +50,8 @@ def run(stages: Stages) -> Artifact:
         fused: dict[str, list[Retriever]] = {}
         if recalled:
             fused[RECALL] = [one.retriever(name=RECALL, config=config) for one in recalled]
+        if hybrids:
+            fused[HYBRID] = [one.retriever(name=HYBRID) for one in hybrids]
         return search.evaluate(
             {**models, **stages.encoders(trained), **fused, **oracle},
             catalogue=catalogue,
@@ -64,5 +69,6 @@ def run(stages: Stages) -> Artifact:
             "photo queries": str(config.photo_queries),
             **{f"recall seed {seed}": one.model for seed, one in zip(config.seeds, recalled, strict=False)},
             **{f"recall index seed {seed}": one.index for seed, one in zip(config.seeds, recalled, strict=False)},
+            **{f"hybrid seed {seed}": one.artifact for seed, one in zip(config.seeds, hybrids, strict=False)},
         },
     )

@@ -11,6 +11,7 @@ const NOTES = {
   dense: "Title and photo together, by what they mean.",
   bm25: "Only titles that contain the words.",
   popularity: "What was clicked most, whatever was asked.",
+  hybrid: "Several of these at once, fused into one list.",
 };
 
 /** Prepare the form. @param {(change: object) => void} onchange gets the filters that were changed. */
@@ -41,13 +42,15 @@ export function listen(onchange) {
   });
 }
 
-/** What finds results where nothing was chosen: `best` where the shop has a recall model. */
+/** What finds results where nothing was chosen: `best` where that is the recall model or the hybrid. */
 let usual = "dense";
 
-/** Fill the form with what the catalogue has. @param {boolean} hasRecall whether the shop has a recall model. */
-export function fill(facets, { hasRecall }) {
-  usual = hasRecall ? "best" : "dense";
-  byId("best-channel").hidden = !hasRecall;
+/** Fill the form with what the catalogue has. @param {string} searchChannel what answers words. @param {boolean} hasHybrid whether the shop fuses channels. */
+export function fill(facets, { searchChannel, hasHybrid }) {
+  usual = searchChannel === "dense" ? "dense" : "best";
+  byId("best-channel").hidden = usual !== "best";
+  byId("hybrid-channel").hidden = !hasHybrid || searchChannel === "hybrid";
+  if (searchChannel === "hybrid") NOTES.best = NOTES.hybrid;
   const option = (value, name, number) => el("label", { class: "option" },
     el("input", { type: "radio", name: "category", value }), el("span", { class: "option-name" }, name), el("span", { class: "option-count" }, number));
   byId("category-options").replaceChildren(

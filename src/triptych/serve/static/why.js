@@ -6,6 +6,9 @@ import * as api from "./api.js";
 // Below this share of the score, hiding a side changes nothing worth telling.
 const SMALL = 0.03;
 
+/** Channels that are fused, as the filters call them. */
+const CHANNELS = { recall: "Choices and meaning", dense: "Meaning", bm25: "Words", popularity: "Clicks", new: "New items" };
+
 let pending = null;
 
 /** Open the panel for an item. @param {object|null} hit its hit, null where it is not among the results. @param {string} channel what found the hits. */
@@ -56,9 +59,14 @@ async function explain(section, item, { state, channel, hit, queryPhoto, signal 
 function reasons(why, { state, channel, hit }) {
   const words = why.shared_words.length
     ? el("p", { class: "words" }, el("span", { class: "label" }, "Shared words"), ...why.shared_words.flatMap((word) => [" ", el("mark", {}, word)]))
-    : state.q ? el("p", { class: "words" }, el("span", { class: "label" }, "Shared words"), why.without_clicks === null ? " none; it was found by meaning" : " none") : null;
+    : state.q ? el("p", { class: "words" }, el("span", { class: "label" }, "Shared words"), why.without_clicks === null && channel !== "hybrid" ? " none; it was found by meaning" : " none") : null;
   if (channel === "bm25") {
     return [el("p", { class: "verdict" }, "Its title contains words of the query."), words, el("p", { class: "note" }, `Word score ${score(hit?.score ?? why.score)}. Photos play no part in word search.`)];
+  }
+  if (channel === "hybrid") {
+    const places = Object.entries(why.found_by).map(([name, place]) => [el("dt", {}, CHANNELS[name] ?? name), el("dd", {}, `place ${place}`)]);
+    return [el("p", { class: "verdict" }, places.length > 1 ? "Several ways of searching found it." : "One way of searching found it."),
+      el("dl", { class: "details" }, ...places.flat()), words, el("p", { class: "note" }, "Places without filters; the list is made of all of them.")];
   }
   const sides = [
     { name: "Title", kind: "of-title", adds: why.without_title === null ? null : why.unmasked - why.without_title },
