@@ -21,7 +21,7 @@ PX, PATCH_PX, VOCAB = 32, 16, 50
 SMALL = {"dim": 16, "heads": 2, "vector_dim": 8, "photo_px": PX, "max_query_tokens": 10, "max_title_tokens": 12}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "two_tower": {
-        **{export.value: {"export": export.value} for export in Export if export is not Export.PROJECTED},
+        **{export.value: {"export": export.value} for export in Export if export is not Export.PROJECTED_MEAN},
         "long vectors": {"export": "mean", "normalize": False},
         "three photos": {"photos": 3},
         "three photos, mean with padding": {"photos": 3, "export": "mean-with-padding"},

@@ -80,3 +80,21 @@ def test_an_mlp_may_stand_in_the_place_of_the_map():
     first, _, second, _, last = vectors.reduce
     hidden = functional.relu(second(functional.relu(first(content))))
     torch.testing.assert_close(vectors(ids, content), functional.normalize(last(hidden), dim=1))
+
+
+@pytest.mark.parametrize("fusion", ["mm", "mm+idfc", "mm+id_cat"])
+def test_sides_that_begin_alike_keep_the_inner_products_of_their_content(fusion):
+    sides = [FusedVectors(Fusion(fusion), num_ids=3, content_dim=6, dim=8, id_init_std=0.0) for _ in range(2)]
+    sides[1].begin_like(sides[0])
+    content = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    query, item = (side.reduce(content) for side in sides)
+    torch.testing.assert_close(query @ item.T, content @ content.T, atol=1e-5, rtol=1e-5)
+    sides[0].reduce[0].weight.data.zero_()
+    assert sides[1].reduce[0].weight.abs().sum() > 0  # two maps
+
+
+def test_sides_without_content_begin_as_they_were_drawn():
+    sides = [FusedVectors(Fusion.ID, num_ids=3, content_dim=0, dim=8) for _ in range(2)]
+    before = sides[1].ids.weight.clone()
+    sides[1].begin_like(sides[0])
+    assert torch.equal(sides[1].ids.weight, before)

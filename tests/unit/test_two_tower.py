@@ -267,3 +267,26 @@ def test_the_pool_against_a_loop():
 def test_an_encoder_without_photos_has_no_pool():
     assert encoder(Modalities.TITLE, photos=3).pool is None
     assert encoder(photos=1).pool is None
+
+
+@pytest.mark.parametrize("vector_dim", [8, 16, 40])
+def test_both_projections_begin_as_one_orthogonal_map_and_are_two(vector_dim):
+    sizes = {**SMALL, "vector_dim": vector_dim}
+    made = TwoTowerEncoder(TwoTowerConfig(**sizes), vocab_size=50)
+    query, item = made.query_projection.weight, made.item_projection.weight
+    assert torch.equal(query, item) and query is not item
+    short = query.T @ query if vector_dim >= sizes["dim"] else query @ query.T
+    torch.testing.assert_close(short, torch.eye(len(short)), atol=1e-5, rtol=0)
+
+
+def test_before_anything_is_learned_a_query_is_near_the_titles_that_share_its_words():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = TwoTowerConfig(**{**SMALL, "dim": 128, "heads": 4}, modalities=Modalities.TITLE)
+        made = TwoTowerEncoder(config, vocab_size=50).eval()
+    query = texts([6, 6, 6, 6], seed=3)
+    shuffled = query[:, [0, 4, 2, 3, 1, 5, 6, 7]]
+    there = torch.ones(4, dtype=torch.bool)
+    inputs = ItemInputs(title_tokens=shuffled, pixels=None, has_title=there, has_photo=~there)
+    scores = made.encode_queries(query) @ made.encode_items(inputs).T
+    assert scores.argmax(dim=1).tolist() == [0, 1, 2, 3]

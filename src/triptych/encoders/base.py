@@ -47,6 +47,8 @@ class Export(StrEnum):
     """The state of [CLS] through a linear map to `vector_dim`."""
     CLS = "cls"
     """The state of [CLS] itself."""
+    PROJECTED_MEAN = "projected-mean"
+    """The mean state of words and patches, as of `MEAN`, through a linear map to `vector_dim`."""
     MEAN = "mean"
     """The mean state of words and patches, without [CLS], [SEP] and padding."""
     MEAN_WITH_PADDING = "mean-with-padding"

@@ -92,6 +92,21 @@ class FusedVectors(nn.Module):
         self.bend = nn.Linear(dim, dim) if fusion in (Fusion.IDFC, Fusion.IDFC_CAT) else None
         self.join = nn.Linear(2 * dim, dim) if fusion is Fusion.IDFC_CAT else None
 
+    def begin_like(self, other: FusedVectors) -> None:
+        """Reduce content as another side does, until training tells them apart.
+
+        Two maps drawn apart send what the encoder had brought together to unrelated places, and training has to bring
+        it together again (docs/decisions/0016). One orthogonal map keeps inner products, exactly where it does not
+        shorten vectors.
+        """
+        if self.reduce is None or other.reduce is None:
+            return
+        for layer in other.reduce:
+            if isinstance(layer, nn.Linear):
+                nn.init.orthogonal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        self.reduce.load_state_dict(other.reduce.state_dict())
+
     def forward(self, ids: Tensor, content: Tensor | None) -> Tensor:
         """Return unit vectors ``[n, out_dim]``.
 

@@ -2,15 +2,16 @@
 
 ::
 
-    query   [CLS] q1 q2 … [SEP]                          ──► transformer ─► state of [CLS] ─► W_query ─► L2 ─► vector
-    item    [CLS] t1 t2 … [SEP] | patch 1 … patch 16     ──► (the same)  ─► state of [CLS] ─► W_item  ─► L2 ─► vector
+    query   [CLS] q1 q2 … [SEP]                          ──► transformer ─► mean of words  ─► W_query ─► L2 ─► vector
+    item    [CLS] t1 t2 … [SEP] | patch 1 … patch 16     ──► (the same)  ─► mean of states ─► W_item  ─► L2 ─► vector
 
 Title and patches attend to each other from the first layer. A type vector tells query, title and patch apart. Where an
 item has no title or no photo, one learned token stands in that modality's place, so a photo alone is a query and a
 title alone is an item. With `photos` above 1, four tokens pooled from an item's further photos follow the patches of
 its own. Word vectors and stem are slots: a pretrained text or vision model may stand there (`encoders.slots`).
 
-Source: the Taobao pre-training model (query tower, single-stream item tower, shared encoder).
+Source: the Taobao pre-training model (query tower, single-stream item tower, shared encoder). Changed: it exports the
+state of [CLS] (``export = 'projected'``), which learns slowly where nothing is pretrained (docs/decisions/0016).
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ class TwoTowerConfig(EncoderConfig):
     """Title and patches in one stream, the transformer shared by both towers."""
     layers: int = Field(3, ge=1, le=48)
     """Transformer blocks, shared by both towers."""
-    export: Export = Export.PROJECTED
-    """Which vector stands for a query or an item: projected ([CLS] through a linear map), cls, mean (of words and
-    patches), mean-with-padding."""
+    export: Export = Export.PROJECTED_MEAN
+    """Which vector stands for a query or an item: projected-mean (the mean of words and patches through a linear map),
+    projected ([CLS] through it), mean, cls, mean-with-padding."""
     normalize: bool = True
     """Whether vectors are scaled to length 1, in training and after it."""
 
@@ -79,7 +80,7 @@ class _Laid(NamedTuple):
 
 
 class TwoTowerEncoder(Encoder):
-    """Encode queries and items by one transformer, each [CLS] through a map of its own."""
+    """Encode queries and items by one transformer, each through a map of its own."""
 
     config: TwoTowerConfig
 
@@ -99,13 +100,18 @@ class TwoTowerEncoder(Encoder):
         self.transformer = Transformer(dim, layers=config.layers, heads=config.heads)
         self.query_projection = nn.Linear(dim, config.vector_dim, bias=False)
         self.item_projection = nn.Linear(dim, config.vector_dim, bias=False)
+        # Both begin as one orthogonal map, so that a query is near the titles that share its words before anything is
+        # learned; drawn apart, they cost a third of the recall of a short training (docs/decisions/0016).
+        nn.init.orthogonal_(self.query_projection.weight)
+        self.item_projection.load_state_dict(self.query_projection.state_dict())
         several = config.photos > 1 and config.modalities.reads_photo
         self.pool = PhotoPool(dim) if several else None  # last: what is drawn before it is as without
 
     @property
     def vector_dim(self) -> int:
         """Length of a vector, by what is exported."""
-        return self.config.vector_dim if self.export is Export.PROJECTED else self.config.dim
+        projected = self.export in (Export.PROJECTED, Export.PROJECTED_MEAN)
+        return self.config.vector_dim if projected else self.config.dim
 
     def encode_queries(self, tokens: Tensor) -> Tensor:
         """Encode query texts."""
@@ -154,6 +160,8 @@ class TwoTowerEncoder(Encoder):
                 found = project(states[:, 0])
             case Export.CLS:
                 found = states[:, 0]
+            case Export.PROJECTED_MEAN:
+                found = project(masked_mean(states, laid.content))
             case Export.MEAN:
                 found = masked_mean(states, laid.content)
             case Export.MEAN_WITH_PADDING:

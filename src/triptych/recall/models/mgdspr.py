@@ -153,6 +153,7 @@ class Mgdspr(RecallModel):
         self.content = None
         if config.fusion is not None:
             self.content = self._fused(config.fusion, sizes.num_queries, sizes.query_content_dim)
+            self.items.begin_like(self.content)
 
     def _table(self, num_rows: int) -> IdTable:
         config = self.config

@@ -122,6 +122,8 @@ class TwoTower(RecallModel):
             if config.needs.query:
                 self.queries = _tower(config, num_ids=sizes.num_queries, content_dim=sizes.query_content_dim)
             self.items = _tower(config, num_ids=sizes.num_items, content_dim=sizes.item_content_dim)
+            if self.queries is not None:
+                self.items.begin_like(self.queries)
             dim = self.items.out_dim
             if not config.needs.query:
                 self.stranger = nn.Parameter(torch.randn(dim) * dim**-0.5)
