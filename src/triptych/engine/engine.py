@@ -682,7 +682,7 @@ def _answer(now: _Snapshot, request: Request, *, k: int, channel: Channel) -> An
         raise EngineError(f"k is {k!r}, it must be a whole number from 1 up.") from None
     if wanted < 1:
         raise EngineError(f"k is {wanted}, it must be at least 1.")
-    found = now.retriever(channel).retrieve([request], min(wanted, now.shelf.num_items))
+    found = now.retriever(channel).retrieve([request], max(1, min(wanted, now.shelf.num_items)))
     hits = (
         Hit(int(row), now.shelf.item_id(int(row)), float(score), channel=channel)
         for row, score in zip(found.item_rows[0], found.scores[0], strict=True)
