@@ -397,6 +397,11 @@ class Engine:
         return self._bundle_id[:10]
 
     @property
+    def bundle_id(self) -> str:
+        """Id of the bundle that was opened."""
+        return self._bundle_id
+
+    @property
     def num_items(self) -> int:
         """Number of items, those added at run time included, those removed not."""
         return self._snapshot.shelf.num_items
