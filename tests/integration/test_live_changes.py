@@ -495,7 +495,7 @@ def test_carried_over_older_changes_yield_to_the_tables_and_younger_ones_do_not(
         }
         assert not engine.knows_item("i5")  # what was removed stays removed
         assert not engine.knows_item("n3")
-        told = "2 items of the journal are in the catalogue by now, and what it says of them counts: n1, i3"
+        told = "2 items of the journal are in the catalogue by now, which counts: n1, i3"
         assert (told in caplog.text) == (is_older and "carry_over" in options)
     assert engine.num_items == NUM_ITEMS + 1
     engine.close()

@@ -122,6 +122,7 @@ async def test_two_runs_take_over_under_load_and_no_request_fails(runs, current,
                 await get("/api/recommend/u1", k=5)
                 await get("/api/facets")
                 seen[number].append((await get("/api/info")).json()["serving"]["run"])
+                await anyio.sleep(0.02)
 
         async def write():
             place = 0
@@ -138,6 +139,7 @@ async def test_two_runs_take_over_under_load_and_no_request_fails(runs, current,
                     shown = (await get(f"/api/items/{name}")).json()
                     faults.extend([("stale", shown, title)] if shown["title"] != title else [])
                 place += 1
+                await anyio.sleep(0.02)
 
         async with anyio.create_task_group() as group:
             for number in seen:

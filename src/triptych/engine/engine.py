@@ -369,9 +369,12 @@ class Engine:
         Raises:
             ArtifactError: a change does not fit this engine's catalogue. `old` keeps its journal and goes on.
             JournalError: the journal could not be written for this engine's catalogue; likewise.
+            EngineError: `old` was closed.
         """
         read_to = 0 if old._journal is None else self._replay(old._journal)
         with old._changing:
+            if old._is_closed:
+                raise EngineError("The engine to take over from was closed meanwhile; open this one with its journal.")
             if old._journal is not None:
                 self._replay(old._journal, since=read_to)
                 self._keep(old._journal)
@@ -590,11 +593,9 @@ class Engine:
         if is_of_another or journal.num_changes > SHORTEN_ABOVE * max(len(keep), SHORTEN_FROM):
             journal.rewrite(catalogue_id=self._parts.catalogue.id, keep=keep)
         if found.overtaken:
-            log.warning(
-                "%d items of the journal are in the catalogue by now, and what it says of them counts: %s",
-                len(found.overtaken),
-                ", ".join([*found.overtaken[:LISTED], *["…"][: len(found.overtaken) - LISTED]]),
-            )
+            listed = ", ".join(found.overtaken[:LISTED]) + (" …" if len(found.overtaken) > LISTED else "")
+            count = len(found.overtaken)
+            log.warning("%d items of the journal are in the catalogue by now, which counts: %s", count, listed)
         self._journal = journal
 
     def _is_in_catalogue(self, item_id: str) -> bool:
