@@ -85,6 +85,15 @@ def test_a_run_can_be_copied_elsewhere(run, shared, tmp_path):
     assert ids(Engine.open(tmp_path / "elsewhere" / "shop").search("hat")) == ids(shared.search("hat"))
 
 
+def test_opened_through_a_link_it_stays_with_its_run_when_the_link_moves_on(run, tmp_path):
+    """Tables are opened when they are first asked for."""
+    (tmp_path / "current").symlink_to(run.path)
+    engine = Engine.open(tmp_path / "current")
+    (tmp_path / "current").unlink()
+    assert engine.recommend(user="u1", k=3).note is None
+    assert engine.photo_jpeg("i3") is not None
+
+
 def test_no_run_names_the_nearest(run, tmp_path):
     with pytest.raises(ArtifactError, match=r"There is no run in .*shp'. Did you mean 'shop'\? Make one with"):
         Engine.open(run.path.with_name("shp"))
