@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import random
 import shutil
 import signal
@@ -336,6 +337,25 @@ def test_an_engine_opened_again_is_as_it_was(run, opened, tmp_path):
         found = {hit.item_id: hit.score for hit in engine.search("red velvet", k=99, channel=channel)}
         assert found == pytest.approx(dict(answer), abs=2e-3 if channel == "dense" else 0.05)
     assert Image.open(io.BytesIO(engine.photo_jpeg("n2"))).size == (40, 40)
+
+
+def test_a_change_is_on_disk_before_anybody_sees_it(opened, tmp_path, monkeypatch):
+    engine = opened()
+    path = tmp_path / "journal" / CHANGES
+    seen, fsync = [], os.fsync
+
+    def watched(descriptor):
+        seen.append(
+            (engine.knows_item("n1"), engine.knows_item("i1"), b'"n1"' in path.read_bytes(), path.stat().st_size)
+        )
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    engine.add_items([{"item_id": "n1", "title": "oak"}])
+    engine.remove_items(["i1"])
+    assert [one[:3] for one in seen] == [(False, True, True), (True, True, True)]
+    assert seen[1][3] == path.stat().st_size > seen[0][3]
+    assert engine.knows_item("n1") and not engine.knows_item("i1")
 
 
 def test_a_change_that_cannot_be_written_down_is_not_made(opened, monkeypatch):
