@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(path: str | Path) -> Engine:
+def load(path: str | Path, *, journal: str | Path | None = None, carry_over: bool = False) -> Engine:
     """Open a finished run for search, recommendation and updates.
 
     Args:
         path: the run folder, e.g. ``"runs/shop"``, or a bundle artefact inside it.
+        journal: a folder in which updates are kept; None: they end with the engine.
+        carry_over: the journal may be of an earlier catalogue; see `Engine.open`.
 
     Raises:
-        ArtifactError: there is no finished run at `path`.
+        ArtifactError: there is no finished run at `path`, or the journal cannot be used.
+        EngineError: there is no journal to carry over.
     """
     from triptych.engine import Engine  # imported here: `import triptych` stays light and without torch
 
-    return Engine.open(path)
+    return Engine.open(path, journal=journal, carry_over=carry_over)

@@ -1,7 +1,4 @@
-"""The engine over a small finished run: every question, every refusal, new items, threads, lineage.
-
-The encoder has random weights: what is tested is not how good an answer is, but that it is right for the vectors.
-"""
+"""The engine over a small finished run: every question, every refusal, new items, threads, lineage."""
 
 from __future__ import annotations
 
@@ -12,140 +9,33 @@ import os
 import pstats
 import shutil
 import threading
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from PIL import Image
+from tiny_shop import ITEMS, NO_PHOTO, NO_TITLE, NUM_ITEMS, PX, photo, write_run
 
 import triptych
-from triptych.data import catalogue as catalogues
-from triptych.data.catalogue import Catalogue, CatalogueConfig
-from triptych.data.check import check_tables
 from triptych.data.images import decode_photo
-from triptych.data.schema import EventsConfig, ItemsConfig, Role
-from triptych.data.tables import read_events, read_items
 from triptych.data.text import TextTokenizer, TokenizerConfig
-from triptych.encoders.embed import KIND as ENCODER
 from triptych.encoders.embed import TOKENIZER_FILE, Embedder
 from triptych.encoders.inputs import Modalities
 from triptych.encoders.models.two_tower import TwoTowerConfig, TwoTowerEncoder
 from triptych.engine import Channel, Engine, Facets, Filters, Hit, PhotoError, notes
-from triptych.engine.bundle import write_bundle, write_index, write_retriever
+from triptych.engine.bundle import write_bundle
 from triptych.engine.explain import explain_dense, masked_scores
 from triptych.engine.shelf import Shelf
-from triptych.foundation.artifact import Artifact, produce, write_json
+from triptych.foundation.artifact import Artifact, write_json
 from triptych.foundation.errors import ArtifactError, EngineError
 from triptych.nn.precision import Precision
-from triptych.recall.models.bm25 import Bm25, Bm25Config
-from triptych.recall.models.popularity import Popularity, PopularityConfig
+from triptych.recall.models.bm25 import Bm25
+from triptych.recall.models.popularity import Popularity
 
-PX = 32
 NAN = float("nan")
-COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
-THINGS = ("shirt", "shoe", "bag", "hat")
-ITEMS = [
-    {
-        "item_id": f"i{row}",
-        "title": f"{colour} {thing} no {row}" if row % 3 else f"nice {thing}",
-        "category": "clothes" if thing in ("shirt", "hat") else "things" if row % 5 else None,
-        "brand": None,
-        "merchant": "Corner Shop",
-        "price": None if row % 7 == 0 else 10.0 + row,
-        "cells": [f"c{row % 3}", "c9"] if row % 4 else [],
-        "colour": colour,
-    }
-    for row, (thing, colour) in enumerate((thing, colour) for thing in THINGS for colour in COLOURS for _ in range(3))
-]
-NUM_ITEMS = len(ITEMS)
-NO_PHOTO, NO_TITLE = 4, 11
-ITEMS[NO_TITLE]["title"] = None
-
-
-def photo(row, *, shift=0):
-    rng = np.random.default_rng(row)
-    pixels = np.array(COLOURS[ITEMS[row]["colour"]]) + rng.integers(-60, 60, (4, 4, 3)) + shift
-    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).resize((40, 40), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_tables(folder):
-    photos = [None if row == NO_PHOTO else photo(row) for row in range(NUM_ITEMS)]
-    items = pl.DataFrame(ITEMS, schema_overrides={"brand": pl.String, "cells": pl.List(pl.String)})
-    items.with_columns(photo=pl.Series(photos)).write_parquet(folder / "items.parquet")
-    rng = np.random.default_rng(0)
-    queries = ["red shirt", "blue shoe", "hat", "hat", None]
-    pl.DataFrame(
-        [
-            {
-                "time": datetime(2024, 5, 1, tzinfo=UTC) + timedelta(hours=place),
-                "user": f"u{place % 8}",
-                "query": queries[place % 5],
-                "item_id": f"i{rng.integers(0, NUM_ITEMS)}",
-                "kind": "impression" if place % 8 == 7 else "click",  # u7 has only looked
-            }
-            for place in range(120)
-        ]
-    ).write_parquet(folder / "events.parquet")
-    items = ItemsConfig(path="items.parquet", features={"colour": Role.CATEGORICAL})
-    return check_tables(
-        read_items(items, base=folder), read_events(EventsConfig(path="events.parquet"), base=folder), None
-    )
-
-
-def write_encoder(parent, catalogue, *, seed):
-    def build(folder):
-        torch.manual_seed(seed)
-        config = TwoTowerConfig(dim=16, layers=1, heads=2, vector_dim=24, photo_px=PX)
-        TwoTowerEncoder(config, vocab_size=300).save(folder)
-        texts = [*catalogue.titles, *catalogue.queries, "velvet sofa"]
-        TextTokenizer.fit(texts, config=TokenizerConfig(vocab_size=300, min_count=1)).save(folder / TOKENIZER_FILE)
-        return {}
-
-    return produce(parent, kind=ENCODER, config={"seed": seed}, inputs={"catalogue": catalogue.artifact}, build=build)
-
-
-def write_run(run, *, seed=0):
-    """Write a run as the recipes do, with an encoder that learned nothing."""
-    run.mkdir()
-    config = CatalogueConfig(photo_px=PX, display_px=40)
-    artifact = catalogues.build(config, tables=partial(write_tables, run), inputs={"t": "1"}, out=run / "catalogue")
-    catalogue = Catalogue.open(artifact)
-    encoder = write_encoder(run / "encoder", catalogue, seed=seed)
-    parts = {
-        "catalogue": artifact,
-        "encoder": encoder,
-        "index": write_index(
-            run / "index",
-            vectors=lambda: Embedder.open(encoder).embed_catalogue(catalogue, label=None),
-            catalogue=artifact,
-            encoder=encoder,
-        ),
-        "popularity": write_retriever(
-            run / "popularity",
-            fit=lambda: Popularity.fit(catalogue, train=slice(0, 100)),
-            kind="popularity",
-            config=PopularityConfig(),
-            inputs={"catalogue": artifact},
-        ),
-        "bm25": write_retriever(
-            run / "bm25",
-            fit=lambda: Bm25.fit(catalogue.titles),
-            kind="bm25",
-            config=Bm25Config(),
-            inputs={"catalogue": artifact},
-        ),
-    }
-    bundle = write_bundle(run / "bundle", **parts)
-    write_json(run / "run.json", {"stages": {"bundle": f"bundle/{bundle.id}"}})
-    return SimpleNamespace(path=run, bundle=bundle, parts=parts, catalogue=catalogue)
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +83,15 @@ def test_opens_by_run_folder_and_by_bundle(run, shared):
 def test_a_run_can_be_copied_elsewhere(run, shared, tmp_path):
     shutil.copytree(run.path, tmp_path / "elsewhere" / "shop")
     assert ids(Engine.open(tmp_path / "elsewhere" / "shop").search("hat")) == ids(shared.search("hat"))
+
+
+def test_opened_through_a_link_it_stays_with_its_run_when_the_link_moves_on(run, tmp_path):
+    """Tables are opened when they are first asked for."""
+    (tmp_path / "current").symlink_to(run.path)
+    engine = Engine.open(tmp_path / "current")
+    (tmp_path / "current").unlink()
+    assert engine.recommend(user="u1", k=3).note is None
+    assert engine.photo_jpeg("i3") is not None
 
 
 def test_no_run_names_the_nearest(run, tmp_path):

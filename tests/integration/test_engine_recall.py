@@ -101,6 +101,29 @@ def test_a_new_item_is_found_by_what_it_is(demo_run, retriever):
     assert retriever.index.num_rows == engine.num_items - 1
 
 
+def test_a_replaced_item_keeps_what_clicks_taught_of_it_and_a_removed_one_is_gone(demo_run, tmp_path):
+    engine = Engine.open(demo_run, journal=tmp_path / "journal")
+    query = engine.example_queries(1)[0]
+    before = engine.search(query, k=20)
+    kept, gone = before[0], before[1]
+    row = {"item_id": kept.item_id, "title": engine.item(kept.item_id)["title"]}
+    engine.replace_items([{**row, "photo": engine.photo_jpeg(kept.item_id)}])
+    engine.remove_items([gone.item_id])
+    for is_opened_again in (False, True):
+        if is_opened_again:
+            engine.close()
+            engine = Engine.open(demo_run, journal=tmp_path / "journal")
+        after = engine.search(query, k=20, explain=True)
+        assert after.channel is Channel.RECALL
+        found = {hit.item_id: hit for hit in after}
+        assert len(found) == 20 and gone.item_id not in found
+        again = found[kept.item_id]
+        assert again.item_row != kept.item_row
+        assert again.score == pytest.approx(kept.score, abs=0.05)  # its photo was a JPEG once more
+        assert again.why.without_clicks != pytest.approx(again.why.unmasked, abs=1e-3)
+    engine.close()
+
+
 def test_a_model_of_another_encoder_is_refused(demo_run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(demo_run, copy)

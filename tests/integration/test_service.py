@@ -47,6 +47,9 @@ OPERATIONS = {
     "item",
     "item_photo",
     "add_items",
+    "replace_items",
+    "remove_items",
+    "remove_item",
     "facets",
     "info",
     "health",
@@ -137,7 +140,8 @@ async def test_it_listens_before_the_engine_is_open_and_says_so(demo_run: Path) 
             assert "still loading" in refusal(early, 503)
             assert early.headers["retry-after"] == "1"
         await wait_until_ready(client)
-        assert (await client.get("/ready")).json() == {"status": "ready"}
+        run = app.state.runtime.engine.version
+        assert (await client.get("/ready")).json() == {"status": "ready", "serving": {"run": run, "generation": 1}}
         assert (await client.get("/api/info")).status_code == 200
 
 

@@ -98,6 +98,17 @@ def test_added_titles_are_as_if_they_had_been_there():
     assert grown.num_items == 10
 
 
+def test_titles_taken_away_are_as_if_they_had_been_empty():
+    grown = Bm25.fit(TITLES[:6]).with_items(TITLES[6:], without=[1, 4])
+    grown = grown.with_items([], without=[8])
+    left = ["" if row in (1, 4, 8) else title for row, title in enumerate(TITLES)]
+    for query in ("red dress", "连衣裙", "the dress"):
+        np.testing.assert_array_equal(grown.scores(query), Bm25.fit(left).scores(query))
+    nothing = Bm25.fit(["red"]).with_items([""], without=[0])
+    assert hits_of(nothing, "red", 2)[0] == [-1, -1]
+    assert hits_of(nothing.with_items(["red"]), "red", 2)[0] == [2, -1]
+
+
 def test_a_shop_without_any_word(tmp_path):
     empty = Bm25.fit(["", ""])
     assert hits_of(empty, "red", 2)[0] == [-1, -1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from triptych.data.schema import Role
-from triptych.engine.new_items import check_rows
+from triptych.engine.new_items import PhotoSizes, check_rows
 from triptych.foundation.errors import EngineError
 
 FEATURES = {"colour": Role.CATEGORICAL, "about": Role.TEXT, "weight": Role.NUMERIC, "tags": Role.MULTI}
@@ -13,7 +13,8 @@ FEATURES = {"colour": Role.CATEGORICAL, "about": Role.TEXT, "weight": Role.NUMER
 
 def check(**columns):
     row = {"item_id": "n1", "title": "x", **columns}
-    return check_rows([row], features=FEATURES, is_known={"i1"}.__contains__, room=1, px=8, display_px=8)[0].features
+    photos = PhotoSizes(px=8, display_px=8)
+    return check_rows([row], features=FEATURES, is_known={"i1"}.__contains__, room=1, photos=photos)[0].features
 
 
 def test_values_are_kept_in_the_type_of_their_column():

@@ -66,10 +66,11 @@ def test_popularity_sees_no_later_event(small_shop):
     assert Popularity.fit(catalogue, train=slice(0, small_shop.split.test.stop)).counts.sum() > counts.sum()
 
 
-def test_popularity_of_new_items_is_zero(small_shop):
-    grown = Popularity.fit(small_shop.catalogue, train=small_shop.split.train).with_items(2)
-    rows = grown.retrieve([Request()], small_shop.catalogue.num_items + 2).item_rows[0]
-    assert rows[-2:].tolist() == [small_shop.catalogue.num_items, small_shop.catalogue.num_items + 1]
+def test_popularity_of_new_items_is_as_given(small_shop):
+    grown = Popularity.fit(small_shop.catalogue, train=small_shop.split.train).with_items([0, 1e6, 0])
+    rows = grown.retrieve([Request()], small_shop.catalogue.num_items + 3).item_rows[0]
+    first = small_shop.catalogue.num_items
+    assert (rows[0], rows[-2:].tolist()) == (first + 1, [first, first + 2])
 
 
 def test_oracle_ranks_by_grade_then_popularity_then_row(small_shop):

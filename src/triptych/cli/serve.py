@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +21,14 @@ def serve(
         typer.Option(help="A further host name the service is reached by (proxy, domain). May be repeated."),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")] = 8000,
+    journal: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which items added, replaced and removed at run time are kept.", metavar="DIR"),
+    ] = None,
+    carry_over: Annotated[
+        bool,
+        typer.Option("--carry-over", help="Take the journal over from an earlier catalogue of this shop."),
+    ] = False,
     log_format: Annotated[
         str, typer.Option(help="text: a line of words per request; json: a JSON object per line.", metavar="text|json")
     ] = "text",
@@ -33,7 +43,10 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve the search page and the JSON API of a finished run, until Ctrl-C; the log goes to stderr."""
+    """Serve the search page and the JSON API of a finished run, until Ctrl-C; the log goes to stderr.
+
+    After another `triptych run`, kill -HUP has it serve the new one, without a failed request.
+    """
     with_fast_allocator()
     from triptych.serve import ServeConfig
     from triptych.serve import run as run_service
@@ -41,6 +54,16 @@ def serve(
     config = ServeConfig().override(f"log_format={log_format}", f"log_queries={log_queries}".lower(), *(settings or ()))
 
     def tell(url: str) -> None:
-        print(f"search page: {url}/    API: {url}/docs    stop: Ctrl-C", flush=True)
+        again = f"    after a new run: kill -HUP {os.getpid()}" if hasattr(signal, "SIGHUP") else ""
+        print(f"search page: {url}/    API: {url}/docs    stop: Ctrl-C{again}", flush=True)
 
-    run_service(run, host=host, port=port, allowed_hosts=allowed_host or (), config=config, when_listening=tell)
+    run_service(
+        run,
+        host=host,
+        port=port,
+        allowed_hosts=allowed_host or (),
+        config=config,
+        journal=journal,
+        carry_over=carry_over,
+        when_listening=tell,
+    )

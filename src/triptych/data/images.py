@@ -167,6 +167,16 @@ def decode_both(
     return _decoded(source, both, max_pixels=max_pixels)
 
 
+def read_photo(path: Path, *, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Return the bytes of a photo's file, as the other functions read it; whether it is a photo is theirs to say.
+
+    Raises:
+        DataError: there is no such file, it is no ordinary one, or it is too large.
+    """
+    with _read(path, max_bytes=_BYTES_PER_PIXEL * max_pixels) as data:
+        return data
+
+
 def _decoded(source: Source, use: Callable[[Image.Image, bytes], R], *, max_pixels: int) -> R:
     """Open a photo, use it, and turn whatever its bytes make Pillow raise into a reason."""
     if isinstance(source, bytes):

@@ -1,8 +1,8 @@
 """The engine: answers one request over a finished run. No training code, no HTTP.
 
 Read in this order: `engine` (what can be asked), `answers` (what comes back), `notes` (what is said of it), `filters`,
-`photos`, `shelf` (the items, those added at run time included), `new_items`, `explain`, `bundle` (what an engine is
-opened from).
+`photos`, `shelf` (the items, those added at run time included), `new_items`, `journal` and `replay` (how changes
+survive), `explain`, `bundle` (what an engine is opened from).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from triptych.engine.answers import Answer, Channel, Facets, Hit, Why
 from triptych.engine.engine import Engine
 from triptych.engine.filters import Filters
+from triptych.engine.journal import JournalError
 from triptych.engine.photos import PhotoError
 
-__all__ = ["Answer", "Channel", "Engine", "Facets", "Filters", "Hit", "PhotoError", "Why"]
+__all__ = ["Answer", "Channel", "Engine", "Facets", "Filters", "Hit", "JournalError", "PhotoError", "Why"]

@@ -165,7 +165,10 @@ def open_bundle(path: str | Path) -> tuple[Artifact, Parts]:
     Raises:
         ArtifactError: there is no finished run, a part is absent, or one was made from something else.
     """
-    bundle = _find(Path(path))
+    found = _find(Path(path))
+    # The path itself, not a link on the way to it: tables are opened when they are first asked for, and a link such as
+    # runs/current may point to another run by then.
+    bundle = Artifact(found.path.resolve(), found.manifest)
     places = json.loads(bundle.file(BUNDLE).read_text(encoding="utf-8"))
     parts = Parts(
         **{name: Artifact.open(bundle.path / place, kind=KINDS.get(name, name)) for name, place in places.items()}

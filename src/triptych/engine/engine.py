@@ -1,7 +1,8 @@
-"""The engine: one shop, opened from a finished run, that answers requests and takes new items while it does.
+"""The engine: one shop, opened from a finished run, that answers requests, and is changed while it does.
 
-Every answer is made from one snapshot (items, vectors, words, counts) that is replaced as a whole when items are
-added. So requests from several threads need no lock, and none ever sees half an item.
+Every answer is made from one snapshot (items, vectors, words, counts) that is replaced as a whole when items are added,
+replaced or removed. So requests from several threads need no lock, and none ever sees half a change. With a journal, a
+change is on disk before it is in a snapshot.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import operator
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,8 +27,10 @@ from triptych.engine.answers import Answer, Channel, Facets, Hit, Why
 from triptych.engine.bundle import Parts, open_bundle
 from triptych.engine.explain import explain_dense, explain_hybrid, explain_plain
 from triptych.engine.filters import Filters
-from triptych.engine.new_items import MAX_ADDED_ITEMS, check_rows
+from triptych.engine.journal import Journal
+from triptych.engine.new_items import MAX_ADDED_ITEMS, NewItem, PhotoSizes, check_rows, encode_items
 from triptych.engine.photos import Photo, query_pixels
+from triptych.engine.replay import holding, read_items
 from triptych.engine.shelf import Shelf
 from triptych.foundation.errors import ArtifactError, ConfigError, EngineError, did_you_mean
 from triptych.index.base import Index, open_index
@@ -46,6 +49,10 @@ BY_VECTORS = (Channel.RECALL, Channel.DENSE)
 """Channels of one model's vectors."""
 BY_MEANING = (*BY_VECTORS, Channel.HYBRID)
 """Channels in which an encoder reads the words."""
+SHORTEN_ABOVE, SHORTEN_FROM = 4, 256
+"""A journal is written anew when it is opened with so many times more changes than items they left."""
+LISTED = 5
+"""Items that a log line names at most."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class _Snapshot:
 
 
 class Engine:
-    """Search, similar items, recommendation, scoring and new items over one shop. Safe to share between threads."""
+    """Search, similar items, recommendation, scoring and live changes over one shop. Safe to share between threads."""
 
     def __init__(
         self, parts: Parts, *, bundle_id: str, dense: DenseConfig, max_added_items: int = MAX_ADDED_ITEMS
@@ -98,8 +105,12 @@ class Engine:
                 f"{parts.catalogue.id} has them at {photo_px} px. Make the catalogue with photo_px = "
                 f"{self._embedder.px}."
             )
+        self._photo_sizes = PhotoSizes(px=photo_px, display_px=int(self._catalogue.artifact.config["display_px"]))
         index = open_index(parts.index)
         self._changing = threading.Lock()
+        self._journal: Journal | None = None
+        self._successor: Engine | None = None
+        self._is_closed = False
         first = _Snapshot(
             shelf=Shelf.of(self._catalogue),
             index=index,
@@ -112,26 +123,43 @@ class Engine:
         self._snapshot = replace(first, hybrid=self._open_hybrid(first))
 
     @classmethod
-    def open(cls, path: str | Path, *, max_added_items: int = MAX_ADDED_ITEMS) -> Engine:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        max_added_items: int = MAX_ADDED_ITEMS,
+        journal: str | Path | None = None,
+        carry_over: bool = False,
+    ) -> Engine:
         """Open a run folder (``runs/shop``) or a bundle artefact in it.
 
         Args:
             path: the folder.
-            max_added_items: most items that `add_items` takes in all; each holds its photo in memory.
+            max_added_items: most rows that `add_items` and `replace_items` take in all; each holds its photo in memory.
+            journal: a folder that holds the changes: those of before are made again, later ones are on disk before
+                they are seen. Made where it is absent. None: changes live in memory and end with the engine.
+            carry_over: the journal may be of an earlier catalogue; it becomes one of this catalogue. What then holds
+                says `triptych.engine.replay`.
 
         Raises:
             ArtifactError: there is no finished run, a part is absent or damaged, or parts do not belong together or to
-                this version of triptych.
+                this version of triptych; the journal is damaged, held by another process, or of another catalogue.
+            EngineError: there is no journal to carry over.
         """
+        if carry_over and journal is None:
+            raise EngineError("carry_over is said of a journal, and none is named. Name its folder, or leave it out.")
         bundle, parts = open_bundle(path)
         try:
             dense = DenseConfig.parse(bundle.config["dense"])
-            return cls(parts, bundle_id=bundle.id, dense=dense, max_added_items=max_added_items)
+            engine = cls(parts, bundle_id=bundle.id, dense=dense, max_added_items=max_added_items)
         except ConfigError as error:  # of a part, not of whoever opens it
             raise ArtifactError(
                 f"The run in {str(path)!r} was made by another version of triptych ({str(error).rstrip('.')}). "
                 "Run the same `triptych run` again: it makes anew what this version writes otherwise."
             ) from None
+        if journal is not None:
+            engine._open_journal(Journal.open(journal, catalogue_id=parts.catalogue.id), carry_over=carry_over)
+        return engine
 
     def search(
         self,
@@ -212,7 +240,7 @@ class Engine:
         """
         now = self._snapshot
         keep = now.shelf.columns.mask(filters)
-        history = self._history(user)
+        history = now.shelf.current(self._history(user))
         if len(history):
             return _answer(now, Request(user=user, history=history, keep=keep), k=k, channel=Channel.DENSE)
         answer = _answer(now, Request(user=user, keep=keep), k=k, channel=Channel.POPULARITY)
@@ -281,8 +309,9 @@ class Engine:
     def add_items(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Add items; they are found at once, by words, by photo and through filters, without training.
 
-        All or none are added. They live in memory: closing the engine forgets them, so put them into the items table
-        for the next run. Every call indexes all titles anew (see `Bm25.with_items`), so add many at a time.
+        All or none are added. Without a journal they live in memory: closing the engine forgets them, so put them into
+        the items table for the next run. Every change indexes all titles anew (see `Bm25.with_items`), so add many at a
+        time.
 
         Args:
             rows: per item ``item_id`` and at least one of ``title`` and ``photo`` (a path, or the bytes of a file);
@@ -293,51 +322,110 @@ class Engine:
             Their ids, in order.
 
         Raises:
-            EngineError: a row is wrong or its id is taken (the row's place is named), or there is no room for so many.
+            EngineError: a row is wrong or its id is taken (the row's place is named), there is no room for so many, or
+                the journal could not be written (`JournalError`).
         """
+        return self._put(rows, replaces=False)
+
+    def replace_items(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Put items in the place of those of the same ids; one that is new is added. All or none, as in `add_items`.
+
+        A row is the whole item: what it does not say, the item no longer has, its photo included. What was learned
+        of the id and how often it was chosen go on to count, and so do histories that name it.
+
+        Args:
+            rows: as of `add_items`.
+
+        Returns:
+            Their ids, in order.
+
+        Raises:
+            EngineError: as of `add_items`, but that ids may be taken.
+        """
+        return self._put(rows, replaces=True)
+
+    def remove_items(self, item_ids: Sequence[str]) -> list[str]:
+        """Remove items: no answer, filter or count has them any more. All or none; the ids may be added again.
+
+        Histories that name them go on to count: what somebody liked says what he likes.
+
+        Args:
+            item_ids: those that are to go.
+
+        Returns:
+            The same, each once.
+
+        Raises:
+            EngineError: there is no such item, or the journal could not be written (`JournalError`).
+        """
+        if isinstance(item_ids, str):
+            raise EngineError(f"remove_items takes a list of items; put this one into a list: ['{item_ids}'].")
+        named = list(dict.fromkeys(item_ids))
         with self._changing:
-            now = self._snapshot
-            new = check_rows(
-                rows,
-                features=self._catalogue.feature_roles,
-                is_known=now.shelf.has,
-                room=self._max_added_items - now.shelf.num_added,
-                px=self._catalogue.photos.px,
-                display_px=int(self._catalogue.artifact.config["display_px"]),
-            )
-            if not new:
-                return []
-            shelf = now.shelf.extended(new)
-            vectors = shelf.encode(range(now.shelf.num_items, shelf.num_items), embedder=self._embedder)
-            index = now.index.copy()
-            index.add(vectors)
-            recall, recall_index = now.recall, now.recall_index
-            if recall is not None and recall_index is not None:
-                recall_index = recall_index.copy()
-                titles = [item.title or "" for item in new]
-                ids = [item.item_id for item in new]
-                recall_index.add(recall.item_vectors(ids, content=vectors, titles=titles))
-                recall = recall.over(recall_index)
-            after = _Snapshot(
-                shelf=shelf,
-                index=index,
-                dense=Dense(self._embedder, index, config=self._dense_config),
-                bm25=now.bm25.with_items([item.title or "" for item in new]),
-                popularity=now.popularity.with_items(len(new)),
-                recall=recall,
-                recall_index=recall_index,
-                hybrid=None,
-            )
-            hybrid = now.hybrid
-            if hybrid is not None:
-                hybrid = hybrid.over(_fused(after, list(hybrid.channels), counts=hybrid.counts))
-            self._snapshot = replace(after, hybrid=hybrid)
-        log.info("added %d items", len(new))
-        return [item.item_id for item in new]
+            successor = self._successor
+            if successor is None:
+                now = self._snapshot
+                after = self._changed(now, gone=[now.shelf.row(item_id) for item_id in named])
+                if named:
+                    self._write(remove=named)
+                    self._snapshot = after
+        if successor is not None:
+            return successor.remove_items(named)
+        log.info("removed %d items", len(named))
+        return named
+
+    def succeed(self, old: Engine, *, publish: Callable[[], None] = lambda: None) -> None:
+        """Take over from an engine that has served until now: its journal, and every change from now on.
+
+        Its journal's changes are made here, too, those that arrive meanwhile included. Then, while changes wait, the
+        journal becomes this engine's and `publish` is called. A change asked of `old` later is made here. `old` goes on
+        to answer as it did. Without a journal, its changes are forgotten, and the log says how many.
+
+        Args:
+            old: an engine over an earlier run, or another one over the same.
+            publish: makes this engine the one that is asked; called while no change can be made.
+
+        Raises:
+            ArtifactError: a change does not fit this engine's catalogue. `old` keeps its journal and goes on.
+            JournalError: the journal could not be written for this engine's catalogue; likewise.
+            EngineError: `old` was closed.
+        """
+        read_to = 0 if old._journal is None else self._replay(old._journal)
+        with old._changing:
+            if old._is_closed:
+                raise EngineError("The engine to take over from was closed meanwhile; open this one with its journal.")
+            if old._journal is not None:
+                self._replay(old._journal, since=read_to)
+                self._keep(old._journal)
+            elif old._snapshot.shelf.num_changes:
+                log.warning(
+                    "%d changes were made without a journal; the new run does not know them",
+                    old._snapshot.shelf.num_changes,
+                )
+            old._journal, old._successor = None, self
+            publish()
+
+    def close(self) -> None:
+        """Let another process have the journal. Answers go on; changes are refused, since they would be forgotten."""
+        with self._changing:
+            self._is_closed = True
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
+
+    @property
+    def version(self) -> str:
+        """A short fingerprint of the run that answers, changes at run time aside."""
+        return self._bundle_id[:10]
+
+    @property
+    def bundle_id(self) -> str:
+        """Id of the bundle that was opened."""
+        return self._bundle_id
 
     @property
     def num_items(self) -> int:
-        """Number of items, those added at run time included."""
+        """Number of items, those added at run time included, those removed not."""
         return self._snapshot.shelf.num_items
 
     def item(self, item_id: str) -> dict[str, Any]:
@@ -348,6 +436,10 @@ class Engine:
         """
         shelf = self._snapshot.shelf
         return shelf.shown(shelf.row(item_id))
+
+    def shown(self, hit: Hit) -> dict[str, Any]:
+        """Return what is shown of a hit, as `item` does; also of one that was removed after it had been found."""
+        return self._snapshot.shelf.shown(hit.item_row)
 
     def photo_jpeg(self, item_id: str) -> bytes | None:
         """Return an item's photo as the page shows it, or None.
@@ -396,6 +488,143 @@ class Engine:
             "index_bytes": now.index.memory_bytes,
             "search_channel": self._usual(now).value,
         }
+
+    def _put(self, rows: Sequence[Mapping[str, Any]], *, replaces: bool) -> list[str]:
+        with self._changing:
+            successor = self._successor
+            if successor is None:
+                now = self._snapshot
+                new = check_rows(
+                    rows,
+                    features=self._catalogue.feature_roles,
+                    is_known=(lambda _: False) if replaces else now.shelf.has,
+                    room=self._max_added_items - now.shelf.num_added_rows,
+                    photos=self._photo_sizes,
+                )
+                vectors = encode_items(new, embedder=self._embedder) if new else None
+                gone = [now.shelf.row(item.item_id) for item in new if now.shelf.has(item.item_id)]
+                after = self._changed(now, new=new, vectors=vectors, gone=gone)
+                if new:
+                    self._write(put=[item.row() for item in new], time=new[0].first_seen)
+                    self._snapshot = after
+        if successor is not None:
+            return successor._put(rows, replaces=replaces)
+        log.info("added %d items, %d of them in the place of others", len(new), len(gone))
+        return [item.item_id for item in new]
+
+    def _write(self, **change: Any) -> None:
+        """Have a change on disk; from here on nothing can fail, so what is in the journal is what will be seen."""
+        if self._is_closed:
+            raise EngineError("The engine was closed, so it takes no changes. Open it again.")
+        if self._journal is not None:
+            self._journal.append(**change)
+
+    def _changed(
+        self,
+        now: _Snapshot,
+        *,
+        new: Sequence[NewItem] = (),
+        vectors: NDArray[np.float32] | None = None,
+        gone: Sequence[int] = (),
+    ) -> _Snapshot:
+        """Return a snapshot with rows taken away and items appended; it shares all that stays.
+
+        Rows that are gone keep their places in the indexes: the shelf's mask, which every search passes on, hides them.
+
+        Args:
+            now: the snapshot to begin with.
+            new: checked items.
+            vectors: theirs, ``[n, dim]``.
+            gone: rows of items that are removed or replaced.
+        """
+        if not new and not len(gone):
+            return now
+        titles, ids = [item.title or "" for item in new], [item.item_id for item in new]
+        index, recall, recall_index = now.index, now.recall, now.recall_index
+        if vectors is not None and len(new):
+            index = index.copy()
+            index.add(vectors)
+            if recall is not None and recall_index is not None:
+                recall_index = recall_index.copy()
+                recall_index.add(recall.item_vectors(ids, content=vectors, titles=titles))
+                recall = recall.over(recall_index)
+        own = [now.shelf.own_row(item_id) for item_id in ids]
+        after = _Snapshot(
+            shelf=now.shelf.changed(new, without=gone),
+            index=index,
+            dense=Dense(self._embedder, index, config=self._dense_config),
+            bm25=now.bm25.with_items(titles, without=gone),
+            popularity=now.popularity.with_items([0 if row is None else now.popularity.counts[row] for row in own]),
+            recall=recall,
+            recall_index=recall_index,
+            hybrid=None,
+        )
+        if now.hybrid is None:
+            return after
+        fused = _fused(after, list(now.hybrid.channels), counts=now.hybrid.counts)
+        return replace(after, hybrid=now.hybrid.over(fused))
+
+    def _open_journal(self, journal: Journal, *, carry_over: bool) -> None:
+        """Make a journal's changes and keep it.
+
+        Raises:
+            ArtifactError: it is of another catalogue and may not be carried over, or a change does not fit.
+        """
+        catalogue_id = self._parts.catalogue.id
+        try:
+            if journal.catalogue_id != catalogue_id and not carry_over:
+                raise ArtifactError(
+                    f"The journal in {str(journal.folder)!r} was begun on catalogue {journal.catalogue_id}, this run's "
+                    f"is {catalogue_id}. If the run was made anew from tables of the same shop, carry the changes "
+                    "over (--carry-over); if not, name another folder."
+                )
+            self._replay(journal)
+            self._keep(journal)
+        except BaseException:
+            journal.close()
+            raise
+
+    def _replay(self, journal: Journal, *, since: int = 0) -> int:
+        """Make the changes that a journal holds from a byte on; return its end."""
+        end, shelf = journal.end, self._snapshot.shelf
+        entries = holding(
+            journal, catalogue=self._parts.catalogue, is_in_catalogue=self._is_in_catalogue, since=since
+        ).entries
+        new, vectors = read_items(
+            journal,
+            entries,
+            features=self._catalogue.feature_roles,
+            photos=self._photo_sizes,
+            embedder=self._embedder,
+        )
+        if len(new) > self._max_added_items - shelf.num_added_rows:
+            raise ArtifactError(
+                f"The journal in {str(journal.folder)!r} holds {len(new):,} items, there is room for "
+                f"{self._max_added_items:,} (max_added_items). Put them into the items table and make the run anew."
+            )
+        gone = [shelf.row(entry.item_id) for entry in entries if shelf.has(entry.item_id)]
+        self._snapshot = self._changed(self._snapshot, new=new, vectors=vectors, gone=gone)
+        return end
+
+    def _keep(self, journal: Journal) -> None:
+        """Make a replayed journal this engine's; written anew where it is of another catalogue, or mostly of the past.
+
+        Raises:
+            JournalError: it could not be written anew.
+        """
+        found = holding(journal, catalogue=self._parts.catalogue, is_in_catalogue=self._is_in_catalogue)
+        keep = [entry for entry in found.entries if entry.place is not None or self._is_in_catalogue(entry.item_id)]
+        is_of_another = journal.catalogue_id != self._parts.catalogue.id
+        if is_of_another or journal.num_changes > SHORTEN_ABOVE * max(len(keep), SHORTEN_FROM):
+            journal.rewrite(catalogue_id=self._parts.catalogue.id, keep=keep)
+        if found.overtaken:
+            listed = ", ".join(found.overtaken[:LISTED]) + (" …" if len(found.overtaken) > LISTED else "")
+            count = len(found.overtaken)
+            log.warning("%d items of the journal are in the catalogue by now, which counts: %s", count, listed)
+        self._journal = journal
+
+    def _is_in_catalogue(self, item_id: str) -> bool:
+        return self._snapshot.shelf.own_row(item_id) is not None
 
     @cached_property
     def _frequent_queries(self) -> list[int]:
@@ -503,7 +732,7 @@ def _answer(now: _Snapshot, request: Request, *, k: int, channel: Channel) -> An
         raise EngineError(f"k is {k!r}, it must be a whole number from 1 up.") from None
     if wanted < 1:
         raise EngineError(f"k is {wanted}, it must be at least 1.")
-    found = now.retriever(channel).retrieve([request], min(wanted, now.shelf.num_items))
+    found = now.retriever(channel).retrieve([request], max(1, min(wanted, now.shelf.num_items)))
     hits = (
         Hit(int(row), now.shelf.item_id(int(row)), float(score), channel=channel)
         for row, score in zip(found.item_rows[0], found.scores[0], strict=True)

@@ -63,6 +63,13 @@ class _Words(NamedTuple):
             list(numbers), np.concatenate([self.items, items]), np.concatenate([self.codes, codes.astype(np.int32)])
         )
 
+    def without(self, gone: NDArray[np.bool_]) -> Self:
+        """Drop the words of items ``[items]`` that have gone; a word that only they had is no word any more."""
+        kept = ~gone[self.items]
+        used, codes = np.unique(self.codes[kept], return_inverse=True)
+        names = [self.names[code] for code in used.tolist()]
+        return type(self)(names, self.items[kept], codes.astype(np.int32))
+
     def items_with(self, word: str, *, what: str, plural: str) -> NDArray[np.int64]:
         """Return the items that have a word.
 
@@ -86,17 +93,18 @@ class _Words(NamedTuple):
 class FilterColumns(NamedTuple):
     """The columns that items are filtered by; never changed, only replaced."""
 
-    num_items: int
     categories: _Words
     cells: _Words
     price: NDArray[np.float64]
-    """``[items]``, NaN where there is none."""
+    """``[rows]``, NaN where there is none."""
+    live: NDArray[np.bool_]
+    """``[rows]``, False for an item that has been removed or replaced; no filter lets it pass."""
 
     @classmethod
     def of(cls, items: pl.DataFrame) -> Self:
         """Read the columns of a catalogue's items."""
         price = items["price"].cast(pl.Float64).fill_null(math.nan).to_numpy()
-        return cls(len(items), _Words.of(items["category"]), _Words.of(items["cells"]), price)
+        return cls(_Words.of(items["category"]), _Words.of(items["cells"]), price, np.ones(len(items), np.bool_))
 
     def extended(
         self, *, categories: Sequence[str | None], cells: Sequence[Sequence[str]], prices: Sequence[float | None]
@@ -104,23 +112,30 @@ class FilterColumns(NamedTuple):
         """Append new items, one entry of each sequence per item."""
         own = [[] if category is None else [category] for category in categories]
         price = np.array([math.nan if price is None else price for price in prices])
+        first_item = len(self.live)
         return type(self)(
-            self.num_items + len(prices),
-            self.categories.extended(own, first_item=self.num_items),
-            self.cells.extended(cells, first_item=self.num_items),
+            self.categories.extended(own, first_item=first_item),
+            self.cells.extended(cells, first_item=first_item),
             np.concatenate([self.price, price]),
+            np.concatenate([self.live, np.ones(len(prices), np.bool_)]),
         )
 
+    def without(self, rows: Sequence[int]) -> Self:
+        """Take items away; the others keep their rows."""
+        live, price = self.live.copy(), self.price.copy()
+        live[list(rows)], price[list(rows)] = False, math.nan
+        return type(self)(self.categories.without(~live), self.cells.without(~live), price, live)
+
     def mask(self, filters: Filters | None) -> NDArray[np.bool_] | None:
-        """Return which items meet all conditions ``[items]``; None where there is no condition.
+        """Return which items are there and meet all conditions ``[rows]``; None where that is all of them.
 
         Raises:
             EngineError: an unknown category or cell, or prices that no item can meet.
         """
         if filters is None or filters == Filters():
-            return None
+            return None if self.live.all() else self.live
         _check_prices(filters)
-        keep = np.ones(self.num_items, np.bool_)
+        keep = self.live.copy()
         if filters.category is not None:
             keep &= self._among(self.categories.items_with(filters.category, what="category", plural="categories"))
         if filters.cell is not None:
@@ -138,7 +153,7 @@ class FilterColumns(NamedTuple):
         return Facets(self.categories.counts(), self.cells.counts(), price)
 
     def _among(self, items: NDArray[np.int64]) -> NDArray[np.bool_]:
-        mask = np.zeros(self.num_items, np.bool_)
+        mask = np.zeros(len(self.live), np.bool_)
         mask[items] = True
         return mask
 

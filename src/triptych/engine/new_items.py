@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triptych.data.images import decode_photo, display_jpeg
+from triptych.data.images import decode_photo, display_jpeg, read_photo
 from triptych.data.schema import Role
+from triptych.data.text import with_features
+from triptych.encoders.embed import Embedder
 from triptych.engine.photos import PhotoError
 from triptych.foundation.errors import DataError, EngineError, did_you_mean
 
 MAX_ADDED_ITEMS = 100_000
 """Most items an engine takes at run time: they live in memory, and every addition copies what is searched."""
+COLUMNS = ("item_id", "title", "photo", "category", "brand", "merchant", "price", "cells")
+"""Columns of a row; the catalogue's features follow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +41,34 @@ class NewItem:
     """``[px, px, 3]``, as the encoder sees it."""
     jpeg: bytes | None
     """As the page shows it."""
+    file: bytes | None
+    """As it was given, for the journal; `lightened` drops it."""
     features: dict[str, Any] = field(default_factory=dict)
+
+    def text(self, features: Sequence[str]) -> str | None:
+        """Return what the encoder reads as the title: the title with text features behind, None where all is empty."""
+        if not features:
+            return self.title
+        return with_features(self.title, [self.features.get(name) for name in features]) or None
+
+    def row(self) -> dict[str, Any]:
+        """Return the row that it was made from, without what is empty; ``photo`` is the bytes of the file."""
+        columns = {name: getattr(self, name) for name in COLUMNS if name != "photo"}
+        given = columns | {"photo": self.file} | self.features
+        return {name: value for name, value in given.items() if value is not None and value != []}
+
+    def lightened(self, *, gone: bool = False) -> NewItem:
+        """Return the same without the photo's file; of an item that has gone without its pictures, too."""
+        return replace(self, file=None, pixels=None, jpeg=None) if gone else replace(self, file=None)
+
+
+class PhotoSizes(NamedTuple):
+    """How large a catalogue's photos are, in pixels."""
+
+    px: int
+    """Side of the square the encoder sees."""
+    display_px: int
+    """Longest side of the photo that is shown."""
 
 
 def check_rows(
@@ -46,8 +77,8 @@ def check_rows(
     features: Mapping[str, Role],
     is_known: Callable[[str], bool],
     room: int,
-    px: int,
-    display_px: int,
+    photos: PhotoSizes,
+    now: datetime | None = None,
 ) -> list[NewItem]:
     """Check rows and decode their photos; all or none.
 
@@ -57,19 +88,20 @@ def check_rows(
         features: the catalogue's further columns, and what each is.
         is_known: says whether an item id is taken.
         room: most items that may still be added.
-        px: side of the square the encoder sees.
-        display_px: longest side of the photo that is shown.
+        photos: how they are kept.
+        now: when they were added; None: just now.
 
     Raises:
         EngineError: the first mistake, with the row's place (from 1) and its item; or there is no room.
     """
     if isinstance(rows, Mapping):
-        raise EngineError("add_items takes a list of rows; put this one row into a list: [row].")
+        raise EngineError("Items are given as a list of rows; put this one row into a list: [row].")
     if len(rows) > room:
         raise EngineError(
             f"There is room for {room:,} more items at run time, these are {len(rows):,}. "
             "Put new items into the items table and make the run anew."
         )
+    now = now or datetime.now(UTC)
     items: list[NewItem] = []
     taken: set[str] = set()
     for place, row in enumerate(rows, start=1):
@@ -80,20 +112,35 @@ def check_rows(
         if item_id in taken:
             raise EngineError(f"{where}: the item is given twice. Keep one of its rows.")
         if is_known(item_id):
-            raise EngineError(f"{where}: there is an item of this id already. Choose another id.")
+            raise EngineError(f"{where}: there is an item of this id already. Choose another id, or replace it.")
         taken.add(item_id)
-        items.append(_check(row, where=where, features=features, px=px, display_px=display_px))
+        items.append(_check(row, where=where, features=features, photos=photos, now=now))
     return items
 
 
-def _check(row: Mapping[str, Any], *, where: str, features: Mapping[str, Role], px: int, display_px: int) -> NewItem:
-    allowed = ["item_id", "title", "photo", "category", "brand", "merchant", "price", "cells", *features]
+def encode_items(items: Sequence[NewItem], *, embedder: Embedder) -> NDArray[np.float32]:
+    """Encode items ``[n, dim]``; they have one photo at most."""
+    titles = [item.text(embedder.title_features) for item in items]
+    if not embedder.modalities.reads_photo:
+        return embedder.items(titles)
+    px = embedder.px
+    pixels = np.zeros((len(items), px, px, 3), np.uint8)
+    for place, item in enumerate(items):
+        if item.pixels is not None:
+            pixels[place] = item.pixels
+    return embedder.items(titles, pixels=pixels, has_photo=[item.pixels is not None for item in items])
+
+
+def _check(
+    row: Mapping[str, Any], *, where: str, features: Mapping[str, Role], photos: PhotoSizes, now: datetime
+) -> NewItem:
+    allowed = [*COLUMNS, *features]
     for name in row:
         if name not in allowed:
             hint = did_you_mean(str(name), allowed) or f" Valid: {', '.join(allowed)}."
             raise EngineError(f"{where}: there is no column '{name}' in this catalogue.{hint}")
     title = _text(row, "title", where=where)
-    pixels, jpeg = _photo(row.get("photo"), where=where, px=px, display_px=display_px)
+    file, pixels, jpeg = _photo(row.get("photo"), where=where, photos=photos)
     if title is None and pixels is None:
         raise EngineError(f"{where}: it has neither a title nor a photo, so nothing could find it. Give one of them.")
     return NewItem(
@@ -104,9 +151,10 @@ def _check(row: Mapping[str, Any], *, where: str, features: Mapping[str, Role], 
         merchant=_text(row, "merchant", where=where),
         price=_price(row, where=where),
         cells=_texts(row, "cells", where=where),
-        first_seen=datetime.now(UTC),
+        first_seen=now,
         pixels=pixels,
         jpeg=jpeg,
+        file=file,
         features={name: _feature(row, name, role=role, where=where) for name, role in features.items() if name in row},
     )
 
@@ -149,14 +197,21 @@ def _texts(row: Mapping[str, Any], name: str, *, where: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def _photo(source: Any, *, where: str, px: int, display_px: int) -> tuple[NDArray[np.uint8] | None, bytes | None]:
+class _Photo(NamedTuple):
+    file: bytes | None
+    pixels: NDArray[np.uint8] | None
+    jpeg: bytes | None
+
+
+def _photo(source: Any, *, where: str, photos: PhotoSizes) -> _Photo:
     if source is None:
-        return None, None
+        return _Photo(None, None, None)
     if isinstance(source, str):
         source = Path(source)
     if not isinstance(source, bytes | Path):
         raise EngineError(f"{where}: photo is a {type(source).__name__}, it must be a path or the bytes of a file.")
     try:
-        return decode_photo(source, px=px), display_jpeg(source, px=display_px)
+        file = source if isinstance(source, bytes) else read_photo(source)  # once: what is kept is what was seen
+        return _Photo(file, decode_photo(file, px=photos.px), display_jpeg(file, px=photos.display_px))
     except DataError as error:
         raise PhotoError(f"{where}: the photo cannot be used: {error}.") from None

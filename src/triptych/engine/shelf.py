@@ -1,4 +1,8 @@
-"""The shelf: all items an engine knows at one moment, those added at run time included. Replaced, never changed."""
+"""The shelf: all items an engine knows at one moment, those added at run time included. Replaced, never changed.
+
+A row is never given to another item. An item that is replaced gets a new row; its old one, like that of an item that is
+removed, is dead: nothing finds it any more, but its vector stays, so that histories that name it keep their meaning.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ from numpy.typing import NDArray
 
 from triptych.data.catalogue import NEAR_AMONG, Catalogue
 from triptych.data.text import with_features
-from triptych.encoders.embed import Embedder
 from triptych.engine.filters import FilterColumns
 from triptych.engine.new_items import NewItem
 from triptych.foundation.errors import EngineError, did_you_mean
@@ -27,11 +30,13 @@ class Shelf:
         columns: FilterColumns,
         added: Sequence[NewItem] = (),
     ) -> None:
-        """Wrap a catalogue, the row of each of its ids, and what was added; use `of` and `extended`."""
+        """Wrap a catalogue, the row of each of its ids, and what was added; use `of` and `changed`."""
         self._catalogue = catalogue
         self._catalogue_rows = rows
         self._added = tuple(added)
-        self._added_rows = {item.item_id: catalogue.num_items + place for place, item in enumerate(self._added)}
+        self._added_rows = {
+            item.item_id: row for row, item in enumerate(self._added, start=catalogue.num_items) if columns.live[row]
+        }
         self.columns = columns
 
     @classmethod
@@ -40,23 +45,40 @@ class Shelf:
         rows = {item_id: row for row, item_id in enumerate(catalogue.item_ids)}
         return cls(catalogue, rows=rows, columns=FilterColumns.of(catalogue.items.select("category", "cells", "price")))
 
-    def extended(self, new: Sequence[NewItem]) -> Shelf:
-        """Return a shelf with items appended."""
-        columns = self.columns.extended(
+    def changed(self, new: Sequence[NewItem], *, without: Sequence[int] = ()) -> Shelf:
+        """Return a shelf with rows taken away, and items appended."""
+        gone = set(without)
+        added = [
+            item.lightened(gone=True) if row in gone else item
+            for row, item in enumerate(self._added, start=self._catalogue.num_items)
+        ]
+        columns = (self.columns.without(without) if gone else self.columns).extended(
             categories=[item.category for item in new],
             cells=[item.cells for item in new],
             prices=[item.price for item in new],
         )
-        return Shelf(self._catalogue, rows=self._catalogue_rows, columns=columns, added=[*self._added, *new])
+        added += [item.lightened() for item in new]
+        return Shelf(self._catalogue, rows=self._catalogue_rows, columns=columns, added=added)
 
     @property
     def num_items(self) -> int:
-        """Number of items, added ones included."""
-        return self._catalogue.num_items + len(self._added)
+        """Number of items, added ones included; not those that have gone."""
+        return int(np.count_nonzero(self.columns.live))
 
     @property
     def num_added(self) -> int:
-        """Number of items added at run time."""
+        """Number of items added at run time, or replaced."""
+        return len(self._added_rows)
+
+    @property
+    def num_changes(self) -> int:
+        """Number of items that are not as the catalogue has them: added, replaced or removed."""
+        dead = np.flatnonzero(~self.columns.live[: self._catalogue.num_items]).tolist()
+        return self.num_added + sum(self._catalogue.item_ids[row] not in self._added_rows for row in dead)
+
+    @property
+    def num_added_rows(self) -> int:
+        """Number of rows given at run time, those of items that have gone since included."""
         return len(self._added)
 
     def row(self, item_id: str) -> int:
@@ -67,7 +89,7 @@ class Shelf:
         """
         if not isinstance(item_id, str):
             raise EngineError(f"An item is named by its item_id, a text, not by {item_id!r}.")
-        row = self._catalogue_rows.get(item_id, self._added_rows.get(item_id))
+        row = self._live_row(item_id)
         if row is None:
             near = did_you_mean(item_id, self._catalogue.item_ids[:NEAR_AMONG])
             near = near or did_you_mean(item_id, list(self._added_rows)[:NEAR_AMONG])
@@ -76,7 +98,17 @@ class Shelf:
 
     def has(self, item_id: str) -> bool:
         """Say whether there is such an item."""
-        return item_id in self._catalogue_rows or item_id in self._added_rows
+        return self._live_row(item_id) is not None
+
+    def own_row(self, item_id: str) -> int | None:
+        """Return the row that the catalogue gave an id, whatever has become of it; None: it has no such item."""
+        return self._catalogue_rows.get(item_id)
+
+    def current(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows that these rows' ids have now; that of an item that has gone is still the old one."""
+        if self.columns.live[rows].all():
+            return rows
+        return np.array([self._added_rows.get(self.item_id(row), row) for row in rows.tolist()], dtype=np.int64)
 
     def item_id(self, row: int) -> str:
         """Return the outside id."""
@@ -90,10 +122,12 @@ class Shelf:
 
     def text(self, row: int, *, features: Sequence[str]) -> str | None:
         """Return what the encoder reads as the title: the title with text features behind, None where all is empty."""
+        added = self._added_at(row)
+        if added is not None:
+            return added.text(features)
         if not features:
             return self.title(row)
-        added = self._added_at(row)
-        values = self._catalogue.items.row(row, named=True) if added is None else added.features
+        values = self._catalogue.items.row(row, named=True)
         return with_features(self.title(row), [values.get(name) for name in features]) or None
 
     def pixels(self, rows: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -117,14 +151,6 @@ class Shelf:
         pixels, present = self._catalogue.photos.other_pixels(np.where(own, listed, 0), most=most)
         return pixels, present & own[:, None]
 
-    def encode(self, rows: Sequence[int], *, embedder: Embedder) -> NDArray[np.float32]:
-        """Encode items ``[n, dim]``."""
-        titles = [self.text(row, features=embedder.title_features) for row in rows]
-        if not embedder.modalities.reads_photo:
-            return embedder.items(titles)
-        pixels, has_photo = self.pixels(rows)
-        return embedder.items(titles, pixels=pixels, has_photo=has_photo)
-
     def jpeg(self, row: int) -> bytes | None:
         """Return the photo as the page shows it, None where there is none."""
         added = self._added_at(row)
@@ -140,6 +166,12 @@ class Shelf:
         columns = {name: getattr(added, name) for name in self._catalogue.items.columns if hasattr(added, name)}
         features = {name: added.features.get(name) for name in self._catalogue.feature_roles}
         return columns | features | {"has_photo": added.jpeg is not None, "added": True}
+
+    def _live_row(self, item_id: str) -> int | None:
+        row = self._added_rows.get(item_id)
+        if row is None:
+            row = self._catalogue_rows.get(item_id)
+        return row if row is not None and self.columns.live[row] else None
 
     def _added_at(self, row: int) -> NewItem | None:
         place = row - self._catalogue.num_items

@@ -30,7 +30,12 @@ BROUGHT_BY_EXTRA = frozenset(
 
 
 def create_app(
-    engine: Engine | Path, *, allowed_hosts: Sequence[str] = (), config: ServeConfig | None = None
+    engine: Engine | Path,
+    *,
+    allowed_hosts: Sequence[str] = (),
+    config: ServeConfig | None = None,
+    journal: Path | None = None,
+    carry_over: bool = False,
 ) -> FastAPI:
     """Make the service around an engine.
 
@@ -40,14 +45,16 @@ def create_app(
         allowed_hosts: names by which it may be called besides localhost and the address it is reached at, without port,
             e.g. ``["shop.local"]``; ``"*"`` for any. A request for another host is refused (see `hosts`).
         config: limits and log; the defaults where left out.
+        journal: where changes are kept, as of `Engine.open`; only with a run folder.
+        carry_over: as of `Engine.open`.
 
     Raises:
-        ConfigError: one of `allowed_hosts` is no host.
+        ConfigError: one of `allowed_hosts` is no host, or a journal is named for an engine that is open already.
         MissingExtra: the ``serve`` extra is not installed.
     """
     with _extra():
         from triptych.serve import app
-    return app.create_app(engine, allowed_hosts=allowed_hosts, config=config)
+    return app.create_app(engine, allowed_hosts=allowed_hosts, config=config, journal=journal, carry_over=carry_over)
 
 
 def run(
@@ -57,9 +64,11 @@ def run(
     port: int = 8000,
     allowed_hosts: Sequence[str] = (),
     config: ServeConfig | None = None,
+    journal: Path | None = None,
+    carry_over: bool = False,
     when_listening: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve a run until Ctrl-C; returns when the service has stopped.
+    """Serve a run until Ctrl-C; returns when the service has stopped. SIGHUP has it open the run again (see `runtime`).
 
     Args:
         folder: the run folder, or a bundle in it.
@@ -67,11 +76,14 @@ def run(
         port: port to listen on; 0 for any that is free.
         allowed_hosts: as for `create_app`; `host` is always allowed.
         config: limits and log.
+        journal: folder in which changes are kept; None: they end with the service.
+        carry_over: the journal may be of an earlier catalogue, see `Engine.open`.
         when_listening: gets the service's address, ``http://127.0.0.1:8000``, once it has it.
 
     Raises:
-        ArtifactError: there is no finished run in the folder, or it cannot be opened.
-        ConfigError: the address cannot be listened on, or one of `allowed_hosts` is no host.
+        ArtifactError: there is no finished run in the folder, or it cannot be opened, or the journal cannot.
+        ConfigError: the address cannot be listened on, one of `allowed_hosts` is no host, or there is no journal to
+            carry over.
         MissingExtra: the ``serve`` extra is not installed.
     """
     with _extra():
@@ -80,7 +92,8 @@ def run(
 
     open_bundle(folder)  # a wrong folder is told here, not by a service that never gets ready
     config = config or ServeConfig()
-    service = app.create_app(folder, allowed_hosts=[host, *allowed_hosts], config=config)
+    hosts = [host, *allowed_hosts]
+    service = app.create_app(folder, allowed_hosts=hosts, config=config, journal=journal, carry_over=carry_over)
     sockets = server.listen(host, port)
     when_listening(server.url(host, sockets))
     logs.set_up(config.log_format)

@@ -37,7 +37,12 @@ SECURITY_HEADERS = {
 
 
 def create_app(
-    engine: Engine | Path, *, allowed_hosts: Sequence[str] = (), config: ServeConfig | None = None
+    engine: Engine | Path,
+    *,
+    allowed_hosts: Sequence[str] = (),
+    config: ServeConfig | None = None,
+    journal: Path | None = None,
+    carry_over: bool = False,
 ) -> FastAPI:
     """Make the service.
 
@@ -45,13 +50,15 @@ def create_app(
         engine: an open engine, or the run folder to open once the service runs.
         allowed_hosts: names by which it may be called besides localhost and the address it is reached at.
         config: limits and log.
+        journal: where changes are kept, as of `Engine.open`; only with a run folder.
+        carry_over: as of `Engine.open`.
 
     Returns:
         The ASGI application. Its lifespan must run (uvicorn does that): it opens and warms up the engine in the
         background.
 
     Raises:
-        ConfigError: one of `allowed_hosts` is no host.
+        ConfigError: one of `allowed_hosts` is no host, or a journal is named for an engine that is open already.
     """
     allowed = check_hosts(allowed_hosts)  # now: middleware is only made with the first request
     config = config or ServeConfig()
@@ -74,7 +81,7 @@ def create_app(
         generate_unique_id_function=_operation_id,
     )
     app.state.config = config
-    app.state.runtime = Runtime(engine)
+    app.state.runtime = Runtime(engine, journal=journal, carry_over=carry_over)
     app.state.metrics = Metrics(app.state.runtime)
     errors.install(app)
     for router in (routes.searches, routes.items, routes.catalogue, routes.states):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -12,12 +13,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from triptych.engine import PhotoError
+from triptych.engine import JournalError, PhotoError
 from triptych.foundation.errors import DataError, EngineError, did_you_mean
 from triptych.serve.runtime import NotReady
 from triptych.serve.uploads import PhotoRefused, Reason
 
 RETRY_AFTER_S = 1
+
+logger = logging.getLogger(__name__)
 
 
 class Problem(BaseModel):
@@ -50,9 +53,11 @@ def problem(status: int, detail: str, *, headers: Mapping[str, str] | None = Non
 def install(app: FastAPI) -> None:
     """Make `app` answer every mistake with problem JSON.
 
-    An EngineError or a DataError (a photo that cannot be read) is the request's fault: 422. `NotReady` is 503. Anything
-    else is a defect of ours: 500, with the cause in the log only.
+    An EngineError or a DataError (a photo that cannot be read) is the request's fault: 422. `NotReady` is 503. A
+    `JournalError`, a change that could not be written down, is 507. Anything else is a defect of ours: 500, with the
+    cause in the log only.
     """
+    app.add_exception_handler(JournalError, _not_stored)
     app.add_exception_handler(EngineError, _unprocessable)
     app.add_exception_handler(DataError, _unprocessable)
     app.add_exception_handler(NotReady, _not_ready)
@@ -65,6 +70,11 @@ async def _unprocessable(request: Request, error: Exception) -> ProblemResponse:
     if isinstance(error, PhotoError):
         request.app.state.metrics.count_refused_photo(Reason.UNREADABLE)
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+
+
+async def _not_stored(request: Request, error: Exception) -> ProblemResponse:
+    logger.error("%s", error)
+    return problem(HTTPStatus.INSUFFICIENT_STORAGE, "The change could not be stored, so it was not made.")
 
 
 async def _not_ready(request: Request, error: Exception) -> ProblemResponse:

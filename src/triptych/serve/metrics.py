@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib.metadata import version as package_version
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
@@ -97,13 +97,19 @@ class _Served(Collector):
         self._runtime = runtime
 
     def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "triptych_failed_swaps",
+            "Runs that were to be served and could not be.",
+            value=self._runtime.num_failed_swaps,
+        )
         try:
-            engine = self._runtime.engine
+            engine, generation = self._runtime.serving
         except NotReady:
             yield GaugeMetricFamily("triptych_ready", "1 once the engine answers.", value=0)
             return
         info = engine.info()
         yield GaugeMetricFamily("triptych_ready", "1 once the engine answers.", value=1)
+        yield GaugeMetricFamily("triptych_generation", "Runs served by this process so far.", value=generation)
         yield GaugeMetricFamily("triptych_catalogue_items", "Items, added ones included.", value=info["items"])
         yield GaugeMetricFamily("triptych_added_items", "Items added at run time.", value=info["added_items"])
         ids = {name: info["parts"][name] for name in ("catalogue", "encoder", "index")}

@@ -17,34 +17,32 @@ if TYPE_CHECKING:
 OWN_COLUMNS = frozenset({*schemas.Item.model_fields, "has_photo", "photo", "added"})
 
 
-def answer(engine: Engine, found: Answer, *, version: str) -> schemas.SearchAnswer:
+def answer(engine: Engine, found: Answer) -> schemas.SearchAnswer:
     """The answer to a search.
 
     Args:
         engine: as for `hits`.
         found: what it found.
-        version: as for `item`.
     """
     return schemas.SearchAnswer(
-        hits=hits(engine, found, version=version),
+        hits=hits(engine, found),
         num_items=engine.num_items,
         channel=found.channel,
         note=found.note,
     )
 
 
-def hits(engine: Engine, found: Sequence[Hit], *, version: str) -> list[schemas.Hit]:
+def hits(engine: Engine, found: Sequence[Hit]) -> list[schemas.Hit]:
     """The hits in order, each with its item.
 
     Args:
         engine: gives what is shown of each item.
         found: best first.
-        version: as for `item`.
     """
     return [
         schemas.Hit(
             rank=rank,
-            item=item(engine.item(hit.item_id), version=version),
+            item=item(engine.shown(hit), version=engine.version),
             score=hit.score,
             why=why(hit.why) if hit.why is not None else None,
         )
@@ -57,9 +55,12 @@ def item(shown: Mapping[str, Any], *, version: str) -> schemas.Item:
 
     Args:
         shown: the engine's columns of the item.
-        version: becomes part of the photo's address, so that the photo may be cached for long.
+        version: of the run; it becomes part of the photo's address, so that the photo may be cached for long. Behind it
+            stands, of an item that was added or replaced since, when that was.
     """
     item_id = str(shown["item_id"])
+    if shown.get("added"):
+        version = f"{version}.{int(shown['first_seen'].timestamp() * 10**6):x}"
     photo_url = f"/api/items/{quote(item_id, safe='')}/photo?v={version}" if shown.get("has_photo") else None
     return schemas.Item(
         item_id=item_id,

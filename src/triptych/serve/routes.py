@@ -66,13 +66,8 @@ def get_config(request: Request) -> ServeConfig:
     return config
 
 
-def get_version(runtime: Annotated[Runtime, Depends(get_runtime)]) -> str:
-    """The fingerprint that photo addresses carry."""
-    return runtime.version
-
-
 Asking = Annotated[Ask, Depends(get_ask)]
-Version = Annotated[str, Depends(get_version)]
+Service = Annotated[Runtime, Depends(get_runtime)]
 Limits = Annotated[ServeConfig, Depends(get_config)]
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -99,23 +94,20 @@ states = APIRouter(tags=["state"])
 
 
 @searches.get("/search", summary="Search by words, or browse")
-async def search(
-    parameters: Annotated[schemas.SearchParameters, Query()], ask: Asking, version: Version
-) -> schemas.SearchAnswer:
+async def search(parameters: Annotated[schemas.SearchParameters, Query()], ask: Asking) -> schemas.SearchAnswer:
     """Search the catalogue; with ``channel=popularity`` and no query, browse it."""
-    return await ask(lambda engine: _search(engine, parameters, photo=None, version=version), query=parameters.q)
+    return await ask(lambda engine: _search(engine, parameters, photo=None), query=parameters.q)
 
 
 @searches.post("/search", summary="Search by photo, words, or both", responses={**TOO_LARGE})
 async def search_by_photo(
     form: Annotated[schemas.PhotoSearchForm, Form(media_type="multipart/form-data")],
     ask: Asking,
-    version: Version,
     limits: Limits,
 ) -> schemas.SearchAnswer:
     """Search with a photo, with or without words."""
     photo = await _read(form.photo, limits=limits)
-    return await ask(lambda engine: _search(engine, form, photo=photo, version=version), query=form.q)
+    return await ask(lambda engine: _search(engine, form, photo=photo), query=form.q)
 
 
 @searches.get("/why", summary="Explain one item for a query", responses={**UNKNOWN})
@@ -135,28 +127,28 @@ async def why_by_photo(
 
 @searches.get("/similar/{item_id:path}", summary="Items like one item", responses={**UNKNOWN})
 async def similar(
-    item_id: str, parameters: Annotated[schemas.FilterParameters, Query()], ask: Asking, version: Version
+    item_id: str, parameters: Annotated[schemas.FilterParameters, Query()], ask: Asking
 ) -> schemas.SearchAnswer:
     """Find the items nearest to one item, itself left out."""
 
     def work(engine: Engine) -> schemas.SearchAnswer:
         _known(engine, item_id)
         found = engine.similar(item_id, k=parameters.k, filters=parameters.filters)
-        return present.answer(engine, found, version=version)
+        return present.answer(engine, found)
 
     return await ask(work)
 
 
 @searches.get("/recommend/{user:path}", summary="Items for one user")
 async def recommend(
-    user: str, parameters: Annotated[schemas.FilterParameters, Query()], ask: Asking, version: Version
+    user: str, parameters: Annotated[schemas.FilterParameters, Query()], ask: Asking
 ) -> schemas.RecommendAnswer:
     """Recommend items to a user from their history; an unknown user gets what is popular, and ``personal`` is false."""
 
     def work(engine: Engine) -> schemas.RecommendAnswer:
         found = engine.recommend(user=user, k=parameters.k, filters=parameters.filters)
         return schemas.RecommendAnswer(
-            hits=present.hits(engine, found, version=version),
+            hits=present.hits(engine, found),
             num_items=engine.num_items,
             personal=engine.knows_user(user),
             note=found.note,
@@ -166,17 +158,41 @@ async def recommend(
 
 
 @items.post("", summary="Add items", status_code=HTTP_201_CREATED, responses={**TOO_LARGE})
-async def add_items(new: schemas.NewItems, ask: Asking, limits: Limits) -> schemas.AddedItems:
-    """Add items to the running service; they are found at once, and are gone when it stops."""
+async def add_items(new: schemas.NewItems, ask: Asking, service: Service, limits: Limits) -> schemas.ChangedItems:
+    """Add items to the running service, all or none; they are found at once.
 
-    def work(engine: Engine) -> schemas.AddedItems:
-        for item in new.items:
-            if item.photo is not None:
-                check_photo(item.photo, config=limits, what=f"The photo of '{item.item_id}'")
-        item_ids = engine.add_items([item.to_row() for item in new.items])
-        return schemas.AddedItems(item_ids=item_ids, num_items=engine.num_items)
+    Without a journal they are gone when it stops.
+    """
+    item_ids = await ask(lambda engine: engine.add_items(_rows(new, limits=limits)))
+    return schemas.ChangedItems(item_ids=item_ids, num_items=service.engine.num_items)
 
-    return await ask(work)
+
+@items.put("", summary="Replace items", responses={**TOO_LARGE})
+async def replace_items(new: schemas.NewItems, ask: Asking, service: Service, limits: Limits) -> schemas.ChangedItems:
+    """Put items in the place of those of the same ids, all or none; one that is new is added.
+
+    An item is replaced as a whole: what is not sent, its photo included, it no longer has.
+    """
+    item_ids = await ask(lambda engine: engine.replace_items(_rows(new, limits=limits)))
+    return schemas.ChangedItems(item_ids=item_ids, num_items=service.engine.num_items)
+
+
+@items.post("/remove", summary="Remove items")
+async def remove_items(gone: schemas.ItemIds, ask: Asking, service: Service) -> schemas.ChangedItems:
+    """Remove items from the running service, all or none; no answer has them any more."""
+    item_ids = await ask(lambda engine: engine.remove_items(gone.item_ids))
+    return schemas.ChangedItems(item_ids=item_ids, num_items=service.engine.num_items)
+
+
+@items.delete("/{item_id:path}", summary="Remove one item", responses={**UNKNOWN})
+async def remove_item(item_id: str, ask: Asking, service: Service) -> schemas.ChangedItems:
+    """Remove an item from the running service; no answer has it any more. Many together are removed faster."""
+
+    def work(engine: Engine) -> list[str]:
+        _known(engine, item_id)
+        return engine.remove_items([item_id])
+
+    return schemas.ChangedItems(item_ids=await ask(work), num_items=service.engine.num_items)
 
 
 @items.get(
@@ -188,12 +204,15 @@ async def add_items(new: schemas.NewItems, ask: Asking, limits: Limits) -> schem
 def item_photo(
     item_id: str,
     request: Request,
-    runtime: Annotated[Runtime, Depends(get_runtime)],
+    service: Service,
     v: str | None = None,
 ) -> Response:
-    """Give an item's photo as JPEG; an address with the ``v`` of an answer may be kept for a day."""
+    """Give an item's photo as JPEG; an address with the ``v`` of an answer may be kept for a day.
+
+    One that an earlier run was served with gives the photo of today.
+    """
     # A plain function: a page asks for dozens of photos, and these short reads should not queue behind searches.
-    engine = runtime.engine
+    engine = service.engine
     _known(engine, item_id)
     photo = engine.photo_jpeg(item_id)
     if photo is None:
@@ -209,9 +228,9 @@ def item_photo(
 
 
 @items.get("/{item_id:path}", summary="One item", responses={**UNKNOWN})
-async def item(item_id: str, ask: Asking, version: Version) -> schemas.Item:
+async def item(item_id: str, ask: Asking) -> schemas.Item:
     """Give what is shown of an item."""
-    return await ask(lambda engine: present.item(_known(engine, item_id), version=version))
+    return await ask(lambda engine: present.item(_known(engine, item_id), version=engine.version))
 
 
 @catalogue.get("/facets", summary="What can be filtered by")
@@ -221,11 +240,12 @@ async def facets(ask: Asking) -> schemas.Facets:
 
 
 @catalogue.get("/info", summary="What is being served")
-async def info(ask: Asking, limits: Limits) -> schemas.Info:
+async def info(ask: Asking, service: Service, limits: Limits) -> schemas.Info:
     """Give the catalogue's size, the artefacts behind the answers, the limits of uploads, and example queries."""
     return await ask(
         lambda engine: schemas.Info(
             version=package_version("triptych"),
+            serving=_serving(service),
             num_items=engine.num_items,
             example_queries=engine.example_queries(NUM_EXAMPLE_QUERIES),
             limits=schemas.Limits(
@@ -245,10 +265,9 @@ async def health() -> schemas.Status:
 
 
 @states.get("/ready", summary="Can it answer?", responses={503: REFUSALS[503]})
-async def ready(runtime: Annotated[Runtime, Depends(get_runtime)]) -> schemas.Status:
-    """Answer 200 once the engine is loaded and has answered a search; 503 with the reason before."""
-    runtime.check_ready()
-    return schemas.Status(status="ready")
+async def ready(service: Service) -> schemas.Ready:
+    """Answer 200 and say which run it is once the engine has answered a search; 503 with the reason before."""
+    return schemas.Ready(status="ready", serving=_serving(service))
 
 
 @states.get(
@@ -262,9 +281,7 @@ def metrics(request: Request) -> Response:
     return Response(request.app.state.metrics.to_text(), media_type=CONTENT_TYPE)
 
 
-def _search(
-    engine: Engine, parameters: schemas.SearchParameters, *, photo: bytes | None, version: str
-) -> schemas.SearchAnswer:
+def _search(engine: Engine, parameters: schemas.SearchParameters, *, photo: bytes | None) -> schemas.SearchAnswer:
     found = engine.search(
         parameters.q,
         photo=photo,
@@ -273,12 +290,25 @@ def _search(
         channel=parameters.channel,
         explain=parameters.explain,
     )
-    return present.answer(engine, found, version=version)
+    return present.answer(engine, found)
 
 
 def _why(engine: Engine, parameters: schemas.WhyParameters, *, photo: bytes | None) -> schemas.Why:
     _known(engine, parameters.item_id)
     return present.why(engine.why(parameters.item_id, query=parameters.q, photo=photo, channel=parameters.channel))
+
+
+def _serving(service: Runtime) -> schemas.Serving:
+    serving = service.serving
+    return schemas.Serving(run=serving.engine.version, generation=serving.generation)
+
+
+def _rows(new: schemas.NewItems, *, limits: ServeConfig) -> list[dict[str, Any]]:
+    """The engine's rows of new items, whose photos are small enough to be decoded."""
+    for item in new.items:
+        if item.photo is not None:
+            check_photo(item.photo, config=limits, what=f"The photo of '{item.item_id}'")
+    return [item.to_row() for item in new.items]
 
 
 def _known(engine: Engine, item_id: str) -> dict[str, Any]:

@@ -1,21 +1,25 @@
-"""The engine of a running service: opened and warmed up in the background, called off the event loop."""
+"""The engine of a running service: opened and warmed up in the background, called off the event loop, exchanged.
+
+Another run takes over while requests are answered: `Runtime.reload` opens it in the background, warms it up, has it
+take over the journal, and then makes it the one that is asked. Requests under way end on the engine that they began
+with. A run that cannot be opened changes nothing but the log. For as long as that takes, both are in memory.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio
 from fastapi import Request
 
 from triptych.engine import Engine
-from triptych.foundation.errors import TriptychError
+from triptych.engine.bundle import open_bundle
+from triptych.foundation.errors import ConfigError, TriptychError
 from triptych.foundation.machine import num_cores
 
 logger = logging.getLogger(__name__)
@@ -29,6 +33,14 @@ class NotReady(Exception):
     """The engine has not finished loading, or could not be loaded; the message says which."""
 
 
+class Serving(NamedTuple):
+    """What answers; exchanged as one."""
+
+    engine: Engine
+    generation: int
+    """Which engine of this process it is, from 1."""
+
+
 class Runtime:
     """Holds the engine of one service from start to stop.
 
@@ -38,12 +50,32 @@ class Runtime:
     Args:
         engine: an open engine, or the run folder to open (in a worker thread, by `start`).
         num_workers: most engine calls that run at the same time; the others wait in line.
+        journal: where changes are kept, as of `Engine.open`; only with a run folder.
+        carry_over: as of `Engine.open`.
+
+    Raises:
+        ConfigError: `journal` or `carry_over` would have no effect.
     """
 
-    def __init__(self, engine: Engine | Path, *, num_workers: int | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine | Path,
+        *,
+        num_workers: int | None = None,
+        journal: Path | None = None,
+        carry_over: bool = False,
+    ) -> None:
+        if journal is not None and isinstance(engine, Engine):
+            raise ConfigError("The engine is open already; name the journal where it is opened: Engine.open.")
+        if carry_over and journal is None:
+            raise ConfigError("There is no journal to carry over; name its folder with --journal.")
         self._source = engine
-        self._engine: Engine | None = None
-        self._version = ""
+        self._journal, self._carry_over = journal, carry_over
+        self._serving: Serving | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._swapping: asyncio.Task[None] | None = None
+        self._next: Path | None = None
+        self._num_failed_swaps = 0
         self._reason = "The engine is still loading; try again in a moment."
         self._limiter = anyio.CapacityLimiter(num_workers or num_cores())
         self._loading: asyncio.Task[None] | None = None
@@ -57,22 +89,23 @@ class Runtime:
         Raises:
             NotReady: it has not yet, or it could not be opened.
         """
-        if self._engine is None:
-            raise NotReady(self._reason)
-        return self._engine
-
-    def check_ready(self) -> None:
-        """Pass where the engine can answer.
-
-        Raises:
-            NotReady: it cannot yet, or it could not be opened.
-        """
-        _ = self.engine
+        return self.serving.engine
 
     @property
-    def version(self) -> str:
-        """A short fingerprint of what was opened; it makes photo addresses of another run other addresses."""
-        return self._version
+    def serving(self) -> Serving:
+        """The engine and its number.
+
+        Raises:
+            NotReady: as `engine`.
+        """
+        if self._serving is None:
+            raise NotReady(self._reason)
+        return self._serving
+
+    @property
+    def num_failed_swaps(self) -> int:
+        """How often another run was to be served and could not be."""
+        return self._num_failed_swaps
 
     @property
     def failure(self) -> Exception | None:
@@ -89,13 +122,36 @@ class Runtime:
 
     def start(self) -> None:
         """Begin to open the engine and warm it up; returns at once. Must be called on a running event loop."""
+        self._loop = asyncio.get_running_loop()
         self._loading = asyncio.create_task(self._load())
 
+    def reload(self, run: Path | None = None) -> None:
+        """Begin to exchange the engine for one of another run; returns at once. May be called by a signal handler.
+
+        Asked for while that is being done, it is done once more afterwards.
+
+        Args:
+            run: its folder; None: the one the service was started with, where there may be a new run, or which may be a
+                link that points elsewhere now.
+
+        Raises:
+            ConfigError: the service was started with an open engine, and no folder is given.
+        """
+        if run is None and isinstance(self._source, Engine):
+            raise ConfigError("The service was started with an open engine; say which run it is to open.")
+        wanted = run if run is not None else self._source
+        assert isinstance(wanted, Path)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._begin_swap, wanted)
+
     async def stop(self) -> None:
-        """Stop waiting for an engine that is still loading."""
-        if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.gather(self._loading, return_exceptions=True)
+        """Stop waiting for an engine that is still loading, and let go of the journal of one that was opened here."""
+        for task in (self._loading, self._swapping):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        if self._serving is not None and self._serving.engine is not self._source:
+            self._serving.engine.close()
 
     async def call(self, work: Callable[[Engine], Answer], *, request: Request) -> Answer:
         """Run one piece of engine work in a worker thread.
@@ -119,11 +175,53 @@ class Runtime:
 
         return await anyio.to_thread.run_sync(timed, limiter=self._limiter)
 
+    def _begin_swap(self, run: Path) -> None:
+        self._next = run
+        if self._swapping is None or self._swapping.done():
+            self._swapping = asyncio.create_task(self._swap())
+
+    async def _swap(self) -> None:
+        if self._loading is not None:
+            await self._loading
+        while self._next is not None and self._serving is not None:
+            run, self._next = self._next, None
+            try:
+                # By a thread of its own: in the line for cores it would hold one for as long as it takes.
+                await anyio.to_thread.run_sync(self._open_and_succeed, run, limiter=anyio.CapacityLimiter(1))
+            except Exception as error:
+                self._num_failed_swaps += 1
+                is_told = isinstance(error, TriptychError)
+                logger.error(
+                    "The run in '%s' cannot be served, so run %s goes on to be%s",
+                    run,
+                    self._serving.engine.version,
+                    f": {error}" if is_told else "; the cause follows.",
+                    exc_info=None if is_told else error,
+                )
+
+    def _open_and_succeed(self, run: Path) -> None:
+        """Open a run and make it the one that is asked, in a worker thread."""
+        start = time.perf_counter()
+        old, generation = self.serving
+        bundle, _ = open_bundle(run)
+        if bundle.id == old.bundle_id:
+            logger.info("The run in '%s' is the one that is served, %s", run, old.version)
+            return
+        logger.info("Opening the run in '%s'; %s is served meanwhile", run, old.version)
+        new = _warm(Engine.open(run))
+
+        def publish() -> None:
+            self._serving = Serving(new, generation + 1)
+
+        new.succeed(old, publish=publish)
+        logger.info(
+            "Run %s is served now, in the place of %s (%.1f s)", new.version, old.version, time.perf_counter() - start
+        )
+
     async def _load(self) -> None:
         try:
-            engine = await anyio.to_thread.run_sync(self._open_and_search, limiter=self._limiter)
-            self._version = _fingerprint(engine)
-            self._engine = engine
+            engine = await anyio.to_thread.run_sync(self._open, limiter=self._limiter)
+            self._serving = Serving(engine, 1)
         except Exception as error:
             self._failure = error
             is_told = isinstance(error, TriptychError)
@@ -133,14 +231,14 @@ class Runtime:
             else:
                 logger.error("%s", self._reason, exc_info=None if is_told else error)
 
-    def _open_and_search(self) -> Engine:
-        engine = Engine.open(self._source) if isinstance(self._source, Path) else self._source
-        # The first search pays for lazy initialisation, so no visitor does. By words of this shop: where nothing in a
-        # query is known, the encoder is never asked.
-        engine.search(next(iter(engine.example_queries(1)), WARM_UP_QUERY), k=1)
-        return engine
+    def _open(self) -> Engine:
+        if isinstance(self._source, Engine):
+            return _warm(self._source)
+        return _warm(Engine.open(self._source, journal=self._journal, carry_over=self._carry_over))
 
 
-def _fingerprint(engine: Engine) -> str:
-    told = json.dumps(engine.info(), sort_keys=True, default=str)
-    return hashlib.blake2b(told.encode(), digest_size=5).hexdigest()
+def _warm(engine: Engine) -> Engine:
+    # The first search pays for lazy initialisation, so no visitor does. By words of this shop: where nothing in a
+    # query is known, the encoder is never asked.
+    engine.search(next(iter(engine.example_queries(1)), WARM_UP_QUERY), k=1)
+    return engine

@@ -37,6 +37,7 @@ Photo = Annotated[
 ]
 Feature = str | int | float | list[str]
 Name = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
+ItemId = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 def _check_feature(value: Any) -> Any:
@@ -124,7 +125,7 @@ class WhyParameters(Parameters):
 
     q: str | None = Field(None, max_length=MAX_QUERY_CHARS)
     """The query. May be left out with a photo."""
-    item_id: str = Field(min_length=1, max_length=500)
+    item_id: ItemId
     """The item."""
     channel: Channel | None = None
     """``recall``, ``dense`` or ``hybrid``; left out: as a search chooses."""
@@ -212,7 +213,7 @@ class NewItem(Message):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, NewFeature] = Field(init=False)
 
-    item_id: str = Field(min_length=1, max_length=500)
+    item_id: ItemId
     title: str | None = Field(None, max_length=MAX_TEXT_CHARS)
     photo: Photo | None = None
     """JPEG, PNG, WebP or GIF bytes in base64; ``limits`` of ``/api/info`` tells how large it may be."""
@@ -234,13 +235,19 @@ class NewItem(Message):
 
 
 class NewItems(Parameters):
-    """Items to be added together."""
+    """Items to be added, or to take the place of others, together."""
 
     items: list[NewItem] = Field(min_length=1, max_length=MAX_NEW_ITEMS)
 
 
-class AddedItems(Message):
-    """What was added."""
+class ItemIds(Parameters):
+    """Items to be removed together."""
+
+    item_ids: list[ItemId] = Field(min_length=1, max_length=MAX_NEW_ITEMS)
+
+
+class ChangedItems(Message):
+    """What was changed."""
 
     item_ids: list[str]
     num_items: int
@@ -281,10 +288,21 @@ class Limits(Message):
     """Largest body of a request that adds items."""
 
 
+class Serving(Message):
+    """Which run answers."""
+
+    run: str
+    """Fingerprint of the run, as in the addresses of photos."""
+    generation: int
+    """How many runs this process has served, this one included: it grows by one when another takes over."""
+
+
 class Info(Message):
     """What is being served."""
 
     version: str
+    """Of the package."""
+    serving: Serving
     num_items: int
     example_queries: list[str]
     """Frequent queries of the log, to try."""
@@ -297,3 +315,9 @@ class Status(Message):
     """The state of the service."""
 
     status: str
+
+
+class Ready(Status):
+    """The state of a service that can answer."""
+
+    serving: Serving

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import socket
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
@@ -64,7 +68,7 @@ def url(host: str, sockets: Sequence[socket.socket]) -> str:
 
 
 def run(app: FastAPI, *, sockets: Sequence[socket.socket]) -> None:
-    """Answer requests until Ctrl-C, which is how a service ends and no error.
+    """Answer requests until Ctrl-C, which is how a service ends and no error. SIGHUP has it open its run again.
 
     Args:
         app: the service.
@@ -80,7 +84,8 @@ def run(app: FastAPI, *, sockets: Sequence[socket.socket]) -> None:
     runtime: Runtime = app.state.runtime
     runtime.when_failed(lambda: setattr(server, "should_exit", True))
     try:
-        server.run(sockets=list(sockets))
+        with _reloading_on_hangup(runtime, server):
+            server.run(sockets=list(sockets))
     except KeyboardInterrupt:
         pass  # uvicorn has stopped in good order, and raises the signal again for those who want to know
     finally:
@@ -88,6 +93,35 @@ def run(app: FastAPI, *, sockets: Sequence[socket.socket]) -> None:
             one.close()
     if runtime.failure is not None:
         raise runtime.failure
+
+
+@contextmanager
+def _reloading_on_hangup(runtime: Runtime, server: uvicorn.Server) -> Iterator[None]:
+    """Take SIGHUP as the wish for the newest run, as services do; a terminal that was closed still ends its service."""
+    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    had_terminal = _has_terminal()
+
+    def handle(signum: int, frame: object) -> None:
+        if not had_terminal or _has_terminal():
+            runtime.reload()
+        elif before is not signal.SIG_IGN:  # not under nohup
+            server.should_exit = True
+
+    before = signal.signal(signal.SIGHUP, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _listen(family: int, address: tuple[str | int, ...]) -> socket.socket:

@@ -71,9 +71,17 @@ class _Titles(NamedTuple):
         tokens = np.concatenate([self.tokens, np.asarray(new, dtype=np.int32)])
         return _Titles(vocabulary, tokens, np.concatenate([self.offsets, ends]))
 
+    def emptied(self, rows: Sequence[int]) -> _Titles:
+        """Return these titles with some of them empty; the words keep their numbers."""
+        lengths = np.diff(self.offsets)
+        kept = np.ones(len(lengths), np.bool_)
+        kept[list(rows)] = False
+        offsets = np.concatenate([[0], np.cumsum(lengths * kept)]).astype(np.int64)
+        return self._replace(tokens=self.tokens[np.repeat(kept, lengths)], offsets=offsets)
+
     def scored(self, config: Bm25Config) -> bm25s.BM25 | None:
         """Compute every word's score in every title; None where there is no word at all."""
-        if not self.vocabulary:
+        if not len(self.tokens):
             return None
         index = bm25s.BM25(method=config.variant.value, k1=config.k1, b=config.b)
         flat = self.tokens.tolist()
@@ -133,14 +141,19 @@ class Bm25:
         scores: FloatArray = self._index.get_scores_from_ids(known)
         return scores
 
-    def with_items(self, titles: Sequence[str]) -> Self:
+    def with_items(self, titles: Sequence[str], *, without: Sequence[int] = ()) -> Self:
         """Return the same with titles appended.
 
         Every word's frequency changes, so all titles are indexed again: about 0.1 ms each, a second for 10,000. Add
         many at a time.
+
+        Args:
+            titles: of the new items; "" for one without title.
+            without: rows of items that are no more; their titles become empty.
         """
-        extended = self._titles.extended(titles)
-        return type(self)(extended, extended.scored(self._config), config=self._config)
+        changed = self._titles.emptied(without) if len(without) else self._titles
+        changed = changed.extended(titles)
+        return type(self)(changed, changed.scored(self._config), config=self._config)
 
     def save(self, folder: Path) -> None:
         """Write the numbered titles, and bm25s' own files in a folder of theirs; npy and JSON only."""
@@ -160,7 +173,7 @@ class Bm25:
         arrays: list[NDArray[Any]] = [np.load(folder / name, allow_pickle=False) for name in (TOKENS, OFFSETS)]
         titles = _Titles({word: number for number, word in enumerate(vocabulary)}, *arrays)
         index = None
-        if vocabulary:
+        if len(titles.tokens):
             options = {"mmap": True, "load_vocab": False, "allow_pickle": False, "show_progress": False}
             index = bm25s.BM25.load(folder / INDEX, **options)
         return cls(titles, index, config=config)

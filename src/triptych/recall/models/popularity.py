@@ -82,9 +82,14 @@ class Popularity:
     def _best(self, k: int, keep: BoolArray | None) -> NDArray[np.int64]:
         return self._order[:k] if keep is None else self._order[keep[self._order]][:k]
 
-    def with_items(self, num_new: int) -> Self:
-        """Return the same with items appended that nobody has chosen yet."""
-        return type(self)(np.concatenate([self._counts, np.zeros(num_new)]), config=self._config)
+    def with_items(self, counts: Sequence[float]) -> Self:
+        """Return the same with items appended.
+
+        Args:
+            counts: of the new items; 0 for one that nobody has chosen yet.
+        """
+        new = np.asarray(counts, dtype=np.float64)
+        return type(self)(np.concatenate([self._counts, new]), config=self._config)
 
     def save(self, folder: Path) -> None:
         """Write ``counts.npy`` and ``config.json``."""
