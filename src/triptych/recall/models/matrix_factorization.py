@@ -36,7 +36,7 @@ class MatrixFactorizationConfig(RecallModelConfig):
     """What scores user and item: inner, with the item's bias added; or cosine, then set temperature = 0.05."""
     temperature: float = Field(1.0, gt=0)
     """Divides scores in training."""
-    id_rate_factor: float = Field(10.0, gt=0)
+    id_rate_factor: float = Field(100.0, gt=0)
     """Learning rate of the vectors (row-wise Adagrad) as a multiple of the loop's."""
     id_init_std: float = Field(0.1, ge=0)
     """Standard deviation of the first vectors."""

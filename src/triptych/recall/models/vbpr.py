@@ -34,7 +34,7 @@ class VbprConfig(RecallModelConfig):
     """Length of θ, and of E f."""
     temperature: float = Field(1.0, gt=0)
     """Divides scores in training."""
-    id_rate_factor: float = Field(10.0, gt=0)
+    id_rate_factor: float = Field(100.0, gt=0)
     """Learning rate of γ, θ and β (row-wise Adagrad) as a multiple of the loop's."""
     id_init_std: float = Field(0.1, ge=0)
     """Standard deviation of the first vectors."""

@@ -36,7 +36,7 @@ TRAINING: dict[str, Any] = {
 }
 BPR: dict[str, Any] = {"loss": "bpr", "single_choices": True, "negative_power": 0.0}
 """Every item is as likely to be a negative, as published."""
-COSINE: dict[str, Any] = {"score": "cosine", "temperature": 0.1, "id_rate_factor": 100.0}
+COSINE: dict[str, Any] = {"score": "cosine", "temperature": 0.1}
 NEW_ITEMS = "new_items"
 
 
