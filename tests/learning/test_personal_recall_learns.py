@@ -124,9 +124,12 @@ def test_a_query_alone_cannot_know(tmp_path, shop):
         ({"kind": "two_tower", "fusion": "id", "asks": "history"}, {"epochs": 40}),
         ({"kind": "two_tower", "fusion": "id", "asks": "history"}, {"epochs": 40, "single_choices": True}),
         ({"kind": "sasrec", "dropout_rate": 0.0}, {"epochs": 60}),
-        ({"kind": "matrix_factorization"}, {"epochs": 40, "single_choices": True, "loss": "bpr"}),
         (
-            {"kind": "matrix_factorization", "score": "cosine", "temperature": 0.1, "id_rate_factor": 100},
+            {"kind": "matrix_factorization", "id_rate_factor": 10},
+            {"epochs": 40, "single_choices": True, "loss": "bpr"},
+        ),
+        (
+            {"kind": "matrix_factorization", "score": "cosine", "temperature": 0.1},
             {"epochs": 80, "single_choices": True},
         ),
         ({"kind": "lightgcn"}, {"epochs": 40, "single_choices": True, "loss": "bpr"}),
