@@ -8,11 +8,10 @@ change is on disk before it is in a snapshot.
 from __future__ import annotations
 
 import logging
-import operator
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,63 +24,24 @@ from triptych.encoders.embed import Embedder
 from triptych.engine import notes
 from triptych.engine.answers import Answer, Channel, Facets, Hit, Why
 from triptych.engine.bundle import Parts, open_bundle
-from triptych.engine.explain import explain_dense, explain_hybrid, explain_plain
 from triptych.engine.filters import Filters
 from triptych.engine.journal import Journal
-from triptych.engine.new_items import MAX_ADDED_ITEMS, NewItem, PhotoSizes, check_rows, encode_items
+from triptych.engine.new_items import MAX_ADDED_ITEMS, PhotoSizes, check_rows, encode_items
 from triptych.engine.photos import Photo, query_pixels
 from triptych.engine.replay import holding, read_items
-from triptych.engine.shelf import Shelf
+from triptych.engine.snapshot import BY_VECTORS, Snapshot
 from triptych.foundation.errors import ArtifactError, ConfigError, EngineError, did_you_mean
-from triptych.index.base import Index, open_index
-from triptych.recall.base import Request, Retriever
-from triptych.recall.hybrid_channels import search_channels
-from triptych.recall.learned import read_needs
-from triptych.recall.models.bm25 import Bm25
-from triptych.recall.models.dense import Dense, DenseConfig
-from triptych.recall.models.hybrid import Hybrid, HybridChannel, LogCounts, saved_channels, saved_counts
-from triptych.recall.models.popularity import Popularity
-from triptych.recall.retriever import LearnedRetriever
+from triptych.recall.base import Request
+from triptych.recall.models.dense import DenseConfig
 
 log = logging.getLogger(__name__)
 
-BY_VECTORS = (Channel.RECALL, Channel.DENSE)
-"""Channels of one model's vectors."""
 BY_MEANING = (*BY_VECTORS, Channel.HYBRID)
 """Channels in which an encoder reads the words."""
 SHORTEN_ABOVE, SHORTEN_FROM = 4, 256
 """A journal is written anew when it is opened with so many times more changes than items they left."""
 LISTED = 5
 """Items that a log line names at most."""
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """All that answers depend on."""
-
-    shelf: Shelf
-    index: Index
-    dense: Dense
-    bm25: Bm25
-    popularity: Popularity
-    recall: LearnedRetriever | None
-    """None: the shop has no recall model."""
-    recall_index: Index | None
-    """Of its item vectors."""
-    hybrid: Hybrid | None
-    """None: the shop fuses nothing."""
-
-    def retriever(self, channel: Channel) -> Retriever:
-        retrievers: dict[Channel, Retriever | None] = {
-            Channel.RECALL: self.recall,
-            Channel.DENSE: self.dense,
-            Channel.BM25: self.bm25,
-            Channel.POPULARITY: self.popularity,
-            Channel.HYBRID: self.hybrid,
-        }
-        found = retrievers[channel]
-        assert found is not None, "the channel was checked"
-        return found
 
 
 class Engine:
@@ -93,7 +53,6 @@ class Engine:
         """Load checked parts; use `open`."""
         self._parts = parts
         self._bundle_id = bundle_id
-        self._dense_config = dense
         self._max_added_items = max_added_items
         self._catalogue = Catalogue.open(parts.catalogue)
         self._embedder = Embedder.open(parts.encoder)
@@ -106,21 +65,11 @@ class Engine:
                 f"{self._embedder.px}."
             )
         self._photo_sizes = PhotoSizes(px=photo_px, display_px=int(self._catalogue.artifact.config["display_px"]))
-        index = open_index(parts.index)
         self._changing = threading.Lock()
         self._journal: Journal | None = None
         self._successor: Engine | None = None
         self._is_closed = False
-        first = _Snapshot(
-            shelf=Shelf.of(self._catalogue),
-            index=index,
-            dense=Dense(self._embedder, index, config=self._dense_config),
-            bm25=Bm25.load(parts.bm25.path),
-            popularity=Popularity.load(parts.popularity.path),
-            **self._open_recall(index),
-            hybrid=None,
-        )
-        self._snapshot = replace(first, hybrid=self._open_hybrid(first))
+        self._snapshot = Snapshot.open(parts, catalogue=self._catalogue, embedder=self._embedder, dense=dense)
 
     @classmethod
     def open(
@@ -208,7 +157,7 @@ class Engine:
                 instead = "the photo alone was searched with"
             else:
                 chosen, instead = Channel.POPULARITY, "these are the most popular items"
-        answer = _answer(now, request, k=k, channel=chosen)
+        answer = now.answer(request, k=k, channel=chosen)
         if text is not None and instead is not None:
             answer.note = notes.nothing_known(text, so=instead if answer else None)
         elif text is not None and chosen is Channel.BM25 and not answer and not now.bm25.scores(text).any():
@@ -217,7 +166,7 @@ class Engine:
             absent = [name for name in now.hybrid.channels if name not in now.hybrid.asked(request)]
             answer.note = notes.left_out(absent) if absent else None
         if explain:
-            answer[:] = self._explained(now, answer, request, chosen)
+            answer[:] = now.explained(answer, request, chosen)
         return answer
 
     def similar(self, item: str, *, k: int = 10, filters: Filters | None = None) -> Answer:
@@ -228,7 +177,7 @@ class Engine:
         """
         now = self._snapshot
         request = Request(item_row=now.shelf.row(item), keep=now.shelf.columns.mask(filters))
-        return _answer(now, request, k=k, channel=Channel.DENSE)
+        return now.answer(request, k=k, channel=Channel.DENSE)
 
     def recommend(self, *, user: str, k: int = 20, filters: Filters | None = None) -> Answer:
         """Return items near what a user chose before, those left out.
@@ -242,8 +191,8 @@ class Engine:
         keep = now.shelf.columns.mask(filters)
         history = now.shelf.current(self._history(user))
         if len(history):
-            return _answer(now, Request(user=user, history=history, keep=keep), k=k, channel=Channel.DENSE)
-        answer = _answer(now, Request(user=user, keep=keep), k=k, channel=Channel.POPULARITY)
+            return now.answer(Request(user=user, history=history, keep=keep), k=k, channel=Channel.DENSE)
+        answer = now.answer(Request(user=user, keep=keep), k=k, channel=Channel.POPULARITY)
         answer.note = notes.no_history(user)
         return answer
 
@@ -262,7 +211,7 @@ class Engine:
         rows = [now.shelf.row(item) for item in items]
         self._require_known(text, so="nothing can be scored by it")
         vector = now.dense.request_vectors([Request(query=text)])[0]
-        return _scores(now.index, rows, vector)
+        return now.scores(rows, vector)
 
     def why(
         self, item: str, *, query: str | None = None, photo: Photo | None = None, channel: Channel | str | None = None
@@ -293,18 +242,10 @@ class Engine:
         elif text is not None and not self.knows_words(text):
             text = None  # as in the search, where the photo decided alone
         request = Request(query=text, photo=pixels)
-        if chosen is Channel.HYBRID and now.hybrid is not None:
-            found = now.hybrid.retrieve([request], now.shelf.num_items)
-            scores = found.scores[0][found.item_rows[0] == row]
-            if not len(scores):
-                raise EngineError(f"No channel of the hybrid has item '{item}' among its first for this search.")
-            return self._whys(now, [Hit(row, item, float(scores[0]))], request, chosen)[0]
-        if chosen is Channel.RECALL and now.recall is not None and now.recall_index is not None:
-            vector, index = now.recall.request_vectors([request])[0], now.recall_index
-        else:
-            vector, index = now.dense.request_vectors([request])[0], now.index
-        hit = Hit(row, item, _scores(index, [row], vector)[0])
-        return self._whys(now, [hit], request, chosen)[0]
+        score = now.score(row, request, chosen)
+        if score is None:
+            raise EngineError(f"No channel of the hybrid has item '{item}' among its first for this search.")
+        return now.whys([Hit(row, item, score)], request, chosen)[0]
 
     def add_items(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Add items; they are found at once, by words, by photo and through filters, without training.
@@ -365,7 +306,7 @@ class Engine:
             successor = self._successor
             if successor is None:
                 now = self._snapshot
-                after = self._changed(now, gone=[now.shelf.row(item_id) for item_id in named])
+                after = now.changed(gone=[now.shelf.row(item_id) for item_id in named])
                 if named:
                     self._write(remove=named)
                     self._snapshot = after
@@ -486,7 +427,7 @@ class Engine:
             "users": self._catalogue.num_users,
             "queries": self._catalogue.num_queries,
             "index_bytes": now.index.memory_bytes,
-            "search_channel": self._usual(now).value,
+            "search_channel": now.usual_channel.value,
         }
 
     def _put(self, rows: Sequence[Mapping[str, Any]], *, replaces: bool) -> list[str]:
@@ -503,7 +444,7 @@ class Engine:
                 )
                 vectors = encode_items(new, embedder=self._embedder) if new else None
                 gone = [now.shelf.row(item.item_id) for item in new if now.shelf.has(item.item_id)]
-                after = self._changed(now, new=new, vectors=vectors, gone=gone)
+                after = now.changed(new=new, vectors=vectors, gone=gone)
                 if new:
                     self._write(put=[item.row() for item in new], time=new[0].first_seen)
                     self._snapshot = after
@@ -518,51 +459,6 @@ class Engine:
             raise EngineError("The engine was closed, so it takes no changes. Open it again.")
         if self._journal is not None:
             self._journal.append(**change)
-
-    def _changed(
-        self,
-        now: _Snapshot,
-        *,
-        new: Sequence[NewItem] = (),
-        vectors: NDArray[np.float32] | None = None,
-        gone: Sequence[int] = (),
-    ) -> _Snapshot:
-        """Return a snapshot with rows taken away and items appended; it shares all that stays.
-
-        Rows that are gone keep their places in the indexes: the shelf's mask, which every search passes on, hides them.
-
-        Args:
-            now: the snapshot to begin with.
-            new: checked items.
-            vectors: theirs, ``[n, dim]``.
-            gone: rows of items that are removed or replaced.
-        """
-        if not new and not len(gone):
-            return now
-        titles, ids = [item.title or "" for item in new], [item.item_id for item in new]
-        index, recall, recall_index = now.index, now.recall, now.recall_index
-        if vectors is not None and len(new):
-            index = index.copy()
-            index.add(vectors)
-            if recall is not None and recall_index is not None:
-                recall_index = recall_index.copy()
-                recall_index.add(recall.item_vectors(ids, content=vectors, titles=titles))
-                recall = recall.over(recall_index)
-        own = [now.shelf.own_row(item_id) for item_id in ids]
-        after = _Snapshot(
-            shelf=now.shelf.changed(new, without=gone),
-            index=index,
-            dense=Dense(self._embedder, index, config=self._dense_config),
-            bm25=now.bm25.with_items(titles, without=gone),
-            popularity=now.popularity.with_items([0 if row is None else now.popularity.counts[row] for row in own]),
-            recall=recall,
-            recall_index=recall_index,
-            hybrid=None,
-        )
-        if now.hybrid is None:
-            return after
-        fused = _fused(after, list(now.hybrid.channels), counts=now.hybrid.counts)
-        return replace(after, hybrid=now.hybrid.over(fused))
 
     def _open_journal(self, journal: Journal, *, carry_over: bool) -> None:
         """Make a journal's changes and keep it.
@@ -603,7 +499,7 @@ class Engine:
                 f"{self._max_added_items:,} (max_added_items). Put them into the items table and make the run anew."
             )
         gone = [shelf.row(entry.item_id) for entry in entries if shelf.has(entry.item_id)]
-        self._snapshot = self._changed(self._snapshot, new=new, vectors=vectors, gone=gone)
+        self._snapshot = self._snapshot.changed(new=new, vectors=vectors, gone=gone)
         return end
 
     def _keep(self, journal: Journal) -> None:
@@ -635,7 +531,7 @@ class Engine:
         return [int(row) for row in order[: int(np.count_nonzero(counts))][:1000]]
 
     def _chosen(
-        self, now: _Snapshot, channel: Channel | str | None, *, text: str | None, photo: Photo | None
+        self, now: Snapshot, channel: Channel | str | None, *, text: str | None, photo: Photo | None
     ) -> Channel:
         """Return the channel that is asked for, or the best there is.
 
@@ -643,7 +539,7 @@ class Engine:
             EngineError: there is none of that name, the shop lacks it, or it cannot read the photo.
         """
         if channel is None:
-            usual = self._usual(now) if photo is None and text is not None else Channel.DENSE
+            usual = now.usual_channel if photo is None and text is not None else Channel.DENSE
             lost = usual is Channel.RECALL and now.recall is not None and not now.recall.knows(text or "")
             return Channel.DENSE if lost else usual
         chosen = _channel(channel)
@@ -655,39 +551,6 @@ class Engine:
             raise EngineError("This shop has no recall model. Use channel 'dense', or run it with [recall] set.")
         return chosen
 
-    def _usual(self, now: _Snapshot) -> Channel:
-        """Return the channel that answers words: the best there is."""
-        if now.hybrid is not None and now.hybrid.rule.is_preferred:
-            return Channel.HYBRID
-        return Channel.DENSE if now.recall is None else Channel.RECALL
-
-    def _open_hybrid(self, now: _Snapshot) -> Hybrid | None:
-        """Open the hybrid over what else there is, if the shop has one."""
-        if self._parts.hybrid is None:
-            return None
-        folder = self._parts.hybrid.path
-        return Hybrid.load(folder, channels=_fused(now, saved_channels(folder), counts=saved_counts(folder)))
-
-    def _open_recall(self, contents: Index) -> dict[str, Any]:
-        """Open the recall model and its index, if the shop has one.
-
-        Args:
-            contents: the encoder's vectors of the items, for a model that reads histories with their content.
-        """
-        model, vectors = self._parts.recall, self._parts.recall_index
-        if model is None or vectors is None:
-            return {"recall": None, "recall_index": None}
-        index = open_index(vectors)
-        reads = read_needs(model.path).history_content
-        recall = LearnedRetriever.open(
-            model,
-            index=index,
-            encoder=self._embedder if "encoder" in model.inputs else None,
-            catalogue=self._catalogue,
-            item_content=contents.vectors(np.arange(self._catalogue.num_items)) if reads else None,
-        )
-        return {"recall": recall, "recall_index": index}
-
     def _history(self, user: str) -> NDArray[np.int64]:
         if not isinstance(user, str):
             raise EngineError(f"A user is named by a text, not by {user!r}.")
@@ -697,66 +560,6 @@ class Engine:
     def _require_known(self, query: str, *, so: str) -> None:
         if not self.knows_words(query):
             raise EngineError(notes.nothing_known(query, so=so))
-
-    def _explained(self, now: _Snapshot, hits: Sequence[Hit], request: Request, channel: Channel) -> list[Hit]:
-        whys = self._whys(now, hits, request, channel)
-        return [hit._replace(why=why) for hit, why in zip(hits, whys, strict=True)]
-
-    def _whys(self, now: _Snapshot, hits: Sequence[Hit], request: Request, channel: Channel) -> list[Why]:
-        rows, scores = [hit.item_row for hit in hits], [hit.score for hit in hits]
-        if channel is Channel.HYBRID and now.hybrid is not None:
-            places = now.hybrid.places(request, rows)
-            return explain_hybrid(request.query, rows=rows, scores=scores, places=places, shelf=now.shelf)
-        if channel not in BY_VECTORS:
-            return explain_plain(request.query, rows=rows, scores=scores, shelf=now.shelf, channel=channel)
-        explain = partial(explain_dense, rows=rows, scores=scores, shelf=now.shelf, embedder=self._embedder)
-        recall = now.recall
-        if channel is Channel.DENSE or recall is None:
-            return explain(request.query, now.dense.request_vectors([request])[0])
-
-        def fuse(
-            item_rows: Sequence[int | None], titles: Sequence[str], content: NDArray[np.float32]
-        ) -> NDArray[np.float32]:
-            ids = [None if row is None else now.shelf.item_id(row) for row in item_rows]
-            vectors: NDArray[np.float32] = recall.item_vectors(ids, content=content, titles=titles)
-            return vectors
-
-        return explain(request.query, recall.request_vectors([request])[0], fuse=fuse)
-
-
-def _answer(now: _Snapshot, request: Request, *, k: int, channel: Channel) -> Answer:
-    """Ask a retriever and name what it found."""
-    try:
-        wanted = operator.index(k)
-    except TypeError:
-        raise EngineError(f"k is {k!r}, it must be a whole number from 1 up.") from None
-    if wanted < 1:
-        raise EngineError(f"k is {wanted}, it must be at least 1.")
-    found = now.retriever(channel).retrieve([request], max(1, min(wanted, now.shelf.num_items)))
-    hits = (
-        Hit(int(row), now.shelf.item_id(int(row)), float(score), channel=channel)
-        for row, score in zip(found.item_rows[0], found.scores[0], strict=True)
-        if row >= 0
-    )
-    return Answer(hits, channel=channel)
-
-
-def _fused(now: _Snapshot, names: Sequence[str], *, counts: LogCounts | None) -> dict[str, HybridChannel]:
-    """Return the channels of a hybrid."""
-    return search_channels(
-        names, dense=now.dense, bm25=now.bm25, popularity=now.popularity, recall=now.recall, counts=counts
-    )
-
-
-def _scores(index: Index, rows: Sequence[int], vector: NDArray[np.float32]) -> list[float]:
-    """Return the scores a search would give, to the last bit."""
-    keep = np.zeros(index.num_rows, np.bool_)
-    keep[list(rows)] = True
-    if not keep.any():
-        return []
-    found = index.search(vector[None], k=int(keep.sum()), keep=keep)
-    score_of = dict(zip(found.item_rows[0].tolist(), found.scores[0].tolist(), strict=True))
-    return [score_of[row] for row in rows]
 
 
 def _channel(channel: Channel | str) -> Channel:

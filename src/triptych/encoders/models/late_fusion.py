@@ -17,7 +17,7 @@ Source: SMGR (Meituan, 2602.06654), whose encoders and fusion are not public: th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import ClassVar, Literal, NamedTuple, Self
 
@@ -112,6 +112,10 @@ class LateFusionEncoder(Encoder):
         self.fusion = {Fusion.TRANSFORMER: _Transformed, Fusion.GATED: _Gated, Fusion.CONCAT: _Concatenated}[
             config.fusion
         ](config)
+        # All begin as one head, so that a query is near the titles that share its words before anything is learned
+        # (docs/decisions/0016).
+        for head in (self.title_head, self.photo_head, *self.fusion.heads()):
+            head.load_state_dict(self.query_head.state_dict())
 
     def encode_queries(self, tokens: Tensor) -> Tensor:
         """Encode query texts."""
@@ -216,6 +220,10 @@ class _Fusion(nn.Module, ABC):
             ``[batch, vector_dim]``.
         """
 
+    def heads(self) -> Sequence[Head]:
+        """Return the heads that make a vector of one state."""
+        return ()
+
     def _filled(self, pooled: Tensor, used: Tensor) -> Tensor:
         return torch.where(used[:, :, None], pooled, self.missing.to(pooled.dtype))
 
@@ -227,6 +235,9 @@ class _Transformed(_Fusion):
         self.kinds = nn.Parameter(torch.empty(2, config.dim))
         nn.init.normal_(self.kinds, std=WORD_INIT_STD)
         self.head = Head(config.dim, config.vector_dim)
+
+    def heads(self) -> Sequence[Head]:
+        return (self.head,)
 
     def forward(self, pooled: Tensor, *, vectors: Tensor, used: Tensor) -> Tensor:
         del vectors

@@ -1,0 +1,246 @@
+"""What an answer is made from: items, vectors, words and counts of one moment, and the retrievers over them.
+
+A snapshot never changes: what is added or taken away makes another one, which shares all that stays.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.data.catalogue import Catalogue
+from triptych.encoders.embed import Embedder
+from triptych.engine.answers import Answer, Channel, Hit, Why
+from triptych.engine.bundle import Parts
+from triptych.engine.explain import explain_dense, explain_hybrid, explain_plain
+from triptych.engine.new_items import NewItem
+from triptych.engine.shelf import Shelf
+from triptych.foundation.errors import EngineError
+from triptych.index.base import Index, open_index
+from triptych.recall.base import Request, Retriever
+from triptych.recall.hybrid_channels import search_channels
+from triptych.recall.learned import read_needs
+from triptych.recall.models.bm25 import Bm25
+from triptych.recall.models.dense import Dense, DenseConfig
+from triptych.recall.models.hybrid import Hybrid, HybridChannel, LogCounts, saved_channels, saved_counts
+from triptych.recall.models.popularity import Popularity
+from triptych.recall.retriever import LearnedRetriever
+
+BY_VECTORS = (Channel.RECALL, Channel.DENSE)
+"""Channels of one model's vectors."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that answers depend on."""
+
+    shelf: Shelf
+    index: Index
+    """Of the encoder's item vectors."""
+    dense: Dense
+    bm25: Bm25
+    popularity: Popularity
+    recall: LearnedRetriever | None
+    """None: the shop has no recall model."""
+    recall_index: Index | None
+    """Of its item vectors."""
+    hybrid: Hybrid | None
+    """None: the shop fuses nothing."""
+    embedder: Embedder
+    dense_config: DenseConfig
+
+    @classmethod
+    def open(cls, parts: Parts, *, catalogue: Catalogue, embedder: Embedder, dense: DenseConfig) -> Snapshot:
+        """Open what a bundle names, before anything is changed."""
+        index = open_index(parts.index)
+        recall, recall_index = _open_recall(parts, catalogue=catalogue, embedder=embedder, contents=index)
+        first = cls(
+            shelf=Shelf.of(catalogue),
+            index=index,
+            dense=Dense(embedder, index, config=dense),
+            bm25=Bm25.load(parts.bm25.path),
+            popularity=Popularity.load(parts.popularity.path),
+            recall=recall,
+            recall_index=recall_index,
+            hybrid=None,
+            embedder=embedder,
+            dense_config=dense,
+        )
+        if parts.hybrid is None:
+            return first
+        folder = parts.hybrid.path
+        channels = first._channels(saved_channels(folder), counts=saved_counts(folder))
+        return replace(first, hybrid=Hybrid.load(folder, channels=channels))
+
+    def changed(
+        self,
+        *,
+        new: Sequence[NewItem] = (),
+        vectors: NDArray[np.float32] | None = None,
+        gone: Sequence[int] = (),
+    ) -> Snapshot:
+        """Return a snapshot with rows taken away and items appended; it shares all that stays.
+
+        Rows that are gone keep their places in the indexes: the shelf's mask, which every search passes on, hides them.
+
+        Args:
+            new: checked items.
+            vectors: theirs, ``[n, dim]``.
+            gone: rows of items that are removed or replaced.
+        """
+        if not new and not len(gone):
+            return self
+        titles, ids = [item.title or "" for item in new], [item.item_id for item in new]
+        index, recall, recall_index = self.index, self.recall, self.recall_index
+        if vectors is not None and len(new):
+            index = index.copy()
+            index.add(vectors)
+            if recall is not None and recall_index is not None:
+                recall_index = recall_index.copy()
+                recall_index.add(recall.item_vectors(ids, content=vectors, titles=titles))
+                recall = recall.over(recall_index)
+        own = [self.shelf.own_row(item_id) for item_id in ids]
+        after = replace(
+            self,
+            shelf=self.shelf.changed(new, without=gone),
+            index=index,
+            dense=Dense(self.embedder, index, config=self.dense_config),
+            bm25=self.bm25.with_items(titles, without=gone),
+            popularity=self.popularity.with_items([0 if row is None else self.popularity.counts[row] for row in own]),
+            recall=recall,
+            recall_index=recall_index,
+        )
+        if self.hybrid is None:
+            return after
+        channels = after._channels(list(self.hybrid.channels), counts=self.hybrid.counts)
+        return replace(after, hybrid=self.hybrid.over(channels))
+
+    @property
+    def usual_channel(self) -> Channel:
+        """The channel that answers words: the best there is."""
+        if self.hybrid is not None and self.hybrid.rule.is_preferred:
+            return Channel.HYBRID
+        return Channel.DENSE if self.recall is None else Channel.RECALL
+
+    def answer(self, request: Request, *, k: int, channel: Channel) -> Answer:
+        """Ask a channel that there is, and name what it found.
+
+        Raises:
+            EngineError: k is no whole number from 1 up, or the channel cannot read the request.
+        """
+        try:
+            wanted = operator.index(k)
+        except TypeError:
+            raise EngineError(f"k is {k!r}, it must be a whole number from 1 up.") from None
+        if wanted < 1:
+            raise EngineError(f"k is {wanted}, it must be at least 1.")
+        found = self._retriever(channel).retrieve([request], max(1, min(wanted, self.shelf.num_items)))
+        hits = (
+            Hit(int(row), self.shelf.item_id(int(row)), float(score), channel=channel)
+            for row, score in zip(found.item_rows[0], found.scores[0], strict=True)
+            if row >= 0
+        )
+        return Answer(hits, channel=channel)
+
+    def scores(self, rows: Sequence[int], vector: NDArray[np.float32]) -> list[float]:
+        """Return the scores that a search by the encoder's `vector` would give some rows, to the last bit."""
+        return _scores(self.index, rows, vector)
+
+    def score(self, row: int, request: Request, channel: Channel) -> float | None:
+        """Return the score that a search without filters would give a row, in a channel whose encoder reads the words.
+
+        None: it is of no channel of the hybrid.
+        """
+        if channel is Channel.HYBRID and self.hybrid is not None:
+            found = self.hybrid.retrieve([request], self.shelf.num_items)
+            scores = found.scores[0][found.item_rows[0] == row]
+            return float(scores[0]) if len(scores) else None
+        if channel is Channel.RECALL and self.recall is not None and self.recall_index is not None:
+            return _scores(self.recall_index, [row], self.recall.request_vectors([request])[0])[0]
+        return _scores(self.index, [row], self.dense.request_vectors([request])[0])[0]
+
+    def explained(self, hits: Sequence[Hit], request: Request, channel: Channel) -> list[Hit]:
+        """Give each hit its `Why`."""
+        whys = self.whys(hits, request, channel)
+        return [hit._replace(why=why) for hit, why in zip(hits, whys, strict=True)]
+
+    def whys(self, hits: Sequence[Hit], request: Request, channel: Channel) -> list[Why]:
+        """Explain hits of a request."""
+        rows, scores = [hit.item_row for hit in hits], [hit.score for hit in hits]
+        if channel is Channel.HYBRID and self.hybrid is not None:
+            places = self.hybrid.places(request, rows)
+            return explain_hybrid(request.query, rows=rows, scores=scores, places=places, shelf=self.shelf)
+        if channel not in BY_VECTORS:
+            return explain_plain(request.query, rows=rows, scores=scores, shelf=self.shelf, channel=channel)
+        explain = partial(explain_dense, rows=rows, scores=scores, shelf=self.shelf, embedder=self.embedder)
+        recall = self.recall
+        if channel is Channel.DENSE or recall is None:
+            return explain(request.query, self.dense.request_vectors([request])[0])
+
+        def fuse(
+            item_rows: Sequence[int | None], titles: Sequence[str], content: NDArray[np.float32]
+        ) -> NDArray[np.float32]:
+            ids = [None if row is None else self.shelf.item_id(row) for row in item_rows]
+            vectors: NDArray[np.float32] = recall.item_vectors(ids, content=content, titles=titles)
+            return vectors
+
+        return explain(request.query, recall.request_vectors([request])[0], fuse=fuse)
+
+    def _retriever(self, channel: Channel) -> Retriever:
+        retrievers: dict[Channel, Retriever | None] = {
+            Channel.RECALL: self.recall,
+            Channel.DENSE: self.dense,
+            Channel.BM25: self.bm25,
+            Channel.POPULARITY: self.popularity,
+            Channel.HYBRID: self.hybrid,
+        }
+        found = retrievers[channel]
+        assert found is not None, "the channel was checked"
+        return found
+
+    def _channels(self, names: Sequence[str], *, counts: LogCounts | None) -> dict[str, HybridChannel]:
+        """Return the channels of a hybrid."""
+        return search_channels(
+            names, dense=self.dense, bm25=self.bm25, popularity=self.popularity, recall=self.recall, counts=counts
+        )
+
+
+def _open_recall(
+    parts: Parts, *, catalogue: Catalogue, embedder: Embedder, contents: Index
+) -> tuple[LearnedRetriever | None, Index | None]:
+    """Open the recall model and its index, if the shop has one.
+
+    Args:
+        parts: of the bundle.
+        catalogue: in whose log histories are looked up.
+        embedder: of queries.
+        contents: the encoder's vectors of the items, for a model that reads histories with their content.
+    """
+    model, vectors = parts.recall, parts.recall_index
+    if model is None or vectors is None:
+        return None, None
+    index = open_index(vectors)
+    reads = read_needs(model.path).history_content
+    recall = LearnedRetriever.open(
+        model,
+        index=index,
+        encoder=embedder if "encoder" in model.inputs else None,
+        catalogue=catalogue,
+        item_content=contents.vectors(np.arange(catalogue.num_items)) if reads else None,
+    )
+    return recall, index
+
+
+def _scores(index: Index, rows: Sequence[int], vector: NDArray[np.float32]) -> list[float]:
+    keep = np.zeros(index.num_rows, np.bool_)
+    keep[list(rows)] = True
+    if not keep.any():
+        return []
+    found = index.search(vector[None], k=int(keep.sum()), keep=keep)
+    score_of = dict(zip(found.item_rows[0].tolist(), found.scores[0].tolist(), strict=True))
+    return [score_of[row] for row in rows]
