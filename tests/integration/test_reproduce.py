@@ -235,9 +235,7 @@ def test_the_command_makes_a_real_table_in_its_quick_form(tmp_path: Path, monkey
     assert "cells, test" in shown.stdout
 
 
-def test_users_are_recommended_to_beside_neighbours_that_were_tried_as_often(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_users_are_recommended_to_beside_neighbours_tried_as_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
     tiny = [one.replace("batch_items", "batch_pairs") for one in TINY]
     small = [*SMALL_SHOP, "evaluation.bootstrap_repeats=100", *(f"pretrain.{one}" for one in tiny)]
@@ -250,6 +248,7 @@ def test_users_are_recommended_to_beside_neighbours_that_were_tried_as_often(
     assert result["settings"]["protocol"] == "recommend"
     standing = {"chance", "popularity", "item-knn"}
     assert {row["name"] for row in result["rows"]} == standing | {"bpr-mf", "vbpr", "sasrec", "sasrec, idfc"}
-    assert len(list((out / "item-knn").iterdir())) == len(list((out / "trial").iterdir())) - 4 == 4
+    assert len(list((out / "item-knn").iterdir())) == 1  # as many trials as a row of this form
+    assert len(list((out / "trial").iterdir())) == 4 + 1
     judged = {one["claim"]: one["verdict"] for one in result["orderings"]}
     assert "Fused recall beats item-knn" in judged and "The graph helps: lightgcn > bpr-mf" not in judged

@@ -150,7 +150,7 @@ class _Making:
         if BM25 in planned.table.protocol.standing:
             self._standing[BM25] = stages.bm25()
         if ITEM_KNN in planned.table.protocol.standing:
-            self._standing[ITEM_KNN] = self._best_neighbours(planned.table.item_knn)
+            self._standing[ITEM_KNN] = self._best_neighbours(planned.table.item_knn[: planned.form.num_trials])
 
     def try_all(self, trained: AllMade) -> Choices:
         """Measure every trial on the validation part."""
