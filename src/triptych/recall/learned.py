@@ -67,7 +67,7 @@ class Needs(NamedTuple):
     user: bool = False
     """Whether known users have a vector of their own."""
     graph: bool = False
-    """Whether it reads who chose what in training, all of it (`RecallModel.connect`)."""
+    """Whether it reads who chose what in training, all of it (`GraphModel.connect`)."""
     runs: bool = False
     """Whether it learns from all choices of a history in one pass, at most one more than `real_time` at a time."""
     query_units: int = 0
@@ -230,21 +230,25 @@ class RecallModel(nn.Module, ABC):
         """Return vectors of both, as a step of training asks for them; a model whose sides share work does it once."""
         return self.encode_requests(requests), self.encode_items(items)
 
-    def connect(self, user_ids: Tensor, item_ids: Tensor) -> None:
-        """Be told who chose what in training, before it begins; for models that need the `graph`.
-
-        Args:
-            user_ids: int64 ``[edges]``, rows of the table of users.
-            item_ids: int64 ``[edges]``, rows of the table of items.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not say that it needs the graph")
-
     def save(self, folder: Path) -> None:
         """Write weights, config and sizes."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: value.contiguous().cpu() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
         write_json(folder / CONFIG_FILE, self.config.dump())
         write_json(folder / SIZES_FILE, self.sizes._asdict())
+
+
+class GraphModel(RecallModel):
+    """A model that reads who chose what in training; its config `Needs` the graph."""
+
+    @abstractmethod
+    def connect(self, user_ids: Tensor, item_ids: Tensor) -> None:
+        """Be told who chose what, before training begins.
+
+        Args:
+            user_ids: int64 ``[edges]``, rows of the table of users.
+            item_ids: int64 ``[edges]``, rows of the table of items.
+        """
 
 
 def load_model(folder: Path) -> RecallModel:

@@ -23,7 +23,7 @@ from triptych.recall.behaviour import Moments, choices_of
 from triptych.recall.config import Loss, RecallTrainConfig
 from triptych.recall.features import Features
 from triptych.recall.ids import Ids
-from triptych.recall.learned import ItemFeatures, RecallModel, RequestFeatures
+from triptych.recall.learned import GraphModel, ItemFeatures, RecallModel, RequestFeatures
 from triptych.recall.negatives import NegativeSource
 from triptych.recall.validation import nearest, some_queries, some_users
 from triptych.training.distributed import ALONE, Group
@@ -155,6 +155,7 @@ class RecallTask:
             sizes = sizes._replace(num_edges=edges.shape[1])
         self.module: RecallModel = config.recall_model.build(sizes, seed=given.seed)
         if edges is not None:
+            assert isinstance(self.module, GraphModel), "it needs the graph"
             users, items = self.features.user_ids(edges[0]), self.features.item_ids(edges[1])
             self.module.connect(torch.from_numpy(users), torch.from_numpy(items))
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from triptych.recall.learned import (
+    GraphModel,
     ItemFeatures,
     Needs,
-    RecallModel,
     RecallModelConfig,
     RequestFeatures,
     Score,
@@ -71,7 +71,7 @@ class LightgcnConfig(RecallModelConfig):
 CONFIG = LightgcnConfig
 
 
-class Lightgcn(RecallModel):
+class Lightgcn(GraphModel):
     """Two tables and the graph between them; row 0 of each, of whoever is unknown, has no edge."""
 
     config: LightgcnConfig
@@ -98,7 +98,7 @@ class Lightgcn(RecallModel):
         return {"first": self.config.id_rate_factor}
 
     def connect(self, user_ids: Tensor, item_ids: Tensor) -> None:
-        """Keep the graph; arguments as of `RecallModel.connect`."""
+        """Keep the graph; arguments as of `GraphModel.connect`."""
         assert isinstance(self.edges, Tensor)
         self.edges.copy_(torch.stack([user_ids, item_ids]))
 
