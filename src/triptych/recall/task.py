@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -211,19 +213,7 @@ class RecallTask:
         """Contrast the choices of each page with the batch's negatives."""
         requests, own_items = self.module.encode(batch.requests, batch.items)
         items = self._group.gather(own_items, total=batch.num_items)
-        if self._config.loss is Loss.BPR:
-            return bpr(
-                requests,
-                positives=items[batch.positive],
-                request=batch.page,
-                negatives=items[batch.negative],
-                masked=batch.masked,
-                temperature=self.module.config.temperature,
-                negative_bias=batch.negative_bias,
-                total=batch.num_pages,
-            )
-        mixes = None if batch.mix_share is None else HardMixes(self._config.hard_mixes, batch.mix_share)
-        return sampled_softmax(
+        return self._loss(batch)(
             requests,
             positives=items[batch.positive],
             request=batch.page,
@@ -231,10 +221,15 @@ class RecallTask:
             masked=batch.masked,
             temperature=self.module.config.temperature,
             negative_bias=batch.negative_bias,
-            positive_bias=batch.positive_bias,
-            mixes=mixes,
             total=batch.num_pages,
         )
+
+    def _loss(self, batch: RecallBatch) -> Callable[..., LossOutput]:
+        """Return the loss, with what it alone takes of a batch."""
+        if self._config.loss is Loss.BPR:
+            return bpr
+        mixes = None if batch.mix_share is None else HardMixes(self._config.hard_mixes, batch.mix_share)
+        return partial(sampled_softmax, positive_bias=batch.positive_bias, mixes=mixes)
 
     def validate(self) -> Validation:
         """Rank all items for a fixed sample of validation queries, and measure recall.
