@@ -78,6 +78,8 @@ class Row:
     """Whether a recall model is given a random vector for each item's content."""
     start: Callable[[], PretrainConfig] | None = None
     """A training that comes before, once for all rows and seeds that name it; its settings are the form's too."""
+    steps_rate: float = 1.0
+    """Its steps, as a share of what the form gives every row: to compare at equal seconds instead."""
 
 
 @dataclass(frozen=True)

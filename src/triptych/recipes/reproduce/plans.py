@@ -118,6 +118,7 @@ def trial_plans(row: Row, form: Form) -> list[AnyPlan]:
     if isinstance(config, RecallConfig) and config.pretrain is None:
         settings = tuple(one for one in settings if not one.startswith(PRETRAIN))
     config = config.override(*settings)
+    config = config.override(*_shorter(config, rate=row.steps_rate))
     shorter = _shorter(config, rate=form.trial_steps_rate)
     start = None if row.start is None else row.start().override(*form.settings)
     plans: list[AnyPlan] = []
