@@ -1,4 +1,4 @@
-"""A run may have trainings beside the served one: same data, a row in the report, never served."""
+"""A run may have trainings beside that of `pretrain`: same data, a row in the report, served if validation says so."""
 
 from __future__ import annotations
 
@@ -49,6 +49,33 @@ def test_a_staged_training_stands_beside_the_served_one(tmp_path: Path):
     assert staged.summary["steps"] == 20
     page = report.file("report.html").read_text(encoding="utf-8")
     assert "Gradient norm, photo / text" in page
+
+
+def test_validation_may_choose_what_is_served(tmp_path: Path):
+    """The training of `pretrain` has no time to learn anything; one beside it has."""
+    own = resolve("demo", settings=SETTINGS).config.override("pretrain.loop.steps=1", "evaluation.part=validation")
+    better = own.pretrain.override("loop.steps=60", "loop.validate_every=60")
+    config = own.merged({"beside": {"longer": better.dump()}, "serve": "validation"})
+    report = run_pipeline(config, base=tmp_path, out=tmp_path / "run")
+    folder = RunFolder.existing(tmp_path / "run")
+    choice, longer = folder.stage("served"), folder.stage("encoder longer seed 0")
+    assert choice.summary["served"] == "longer"
+    wanted = {"task": "search", "slice": "all", "metric": "recall", "k": config.evaluation.headline_k}
+    rows = [row for row in read_records(report) if wanted.items() <= row.items() and "baseline" not in row]
+    found = {row["model"]: row["value"] for row in rows}
+    for name in ("title+photo", "longer"):
+        assert choice.summary[name] == pytest.approx(found[name], abs=1e-6)
+    assert folder.stage("bundle").manifest["inputs"]["encoder"] == longer.id
+    assert folder.stage("recall recall seed 0").manifest["inputs"]["encoder"] == longer.id
+    assert "serves longer" in report.file("report.html").read_text(encoding="utf-8")
+
+
+def test_a_choice_needs_something_to_choose_from():
+    with pytest.raises(ConfigError, match="serve = 'validation' has no effect: nothing is trained beside pretrain"):
+        resolve("demo", settings=("serve=validation",))
+    other = {"items": {"kind": "item_contrast"}}
+    with pytest.raises(ConfigError, match=r"asks queries of the validation part, and beside\.items learns from none"):
+        resolve("demo", settings=()).config.merged({"beside": other, "serve": "validation"})
 
 
 @pytest.mark.parametrize(

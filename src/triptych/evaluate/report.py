@@ -47,6 +47,8 @@ class About:
     """The command that makes everything again, e.g. `triptych run fashion --out runs/fashion`."""
     report_command: str = ""
     """The command that prints the tables, e.g. `triptych report runs/fashion`."""
+    chosen: str = ""
+    """Which training the validation part chose to be served, and what each found there; empty: none was chosen."""
     faults: Sequence[Mapping[str, Any]] = ()
     """What the check of the tables found: one row for each fault, the same keys in each."""
 

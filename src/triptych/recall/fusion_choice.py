@@ -16,16 +16,15 @@ import numpy as np
 from scipy.optimize import minimize
 
 from triptych.foundation.errors import DataError
-from triptych.foundation.types import Hits
-from triptych.metrics.ranking import Gain, IntArray, TargetSets, graded_ndcg_at_k, match, recall_at_k
+from triptych.metrics.ranking import IntArray, TargetSets, match
 from triptych.metrics.significance import paired_difference
 from triptych.recall.base import BoolArray, Request
 from triptych.recall.fusion import Float64Array, Fusion, Union, best, features, unite, weighted
 from triptych.recall.models.hybrid import HybridChannel, HybridConfig, LogCounts, Rule, ask, formula_columns
+from triptych.recall.validation import Measure
 
 SHARES = 4
 """Weights that are tried are multiples of one in so many."""
-GRADED_K = 10
 SEED = 0
 """Of the resamples behind the interval; everything else is exact."""
 
@@ -60,7 +59,7 @@ def choose(
     """
     found = ask(channels, requests, candidates=config.candidates)
     united = unite(found)
-    measure = _Measure(wanted, config.validation_k)
+    measure = Measure(wanted, recall_k=config.validation_k)
     alone = {name: measure(hits) for name, hits in zip(channels, found, strict=True)}
     tried = _tried(united, requests=requests, measure=measure, config=config, counts=counts)
     if not any(np.nansum(values) > 0 for values in alone.values()):
@@ -143,21 +142,6 @@ def fit_linear(columns: Float64Array, *, gains: Float64Array, is_item: BoolArray
     return np.asarray(found.x, dtype=np.float64)
 
 
-class _Measure:
-    """The metric by which is chosen, per request."""
-
-    def __init__(self, wanted: TargetSets, recall_k: int) -> None:
-        self.wanted = wanted
-        self.k = recall_k if wanted.grades is None else GRADED_K
-        self.name = f"recall@{recall_k}" if wanted.grades is None else f"ndcg@{GRADED_K}"
-
-    def __call__(self, hits: Hits) -> Float64Array:
-        matches = match(hits.item_rows[:, : self.k], targets=self.wanted)
-        if self.wanted.grades is None:
-            return recall_at_k(matches, k=self.k)
-        return graded_ndcg_at_k(matches, k=self.k, gain=Gain.LINEAR)
-
-
 class _Tried(NamedTuple):
     """A formula."""
 
@@ -171,7 +155,7 @@ def _tried(
     united: Union,
     *,
     requests: Sequence[Request],
-    measure: _Measure,
+    measure: Measure,
     config: HybridConfig,
     counts: LogCounts | None,
 ) -> dict[Fusion, _Tried]:
@@ -190,7 +174,7 @@ def _tried(
     return tried
 
 
-def _grid(columns: Float64Array, *, united: Union, measure: _Measure, half: BoolArray) -> _Tried:
+def _grid(columns: Float64Array, *, united: Union, measure: Measure, half: BoolArray) -> _Tried:
     trials = shares(columns.shape[-1])
     values = np.stack(
         [measure(best(weighted(columns, one, united=united), united=united, k=measure.k)) for one in trials]
@@ -204,7 +188,7 @@ def _grid(columns: Float64Array, *, united: Union, measure: _Measure, half: Bool
     return _Tried(tuple(trials[chosen(np.ones_like(half))].tolist()), elsewhere)
 
 
-def _learned(columns: Float64Array, *, united: Union, measure: _Measure, half: BoolArray, l2: float) -> _Tried:
+def _learned(columns: Float64Array, *, united: Union, measure: Measure, half: BoolArray, l2: float) -> _Tried:
     gains, is_item = _gains(united, wanted=measure.wanted), united.item_rows >= 0
 
     def fitted(on: BoolArray) -> Float64Array:

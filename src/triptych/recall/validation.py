@@ -1,4 +1,4 @@
-"""What a recall model is asked in validation: a fixed sample of queries, or of users where it goes by histories."""
+"""What is asked in validation, a fixed sample of queries or of users, and by what the answers are judged."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Part, Split
 from triptych.data.targets import UserItems
 from triptych.foundation.errors import DataError
-from triptych.metrics.ranking import TargetSets
+from triptych.foundation.types import Hits
+from triptych.metrics.ranking import Gain, TargetSets, graded_ndcg_at_k, match, recall_at_k
 
 VALIDATION_SEED = 0
 """Draws the queries that are validated on: the same for every model and seed."""
+GRADED_K = 10
 SCORED = 32_000_000
 """Scores in memory at a time."""
 
@@ -31,6 +33,23 @@ class Asked(NamedTuple):
     histories: UserItems | None
     """Theirs; None: queries are asked."""
     wanted: TargetSets
+
+
+class Measure:
+    """By what one answer is better than another: recall; where there are grades, NDCG@10 with gain = grade."""
+
+    def __init__(self, wanted: TargetSets, *, recall_k: int) -> None:
+        """Keep what should be found ``[n]``, and the cut-off of recall."""
+        self.wanted = wanted
+        self.k = recall_k if wanted.grades is None else GRADED_K
+        self.name = f"recall@{recall_k}" if wanted.grades is None else f"ndcg@{GRADED_K}"
+
+    def __call__(self, hits: Hits) -> NDArray[np.float64]:
+        """Return ``[n]``; NaN where nothing could be found."""
+        matches = match(hits.item_rows[:, : self.k], targets=self.wanted)
+        if self.wanted.grades is None:
+            return recall_at_k(matches, k=self.k)
+        return graded_ndcg_at_k(matches, k=self.k, gain=Gain.LINEAR)
 
 
 def nearest(requests: Tensor, items: Tensor, *, k: int, left_out: UserItems | None = None) -> Tensor:

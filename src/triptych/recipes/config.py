@@ -57,6 +57,13 @@ class Arm(StrEnum):
         return config.model_copy(update={"encoder": config.encoder.model_copy(update=changes)})
 
 
+class Serve(StrEnum):
+    """Which of a run's trainings is served."""
+
+    PRETRAIN = "pretrain"
+    VALIDATION = "validation"
+
+
 class RunConfig(Config):
     """Everything that decides a run."""
 
@@ -88,6 +95,9 @@ class RunConfig(Config):
     beside: dict[str, Annotated[PretrainConfig, one_of(TASKS)]] = Field(default_factory=dict)
     """Further trainings of the same data, shown in the report beside the served one: name → how. They read by the same
     tokenizer, and photos of the same size."""
+    serve: Serve = Serve.PRETRAIN
+    """Whose encoder is served, and read by recall and hybrid: pretrain, or validation: of pretrain and all beside it
+    the one that finds most on the validation part. The others stand in the report all the same."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Training seeds; the first one's encoder is served, and a claim needs three."""
     recall: RecallTrainConfig | None = None
@@ -123,6 +133,8 @@ class RunConfig(Config):
             )
         for name, other in self.beside.items():
             self._check_beside(name, other)
+        if self.serve is Serve.VALIDATION:
+            self._check_choice()
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must not name a seed twice.")
         if self.pretrain.encoder.photos > self.catalogue.max_photos:
@@ -162,6 +174,20 @@ class RunConfig(Config):
                 f"{self.dense.history_events}; set both to the same."
             )
         return self
+
+    def _check_choice(self) -> None:
+        if not self.beside:
+            raise ValueError(
+                "serve = 'validation' has no effect: nothing is trained beside pretrain. Add [beside.NAME], or leave "
+                "it out."
+            )
+        beside = {f"beside.{name}": config for name, config in self.beside.items()}
+        for name, config in {"pretrain": self.pretrain, **beside}.items():
+            if config.learns_from is not LearnsFrom.QUERIES:
+                raise ValueError(
+                    f"serve = 'validation' asks queries of the validation part, and {name} learns from none. Leave it "
+                    "out."
+                )
 
     def _check_hybrid(self, hybrid: HybridConfig) -> None:
         if self.pretrain.learns_from is not LearnsFrom.QUERIES:

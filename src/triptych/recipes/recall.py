@@ -212,15 +212,14 @@ def train_recall(
     )
 
 
-def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split) -> list[TrainedRecall]:
+def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: Plan) -> list[TrainedRecall]:
     """Train the run's recall model over its served encoder, one for each seed; none where the run has none."""
     config = stages.config
     if config.recall is None:
         return []
     reads = config.recall.recall_model.reads_content
-    plan = RecallPlan(RECALL, RecallConfig(pretrain=config.pretrain if reads else None, recall=config.recall))
-    served = config.arms[0].value
-    wanted = [(plan, seed, trained[served, seed] if reads else None) for seed in config.seeds]
+    plan = RecallPlan(RECALL, RecallConfig(pretrain=served.config if reads else None, recall=config.recall))
+    wanted = [(plan, seed, trained[served.name, seed] if reads else None) for seed in config.seeds]
     return list(_train(wanted, stages=stages, split=split).values())
 
 

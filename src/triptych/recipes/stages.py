@@ -237,18 +237,28 @@ class Stages:
             ),
         )
 
+    @property
+    def own_plan(self) -> Plan:
+        """The training of `pretrain`."""
+        return Plan(self.config.arms[0].value, self.config.pretrain)
+
+    @property
+    def beside_plans(self) -> list[Plan]:
+        """The trainings beside it."""
+        return [Plan(name, config) for name, config in self.config.beside.items()]
+
     def train(self, split: Split | None, tokenizer: Artifact) -> AllTrained:
         """Train the encoder of every arm and seed, embed the catalogue with each and index the vectors."""
         plans = [
             Plan(arm.value, arm.config(self.config.pretrain), permutes_photos=arm is Arm.PERMUTED_PHOTO)
             for arm in self.config.arms
         ]
+        plans += self.beside_plans
         served = self.config.pretrain
         if served.encoder.modalities.reads_photo and not served.varies_photos and self.config.photo_queries:
             log.warning(
                 "look: nothing teaches the served encoder to search by photo: add the task photo_view to a stage"
             )
-        plans += [Plan(name, config) for name, config in self.config.beside.items()]
         return self.train_plans(plans, seeds=self.config.seeds, split=split, tokenizer=tokenizer)
 
     def train_plans(
@@ -300,19 +310,20 @@ class Stages:
         *,
         popularity: Artifact,
         bm25: Artifact,
+        served: Plan | None = None,
         recall: Artifact | None = None,
         recall_index: Artifact | None = None,
         hybrid: Artifact | None = None,
     ) -> Artifact:
-        """Name what the engine opens: the first arm's encoder with the first seed, and what is built over it."""
-        served = trained[self.config.arms[0].value, self.config.seeds[0]]
+        """Name what the engine opens: the served encoder (None: `pretrain`'s), first seed, and what is over it."""
+        own = trained[(served or self.own_plan).name, self.config.seeds[0]]
         return self.stage(
             "bundle",
             lambda out: write_bundle(
                 out,
                 catalogue=self.catalogue.artifact,
-                encoder=served.encoder,
-                index=served.index,
+                encoder=own.encoder,
+                index=own.index,
                 popularity=popularity,
                 bm25=bm25,
                 dense=self.config.dense,
@@ -329,6 +340,7 @@ class Stages:
         split: Split | None,
         trained: AllTrained,
         inputs: Mapping[str, Artifact | str],
+        chosen: str = "",
     ) -> Artifact:
         """Run the evaluation tasks and write the report.
 
@@ -337,6 +349,7 @@ class Stages:
             split: what was held out.
             trained: every encoder that a task asks.
             inputs: whatever else the numbers depend on, apart from catalogue, split and encoders.
+            chosen: what validation chose to be served, in words; empty: nothing was chosen.
         """
         found: dict[str, Artifact | str] = {"catalogue": self.catalogue.artifact}
         if split is not None:
@@ -354,7 +367,7 @@ class Stages:
                 tasks=tasks,
                 inputs=found,
                 out=out,
-                about=self.about(),
+                about=self.about(chosen=chosen),
             ),
         )
 
@@ -375,11 +388,13 @@ class Stages:
             for name in (*(arm.value for arm in arms), *beside)
         }
 
-    def relit_photos(self, split: Split | None, trained: AllTrained) -> list[Callable[[], TaskResult]]:
+    def relit_photos(
+        self, split: Split | None, trained: AllTrained, *, served: Plan | None = None
+    ) -> list[Callable[[], TaskResult]]:
         """Return the task that crops and re-lights photos of the catalogue and looks for their items, if it can."""
-        served = self.config.pretrain.encoder.modalities
+        modalities = (served or self.own_plan).config.encoder.modalities
         with_photo = np.flatnonzero(np.asarray(self.catalogue.photos.has))
-        if not served.reads_photo or self.config.photo_queries == 0 or len(with_photo) == 0:
+        if not modalities.reads_photo or self.config.photo_queries == 0 or len(with_photo) == 0:
             return []
         return [partial(self._relit, split, trained, with_photo)]
 
@@ -442,8 +457,8 @@ class Stages:
         )
         return Trained(encoder, vectors, index)
 
-    def about(self) -> About:
-        """Gather the words the report needs beside its numbers."""
+    def about(self, *, chosen: str = "") -> About:
+        """Gather the words the report needs beside its numbers; `chosen`: what validation chose to be served."""
         dataset = self.config.dataset
         card = dataset.card() if dataset is not None else None
         checks = self.catalogue.checks
@@ -455,6 +470,7 @@ class Stages:
             simulated=card is not None and card.simulated,
             run_command=self._command,
             report_command=f"triptych report {self.out}",
+            chosen=chosen,
             faults=checks["faults"] if checks else (),
         )
 

@@ -26,6 +26,9 @@ def chips(page: Page) -> str:
     if trained:
         seeds = min(row["seeds"] for row in trained)
         found.append(chip("one seed", css="warn", title=ONE_SEED) if seeds == 1 else chip(f"{seeds} seeds", css=""))
+    if page.about["chosen"]:
+        served, _, why = page.about["chosen"].partition(": ")
+        found.append(chip(f"serves {served}", css="", title=f"Chosen on the validation part: {why}."))
     return "".join(found)
 
 

@@ -9,6 +9,7 @@ from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
 from triptych.recipes.config import HYBRID
 from triptych.recipes.hybrid import hybrid_of_run
+from triptych.recipes.served import served_of_run
 from triptych.recipes.stages import Stages
 
 
@@ -18,9 +19,10 @@ def run(stages: Stages) -> Artifact:
     split = stages.split()
     popularity, bm25 = stages.popularity(None), stages.bm25()
     trained = stages.train(split, stages.tokenizer(split))
-    hybrids = hybrid_of_run(trained, stages=stages, split=split, popularity=popularity, bm25=bm25)
+    served = served_of_run(trained, stages=stages, split=split)
+    hybrids = hybrid_of_run(trained, stages=stages, split=split, served=served.plan, popularity=popularity, bm25=bm25)
     hybrid = hybrids[0].artifact if hybrids else None
-    stages.bundle(trained, popularity=popularity, bm25=bm25, hybrid=hybrid)
+    stages.bundle(trained, served=served.plan, popularity=popularity, bm25=bm25, hybrid=hybrid)
 
     def judged() -> TaskResult:
         models: dict[str, Retriever] = {"bm25": Bm25.load(bm25.path)}
@@ -32,12 +34,14 @@ def run(stages: Stages) -> Artifact:
         )
 
     return stages.report(
-        [judged, *stages.relit_photos(split, trained)],
+        [judged, *stages.relit_photos(split, trained, served=served.plan)],
         split=split,
         trained=trained,
         inputs={
             "bm25": bm25,
             "photo queries": str(config.photo_queries),
+            **served.inputs,
             **{f"hybrid seed {seed}": one.artifact for seed, one in zip(config.seeds, hybrids, strict=False)},
         },
+        chosen=served.words,
     )

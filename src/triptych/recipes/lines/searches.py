@@ -14,6 +14,7 @@ from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import HYBRID, RECALL
 from triptych.recipes.hybrid import hybrid_of_run
 from triptych.recipes.recall import recall_of_run
+from triptych.recipes.served import served_of_run
 from triptych.recipes.stages import Stages
 from triptych.recipes.tables import require_behaviour
 
@@ -31,15 +32,25 @@ def run(stages: Stages) -> Artifact:
     tokenizer = stages.tokenizer(split)
     popularity, bm25 = stages.popularity(split), stages.bm25()
     trained = stages.train(split, tokenizer)
-    recalled = recall_of_run(trained, stages=stages, split=split)
-    hybrids = hybrid_of_run(trained, stages=stages, split=split, popularity=popularity, bm25=bm25, recalled=recalled)
-    served = recalled[0] if recalled else None
-    stages.bundle(
+    served = served_of_run(trained, stages=stages, split=split)
+    recalled = recall_of_run(trained, stages=stages, split=split, served=served.plan)
+    hybrids = hybrid_of_run(
         trained,
+        stages=stages,
+        split=split,
+        served=served.plan,
         popularity=popularity,
         bm25=bm25,
-        recall=None if served is None else served.model,
-        recall_index=None if served is None else served.index,
+        recalled=recalled,
+    )
+    recall = recalled[0] if recalled else None
+    stages.bundle(
+        trained,
+        served=served.plan,
+        popularity=popularity,
+        bm25=bm25,
+        recall=None if recall is None else recall.model,
+        recall_index=None if recall is None else recall.index,
         hybrid=hybrids[0].artifact if hybrids else None,
     )
 
@@ -60,15 +71,17 @@ def run(stages: Stages) -> Artifact:
         )
 
     return stages.report(
-        [searched, *stages.relit_photos(split, trained)],
+        [searched, *stages.relit_photos(split, trained, served=served.plan)],
         split=split,
         trained=trained,
         inputs={
             "popularity": popularity,
             "bm25": bm25,
             "photo queries": str(config.photo_queries),
+            **served.inputs,
             **{f"recall seed {seed}": one.model for seed, one in zip(config.seeds, recalled, strict=False)},
             **{f"recall index seed {seed}": one.index for seed, one in zip(config.seeds, recalled, strict=False)},
             **{f"hybrid seed {seed}": one.artifact for seed, one in zip(config.seeds, hybrids, strict=False)},
         },
+        chosen=served.words,
     )

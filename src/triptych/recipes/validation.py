@@ -1,0 +1,48 @@
+"""What a run's validation part asks by words, and what should be found: by this a run chooses between what it has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from triptych.data.splits import Part, Split, SplitBy
+from triptych.evaluate.measure import judged_targets
+from triptych.foundation.errors import DataError
+from triptych.metrics.ranking import TargetSets
+from triptych.recall.base import Request
+from triptych.recall.validation import VALIDATION_SEED, some_queries
+from triptych.recipes.stages import Stages
+
+
+class Asked(NamedTuple):
+    """Queries of the validation part."""
+
+    requests: Sequence[Request]
+    """``[n]``."""
+    wanted: TargetSets
+    """What each should find: with its grades where queries were judged, else what was chosen under it."""
+
+
+def validation_queries(stages: Stages, *, split: Split, most: int) -> Asked:
+    """Draw a fixed sample of the validation part's queries.
+
+    Args:
+        stages: of the run.
+        split: by time, or of judged queries.
+        most: how many are drawn.
+
+    Raises:
+        DataError: there are none.
+    """
+    catalogue = stages.catalogue
+    if split.config.by is not SplitBy.QUERY:
+        asked = some_queries(split, most=most)
+        return Asked([Request(query=catalogue.queries[row]) for row in asked.query_rows], asked.wanted)
+    rows = split.query_rows(Part.VALIDATION, catalogue=catalogue)
+    rows = np.sort(np.random.default_rng(VALIDATION_SEED).permutation(rows)[:most])
+    wanted = judged_targets(catalogue, query_rows=rows)
+    if wanted is None:
+        raise DataError("judgements: no query of the validation part was judged, so nothing can be chosen there.")
+    return Asked([Request(query=catalogue.queries[row]) for row in rows], wanted)
