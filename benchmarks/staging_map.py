@@ -1,18 +1,20 @@
 """Where does staged pretraining win, tie or lose against joint? A map over regimes, on the validation day.
 
     python benchmarks/staging_map.py --out runs/staging [--regimes cold warm …] [--seeds 0 1 2] [--jobs 2]
+    python benchmarks/staging_map.py --draw        the picture and the table of what was measured, again
 
 Fashion photos and titles, simulated shoppers. Every regime has the same arms: the fused loss alone, all losses at
-once, the stages of SMGR's reconstruction, and those with nothing frozen; same data, batches, steps, rates and encoder
-within a regime. Encoders are artefacts: an interrupted map goes on where it stopped, and more seeds add to what is
-there. The test day is never read. Results: `results/staging_map.json`, and a picture beside it.
+once, the stages of SMGR's reconstruction, and those with nothing frozen; same data, batches, steps, rate and encoder
+within a regime, those of `triptych reproduce smgr --part pretraining`. Encoders are artefacts: an interrupted map goes
+on where it stopped, and more seeds add to what is there. The test day is never read. Results:
+`results/staging_map.json` and `docs/images/staging-map.svg`; docs/staging.md says what they mean.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,9 @@ from machine import machine
 from triptych.data.schema import Part
 from triptych.data.splits import Split
 from triptych.encoders.embed import Embedder
+from triptych.evaluate.compare import Column
+from triptych.evaluate.curves import checked, one_epoch_index
+from triptych.evaluate.orderings import Ordering, judge_ordering
 from triptych.evaluate.records import select, single, to_rows
 from triptych.evaluate.tasks import cells
 from triptych.evaluate.tasks.base import EvaluationConfig
@@ -34,35 +39,30 @@ from triptych.pretrain.tasks.multitask import MultitaskConfig
 from triptych.recall.models.dense import Dense
 from triptych.recipes import resolve
 from triptych.recipes.encoders import Plan
+from triptych.recipes.reproduce import smgr
 from triptych.recipes.stages import Stages, Trained
 from triptych.training.log import LOG_FILE, read_log
 
 RESULTS = Path(__file__).parent / "results" / "staging_map.json"
-STEPS = 500
+PICTURE = Path(__file__).parent.parent / "docs" / "images" / "staging-map.svg"
+STEPS = 400
+HEADLINE, PHOTO_ONLY = Column("recall", 5), Column("recall", 20)
+AGAINST = "joint"
 
 
 def training(stages: str | list[Tree], *, steps: int = STEPS, **settings: Any) -> MultitaskConfig:
     """The encoder and loop that all regimes share."""
-    tree = {
-        "stages": stages,
-        "encoder": {"kind": "late_fusion"},
-        "batch_items": 128,
-        "cell_rate": 0.5,
-        "validation_k": 10,
-        "loop": {"steps": steps, "warmup_steps": 30, "validate_every": 50},
-        **settings,
-    }
-    return MultitaskConfig.parse(tree)
+    made = smgr.training(stages, **settings).override(f"loop.steps={steps}", "loop.validate_every=50")
+    assert isinstance(made, MultitaskConfig)
+    return made
 
 
-def warm() -> MultitaskConfig:
+def warm() -> PretrainConfig:
     """Both modalities warm, without labels."""
-    tasks = [TITLE_PHOTO, {"kind": "masked_words", "of": "title"}, {"kind": "masked_patches"}]
-    stage = {"name": "warm", "tasks": tasks, "data": "items", "validate_on": "title-photo"}
-    return training([stage])
+    return smgr.warm_start().override(f"loop.steps={STEPS}", "loop.validate_every=50")
 
 
-def warm_text() -> MultitaskConfig:
+def warm_text() -> PretrainConfig:
     """Text warm, by clicks on titles; the photo's part new. Encoders that start unequal."""
     parts = {"text": 1.0, "query_head": 1.0, "title_head": 1.0}
     stage = {"name": "text", "tasks": [QUERY_TITLE], "train": parts, "validate_on": "query-title"}
@@ -106,9 +106,7 @@ REGIMES = {
         more=(
             ("o1-one-schedule", "o1", {"schedules": "one"}),
             ("joint-ogm-ge", "joint", {"balance": "ogm-ge"}),
-            ("o3", "o3", {}),
-            ("o4", "o4", {}),
-            ("o5", "o5", {}),
+            *((name, name, {}) for name in ("o2", "o3", "o4", "o5", "three")),
         ),
     ),
     "long": Regime("both warm, three times the steps", steps=3 * STEPS),
@@ -174,8 +172,8 @@ def blended(stages: Stages, regime: Regime, *, split: Split, tokenizer: Artifact
 
 def measure(
     stages: Stages, trained: dict[tuple[str, int], Trained], *, names: Sequence[str], seeds: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Rank the items of each validation query's cell; returns rows of plain numbers."""
+) -> dict[str, Any]:
+    """Rank the items of each validation query's cell; returns rows, and their differences from joint training."""
     split = stages.split()
     config = EvaluationConfig(part=Part.VALIDATION, ks=cells.KS, headline_k=5, bootstrap_repeats=1000)
     models = {
@@ -186,18 +184,38 @@ def measure(
         for name in names
     }
     found = cells.evaluate(models, catalogue=stages.catalogue, split=split, config=config)
-    rows = single(to_rows(found.records))
-    out = []
+    records = single(to_rows(found.records))
+    rows = []
     for name in names:
-        line: dict[str, Any] = {"arm": name, "seeds": list(seeds)}
-        for metric, k, where in (("recall", 5, "all"), ("ndcg", 5, "all"), ("recall", 20, "photo_only")):
-            for row in select(rows, model=name, metric=metric, k=k, slice=where):
-                line[f"{metric}@{k} {where}"] = [row["value"], row["low"], row["high"], row["seed_values"]]
-        summaries = [trained[name, seed].encoder.summary for seed in seeds]
-        line["train_seconds"] = [round(one["seconds"], 1) for one in summaries]
-        line["validation"] = [one["metrics"] for one in summaries]
-        out.append(line)
-    return out
+        line: dict[str, Any] = {"arm": name}
+        for column, where in ((HEADLINE, "all"), (PHOTO_ONLY, "photo_only"), (PHOTO_ONLY, "new_items")):
+            for row in select(records, model=name, metric=column.metric, k=column.k, slice=where):
+                line[f"{column} {where}"] = row["value"]
+        encoders = [trained[name, seed].encoder for seed in seeds]
+        line["seconds"] = [round(one.summary["seconds"], 1) for one in encoders]
+        line["validation"] = [one.summary["metrics"] for one in encoders]
+        logs = [checked(list(read_log(one.file(LOG_FILE)))) for one in encoders]
+        line["one_epoch_index"] = [one_epoch_index(log, "recall@10/query-item") for log in logs]
+        rows.append(line)
+    differences = []
+    for name in names:
+        for column, where in ((HEADLINE, "all"), (PHOTO_ONLY, "photo_only")):
+            if name == AGAINST:
+                continue
+            claim = Ordering(f"{name} above {AGAINST}", name, AGAINST, column=column, slice=where)
+            one = judge_ordering(claim, found.per_query, headline=HEADLINE, config=config, drawn_by=found.drawn_by)
+            if one is not None:
+                differences.append(
+                    {
+                        "arm": name,
+                        "metric": f"{column} {where}",
+                        "difference": one.difference,
+                        "low": one.low,
+                        "high": one.high,
+                        "seeds": list(one.seeds),
+                    }
+                )
+    return {"seeds": list(seeds), "rows": rows, "differences": differences}
 
 
 def run(name: str, *, out: Path, seeds: Sequence[int], jobs: int) -> dict[str, Any]:
@@ -212,26 +230,106 @@ def run(name: str, *, out: Path, seeds: Sequence[int], jobs: int) -> dict[str, A
     if regime.blends:
         plans.append(blended(stages, regime, split=split, tokenizer=tokenizer))
     trained = stages.train_plans(plans, seeds=seeds, split=split, tokenizer=tokenizer)
-    rows = measure(stages, trained, names=[plan.name for plan in plans], seeds=seeds)
-    return {"regime": name, "what": regime.what, "steps": regime.steps, "rows": rows}
+    measured = measure(stages, trained, names=[plan.name for plan in plans], seeds=seeds)
+    return {"regime": name, "what": regime.what, "steps": regime.steps, **measured}
+
+
+def lines(known: dict[str, Any]) -> Iterator[str]:
+    """Write what was measured as lines of a Markdown table: each arm's difference from joint training, in points."""
+    yield "| regime | seeds | joint, R@5 | arm | R@5 | R@20 where only the photo shows it | seconds, of joint's |"
+    yield "|---|---|---|---|---|---|---|"
+    for regime in known.values():
+        rows = {row["arm"]: row for row in regime["rows"]}
+        joint = rows[AGAINST]
+        for arm, row in rows.items():
+            if arm == AGAINST:
+                continue
+            own = {one["metric"]: one for one in regime["differences"] if one["arm"] == arm}
+            shown = [_points(own.get(f"{HEADLINE} all")), _points(own.get(f"{PHOTO_ONLY} photo_only"))]
+            rate = sum(row["seconds"]) / sum(joint["seconds"])
+            value = f"{100 * joint[f'{HEADLINE} all']:.1f}"
+            yield f"| {regime['what']} | {len(regime['seeds'])} | {value} | {arm} | {' | '.join(shown)} | {rate:.2f} |"
+
+
+def _points(one: dict[str, Any] | None) -> str:
+    if one is None:
+        return "–"
+    shown = f"{100 * one['difference']:+.1f} [{100 * one['low']:+.1f}, {100 * one['high']:+.1f}]"
+    return shown.replace("-", "−")
+
+
+def draw(known: dict[str, Any], place: Path) -> None:
+    """Draw the map: below each regime its arms, right of the line where they are ahead of joint training."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    metrics = {f"{HEADLINE} all": "Recall@5, all", f"{PHOTO_ONLY} photo_only": "Recall@20, only the photo shows it"}
+    colours = {"fused": "#7a7a7a", "o1": "#c2410c", "o1-open": "#0f766e"}
+    places: list[tuple[float, str, str]] = []
+    headings, y = [], 0.0
+    for name, regime in known.items():
+        headings.append((y, f"{regime['what']} ({len(regime['seeds'])} seed{'s' * (len(regime['seeds']) > 1)})"))
+        for row in regime["rows"]:
+            if row["arm"] != AGAINST:
+                y += 1
+                places.append((y, name, row["arm"]))
+        y += 1.6
+    style = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "staging map"}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(9.5, 0.2 * y + 0.9), layout="constrained")
+        first, second = figure.subplots(1, 2, sharey=True)
+        for axes, (metric, title) in zip((first, second), metrics.items(), strict=True):
+            axes.axvline(0, color="#999999", linewidth=1, zorder=0)
+            axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+            axes.set_xlabel("points ahead of joint training, 95 % interval over queries")
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.tick_params(left=False)
+            for at, regime, arm in places:
+                one = next((d for d in known[regime]["differences"] if (d["arm"], d["metric"]) == (arm, metric)), None)
+                if one is None:
+                    continue
+                colour = colours.get(arm, "#4338ca")
+                axes.plot([100 * one["low"], 100 * one["high"]], [at, at], color=colour, linewidth=1.8)
+                axes.plot([100 * one["difference"]], [at], "o", color=colour, markersize=4)
+                axes.plot([100 * value for value in one["seeds"]], [at] * len(one["seeds"]), "|", color=colour)
+        first.set_yticks([at for at, _, _ in places], [arm for _, _, arm in places])
+        for at, words in headings:
+            first.annotate(
+                words,
+                (0, at),
+                xycoords=("axes fraction", "data"),
+                xytext=(-68, 0),
+                textcoords="offset points",
+                fontweight="bold",
+                va="center",
+                annotation_clip=False,
+            )
+        first.set_ylim(y, -1)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(place, metadata={"Date": None})
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--draw", action="store_true")
     parser.add_argument("--regimes", nargs="*", default=list(REGIMES), choices=list(REGIMES))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--result", type=Path, default=RESULTS)
+    parser.add_argument("--picture", type=Path, default=PICTURE)
     chosen = parser.parse_args()
     known = json.loads(chosen.result.read_text())["regimes"] if chosen.result.is_file() else {}
-    for name in chosen.regimes:
-        known[name] = run(name, out=chosen.out, seeds=chosen.seeds, jobs=chosen.jobs)
-        content = {"machine": machine(), "simulated": True, "part": "validation", "regimes": known}
-        chosen.result.write_text(json.dumps(content, indent=1) + "\n")
-        for row in known[name]["rows"]:
-            print(name, row["arm"], {key: round(value[0], 4) for key, value in row.items() if "@" in key}, flush=True)
+    if not chosen.draw:
+        if chosen.out is None:
+            parser.error("--out: where encoders are kept")
+        for name in chosen.regimes:
+            known[name] = run(name, out=chosen.out, seeds=chosen.seeds, jobs=chosen.jobs)
+            content = {"machine": machine(), "simulated": True, "part": "validation", "regimes": known}
+            chosen.result.write_text(json.dumps(content, indent=1) + "\n")
+    draw({name: known[name] for name in REGIMES if name in known}, chosen.picture)
+    print("\n".join(lines({name: known[name] for name in REGIMES if name in known})))
 
 
 if __name__ == "__main__":

@@ -233,6 +233,8 @@ def test_the_command_makes_a_real_table_in_its_quick_form(tmp_path: Path, monkey
     shown = CliRunner().invoke(app, [one for one in arguments if one != "--json"], catch_exceptions=False)
     assert "no evidence: one seed" in " ".join(shown.stdout.split())
     assert "cells, test" in shown.stdout
+    again = CliRunner().invoke(app, ["report", str(tmp_path / "smgr")], catch_exceptions=False)
+    assert again.stdout == shown.stdout
 
 
 def test_users_are_recommended_to_beside_neighbours_tried_as_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from triptych.evaluate.curves import RATIO, checked, learned, metrics_of, one_epoch_index
+from triptych.evaluate.curves import RATIO, checked, learned, metrics_of, one_epoch_index, stage_ends
 from triptych.evaluate.page.training import training_section
 
 
@@ -46,3 +46,11 @@ def test_the_ratio_of_gradients_is_there_where_both_are():
     ]
     assert [line.get(RATIO) for line in learned(lines)] == [pytest.approx(0.25), None]
     assert metrics_of([checked(lines)]) == ["recall@10/query-item"]
+
+
+def test_stages_end_where_the_next_one_begins():
+    phases = ["look", "look", "ask", "ask", "join"]
+    lines = [{"step": step, "phase": phase, "r": 0.1 * step} for step, phase in enumerate(phases)]
+    del lines[1]["r"]
+    assert [line["step"] for line in stage_ends(lines, field="r")] == [0, 3]
+    assert stage_ends(validations((0.5, 0.2), (1.0, 0.3)), field="r") == []

@@ -275,6 +275,18 @@ def test_text_tables_have_the_same_columns_in_every_row(made):
     assert [table.note for table in real] == [models.note.removeprefix("Simulated behaviour. "), "", "", "", ""]
 
 
+def test_many_models_stand_below_each_other(made):
+    """More than a terminal is wide: the same figures, turned."""
+    rows = [row for row in read_records(made) if row["task"] == "search"]
+    wide = next(table for table in text_tables(rows) if "by slice" in table.title).rows
+    more = [{**row, "model": f"twin of {row['model']}"} for row in rows if "baseline" not in row]
+    turned = next(table for table in text_tables([*rows, *more]) if "by slice" in table.title).rows
+    found = {line["model"]: line for line in turned}
+    for line in wide:
+        for model in (name for name in line if name != "slice"):
+            assert found[model][line["slice"]] == line[model]
+
+
 def test_numbers_are_written_as_people_read_them():
     share = {"value": 0.3694, "low": 0.352, "high": 0.3836}
     assert with_interval(share) == "36.9 [35.2, 38.4]"

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from triptych.cli.output import AsJson, print_json, print_table
+from triptych.cli.reproduce import print_made
 
 
 def report(
@@ -15,10 +16,14 @@ def report(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Print the tables of a finished run and where its HTML report is."""
+    """Print the tables of a finished run, or of a paper's table made again, and where its HTML report is."""
     from triptych.evaluate.report import read_records, text_tables
+    from triptych.recipes.reproduce.harness import finished_table
     from triptych.recipes.run_folder import RunFolder
 
+    if (made := finished_table(RunFolder.existing(run))) is not None:
+        print_made(made, out=run, as_json=as_json)
+        return
     artifact = RunFolder.existing(run).stage("report")
     records = read_records(artifact)
     if as_json:

@@ -76,7 +76,7 @@ def reproduce(
     if trials_only:
         _print_choices(made, out=out, as_json=as_json)
     else:
-        _print(made, out=out, as_json=as_json)
+        print_made(made, out=out, as_json=as_json)
 
 
 def _list(*, as_json: bool) -> None:
@@ -118,7 +118,8 @@ def _print_choices(made: Artifact, *, out: Path, as_json: bool) -> None:
     print(f"go on: --choices {out / FILE}")
 
 
-def _print(made: Artifact, *, out: Path, as_json: bool) -> None:
+def print_made(made: Artifact, *, out: Path, as_json: bool) -> None:
+    """Print a finished table; `out` is its run folder."""
     import json
 
     from triptych.evaluate.text_table import text_tables

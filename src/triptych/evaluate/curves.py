@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,12 @@ def metrics_of(curves: Iterable[Lines]) -> list[str]:
     """List the metrics in records of validation, in order of first appearance."""
     fields = dict.fromkeys(field for lines in curves for line in lines for field in line)
     return [field for field in fields if field not in NOT_MEASURED]
+
+
+def stage_ends(lines: Lines, *, field: str) -> list[Mapping[str, Any]]:
+    """Return the last record with that field of every stage but the last one; of a training without stages, none."""
+    found = [line for line in lines if isinstance(line.get(field), int | float)]
+    return [line for line, after in pairwise(found) if line.get("phase") != after.get("phase")]
 
 
 def one_epoch_index(lines: Lines, metric: str) -> float | None:

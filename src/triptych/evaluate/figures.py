@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from triptych.evaluate.curves import stage_ends
 from triptych.evaluate.definitions import label, layout
 from triptych.evaluate.palette import variables
 from triptych.evaluate.records import Role, distinct, role_of, select, single
@@ -170,6 +171,8 @@ def training_curves(
 ) -> str:
     """One line for each model over its training.
 
+    Where a training had stages, a bar across its line marks the end of each.
+
     Args:
         curves: Name (a model, or model and seed as `title/0`) → log lines.
         field: Which value of a log line to draw; lines without it are passed over.
@@ -200,6 +203,9 @@ def training_curves(
                 axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3)
                 steps, values = _smoothed(steps, values)
             axes.plot(steps, values, "o-" if len(values) < 25 else "-", color=colour, linewidth=1.6, markersize=3)
+            ends = stage_ends(curves[name], field=field)
+            at = [line[against] for line in ends]
+            axes.plot(at, np.interp(at, steps, values), "|", color=colour, markersize=11, markeredgewidth=1.4)
         axes.set_xlabel(against)
         axes.set_title(title)
         _legend(figure, models, colours)

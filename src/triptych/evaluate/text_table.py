@@ -23,6 +23,8 @@ _SHORT = {
 }
 """What a terminal has room for."""
 _ORDER = (Role.BASELINE, Role.MODEL, Role.CONTROL, Role.CEILING)
+MOST_BESIDE = 8
+"""Models that a terminal has room for beside each other."""
 ONE_SEED = "Trained with one seed: the intervals speak of queries, not of training luck. One seed is never evidence."
 
 
@@ -76,7 +78,7 @@ def _tables_of(rows: Rows, *, task: str, split: str, headline_k: int) -> list[Te
         ),
         TextTable(
             f"{name}: {_short(first)} by slice, in %",
-            [_slice_row(rows, one, models=models, column=first) for one in slices] if len(slices) > 1 else [],
+            _by_slice(rows, slices, models=models, column=first) if len(slices) > 1 else [],
             note,
         ),
         TextTable(
@@ -96,6 +98,15 @@ def _cell(rows: Rows, model: str, column: Column, *, first: Column) -> str:
     if not found:
         return "–"
     return with_interval(found[0]) if column == first else value_text(found[0])
+
+
+def _by_slice(rows: Rows, slices: Sequence[str], *, models: Sequence[str], column: Column) -> list[dict[str, str]]:
+    """Put slices below each other, or models where there are too many to stand beside each other."""
+    lines = [_slice_row(rows, one, models=models, column=column) for one in slices]
+    if len(models) <= MOST_BESIDE:
+        return lines
+    _, *across = lines[0]
+    return [{"model": name, **{line["slice"]: line[name] for line in lines}} for name in across]
 
 
 def _slice_row(rows: Rows, name: str, *, models: Sequence[str], column: Column) -> dict[str, str]:

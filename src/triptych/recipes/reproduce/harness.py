@@ -22,7 +22,7 @@ from triptych.evaluate.orderings import Judged, judge_ordering
 from triptych.evaluate.records import select, single, to_rows
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.artifact import Artifact, produce, write_json
-from triptych.foundation.errors import ConfigError
+from triptych.foundation.errors import ArtifactError, ConfigError
 from triptych.metrics.significance import Verdict
 from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
@@ -42,7 +42,7 @@ from triptych.recipes.reproduce.choices import (
     write_choices,
 )
 from triptych.recipes.reproduce.page import write_page
-from triptych.recipes.reproduce.plans import AnyPlan, Planned, resolve
+from triptych.recipes.reproduce.plans import RECIPE, AnyPlan, Planned, resolve
 from triptych.recipes.reproduce.result import Made, RowMade, describe
 from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.stages import Stages, Trained
@@ -55,6 +55,7 @@ AllMade = Mapping[tuple[str, int], AnyTrained]
 """Name of a plan and seed → what was trained."""
 
 KIND, TRIAL = "reproduction", "trial"
+TABLE_STAGE = "table, "
 RESULT, RECORDS, PER_QUERY, HTML = "result.json", "records.json", "per_query.parquet", "report.html"
 _TRIAL_REPEATS = 100
 """Resamples behind a trial's records; its interval decides nothing."""
@@ -122,7 +123,7 @@ def reproduce(
     trained = train(list(chosen.values()), seeds=planned.run.seeds)
     rows = [RowMade(row, trials[row.name], chosen[row.name].config, _logs(row, trained)) for row in planned.rows]
     writes = partial(making.write, trained=trained, rows=rows, tried=tried.made)
-    made = stages.stage("table", writes, record=f"table, {part}")
+    made = stages.stage("table", writes, record=f"{TABLE_STAGE}{part}")
     for name in (RESULT, HTML):
         _publish(made.file(name), out / name)
     return made
@@ -326,6 +327,22 @@ class _Making:
 def _logs(row: Row, trained: AllMade) -> dict[int, list[dict[str, Any]]]:
     """Read the training logs of a row: seed → lines."""
     return {seed: list(read_log(one.model.file(LOG_FILE))) for (name, seed), one in trained.items() if name == row.name}
+
+
+def finished_table(folder: RunFolder) -> Artifact | None:
+    """Return the table that was made last in a run folder; None: the folder is of a run of another kind.
+
+    Raises:
+        ArtifactError: the table is not finished.
+    """
+    if not (folder.recipe or "").startswith(RECIPE):
+        return None
+    made = [name for name in folder.stages() if name.startswith(TABLE_STAGE)]
+    if not made:
+        raise ArtifactError(
+            f"The table in {str(folder.path)!r} is not finished. Run the same `triptych reproduce` again: it resumes."
+        )
+    return folder.stage(made[-1])
 
 
 def _publish(file: Path, place: Path) -> None:

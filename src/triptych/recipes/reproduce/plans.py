@@ -15,6 +15,8 @@ from triptych.recipes.encoders import Plan
 from triptych.recipes.recall import RecallConfig, RecallPlan
 from triptych.recipes.reproduce.base import Form, Row, Settings, Size, Table
 
+RECIPE = "reproduce "
+"""In front of a table's name where others have that of a recipe."""
 PRETRAIN, RECALL = "pretrain.", "recall."
 """In front of a setting of every row's training; all others are of data, split and evaluation."""
 WHAT_A_ROW_IS = ("pretrain.kind", "pretrain.stages", "recall.model")
@@ -154,7 +156,7 @@ def _run_config(table: Table, run: RunConfig, *, plans: Sequence[AnyPlan], setti
     Raises:
         ConfigError: a row does not go with the data, or rows read the items in ways that one tokenizer cannot serve.
     """
-    shared = {"recipe": f"reproduce {table.name}", "compare": (), "photo_queries": 0}
+    shared = {"recipe": RECIPE + table.name, "compare": (), "photo_queries": 0}
     pretrained = {plan.name: plan.pretrain for plan in plans if plan.pretrain is not None}
     first = max(pretrained.values(), key=lambda config: len(config.encoder.model_configs), default=run.pretrain)
     for name, config in pretrained.items():

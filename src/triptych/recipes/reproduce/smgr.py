@@ -52,7 +52,7 @@ def pretraining() -> Table:
         full=Form(
             run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2), evaluation=EVALUATION),
             hours=1.3,
-            settings=("loop.steps=500", "loop.validate_every=50"),
+            settings=("loop.steps=400", "loop.validate_every=50"),
             num_trials=2,
             trial_steps_rate=0.5,
         ),
