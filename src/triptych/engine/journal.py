@@ -30,6 +30,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from triptych.foundation.durable import sync
 from triptych.foundation.errors import ArtifactError, EngineError
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class Journal:
                 if not (folder / CHANGES).exists():
                     os.close(_written(folder, [_first_record(catalogue_id)]))
                     os.replace(folder / (CHANGES + TEMPORARY), folder / CHANGES)
-                    _sync(folder)
+                    sync(folder)
                 descriptor = os.open(folder / CHANGES, os.O_RDWR | os.O_CLOEXEC)
             except OSError as error:
                 raise ArtifactError(f"The journal in {str(folder)!r} cannot be opened: {error.strerror}.") from None
@@ -224,7 +225,7 @@ class Journal:
             os.close(self._descriptor)
             self._descriptor = descriptor
             self._read_all()
-            _sync(self._folder)
+            sync(self._folder)
 
     def close(self) -> None:
         """Let another process have it."""
@@ -362,15 +363,6 @@ def _written(folder: Path, records: Sequence[bytes] | Iterator[bytes]) -> int:
         temporary.unlink(missing_ok=True)
         raise
     return descriptor
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in a folder on disk, too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write(descriptor: int, data: bytes, *, at: int) -> None:

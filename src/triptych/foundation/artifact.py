@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.foundation.config import Config
+from triptych.foundation.durable import sync
 from triptych.foundation.errors import ArtifactError
 
 MANIFEST = "artifact.json"
@@ -201,7 +202,7 @@ def produce(
         }
         write_json(partial / MANIFEST, manifest)
         os.rename(partial, final)
-        _sync_folder(parent)
+        sync(parent)
     return Artifact.open(final, kind=kind)
 
 
@@ -338,11 +339,3 @@ def _is_file(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

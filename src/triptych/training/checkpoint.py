@@ -13,7 +13,6 @@ the best weights that they or the running process refer to.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from triptych.foundation.artifact import write_json
+from triptych.foundation.durable import sync
 
 KEEP = 2
 TENSORS_FILE = "tensors.safetensors"
@@ -86,9 +86,7 @@ class Checkpoints:
         partial, final = self._folder / f".{name}.partial", self._folder / name
         partial.mkdir()
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial / TENSORS_FILE)
-        descriptor = os.open(partial / TENSORS_FILE, os.O_RDONLY)
-        os.fsync(descriptor)  # before the rename, else a power cut could leave a complete-looking folder
-        os.close(descriptor)
+        sync(partial / TENSORS_FILE)  # before the rename, else a power cut could leave a complete-looking folder
         write_json(partial / STATE_FILE, state)
         if final.exists():  # the same step again, after a resume from an older one: the same content
             shutil.rmtree(final)

@@ -1,0 +1,111 @@
+"""Which semantic IDs exist, by prefix, and the items under each: what generation may say next."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.recall.base import BoolArray, IntArray
+
+Codes = NDArray[np.uint16]
+"""``[items, levels]``, the semantic ID of each item."""
+
+
+class Children(NamedTuple):
+    """The nodes below some nodes, in the order of these and of their codes."""
+
+    parent: IntArray
+    """``[children]``, the place of its parent among those asked for."""
+    code: IntArray
+    """``[children]``, its code at its level."""
+    node: IntArray
+    """``[children]``, its number among the nodes of its depth."""
+
+
+class CodeTrie:
+    """A tree of semantic IDs that never changes; what is added to or taken out of one makes another.
+
+    A node of depth d is a prefix of d codes that some item has; nodes of one depth are numbered in the order of their
+    codes. Several items may share an ID: they are under one leaf, smaller rows first.
+    """
+
+    def __init__(self, codes: Codes, *, item_rows: IntArray) -> None:
+        """Number the prefixes of IDs that are sorted; see `build`."""
+        self._codes, self._item_rows = codes, item_rows
+        self.levels = codes.shape[1]
+        # Where, among the sorted items, the prefixes of 0, 1, … codes begin.
+        begins = [np.zeros(1, dtype=np.int64)]
+        differs = np.zeros(max(0, len(codes) - 1), dtype=bool)
+        for level in range(self.levels):
+            differs = differs | (codes[1:, level] != codes[:-1, level])
+            begins.append(np.flatnonzero(np.concatenate([np.ones(min(len(codes), 1), dtype=bool), differs])))
+        self._code = [codes[begin, level] for level, begin in enumerate(begins[1:])]
+        self._first = [
+            np.append(np.searchsorted(below, above), len(below)).astype(np.int64) for above, below in pairwise(begins)
+        ]
+        self._first_item = np.append(begins[-1], len(codes)).astype(np.int64)
+
+    @classmethod
+    def build(cls, codes: NDArray[Any], *, item_rows: NDArray[Any] | None = None) -> Self:
+        """Sort items by their IDs.
+
+        Args:
+            codes: ``[items, levels]``, whole numbers from 0 to 65,535.
+            item_rows: ``[items]``, distinct; None: 0, 1, ….
+        """
+        rows = np.arange(len(codes)) if item_rows is None else np.asarray(item_rows, dtype=np.int64)
+        own = np.ascontiguousarray(codes, dtype=np.uint16)
+        order = np.lexsort(np.vstack([rows, own.T[::-1]]))  # by the first code, then the second, …, then the row
+        return cls(own[order], item_rows=rows[order])
+
+    @property
+    def num_items(self) -> int:
+        """Items under it."""
+        return len(self._item_rows)
+
+    @property
+    def num_leaves(self) -> int:
+        """Different IDs."""
+        return len(self._first_item) - 1
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes."""
+        arrays = (self._codes, self._item_rows, self._first_item, *self._code, *self._first)
+        return sum(one.nbytes for one in arrays)
+
+    def children(self, nodes: IntArray, *, depth: int) -> Children:
+        """Return what may follow some prefixes of ``depth`` codes, each given by its node's number ``[n]``."""
+        first, code = self._first[depth], self._code[depth]
+        begin, number = first[nodes], first[nodes + 1] - first[nodes]
+        parent = np.repeat(np.arange(len(nodes)), number)
+        within = np.arange(len(parent)) - np.repeat(np.cumsum(number) - number, number)
+        node = begin[parent] + within
+        return Children(parent, code[node].astype(np.int64), node)
+
+    def items(self, leaf: int) -> IntArray:
+        """Return the items that share the ID of a leaf, by row."""
+        return self._item_rows[self._first_item[leaf] : self._first_item[leaf + 1]]
+
+    def code_path(self, leaf: int) -> Codes:
+        """Return the ID of a leaf ``[levels]``."""
+        return self._codes[self._first_item[leaf]]
+
+    def only(self, keep: BoolArray) -> CodeTrie:
+        """Return the tree of those items whose row is True in ``keep``, such as those of a delivery cell."""
+        chosen = keep[self._item_rows]
+        return CodeTrie(self._codes[chosen], item_rows=self._item_rows[chosen])
+
+    def without(self, item_rows: NDArray[Any]) -> CodeTrie:
+        """Return the tree of all other items; rows that it does not have change nothing."""
+        chosen = ~np.isin(self._item_rows, item_rows)
+        return CodeTrie(self._codes[chosen], item_rows=self._item_rows[chosen])
+
+    def with_items(self, codes: NDArray[Any], *, item_rows: NDArray[Any]) -> CodeTrie:
+        """Return the tree with further items ``[n, levels]``; rows that it has already get these IDs instead."""
+        rest = self.without(item_rows)
+        both = np.concatenate([rest._codes, np.asarray(codes, dtype=np.uint16).reshape(-1, self.levels)])
+        return CodeTrie.build(both, item_rows=np.concatenate([rest._item_rows, np.asarray(item_rows, dtype=np.int64)]))
