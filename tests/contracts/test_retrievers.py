@@ -25,11 +25,13 @@ from triptych.encoders.models.two_tower import TwoTowerConfig, TwoTowerEncoder
 from triptych.foundation.registry import config_class, kinds
 from triptych.index.backends.exact import ExactIndex
 from triptych.recall.base import Request, RetrieverConfig
+from triptych.recall.code_trie import CodeTrie
 from triptych.recall.features import Features
 from triptych.recall.fusion import Fusion
 from triptych.recall.ids import Ids
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense
+from triptych.recall.models.generative import GenerativeConfig, GenerativeRetriever, GenerativeSizes
 from triptych.recall.models.hybrid import AskedBy, Hybrid, HybridChannel, HybridConfig, Rule
 from triptych.recall.models.item_knn import ItemKnn
 from triptych.recall.models.oracle import Oracle
@@ -150,6 +152,19 @@ def hybrid(shop):
     return Hybrid(hybrid_channels(shop), rule=Rule(Fusion.MINMAX, (0.9, 0.1)), config=config)
 
 
+def generative(shop):
+    """As it begins; twins share their ID and their vector."""
+    codes = np.tile(np.random.default_rng(3).integers(4, size=(NUM_ITEMS // 2, 2)), (2, 1))
+    config = GenerativeConfig(dim=16, heads=2, layers=1, beams=16)
+    model = config.build(GenerativeSizes(shop.embedder.vector_dim, 2, 4), seed=0)
+    vectors = shop.index.vectors(np.arange(NUM_ITEMS))
+    return GenerativeRetriever(model, CodeTrie.build(codes), encoder=shop.embedder, vectors=vectors)
+
+
+def generative_again(shop, folder):
+    return GenerativeRetriever.load(folder, encoder=shop.embedder, vectors=shop.index.vectors(np.arange(NUM_ITEMS)))
+
+
 # One line per kind: how it is made, and how it is read back.
 SUITE = {
     "popularity": (popularity, lambda shop, folder: Popularity.load(folder)),
@@ -158,6 +173,7 @@ SUITE = {
         lambda shop: Dense(shop.embedder, shop.index),
         lambda shop, folder: Dense.load(folder, embedder=shop.embedder, index=shop.index),
     ),
+    "generative": (generative, generative_again),
     "hybrid": (hybrid, lambda shop, folder: Hybrid.load(folder, channels=hybrid_channels(shop))),
     "item_knn": (item_knn, lambda shop, folder: ItemKnn.load(folder)),
     "oracle": (

@@ -91,8 +91,13 @@ Tree = dict[str, Any]
 
 
 def _contrast(between: Between, weight: float = 1.0) -> Tree:
-    """Write a contrast down as SMGR's losses are: both sides ask."""
-    return {"kind": "contrast", "between": between.value, "weight": weight, "symmetric": True}
+    """Write a contrast down as SMGR's losses are: both sides ask, the temperature is learned, clicks are corrected for.
+
+    Titles and photos are drawn alike, so that between them there is nothing to correct.
+    """
+    tree: Tree = {"kind": "contrast", "between": between.value, "weight": weight, "symmetric": True}
+    tree |= {"temperature": 0.07, "learn_temperature": True}
+    return tree if between is Between.TITLE_PHOTO else {**tree, "log_q_weight": 1.0}
 
 
 TITLE_PHOTO, QUERY_TITLE = _contrast(Between.TITLE_PHOTO), _contrast(Between.QUERY_TITLE)

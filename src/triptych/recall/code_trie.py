@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from triptych.recall.base import BoolArray, IntArray
 
+CODES_FILE, ROWS_FILE = "codes.npy", "item_rows.npy"
 Codes = NDArray[np.uint16]
 """``[items, levels]``, the semantic ID of each item."""
 
@@ -60,6 +62,18 @@ class CodeTrie:
         own = np.ascontiguousarray(codes, dtype=np.uint16)
         order = np.lexsort(np.vstack([rows, own.T[::-1]]))  # by the first code, then the second, …, then the row
         return cls(own[order], item_rows=rows[order])
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        codes, rows = (np.load(folder / name, allow_pickle=False) for name in (CODES_FILE, ROWS_FILE))
+        return cls.build(codes, item_rows=rows)
+
+    def save(self, folder: Path) -> None:
+        """Write the IDs and whose they are; npy only."""
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / CODES_FILE, self._codes)
+        np.save(folder / ROWS_FILE, self._item_rows)
 
     @property
     def num_items(self) -> int:

@@ -73,6 +73,7 @@ def training(stages: str | list[Tree], **settings: Any) -> MultitaskConfig:
         "encoder": {"kind": "late_fusion"},
         "batch_items": 128,
         "cell_rate": 0.5,
+        "photo_dropout_rate": 0.15,
         "validation_k": 10,
         "loop": {"steps": 1000, "warmup_steps": 50, "validate_every": 100},
         **settings,

@@ -1,0 +1,224 @@
+"""Trains generative retrieval: the ID of what was chosen on a page, code by code, given the page's query.
+
+A sample is a page and one of the items chosen on it, drawn anew each time: a query has many right items, and their IDs
+are learned as a distribution (the SMGR reconstruction, section 6.2, L_GQ). What is read never holds the target's codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from triptych.data.catalogue import Catalogue
+from triptych.data.pages import Pages, read_pages
+from triptych.data.splits import Split
+from triptych.foundation.artifact import Artifact, find, produce
+from triptych.foundation.config import Config
+from triptych.foundation.errors import DataError
+from triptych.losses.base import LossOutput
+from triptych.metrics.ranking import macro, match, recall_at_k
+from triptych.nn.precision import Precision
+from triptych.recall.base import Request
+from triptych.recall.code_trie import Codes, CodeTrie
+from triptych.recall.models.generative import (
+    Generative,
+    GenerativeConfig,
+    GenerativeRetriever,
+    GenerativeSizes,
+)
+from triptych.recall.validation import some_queries
+from triptych.training.loop import LoopConfig, fit
+from triptych.training.task import Validation
+
+KIND = "generative"
+
+
+class GenerativeTrainConfig(Config):
+    """The decoder, and how it is trained."""
+
+    model: GenerativeConfig = GenerativeConfig()
+    """The decoder."""
+    batch_pages: int = Field(512, ge=1)
+    """Pages of a batch; fewer where the log has fewer."""
+    epochs: float = Field(4.0, gt=0)
+    """Times through the clicked pages."""
+    validations: int = Field(4, ge=1)
+    """Validations, spread evenly over the training; the best of them is kept."""
+    validation_queries: int = Field(1_000, ge=1)
+    """Queries of the validation part that choose the best weights; fewer where it has fewer."""
+    validation_k: int = Field(20, ge=1)
+    """Cut-off of the recall that chooses them; at most what the beams find."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    warmup_rate: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises to its peak; it then falls to 0 along a cosine."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's decay, of matrices only."""
+    label_smoothing_rate: float = Field(0.0, ge=0, lt=1)
+    """Share of the target's probability that is spread over all codes of its level."""
+    precision: Precision = Precision.AUTO
+    """Number format of matrix products: bf16, fp32, or auto (bf16 where the device has instructions for it)."""
+    device: str = "auto"
+    """cpu, cuda, or auto (a GPU if there is one)."""
+
+    def loop(self, *, num_pages: int) -> LoopConfig:
+        """Return how the training loop runs on so many pages."""
+        steps = max(1, round(self.epochs * num_pages / min(self.batch_pages, num_pages)))
+        return LoopConfig(
+            steps=steps,
+            learning_rate=self.learning_rate,
+            warmup_steps=round(self.warmup_rate * steps),
+            weight_decay=self.weight_decay,
+            precision=self.precision,
+            device=self.device,
+            validate_every=math.ceil(steps / self.validations),
+        )
+
+
+@dataclass(frozen=True)
+class Given:
+    """What generative retrieval is trained from, beside its config."""
+
+    catalogue: Catalogue
+    """Queries, items, events."""
+    split: Split
+    """Its training part is learned, its validation part chooses the weights."""
+    query_content: NDArray[Any]
+    """``[queries, dim]``, what the pretrained encoder makes of the catalogue's queries."""
+    codes: Codes
+    """``[items, levels]``, the semantic ID of each item."""
+    num_codes: int
+    """Codes of each level."""
+    seed: int
+    """Of initial weights and batches."""
+
+
+class _Batch(NamedTuple):
+    content: Tensor
+    """float32 ``[pages, dim]``."""
+    codes: Tensor
+    """int64 ``[pages, levels]``, of what was chosen."""
+
+
+class GenerativeTask:
+    """Generative retrieval as a `training.task.Task`."""
+
+    name = "training generative retrieval"
+
+    def __init__(self, config: GenerativeTrainConfig, given: Given) -> None:
+        """Gather the pages and make the model.
+
+        Raises:
+            DataError: nothing was chosen under a query in training, or in validation; or an item has no ID.
+        """
+        if len(given.codes) != given.catalogue.num_items:
+            raise DataError(
+                f"semantic IDs: there are {len(given.codes):,} for {given.catalogue.num_items:,} items. Assign them to "
+                "the items of this catalogue."
+            )
+        pages = read_pages(given.catalogue, places=given.split.train)
+        if not len(pages.query_row):
+            raise DataError("events: nothing was chosen under a query in the training part: there is nothing to learn.")
+        self.pages: Pages = pages
+        self._config, self._given = config, given
+        self._batch_pages = min(config.batch_pages, len(pages.query_row))
+        self._asked = some_queries(given.split, most=config.validation_queries)
+        self._trie = CodeTrie.build(given.codes)
+        sizes = GenerativeSizes(given.query_content.shape[1], given.codes.shape[1], given.num_codes)
+        self.module: Generative = config.model.build(sizes, seed=given.seed)
+
+    def batch(self, index: int) -> _Batch:
+        """Draw batch `index`: a pure function of it."""
+        num_pages = len(self.pages.query_row)
+        epoch, first = divmod(index * self._batch_pages, num_pages)
+        order = np.random.default_rng([self._given.seed, epoch, 5]).permutation(num_pages)
+        chosen = order[(first + np.arange(self._batch_pages)) % num_pages]
+        offsets = self.pages.offsets
+        rng = np.random.default_rng([self._given.seed, index, 6])
+        drawn = offsets[chosen] + rng.integers(np.diff(offsets)[chosen])
+        codes = self._given.codes[self.pages.item_rows[drawn]].astype(np.int64)
+        content = np.asarray(self._given.query_content[self.pages.query_row[chosen]], dtype=np.float32)
+        return _Batch(torch.from_numpy(content), torch.from_numpy(codes))
+
+    def num_samples(self, batch: _Batch) -> int:
+        """Count pages."""
+        return len(batch.codes)
+
+    def losses(self, batch: _Batch) -> LossOutput:
+        """Score the true code of every level; the loss is their sum, as an ID's log probability is."""
+        logits = self.module(batch.content, batch.codes).float()
+        smoothing = self._config.label_smoothing_rate
+        levels = [
+            functional.cross_entropy(logits[:, level], batch.codes[:, level], label_smoothing=smoothing)
+            for level in range(logits.shape[1])
+        ]
+        parts = {f"level_{level}": one for level, one in enumerate(levels, start=1)}
+        return LossOutput(torch.stack(levels).sum(), parts)
+
+    def validate(self) -> Validation:
+        """Answer a fixed sample of validation queries, and measure recall."""
+        k = min(self._config.validation_k, self._given.catalogue.num_items)
+        answers = GenerativeRetriever(self.module, self._trie, encoder=_Known(self._given.query_content))
+        requests = [Request(query=str(row)) for row in self._asked.query_rows]
+        found = answers.retrieve(requests, k)
+        name = f"recall@{k}"
+        recall = macro(recall_at_k(match(found.item_rows, targets=self._asked.wanted), k=k))
+        return Validation({name: recall}, headline=name)
+
+
+class _Known:
+    """Gives the vectors of the catalogue's queries, which are asked for by their row."""
+
+    def __init__(self, vectors: NDArray[Any]) -> None:
+        self._vectors = vectors
+
+    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.asarray(self._vectors[[int(text) for text in texts]], dtype=np.float32)
+
+
+def run(config: GenerativeTrainConfig, given: Given, *, inputs: Mapping[str, Artifact | str], out: Path) -> Artifact:
+    """Train, go on where an attempt was interrupted, or open what has been trained.
+
+    Args:
+        config: of model and training.
+        given: what it is trained from.
+        inputs: what `given` was made from: artefacts, whose ids enter the artefact's id, or words.
+        out: folder of the stage.
+
+    Returns:
+        Artefact ``generative``: the model's files, those of the tree of IDs, ``train.jsonl``.
+
+    Raises:
+        DataError: there is nothing to train or validate on, or an item has no ID.
+    """
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        task = GenerativeTask(config, given)
+        result = fit(task, config=config.loop(num_pages=len(task.pages.query_row)), out=folder, seed=given.seed)
+        task.module.save(folder)
+        CodeTrie.build(given.codes).save(folder)
+        parameters = sum(weight.numel() for weight in task.module.parameters())
+        return {**result._asdict(), "parameters": parameters}
+
+    return produce(out, kind=KIND, config=_described(config, given.seed), inputs=inputs, build=build)
+
+
+def find_trained(
+    config: GenerativeTrainConfig, *, seed: int, inputs: Mapping[str, Artifact | str], out: Path
+) -> Artifact | None:
+    """Return what `run` would open, or None where it would have to train; arguments as there."""
+    return find(out, kind=KIND, config=_described(config, seed), inputs=inputs)
+
+
+def _described(config: GenerativeTrainConfig, seed: int) -> dict[str, Any]:
+    return {"generative": config.dump(), "seed": seed}
