@@ -156,6 +156,20 @@ def test_lattice_finds_neighbours_once_an_epoch_and_weighs_them_at_every_step():
     assert not torch.equal(model.mapped_rows_image, rows)
 
 
+def test_a_lattice_that_is_resumed_within_an_epoch_goes_on_with_its_neighbours():
+    model = made(CONFIGS["lattice"]).train()
+    model.propagated(step_of(epoch=2))
+    with torch.no_grad():
+        for layer in model.maps:
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(5)))
+    resumed, anew = (made(CONFIGS["lattice"], seed=1).train() for _ in range(2))
+    for other in (resumed, anew):
+        other.load_state_dict(model.state_dict())
+    expected = model.propagated(step_of(epoch=2)).items
+    assert torch.equal(resumed.propagated(step_of(epoch=2)).items, expected)
+    assert not torch.allclose(anew.propagated(step_of(epoch=3)).items, expected)
+
+
 @pytest.mark.parametrize("paper_compat", [False, True])
 @pytest.mark.parametrize("item_layers", [1, 2])
 def test_em3_is_its_equations(item_layers, paper_compat):
