@@ -121,12 +121,22 @@ def learned(shop, kind, **settings):
     pages = read_pages(shop.catalogue, places=slice(0, 100), of=of)
     ids = Ids.fit(shop.catalogue, pages=pages, needs=needs, titles=shop.catalogue.titles)
     content = shop.index.vectors(np.arange(NUM_ITEMS)) if config.reads_content else None
-    features = Features(shop.catalogue, ids=ids, needs=needs, item_content=content)
+    rng = np.random.default_rng(3)
+    modalities = {name: rng.normal(size=(NUM_ITEMS, 6)).astype(np.float32) for name in ("image", "text")}
+    features = Features(
+        shop.catalogue,
+        ids=ids,
+        needs=needs,
+        item_content=content,
+        item_modalities=modalities if needs.modalities else None,
+    )
     sizes = features.sizes._replace(num_edges=len(pages.item_rows) if needs.graph else 0)
     model = config.build(sizes, seed=0).eval()
     if needs.graph:
         users, items = features.user_ids(pages.user_row), features.item_ids(pages.item_rows)
         model.connect(torch.from_numpy(users), torch.from_numpy(items))
+    if needs.modalities:
+        model.describe(features.modalities())
     with torch.no_grad():
         vectors = model.encode_items(features.items(np.arange(NUM_ITEMS))).numpy()
     vectors[NUM_ITEMS // 2 :] = vectors[: NUM_ITEMS // 2]
@@ -165,6 +175,7 @@ def generative_again(shop, folder):
     return GenerativeRetriever.load(folder, encoder=shop.embedder, vectors=shop.index.vectors(np.arange(NUM_ITEMS)))
 
 
+BY_GRAPHS = ("lattice", "freedom", "em3")
 # One line per kind: how it is made, and how it is read back.
 SUITE = {
     "popularity": (popularity, lambda shop, folder: Popularity.load(folder)),
@@ -195,8 +206,15 @@ SUITE = {
         )
         for kind in ("matrix_factorization", "vbpr", "lightgcn", "sasrec")
     },
+    **{
+        kind: (
+            lambda shop, kind=kind: learned(shop, kind),
+            lambda shop, folder, kind=kind: learned_again(shop, folder, kind=kind),
+        )
+        for kind in BY_GRAPHS
+    },
 }
-BY_HISTORY, BY_USER = ("item_knn", "sasrec"), ("matrix_factorization", "vbpr", "lightgcn")
+BY_HISTORY, BY_USER = ("item_knn", "sasrec"), ("matrix_factorization", "vbpr", "lightgcn", *BY_GRAPHS)
 BY_QUERY = sorted(set(SUITE) - {*BY_HISTORY, *BY_USER})
 
 

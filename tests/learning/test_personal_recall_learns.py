@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import pytest
+from numpy.typing import NDArray
 
 from triptych.data import catalogue, splits
 from triptych.data.catalogue import Catalogue, CatalogueConfig
@@ -16,7 +17,7 @@ from triptych.data.check import check_tables
 from triptych.data.schema import EventsConfig, ItemsConfig, Part
 from triptych.data.splits import Split, SplitConfig
 from triptych.data.tables import read_events, read_items
-from triptych.foundation.errors import EngineError
+from triptych.foundation.errors import ConfigError, EngineError
 from triptych.index.backends.exact import ExactConfig, ExactIndex
 from triptych.recall import train
 from triptych.recall.base import Request
@@ -38,8 +39,11 @@ class Shop(NamedTuple):
     split: Split
 
 
-def personal_shop(folder: Path, *, searched: bool) -> Shop:
-    """Every user searches for some things a day and takes those of his brand; or takes a new one without a search."""
+def personal_shop(folder: Path, *, searched: bool, num_chosen: int = len(THINGS)) -> Shop:
+    """Every user searches for some things a day and takes those of his brand; or takes a new one without a search.
+
+    Of the things the first so many are chosen, all others nobody ever chose.
+    """
     folder.mkdir()
     goods = [(thing, brand) for thing in THINGS for brand in BRANDS]
     pl.DataFrame(
@@ -50,7 +54,7 @@ def personal_shop(folder: Path, *, searched: bool) -> Shop:
         }
     ).write_parquet(folder / "items.parquet")
     rng, start, events = np.random.default_rng(0), datetime(2024, 5, 1, 8, tzinfo=UTC), []
-    plans = [rng.permutation(THINGS).tolist() for _ in range(USERS)]
+    plans = [rng.permutation(THINGS[:num_chosen]).tolist() for _ in range(USERS)]
     for day in range(DAYS):
         for user in rng.permutation(USERS).tolist():
             wanted = rng.choice(THINGS, size=SEARCHES, replace=False).tolist() if searched else [plans[user][day]]
@@ -76,7 +80,11 @@ def personal_shop(folder: Path, *, searched: bool) -> Shop:
 
 def trained(shop: Shop, model: dict[str, Any], *, out: Path, **settings: Any) -> LearnedRetriever:
     config = RecallTrainConfig.parse({"model": {**SMALL, **model}, **QUICK, **settings})
-    artifact = train.run(config, Given(*shop, None, None, 0), inputs={}, out=out)
+    return opened(shop, config, out=out)
+
+
+def opened(shop: Shop, config: RecallTrainConfig, *, out: Path, **given: Any) -> LearnedRetriever:
+    artifact = train.run(config, Given(*shop, None, None, 0, **given), inputs={}, out=out)
     vectors = np.load(artifact.file(train.VECTORS)).astype(np.float32)
     index = ExactIndex.build(vectors, config=ExactConfig(stored_as="float32"))
     return LearnedRetriever.open(artifact, index=index, encoder=None, catalogue=shop.catalogue)
@@ -139,6 +147,11 @@ def test_a_query_alone_cannot_know(tmp_path, shop):
 def test_users_without_queries_are_learned_from_what_they_chose(tmp_path, model, settings):
     shop = personal_shop(tmp_path / "shop", searched=False)
     retriever = trained(shop, model, out=tmp_path / "model", learning_rate=5e-3, **settings)
+    assert_finds_the_rest(retriever, shop)
+
+
+def assert_finds_the_rest(retriever: LearnedRetriever, shop: Shop) -> None:
+    """What users chose last is found, by history given or looked up, and what they had before is not."""
     targets = shop.split.user_targets(shop.catalogue, Part.TEST)
     histories = [targets.histories.of(place) for place in range(len(targets.user_row))]
     users = [shop.catalogue.users[row] for row in targets.user_row.tolist()]
@@ -152,6 +165,54 @@ def test_users_without_queries_are_learned_from_what_they_chose(tmp_path, model,
     by_name = retriever.retrieve([Request(user=user, before=start) for user in users], LEFT).item_rows
     for answers in (found, by_name):
         assert not any(np.isin(answer, history).any() for answer, history in zip(answers, histories, strict=True))
+
+
+def things_and_brands(catalogue: Catalogue) -> dict[str, NDArray[np.float32]]:
+    """A text that names the thing and an image that shows the brand, both blurred."""
+    rng, found = np.random.default_rng(1), {}
+    for name, names, place in (("text", THINGS, 0), ("image", BRANDS, 1)):
+        own = [names.index(item.split("-")[place]) for item in catalogue.item_ids]
+        blurred = np.eye(len(names))[own] + rng.normal(scale=0.1, size=(len(own), len(names)))
+        found[name] = blurred.astype(np.float32)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["lattice", "freedom", "em3"])
+def test_what_items_are_made_of_tells_who_will_like_what_nobody_chose(tmp_path, kind):
+    """The brand is seen in the image alone, and of two things in ten only that is known."""
+    shop = personal_shop(tmp_path / "shop", searched=False, num_chosen=8)
+    weights = {} if kind == "lattice" else {"modality_weights": {"image": 0.9, "text": 0.1}}
+    config = RecallTrainConfig.parse(
+        {
+            "model": {"kind": kind, "dim": 16, "neighbours": 8, "id_rate_factor": 10, **weights},
+            **QUICK,
+            "epochs": 40,
+            "single_choices": True,
+            "loss": "bpr",
+            "learning_rate": 5e-3,
+        }
+    )
+    retriever = opened(shop, config, out=tmp_path / "model", item_modalities=things_and_brands(shop.catalogue))
+    assert_finds_the_rest(retriever, shop)
+    items = [item.split("-") for item in shop.catalogue.item_ids]
+    keep = np.array([thing in THINGS[8:] for thing, _ in items])
+    found = retriever.retrieve([Request(user=f"u{user}", keep=keep) for user in range(USERS)], 2).item_rows
+    right = [[items[row][1] == BRANDS[user % len(BRANDS)] for row in rows] for user, rows in enumerate(found.tolist())]
+    assert np.mean(right) > 0.8  # 0.25 by chance
+
+
+def test_what_items_are_made_of_must_be_given(tmp_path):
+    shop = personal_shop(tmp_path / "shop", searched=False)
+    with pytest.raises(ConfigError, match="'freedom' reads what items are made of by modality, and nobody gave it"):
+        opened(shop, RecallTrainConfig.parse({"model": {"kind": "freedom"}, **QUICK}), out=tmp_path / "model")
+    short = {name: vectors[:7] for name, vectors in things_and_brands(shop.catalogue).items()}
+    with pytest.raises(ConfigError, match=r"'text' has the shape \(7, 10\); .* each of the 40 items"):
+        opened(
+            shop,
+            RecallTrainConfig.parse({"model": {"kind": "freedom"}, **QUICK}),
+            out=tmp_path / "model",
+            item_modalities=short,
+        )
 
 
 def test_who_is_not_known_is_told_from_who_is_not_named(tmp_path):

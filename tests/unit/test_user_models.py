@@ -10,7 +10,7 @@ from torch.nn import functional
 from triptych.foundation.errors import ConfigError
 from triptych.nn.bags import bags_of
 from triptych.recall.config import RecallTrainConfig
-from triptych.recall.learned import Behaviour, ItemFeatures, RequestFeatures, Sizes, load_model
+from triptych.recall.learned import Behaviour, ItemFeatures, RequestFeatures, Sizes, Step, load_model
 from triptych.recall.models.lightgcn import LightgcnConfig
 from triptych.recall.models.matrix_factorization import MatrixFactorizationConfig
 from triptych.recall.models.sasrec import SasrecConfig
@@ -89,7 +89,7 @@ def test_lightgcn_answers_after_training_and_loading_with_what_it_has_learned(tm
 
 def test_both_sides_of_lightgcn_share_a_pass():
     model = connected().train()
-    users, items = model.encode(users_of(), ItemFeatures(ITEMS, None))
+    users, items, *_ = model.encode(Step(users_of(), ItemFeatures(ITEMS, None), chosen=ITEMS[:1]))
     torch.testing.assert_close(users, model.encode_requests(users_of()))
     torch.testing.assert_close(items, model.encode_items(ItemFeatures(ITEMS, None)))
     (users @ items.T).sum().backward()

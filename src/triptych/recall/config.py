@@ -120,6 +120,12 @@ class RecallTrainConfig(Config):
             raise ValueError("loss = 'bpr' has no denominator: remove hard_mixes and log_q = 'tf'.")
         if self.query_buckets and self.item_buckets and self.id_min_count != _default("id_min_count"):
             raise ValueError("id_min_count has no effect where all ids are hashed into buckets. Remove it.")
+        for name in ("item_buckets", "id_min_count") if needs.modalities else ():
+            if getattr(self, name) != _default(name):
+                raise ValueError(
+                    f"{name} has no effect with model.kind = '{self.model.kind}', which has a vector for every item of "
+                    "the catalogue. Remove it."
+                )
         draws = self.against in (Against.SAMPLED, Against.MIXED)
         without_effect = {
             "num_negatives": not draws,

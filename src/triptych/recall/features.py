@@ -30,6 +30,7 @@ class Features:
         ids: Ids,
         query_content: NDArray[Any] | None = None,
         item_content: NDArray[Any] | None = None,
+        item_modalities: Mapping[str, NDArray[Any]] | None = None,
         needs: Needs | None = None,
     ) -> None:
         """Look the ids up once.
@@ -39,6 +40,7 @@ class Features:
             ids: of the model's tables.
             query_content: ``[queries, dim]``, in memory or mapped; None where the model reads none.
             item_content: ``[items, dim]``, likewise.
+            item_modalities: name → ``[items, dim]``, likewise; read in training alone.
             needs: of the model; None: nothing but IDs and content.
         """
         self.needs = needs = Needs() if needs is None else needs
@@ -46,6 +48,7 @@ class Features:
         self._query_ids = ids.queries.rows(folded(catalogue.queries))
         self._item_ids = ids.items.rows(catalogue.item_ids)
         self._query_content, self._item_content = query_content, item_content
+        self._item_modalities = dict(item_modalities or {})
         self._units = {
             name: ids.units(catalogue.queries, name=name, most=needs.query_units)
             for name in (UNITS if needs.query_units else ())
@@ -68,6 +71,7 @@ class Features:
             unit_rows=tuple(ids.others[name].num_rows if name in ids.others else 0 for name in UNITS),
             attribute_rows=tuple(ids.others[name].num_rows for name in ids.attributes),
             num_users=ids.others[USERS].num_rows if needs.user else 0,
+            modalities=tuple((name, vectors.shape[1]) for name, vectors in self._item_modalities.items()),
         )
 
     def requests(
@@ -110,6 +114,16 @@ class Features:
     def item_ids(self, item_rows: NDArray[np.integer]) -> NDArray[np.int64]:
         """Look up items by their rows in the catalogue."""
         return self._item_ids[item_rows]
+
+    def modalities(self) -> dict[str, torch.Tensor]:
+        """Return what items are made of, by rows of the table of items; see `ModalityModel.describe`."""
+        known = self._item_ids != UNK
+        found = {}
+        for name, vectors in self._item_modalities.items():
+            table = torch.full((self.sizes.num_items, vectors.shape[1]), torch.nan)
+            table[torch.from_numpy(self._item_ids[known])] = torch.from_numpy(vectors[known].astype(np.float32))
+            found[name] = table
+        return found
 
     def in_runs(self, runs: Runs) -> RequestFeatures:
         """Gather histories that many requests share, one request for each step."""

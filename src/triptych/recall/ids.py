@@ -80,7 +80,9 @@ class Ids:
             values = catalogue.items[name].cast(pl.String).gather(pages.item_rows).drop_nulls()
             if len(values):
                 others[name] = IdVocabulary.fit(values)
-        return cls(queries=ids_of(asked, query_buckets), items=ids_of(chosen, item_buckets), others=others)
+        every = pl.Series(catalogue.item_ids, dtype=pl.String)
+        items = IdVocabulary.fit(every) if needs.modalities else ids_of(chosen, item_buckets)
+        return cls(queries=ids_of(asked, query_buckets), items=items, others=others)
 
     def save(self, folder: Path) -> None:
         """Write all."""

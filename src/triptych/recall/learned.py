@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,9 @@ from torch.nn import functional
 from triptych.foundation.artifact import write_json
 from triptych.foundation.errors import ArtifactError, ConfigError
 from triptych.foundation.registry import config_class
+from triptych.losses.base import LossOutput
 from triptych.nn.bags import Bags, TableBags
+from triptych.nn.id_table import WHOLE, Shard
 from triptych.recall.base import RetrieverConfig
 
 MODELS = "triptych.recall.models"
@@ -68,6 +70,9 @@ class Needs(NamedTuple):
     """Whether known users have a vector of their own."""
     graph: bool = False
     """Whether it reads who chose what in training, all of it (`GraphModel.connect`)."""
+    modalities: bool = False
+    """Whether it reads what all items are made of by modality (`ModalityModel.describe`). Then every item of the
+    catalogue has a row of its own, chosen or not."""
     runs: bool = False
     """Whether it learns from all choices of a history in one pass, at most one more than `real_time` at a time."""
     query_units: int = 0
@@ -117,6 +122,8 @@ class Sizes(NamedTuple):
     """Rows of the table of users, row 0 that of everybody without one; 0 where nobody has one."""
     num_edges: int = 0
     """Pairs of a user and an item that he chose in training, for a model that reads them; else 0."""
+    modalities: Sequence[tuple[str, int]] = ()
+    """Name and length of the vectors that items have by modality, for a model that reads them."""
 
 
 class QueryUnits(NamedTuple):
@@ -186,6 +193,56 @@ class ItemFeatures(NamedTuple):
     """int64 ``[n, attributes]``, rows of each attribute's table, -1 for none; None: nobody reads them."""
 
 
+class Step(NamedTuple):
+    """A step of training, as a model sees it."""
+
+    requests: RequestFeatures
+    """Of this process, as all else unless it says otherwise."""
+    items: ItemFeatures
+    """Its share of what is chosen and what is not."""
+    chosen: Tensor
+    """int64 ``[distinct]``, rows of the table of items that the batch's pages chose, of all processes; each once."""
+    batch_index: int = 0
+    """Of the batch: what is drawn for a step is drawn by it, so that a resumed run draws the same."""
+    epoch: int = 0
+    """Times that all pages have been seen before."""
+    shard: Shard = WHOLE
+    """This process's place among those that train together."""
+
+
+class View(NamedTuple):
+    """Further vectors of a step's requests and items, contrasted as its own are."""
+
+    name: str
+    """In the log."""
+    weight: float
+    """Of its loss in the total."""
+    requests: Tensor
+    """float32 ``[n, dim]``."""
+    items: Tensor
+    """float32 ``[n, dim]``."""
+
+
+class Term(NamedTuple):
+    """A loss that a model works out itself."""
+
+    weight: float
+    """In the total."""
+    loss: LossOutput
+    """Of several processes, this one's share."""
+
+
+class Encoded(NamedTuple):
+    """What a step is learned from."""
+
+    requests: Tensor
+    """float32 ``[n, vector_dim]``."""
+    items: Tensor
+    """float32 ``[n, vector_dim]``."""
+    views: Sequence[View] = ()
+    terms: Sequence[Term] = ()
+
+
 class RecallModelConfig(RetrieverConfig):
     """Base of every trained model's config."""
 
@@ -226,9 +283,9 @@ class RecallModel(nn.Module, ABC):
     def encode_items(self, items: ItemFeatures) -> Tensor:
         """Return a vector for each item, float32 ``[n, vector_dim]``."""
 
-    def encode(self, requests: RequestFeatures, items: ItemFeatures) -> tuple[Tensor, Tensor]:
+    def encode(self, step: Step) -> Encoded:
         """Return vectors of both, as a step of training asks for them; a model whose sides share work does it once."""
-        return self.encode_requests(requests), self.encode_items(items)
+        return Encoded(self.encode_requests(step.requests), self.encode_items(step.items))
 
     def save(self, folder: Path) -> None:
         """Write weights, config and sizes."""
@@ -248,6 +305,19 @@ class GraphModel(RecallModel):
         Args:
             user_ids: int64 ``[edges]``, rows of the table of users.
             item_ids: int64 ``[edges]``, rows of the table of items.
+        """
+
+
+class ModalityModel(GraphModel):
+    """A model that reads what all items are made of, modality by modality; its config `Needs` them."""
+
+    @abstractmethod
+    def describe(self, modalities: Mapping[str, Tensor]) -> None:
+        """Be told what items are made of, before training begins.
+
+        Args:
+            modalities: name → float32 ``[num_items, dim]``, by rows of the table of items, as `Sizes.modalities` has
+                names and dims; NaN in the row of an item that lacks the modality, and in row 0.
         """
 
 

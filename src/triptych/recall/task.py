@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from triptych.data.catalogue import Catalogue
+from triptych.data.ids import UNK
 from triptych.data.pages import PageBatch, PageSampler, PagesOf, Runs, RunSampler, Sampler, read_pages
 from triptych.data.sampling import KnownPairs
 from triptych.data.splits import Split
@@ -21,11 +22,12 @@ from triptych.losses.base import LossOutput
 from triptych.losses.bpr import bpr
 from triptych.losses.sampled_softmax import HardMixes, sampled_softmax
 from triptych.metrics.ranking import macro, match, recall_at_k
+from triptych.nn.id_table import Shard
 from triptych.recall.behaviour import Moments, choices_of
 from triptych.recall.config import Loss, RecallTrainConfig
 from triptych.recall.features import Features
 from triptych.recall.ids import Ids
-from triptych.recall.learned import GraphModel, ItemFeatures, RecallModel, RequestFeatures
+from triptych.recall.learned import GraphModel, ItemFeatures, ModalityModel, RecallModel, RequestFeatures, Step
 from triptych.recall.negatives import NegativeSource
 from triptych.recall.validation import nearest, some_queries, some_users
 from triptych.training.distributed import ALONE, Group
@@ -54,6 +56,9 @@ class Given:
     """Of initial weights and batches."""
     group: Group = ALONE
     """The processes that train together."""
+    item_modalities: Mapping[str, NDArray[Any]] | None = None
+    """What items are made of by modality, for models that read it: name → ``[items, dim]`` by item row, such as
+    `data.datasets.mmrec.MmrecConfig.vectors`; NaN in the row of an item that lacks the modality."""
 
 
 class RecallBatch(NamedTuple):
@@ -76,6 +81,12 @@ class RecallBatch(NamedTuple):
     """float32 ``[pairs]``."""
     mix_share: Tensor | None
     """float32 ``[pages]``, the choice's share of hard mixtures; None: there are none."""
+    chosen: Tensor
+    """int64 ``[distinct]``, rows of the table of items that all processes' pages chose, each once."""
+    batch_index: int
+    """Its place in the training."""
+    epoch: int
+    """Times that all pages have been seen before."""
     num_pages: int
     """Pages of all processes."""
     num_items: int
@@ -127,6 +138,7 @@ class RecallTask:
             ids=self.ids,
             query_content=given.query_content if reads_content else None,
             item_content=given.item_content if reads_content else None,
+            item_modalities=given.item_modalities if needs.modalities else None,
             needs=needs,
         )
         self._num_items = given.catalogue.num_items
@@ -160,6 +172,9 @@ class RecallTask:
             assert isinstance(self.module, GraphModel), "it needs the graph"
             users, items = self.features.user_ids(edges[0]), self.features.item_ids(edges[1])
             self.module.connect(torch.from_numpy(users), torch.from_numpy(items))
+        if needs.modalities:
+            assert isinstance(self.module, ModalityModel), "it needs the modalities"
+            self.module.describe(self.features.modalities())
 
     @property
     def batches_per_epoch(self) -> float:
@@ -200,6 +215,9 @@ class RecallTask:
             negative_bias=torch.from_numpy(negative_bias),
             positive_bias=None if positive_bias is None else torch.from_numpy(positive_bias[kept]),
             mix_share=torch.from_numpy(mix_share[mine]) if config.hard_mixes else None,
+            chosen=torch.from_numpy(_known(self.features.item_ids(np.unique(drawn.item_rows)))),
+            batch_index=index,
+            epoch=int(index / self._sampler.batches_per_epoch),
             num_pages=len(query_rows),
             num_items=len(item_rows),
             num_pairs=len(drawn.item_rows),
@@ -211,7 +229,21 @@ class RecallTask:
 
     def losses(self, batch: RecallBatch) -> LossOutput:
         """Contrast the choices of each page with the batch's negatives."""
-        requests, own_items = self.module.encode(batch.requests, batch.items)
+        shard = Shard(self._group.rank, self._group.size)
+        step = Step(batch.requests, batch.items, batch.chosen, batch.batch_index, batch.epoch, shard)
+        encoded = self.module.encode(step)
+        whole = self._contrast(batch, requests=encoded.requests, own_items=encoded.items)
+        total, parts = whole.total, dict(whole.parts)
+        for view in encoded.views:
+            loss = self._contrast(batch, requests=view.requests, own_items=view.items).total
+            total, parts[view.name] = total + view.weight * loss, loss
+        for term in encoded.terms:
+            total = total + term.weight * term.loss.total
+            parts.update(term.loss.parts)
+        return LossOutput(total, parts)
+
+    def _contrast(self, batch: RecallBatch, *, requests: Tensor, own_items: Tensor) -> LossOutput:
+        """Contrast the choices of some vectors of the batch's requests and of this process's items."""
         items = self._group.gather(own_items, total=batch.num_items)
         return self._loss(batch)(
             requests,
@@ -260,6 +292,12 @@ class RecallTask:
     @property
     def _device(self) -> torch.device:
         return next(self.module.parameters()).device
+
+
+def _known(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return distinct rows of a table without that of the unknown."""
+    distinct = np.unique(ids)
+    return distinct[distinct != UNK]
 
 
 def _own_pages(drawn: PageBatch, *, group: Group) -> NDArray[np.int64]:

@@ -42,7 +42,7 @@ def run(config: RecallTrainConfig, given: Given, *, inputs: Mapping[str, Artifac
 
     Raises:
         DataError: there is nothing to train or validate on.
-        ConfigError: the model reads content, and there is none.
+        ConfigError: the model reads content, or modalities, and there are none.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -92,3 +92,14 @@ def check_content(config: RecallTrainConfig, given: Given) -> None:
             f"model: '{config.model.kind}' reads the vectors of a pretrained encoder, and there are none. Train one, "
             "or set model.fusion = 'id'."
         )
+    if model.needs.modalities and not given.item_modalities:
+        raise ConfigError(
+            f"model: '{config.model.kind}' reads what items are made of by modality, and nobody gave it: set "
+            "Given.item_modalities, from Python."
+        )
+    for name, vectors in (given.item_modalities or {}).items():
+        if vectors.ndim != 2 or len(vectors) != given.catalogue.num_items:
+            raise ConfigError(
+                f"Given.item_modalities: '{name}' has the shape {vectors.shape}; it must have one row for each of the "
+                f"{given.catalogue.num_items:,} items of the catalogue."
+            )

@@ -19,7 +19,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from triptych.nn.graphs import averaged, bipartite
 from triptych.recall.learned import (
+    Encoded,
     GraphModel,
     ItemFeatures,
     Needs,
@@ -27,6 +29,7 @@ from triptych.recall.learned import (
     RequestFeatures,
     Score,
     Sizes,
+    Step,
 )
 
 
@@ -107,10 +110,10 @@ class Lightgcn(GraphModel):
         self._at_rest = None
         return super().train(mode)
 
-    def encode(self, requests: RequestFeatures, items: ItemFeatures) -> tuple[Tensor, Tensor]:
+    def encode(self, step: Step) -> Encoded:
         """Return vectors of users and items, by one pass along the graph."""
         vectors = self.vectors()
-        return self._of_users(vectors, requests), self._of_items(vectors, items)
+        return Encoded(self._of_users(vectors, step.requests), self._of_items(vectors, step.items))
 
     def encode_requests(self, requests: RequestFeatures) -> Tensor:
         """Return vectors of users ``[n, vector_dim]``."""
@@ -129,23 +132,10 @@ class Lightgcn(GraphModel):
         return self._at_rest
 
     def _averaged(self) -> Tensor:
-        with torch.autocast(self.first.device.type, enabled=False):
-            graph, layer, total = self._graph(), self.first, self.first
-            for _ in range(self.config.layers):
-                layer = torch.sparse.mm(graph, layer)
-                total = total + layer
-            return total / (self.config.layers + 1)
-
-    def _graph(self) -> Tensor:
-        """Return the sparse matrix by which vectors are summed over neighbours, weighed by both degrees."""
-        count, device = len(self.first), self.first.device
         users, items = self.edges
-        items = items + self.sizes.num_users
-        source, target = torch.cat([items, users]), torch.cat([users, items])
-        degree = torch.zeros(count, device=device).index_add_(0, target, torch.ones(len(target), device=device))
-        weight = (degree[source] * degree[target]).rsqrt()
-        places = torch.stack([target, source])
-        return torch.sparse_coo_tensor(places, weight, (count, count), check_invariants=False)
+        with torch.autocast(self.first.device.type, enabled=False):
+            graph = bipartite(users, items, num_users=self.sizes.num_users, num_items=self.sizes.num_items)
+            return averaged(graph, self.first, layers=self.config.layers)
 
     def _of_users(self, vectors: Tensor, requests: RequestFeatures) -> Tensor:
         assert requests.user_ids is not None

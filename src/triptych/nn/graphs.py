@@ -1,0 +1,125 @@
+"""Graphs that vectors are passed along: who chose what, and which items are alike."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+COMPARED_ROWS = 1024
+"""Items compared with all others at a time: what lies in memory is so many rows of their similarities."""
+
+
+class Neighbours(NamedTuple):
+    """What each item is made of, by a graph without both directions."""
+
+    rows: Tensor
+    """int64 ``[items, neighbours]``."""
+    weights: Tensor
+    """float32 ``[items, neighbours]``; 0 where there is none."""
+
+
+def bipartite(users: Tensor, items: Tensor, *, num_users: int, num_items: int) -> Tensor:
+    r"""Return the matrix by which vectors are summed over neighbours, weighed by both degrees.
+
+    .. math:: \hat A_{ui} = \hat A_{iu} = 1 / \sqrt{|N_u| |N_i|}
+
+    Source: He et al., "LightGCN", SIGIR 2020, equation (3).
+
+    Args:
+        users: int64 ``[edges]``.
+        items: int64 ``[edges]``, who chose what, each pair once.
+        num_users: rows of users, which come first.
+        num_items: rows of items, behind them.
+
+    Returns:
+        Sparse float32 ``[users + items, users + items]``.
+    """
+    count, device = num_users + num_items, users.device
+    items = items + num_users
+    source, target = torch.cat([items, users]), torch.cat([users, items])
+    degree = torch.zeros(count, device=device).index_add_(0, target, torch.ones(len(target), device=device))
+    weight = (degree[source] * degree[target]).rsqrt()
+    return torch.sparse_coo_tensor(torch.stack([target, source]), weight, (count, count), check_invariants=False)
+
+
+def averaged(graph: Tensor, first: Tensor, *, layers: int) -> Tensor:
+    """Pass vectors ``[n, dim]`` along a graph and average all layers, the first among them (LightGCN)."""
+    layer, total = first, first
+    for _ in range(layers):
+        layer = torch.sparse.mm(graph, layer)
+        total = total + layer
+    return total / (layers + 1)
+
+
+def kept_edges(
+    users: Tensor, items: Tensor, *, num_users: int, num_items: int, keep: int, generator: torch.Generator
+) -> Tensor:
+    r"""Draw edges without replacement, each next one with probability :math:`\propto 1 / \sqrt{|N_u| |N_i|}`.
+
+    So edges between the popular, which say least, are the first to go.
+
+    Source: Zhou and Shen, "A tale of two graphs: Freezing and denoising graph structures for multimodal recommendation"
+    (FREEDOM), ACM Multimedia 2023, section 3.2.
+
+    Args:
+        users: int64 ``[edges]``.
+        items: int64 ``[edges]``.
+        num_users: rows of users.
+        num_items: rows of items.
+        keep: edges to draw.
+        generator: on the CPU, so that every device draws the same.
+
+    Returns:
+        int64 ``[keep]``, places among the edges, ascending.
+    """
+    degrees = [
+        torch.bincount(ends, minlength=count)[ends].double()
+        for ends, count in ((users.cpu(), num_users), (items.cpu(), num_items))
+    ]
+    # The smallest of waiting times with these rates are such a draw (Efraimidis and Spirakis, 2006); unlike
+    # torch.multinomial they know no longest list.
+    waits = (
+        torch.empty(len(users), dtype=torch.float64).exponential_(generator=generator)
+        * (degrees[0] * degrees[1]).sqrt()
+    )
+    return waits.topk(keep, largest=False).indices.sort().values.to(users.device)
+
+
+@torch.no_grad()
+def nearest(vectors: Tensor, *, neighbours: int, described: Tensor) -> Neighbours:
+    """Find for each item the nearest by cosine, itself among them.
+
+    Args:
+        vectors: ``[items, dim]``.
+        neighbours: most that are found; of fewer described items all are.
+        described: bool ``[items]``, False where an item has no vector: it is nobody's neighbour and has none.
+
+    Returns:
+        ``[items, neighbours]``, the cosines as weights.
+    """
+    number = min(neighbours, len(vectors))
+    unit = functional.normalize(vectors.float().masked_fill(~described[:, None], 0.0), dim=1)
+    found = [
+        (block @ unit.T).masked_fill_(~described[None], float("-inf")).topk(number, dim=1)
+        for block in unit.split(COMPARED_ROWS)
+    ]
+    rows, cosines = torch.cat([block.indices for block in found]), torch.cat([block.values for block in found])
+    there = (cosines > float("-inf")) & described[:, None]
+    return Neighbours(rows.where(there, 0), cosines.where(there, 0.0))
+
+
+def normalized(neighbours: Neighbours) -> Neighbours:
+    r"""Weigh by both degrees: :math:`D^{-1/2} A D^{-1/2}` with row sums D; without edges, and without weights, 0."""
+    degree = neighbours.weights.sum(dim=1)
+    scale = torch.where(degree > 0, degree.clamp(min=torch.finfo(degree.dtype).tiny).rsqrt(), 0.0)
+    return neighbours._replace(weights=neighbours.weights * scale[:, None] * scale[neighbours.rows])
+
+
+def gathered(neighbours: Neighbours, vectors: Tensor) -> Tensor:
+    """Sum vectors ``[items, dim]`` over each item's neighbours, as often as they are weighed."""
+    return functional.embedding_bag(
+        neighbours.rows, vectors, per_sample_weights=neighbours.weights.to(vectors.dtype), mode="sum"
+    )
