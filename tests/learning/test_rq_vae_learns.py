@@ -20,10 +20,7 @@ def curved(num=1500) -> np.ndarray:
     """Vectors on a curved sheet in 16 dimensions, with a mean of their own."""
     rng = np.random.default_rng(0)
     sheet = rng.uniform(-2, 2, (num, 2))
-    waves = np.concatenate(
-        [np.sin(sheet @ rng.standard_normal((2, 8))), np.cos(sheet @ rng.standard_normal((2, 8)))], 1
-    )
-    return (3 + 0.1 * waves).astype(np.float32)
+    return (3 + 0.1 * np.sin(sheet @ rng.standard_normal((2, 16)))).astype(np.float32)
 
 
 def config(steps, **quantizer) -> SemanticIdsConfig:
