@@ -19,6 +19,7 @@ from triptych.data.catalogue import Catalogue, CatalogueConfig
 from triptych.foundation.artifact import Artifact, produce
 from triptych.foundation.errors import ArtifactError, ConfigError, DataError
 from triptych.metrics.codes import in_cell_collision_rate, normalised_mutual_information, number_ids
+from triptych.semantic_ids.config import TrainingConfig
 from triptych.semantic_ids.stored import SemanticIds
 
 SMALL = ("--set", "quantizer.codes=4", "--set", "quantizer.levels=2")
@@ -90,6 +91,20 @@ def test_several_at_once_and_files(shop_run):
     assert found[1]["quality"]["in_cell_collision_rate"] is None  # nothing says whose vectors a file holds
     (told,) = json.loads(answer(shop_run.folder / "text.npy", "--catalogue", shop_run.catalogue.path, *SMALL, "--json"))
     assert told["quality"]["in_cell_collision_rate"] is not None
+
+
+def test_a_file_changes_what_it_names_alone(shop_run):
+    file = shop_run.folder / "ids.toml"
+    file.write_text(
+        '[quantizer]\nkind = "rq_vae"\ncodes = 4\nhidden = [8]\n[training.loop]\nsteps = 2\ndevice = "cpu"\n'
+    )
+    (found,) = json.loads(
+        answer(shop_run.embeddings.path, "--config", file, "--set", "training.batch_vectors=9", "--json")
+    )
+    written = Artifact.open(found["path"]).config
+    assert (written["quantizer"]["levels"], written["quantizer"]["codes"]) == (3, 4)
+    assert written["training"]["batch_vectors"] == 9
+    assert written["training"]["loop"] == {**TrainingConfig().loop.dump(), "steps": 2, "device": "cpu"}
 
 
 def test_mistakes_are_sentences(shop_run):

@@ -38,11 +38,13 @@ def semantic_ids(
     Categories and delivery cells, for the measures that need them, are those of the catalogue.
     """
     from triptych.foundation.artifact import Artifact
+    from triptych.foundation.config import read_tree
     from triptych.semantic_ids.config import SemanticIdsConfig
     from triptych.semantic_ids.fit import run
     from triptych.semantic_ids.stored import SemanticIds
 
-    resolved = (SemanticIdsConfig.load(config) if config else SemanticIdsConfig()).override(*(settings or ()))
+    laid_over = SemanticIdsConfig().merged(read_tree(config) if config else {})
+    resolved = laid_over.override(*(settings or ()))
     found = []
     for path in embeddings:
         source = path if path.is_file() else Artifact.open(path)

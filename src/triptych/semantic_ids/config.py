@@ -33,8 +33,8 @@ class SemanticIdsConfig(Config):
 
     quantizer: Annotated[QuantizerConfig, one_of(QUANTIZERS, default="residual_kmeans")] = ResidualKmeansConfig()
     """What makes codes of vectors: a kind of `triptych.semantic_ids.quantizers`."""
-    training: TrainingConfig | None = None
-    """How a quantiser with weights (rq_vae) is trained; none: by the defaults."""
+    training: TrainingConfig = TrainingConfig()
+    """How a quantiser with weights is trained; with rq_vae only."""
     collisions: CollisionsConfig = CollisionsConfig()
     """What is done about items whose codes are all the same."""
     quality: QualityConfig = QualityConfig()
@@ -44,7 +44,7 @@ class SemanticIdsConfig(Config):
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:
-        if self.training is not None and not isinstance(self.quantizer, TrainedConfig):
+        if self.training != TrainingConfig() and not isinstance(self.quantizer, TrainedConfig):
             raise ValueError(
                 f"training has no effect with quantizer.kind = '{self.quantizer.kind}', which is fitted without. "
                 "Remove it."

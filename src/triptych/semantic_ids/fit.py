@@ -159,10 +159,9 @@ def _fitted(config: SemanticIdsConfig, vectors: NDArray[Any], *, folder: Path) -
     if isinstance(quantizer, ClosedFormConfig):
         return quantizer.fit(vectors), {}
     assert isinstance(quantizer, TrainedConfig)
-    training = config.training or TrainingConfig()
     trainable = quantizer.start(vectors)
-    task = QuantizerTask(trainable, vectors, config=training, seed=quantizer.seed)
-    result = train(task, config=training.loop, out=folder, seed=quantizer.seed)
+    task = QuantizerTask(trainable, vectors, config=config.training, seed=quantizer.seed)
+    result = train(task, config=config.training.loop, out=folder, seed=quantizer.seed)
     return trainable.frozen(), {"training": result._asdict()}
 
 
@@ -170,8 +169,8 @@ def _described(config: SemanticIdsConfig) -> dict[str, Any]:
     """Return what decides the content."""
     tree = config.dump()
     del tree["gate"]
-    if isinstance(config.quantizer, TrainedConfig):
-        tree["training"] = (config.training or TrainingConfig()).dump()
+    if not isinstance(config.quantizer, TrainedConfig):
+        del tree["training"]
     return tree
 
 

@@ -33,8 +33,8 @@ def cluster(
     such repeats are never nearest (`codebooks.Codebook`).
 
     Source: k-means++ start: Arthur and Vassilvitskii, 2007. Balanced: as in OneRec (Deng et al., 2025), whose clusters
-    take their share one after the other; here the nearest pairs of all are taken first, so that no cluster is served
-    before another.
+    take their share one after the other; here all vectors ask at once (`matching`), so that no cluster is served before
+    another.
 
     Args:
         vectors: ``[n, dim]``, finite.

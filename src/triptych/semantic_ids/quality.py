@@ -309,5 +309,4 @@ def _nearest(vectors: NDArray[np.float32], queries: NDArray[np.int64], *, k: int
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: NDArray[np.float32] = vectors / np.where(lengths > 0, lengths, np.float32(1))
-    return found
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
