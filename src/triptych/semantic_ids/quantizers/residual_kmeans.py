@@ -1,7 +1,7 @@
 """Residual k-means: k-means of the vectors, then of what is left of them, level by level.
 
-No encoder and nothing to train: a minute where RQ-VAE takes many, and the closest reconstruction for its codes in most
-reports. Start with it.
+No encoder, and nothing to train by gradients. OneRec reports it ahead of RQ-VAE in reconstruction, use and balance of
+the codes. Start with it.
 
 Source: residual vector quantisation: Chen et al., "Approximate Nearest Neighbor Search by Residual Vector Quantization"
 (2010); as semantic IDs, with balanced clusters: OneRec (Deng et al., 2025). Differences: see `semantic_ids.kmeans`.
