@@ -75,7 +75,7 @@ def run(
         return {**summary, "dim": quantizer.dim, **quality.dump()}
 
     artifact = produce(out, kind=KIND, config=_described(config), inputs=inputs, build=build)
-    require(SemanticIds.open(artifact).quality, gate=config.gate, of=str(_path(embeddings)))
+    require(SemanticIds.open(artifact).quality, gate=config.gate, of=f"{_path(embeddings)} ({artifact.path})")
     return artifact
 
 

@@ -191,7 +191,7 @@ def require(quality: Quality, *, gate: Gate, of: str) -> None:
         if found < asked if least else found > asked:
             raise DataError(
                 f"semantic ids of {of}: {name} is {found:.4g}, and gate asks for at {'least' if least else 'most'} "
-                f"{asked:g}. Change quantizer.levels or quantizer.codes, or the gate."
+                f"{asked:g}. Change the quantizer's settings, or the gate."
             )
 
 
