@@ -41,7 +41,7 @@ def test_the_config_of_the_readme_is_a_config():
 def test_every_command_the_readme_names_exists():
     from triptych.cli import app
 
-    commands = set(re.findall(r"triptych (\w+)", README)) - {"reproduce"}
+    commands = set(re.findall(r"triptych ([\w-]+)", README)) - {"reproduce"}
     assert {"check", "run", "report", "serve", "search", "config", "doctor"} <= commands
     for command in sorted(commands):
         result = CliRunner().invoke(app, [command, "--help"])

@@ -22,6 +22,7 @@ from triptych.cli import (
     run,
     score,
     search,
+    semantic_ids,
     serve,
     similar,
 )
@@ -46,6 +47,7 @@ app.command()(similar.similar)
 app.command()(score.score)
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(index.app, name="index")
+app.command(name="semantic-ids")(semantic_ids.semantic_ids)
 app.add_typer(config.app, name="config")
 app.command()(doctor.doctor)
 

@@ -1,0 +1,107 @@
+"""``triptych semantic-ids``: item vectors as short tuples of codes, and how good they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from triptych.cli.output import AsJson, print_json, print_table
+
+if TYPE_CHECKING:
+    from triptych.data.catalogue import Catalogue
+    from triptych.foundation.artifact import Artifact
+    from triptych.semantic_ids.quality import Quality
+
+
+def semantic_ids(
+    embeddings: Annotated[
+        list[Path],
+        typer.Argument(help="Embeddings artefact, e.g. runs/shop/embeddings/ID, or vectors.npy; or several."),
+    ],
+    *,
+    config: Annotated[Path | None, typer.Option(help="Config file: quantizer, training, collisions, gate.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field: a.b=value, e.g. quantizer.codes=512.")
+    ] = None,
+    catalogue: Annotated[
+        Path | None, typer.Option(help="Catalogue artefact of the items (default: the one beside the embeddings).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to (default: semantic_ids/ beside the embeddings).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make semantic IDs of item vectors, and print how good they are; with several embeddings, of each.
+
+    Categories and delivery cells, for the measures that need them, are those of the catalogue.
+    """
+    from triptych.foundation.artifact import Artifact
+    from triptych.foundation.config import read_tree
+    from triptych.semantic_ids.config import SemanticIdsConfig
+    from triptych.semantic_ids.fit import run
+    from triptych.semantic_ids.stored import SemanticIds
+
+    laid_over = SemanticIdsConfig().merged(read_tree(config) if config else {})
+    resolved = laid_over.override(*(settings or ()))
+    found = []
+    for path in embeddings:
+        source = path if path.is_file() else Artifact.open(path)
+        folder = out or _beside(source) / "semantic_ids"
+        made = run(resolved, embeddings=source, out=folder, catalogue=_catalogue(source, given=catalogue))
+        found.append(made)
+        if not as_json:
+            _print(SemanticIds.open(made).quality, title=f"{path}, {resolved.quantizer.kind}")
+            print(f"{made.path}\n")
+    if as_json:
+        print_json([{"path": made.path, "quality": SemanticIds.open(made).quality.dump()} for made in found])
+
+
+def _beside(source: Artifact | Path) -> Path:
+    """Where the stages of a run lie, or the folder of a file."""
+    return source.parent if isinstance(source, Path) else source.path.parent.parent
+
+
+def _catalogue(source: Artifact | Path, *, given: Path | None) -> Catalogue | None:
+    from triptych.data.catalogue import Catalogue
+
+    if given is not None:
+        return Catalogue.open(given)
+    if isinstance(source, Path):
+        return None
+    folder = _beside(source) / "catalogue" / source.inputs.get("catalogue", "none")
+    return Catalogue.open(folder) if folder.is_dir() else None
+
+
+def _print(quality: Quality, *, title: str) -> None:
+    levels: list[dict[str, Any]] = []
+    for place, level in enumerate(quality.levels, start=1):
+        row = {
+            "level": place,
+            "used": f"{level.utilisation_rate:.1%}",
+            "perplexity": f"{level.perplexity:,.1f}",
+            "gini": f"{level.gini:.3f}",
+            "distinct prefixes": f"{level.prefixes:,}",
+            "mse of prefix": f"{level.mse:.3g}",
+        }
+        if level.category_nmi is not None:
+            row["NMI with category"] = f"{level.category_nmi:.3f}"
+        levels.append(row)
+    count = f"{quality.items:,} items, {len(levels)} levels of {quality.num_codes:,} codes"
+    print_table(levels, title=f"{title}: {count}", right=frozenset(levels[0]))
+    facts = {
+        "distinct ids": f"{quality.unique_ids:,}",
+        "collision rate (1 - distinct / items)": f"{quality.collision_rate:.2%}",
+        "items that share their id": f"{quality.shared_rate:.2%}",
+        "items of the most shared id": f"{quality.largest_id:,}",
+        "collision rate inside a cell": _rate(quality.in_cell_collision_rate),
+        "cosine of rebuilt vectors": f"{quality.cosine:.3f}",
+        f"neighbour recall@{quality.neighbours}": f"{quality.neighbour_recall:.3f}, of {quality.neighbour_queries:,} "
+        f"items among a sample of {quality.neighbour_items:,}",
+    }
+    print_table([{"measure": name, "value": value} for name, value in facts.items()])
+
+
+def _rate(rate: float | None) -> str:
+    return "no cells" if rate is None else f"{rate:.2%}"

@@ -1,0 +1,209 @@
+"""Makes semantic IDs: fits a quantiser to an embeddings artefact, assigns every item, and measures the result.
+
+Semantic IDs of several things, such as the fused item, its image and its text, are as many quantisers over as many
+embeddings (`run_each`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from triptych.data.catalogue import Catalogue
+from triptych.encoders.embeddings import KIND as EMBEDDINGS_KIND
+from triptych.encoders.embeddings import load_vectors
+from triptych.foundation.artifact import Artifact, produce, sha256, write_json
+from triptych.foundation.errors import DataError
+from triptych.losses.base import LossOutput
+from triptych.semantic_ids.base import ClosedFormConfig, Quantizer, Trainable, TrainedConfig
+from triptych.semantic_ids.collisions import resolve
+from triptych.semantic_ids.config import SemanticIdsConfig, TrainingConfig
+from triptych.semantic_ids.quality import Grouping, measure, require
+from triptych.semantic_ids.stored import CODES, EMBEDDINGS, KIND, QUALITY, SemanticIds
+from triptych.semantic_ids.vectors import check_shape, sample_rows, take
+from triptych.training.loop import fit as train
+from triptych.training.task import Validation
+
+BATCHES, VALIDATION = 1, 2
+"""Set apart what is drawn from the same seed."""
+
+
+def run(
+    config: SemanticIdsConfig, *, embeddings: Artifact | Path, out: Path, catalogue: Catalogue | None = None
+) -> Artifact:
+    """Make semantic IDs, go on where training was interrupted, or open them where they have been made.
+
+    Args:
+        config: quantiser, policy, measure, gate. The gate does not enter the artefact's id: another gate judges what is
+            there.
+        embeddings: an ``embeddings`` artefact, or a file of vectors ``[items, dim]`` (``.npy``).
+        out: the stage's folder.
+        catalogue: of the items, for the measures by category and by delivery cell; None leaves those out.
+
+    Returns:
+        Artefact ``semantic_ids``: ``codes.npy`` (uint16 ``[items, levels]``, by item row), ``quantizer.safetensors``,
+        ``quality.json``; of a trained kind ``train.jsonl``. `stored.SemanticIds` opens it.
+
+    Raises:
+        ArtifactError: the embeddings were made from another catalogue.
+        ConfigError: there are fewer vectors than codes.
+        DataError: a vector cannot be quantised, the policy cannot be kept, or the gate is not passed.
+    """
+    inputs: dict[str, Artifact | str] = {EMBEDDINGS: _fingerprint(embeddings)}
+    if catalogue is not None:
+        if isinstance(embeddings, Artifact):
+            embeddings.require_input("catalogue", catalogue.artifact)
+        inputs["catalogue"] = catalogue.artifact
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        vectors = _vectors(embeddings)
+        quantizer, summary = _fitted(config, vectors, folder=folder)
+        quantizer.save(folder)
+        codes = quantizer.assign(vectors)
+        codes = resolve(codes, quantizer=quantizer, vectors=vectors, config=config.collisions)
+        np.save(folder / CODES, codes)
+        grouping = Grouping() if catalogue is None else _grouping(catalogue)
+        seed = config.quantizer.seed
+        quality = measure(quantizer, vectors, codes, config=config.quality, seed=seed, grouping=grouping)
+        write_json(folder / QUALITY, quality.dump())
+        return {**summary, "dim": quantizer.dim, **quality.dump()}
+
+    artifact = produce(out, kind=KIND, config=_described(config), inputs=inputs, build=build)
+    require(SemanticIds.open(artifact).quality, gate=config.gate, of=f"{_path(embeddings)} ({artifact.path})")
+    return artifact
+
+
+def run_each(
+    config: SemanticIdsConfig,
+    *,
+    embeddings: Mapping[str, Artifact | Path],
+    out: Path,
+    catalogue: Catalogue | None = None,
+) -> dict[str, Artifact]:
+    """Make semantic IDs of several embeddings of the same items, each with codebooks of its own.
+
+    Args:
+        config: the same for each.
+        embeddings: name, such as item, image, text → as in `run`.
+        out: the stage's folder, of all.
+        catalogue: as in `run`.
+
+    Returns:
+        Name → artefact.
+    """
+    return {name: run(config, embeddings=one, out=out, catalogue=catalogue) for name, one in embeddings.items()}
+
+
+class Batch(NamedTuple):
+    """What a step learns from."""
+
+    vectors: Tensor
+    """float32 ``[batch, dim]``."""
+
+
+class QuantizerTask:
+    """A quantiser with weights, as the training loop sees it."""
+
+    def __init__(self, trainable: Trainable, vectors: NDArray[Any], *, config: TrainingConfig, seed: int) -> None:
+        """Draw what it is validated on.
+
+        Args:
+            trainable: what is trained.
+            vectors: ``[n, dim]``; may be memory-mapped.
+            config: sizes.
+            seed: of what is drawn.
+        """
+        self.name = "semantic ids"
+        self.module = trainable.module
+        self._trainable = trainable
+        self._vectors = vectors
+        self._size = config.batch_vectors
+        self._seed = seed
+        rng = np.random.default_rng([seed, VALIDATION])
+        self._validation = take(vectors, sample_rows(len(vectors), size=config.validation_vectors, rng=rng))
+
+    def batch(self, index: int) -> Batch:
+        """Draw vectors."""
+        rng = np.random.default_rng([self._seed, BATCHES, index])
+        rows = np.sort(rng.integers(0, len(self._vectors), self._size))  # a mapped file is read in order
+        return Batch(torch.from_numpy(take(self._vectors, rows)))
+
+    def num_samples(self, batch: Batch) -> int:
+        """Count vectors."""
+        return len(batch.vectors)
+
+    def losses(self, batch: Batch) -> LossOutput:
+        """Ask the quantiser."""
+        return self._trainable.losses(batch.vectors)
+
+    def validate(self) -> Validation:
+        """Measure how much of the vectors' variance their codes explain, as they will be assigned."""
+        quantizer = self._trainable.frozen()
+        codes = quantizer.assign(self._validation)
+        lost = np.square(self._validation - quantizer.reconstruct(codes), dtype=np.float64).sum()
+        spread = np.square(self._validation - self._validation.mean(axis=0), dtype=np.float64).sum()
+        used = len(np.unique(codes[:, 0])) / quantizer.num_codes
+        metrics = {"explained_variance": 1 - float(lost / max(spread, 1e-30)), "first_level_used_rate": used}
+        return Validation(metrics, headline="explained_variance")
+
+
+def _fitted(config: SemanticIdsConfig, vectors: NDArray[Any], *, folder: Path) -> tuple[Quantizer, Mapping[str, Any]]:
+    """Fit or train; also returns what the artefact's summary says of it."""
+    quantizer = config.quantizer
+    if isinstance(quantizer, ClosedFormConfig):
+        return quantizer.fit(vectors), {}
+    assert isinstance(quantizer, TrainedConfig)
+    trainable = quantizer.start(vectors)
+    task = QuantizerTask(trainable, vectors, config=config.training, seed=quantizer.seed)
+    result = train(task, config=config.training.loop, out=folder, seed=quantizer.seed)
+    return trainable.frozen(), {"training": result._asdict()}
+
+
+def _described(config: SemanticIdsConfig) -> dict[str, Any]:
+    """Return what decides the content."""
+    tree = config.dump()
+    del tree["gate"]
+    if not isinstance(config.quantizer, TrainedConfig):
+        del tree["training"]
+    return tree
+
+
+def _vectors(embeddings: Artifact | Path) -> NDArray[Any]:
+    if isinstance(embeddings, Artifact):
+        return load_vectors(embeddings)
+    vectors: NDArray[Any] = np.load(embeddings, mmap_mode="r", allow_pickle=False)
+    return vectors
+
+
+def _fingerprint(embeddings: Artifact | Path) -> Artifact | str:
+    """Return what stands for the vectors in the artefact's id; refuses what is none.
+
+    Raises:
+        ArtifactError: an artefact of another kind.
+        DataError: no file of vectors.
+    """
+    if isinstance(embeddings, Artifact):
+        return Artifact.open(embeddings.path, kind=EMBEDDINGS_KIND)
+    try:
+        check_shape(_vectors(embeddings))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{str(embeddings)!r} is no file of vectors (.npy): {error}") from None
+    return sha256(embeddings)
+
+
+def _path(embeddings: Artifact | Path) -> Path:
+    return embeddings.path if isinstance(embeddings, Artifact) else embeddings
+
+
+def _grouping(catalogue: Catalogue) -> Grouping:
+    names = catalogue.items["category"]
+    known = names.is_not_null().to_numpy()
+    categories = np.full(len(names), -1)
+    categories[known] = np.unique(names.drop_nulls().to_numpy(), return_inverse=True)[1]
+    return Grouping(categories, catalogue.item_cells)

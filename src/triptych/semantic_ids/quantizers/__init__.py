@@ -1,0 +1,1 @@
+"""One quantiser per file; the file name is its registered kind."""

@@ -1,0 +1,58 @@
+"""The ``semantic_ids`` artefact, opened: the codes of all items, and the frozen quantiser for new ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.foundation.artifact import Artifact
+from triptych.semantic_ids.base import Quantizer, open_quantizer
+from triptych.semantic_ids.quality import Quality
+
+KIND = "semantic_ids"
+CODES, QUALITY = "codes.npy", "quality.json"
+EMBEDDINGS = "embeddings"
+"""Name of the input that the codes are of."""
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticIds:
+    """What a run has made."""
+
+    artifact: Artifact
+    codes: NDArray[np.uint16]
+    """``[items, levels]`` by item row, memory-mapped; with collisions.policy = extra_token one column more."""
+    quantizer: Quantizer
+    """Frozen: `assign` gives new vectors codes, without a policy against collisions; `reconstruct` leads back."""
+    quality: Quality
+    """As measured when they were made."""
+
+    @classmethod
+    def open(cls, artifact: Artifact, *, embeddings: Artifact | None = None) -> Self:
+        """Open the artefact.
+
+        Args:
+            artifact: of kind ``semantic_ids``.
+            embeddings: what it must have been made from; None: that is not asked.
+
+        Raises:
+            ArtifactError: it was made from other embeddings (both ids are named), or a file is absent or damaged.
+        """
+        artifact = Artifact.open(artifact.path, kind=KIND)
+        if embeddings is not None:
+            artifact.require_input(EMBEDDINGS, embeddings)
+        codes = np.load(artifact.file(CODES), mmap_mode="r", allow_pickle=False)
+        quality = Quality.load(json.loads(artifact.file(QUALITY).read_text(encoding="utf-8")))
+        return cls(artifact, codes, open_quantizer(artifact.config["quantizer"], artifact.path), quality)
+
+    def assign(self, vectors: NDArray[Any]) -> NDArray[np.uint16]:
+        """Choose codes ``[n, levels]`` for vectors ``[n, dim]`` of the same encoder; see `Quantizer.assign`."""
+        return self.quantizer.assign(vectors)
+
+    def reconstruct(self, codes: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return the vectors ``[n, dim]`` that codes stand for; a token against collisions stands for nothing."""
+        return self.quantizer.reconstruct(codes[:, : self.quantizer.levels])
