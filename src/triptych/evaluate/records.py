@@ -35,6 +35,7 @@ _ROLES = {
     "oracle": Role.CEILING,
     "permuted-photo": Role.CONTROL,
     "random-vector": Role.CONTROL,
+    "random-id": Role.CONTROL,
 }
 
 

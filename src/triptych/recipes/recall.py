@@ -30,8 +30,10 @@ from triptych.recall.retriever import LearnedRetriever
 from triptych.recall.task import Given
 from triptych.recipes.config import RECALL, RunConfig
 from triptych.recipes.encoders import Plan, permuted_photos
+from triptych.recipes.semantic_ids import said_by, semantic_ids_of
 from triptych.recipes.side_by_side import train_side_by_side
 from triptych.recipes.stages import AllTrained, Stages, Trained
+from triptych.semantic_ids.config import SemanticIdsConfig
 
 
 class RecallConfig(Config):
@@ -41,6 +43,9 @@ class RecallConfig(Config):
     """What the encoder is trained on; none for a model that reads no content."""
     export: Export | None = None
     """Which of the encoder's vectors are read; none: those that it answers with."""
+    semantic_ids: SemanticIdsConfig | None = None
+    """Of the items, the model reads what their semantic IDs stand for, made so of the encoder's vectors; none: it reads
+    the vectors."""
     recall: RecallTrainConfig = RecallTrainConfig()
     """Model and training."""
 
@@ -49,8 +54,12 @@ class RecallConfig(Config):
         reads = self.recall.recall_model.reads_content
         if reads and self.pretrain is None:
             raise ValueError("recall.model reads the vectors of a pretrained encoder: set pretrain.")
-        if not reads and (self.pretrain is not None or self.export is not None):
-            raise ValueError("pretrain and export have no effect on a model that reads no content. Remove them.")
+        if not reads and (self.pretrain or self.export or self.semantic_ids):
+            raise ValueError(
+                "pretrain, export and semantic_ids have no effect on a model that reads no content. Remove them."
+            )
+        if self.semantic_ids is not None and self.export is not None:
+            raise ValueError("semantic_ids are made of the vectors that the encoder answers with. Remove export.")
         return self
 
 
@@ -65,6 +74,8 @@ class RecallPlan(NamedTuple):
     """Whether the encoder is shown another item's photo for each item: the permuted-photo control."""
     random_vectors: bool = False
     """Whether each item has a random vector in the place of its content: the random-vector control."""
+    shuffled_ids: bool = False
+    """Whether items have changed semantic IDs among each other: the random-id control."""
 
     @property
     def pretrain(self) -> PretrainConfig | None:
@@ -85,6 +96,8 @@ class Content(NamedTuple):
     """Its vectors of the items."""
     query_embeddings: Artifact | None
     """And of the queries; None: the model answers none."""
+    semantic_ids: Artifact | None = None
+    """Of the items, read in the place of their vectors; None: the vectors are read."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +144,9 @@ class RecallWork:
         """What it reads of the items ``[items, dim]``; None: nothing."""
         if self.content is None:
             return None
+        if self.content.semantic_ids is not None:
+            shuffled_by = self.seed if self.plan.shuffled_ids else None
+            return said_by(self.content.semantic_ids, shuffled_by=shuffled_by)
         vectors = load_vectors(self.content.embeddings)
         return _random(len(vectors), dim=vectors.shape[1], seed=self.seed) if self.plan.random_vectors else vectors
 
@@ -141,6 +157,8 @@ class RecallWork:
             inputs |= {name: one for name, one in self.content._asdict().items() if one is not None}
         if self.plan.random_vectors:
             inputs["control"] = "random vectors"
+        if self.plan.shuffled_ids:
+            inputs["control"] = "shuffled ids"
         return inputs
 
 
@@ -278,14 +296,16 @@ def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> C
             ),
             record=f"embeddings {plan.name} seed {seed}",
         )
+    config, name = plan.config.semantic_ids, f"{plan.name} seed {seed}"
+    ids = None if config is None else semantic_ids_of(own, config=config, stages=stages, name=name)
     if not plan.config.recall.recall_model.needs.query:
-        return Content(own.encoder, items, None)
+        return Content(own.encoder, items, None, ids)
     queries = stages.stage(
         "query_embeddings",
         lambda out: embeddings.run_queries(encoder=own.encoder, catalogue=catalogue, out=out, export=export),
         record=f"query embeddings {plan.name} seed {seed}",
     )
-    return Content(own.encoder, items, queries)
+    return Content(own.encoder, items, queries, ids)
 
 
 def _random(count: int, *, dim: int, seed: int) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "taobao-pretraining": taobao_pretraining.table,
     "taobao-recall": taobao_recall.table,
     "smgr --part pretraining": smgr.pretraining,
+    "smgr --part retrieval": smgr.retrieval,
     "recommendation --part within-users": recommendation.within_users,
     "recommendation --part by-time": recommendation.by_time,
 }

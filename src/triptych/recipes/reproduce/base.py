@@ -15,10 +15,12 @@ from triptych.foundation.errors import ConfigError, did_you_mean
 from triptych.pretrain.base import PretrainConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recipes.config import RunConfig
+from triptych.recipes.generation import GenerationConfig
 from triptych.recipes.recall import RecallConfig
 
 Settings = tuple[str, ...]
 """Overrides ``a.b=value`` of a row's training config."""
+RowConfig = PretrainConfig | RecallConfig | GenerationConfig
 
 
 CHANCE, POPULARITY, BM25, ITEM_KNN, ORACLE = "chance", "popularity", "bm25", "item-knn", "oracle"
@@ -60,22 +62,24 @@ class Size(StrEnum):
 
 @dataclass(frozen=True)
 class Row:
-    """A trained row of a table: of an encoder, or of a recall model behind one.
+    """A trained row of a table: an encoder, a recall model behind one, or a decoder of its semantic IDs.
 
-    A control's name begins with `permuted-photo` or `random-vector` (`evaluate.records.role_of`).
+    A control's name begins with `permuted-photo`, `random-vector` or `random-id` (`evaluate.records.role_of`).
     """
 
     name: str
     what: str
     """What it is, in a few words."""
-    config: Callable[[], PretrainConfig | RecallConfig]
-    """Model and training, as the full form has them; all rows of a table are of one sort."""
+    config: Callable[[], RowConfig]
+    """Model and training, as the full form has them."""
     trials: tuple[Settings, ...] = ((),)
     """The settings it is tried with; every row of a table has as many. The best on validation is taken."""
     permutes_photos: bool = False
     """Whether each item is shown another item's photo."""
     random_vectors: bool = False
     """Whether a recall model is given a random vector for each item's content."""
+    shuffled_ids: bool = False
+    """Whether items have changed semantic IDs among each other."""
     start: Callable[[], PretrainConfig] | None = None
     """A training that comes before, once for all rows and seeds that name it; its settings are the form's too."""
     steps_rate: float = 1.0
@@ -145,9 +149,9 @@ class Table:
                 raise ConfigError(f"table '{self.name}': there is no row '{name}'.{did_you_mean(name, names)}")
 
     @property
-    def learns_recall(self) -> bool:
-        """Whether its rows are recall models; else they are encoders."""
-        return isinstance(self.rows[0].config(), RecallConfig)
+    def is_of_encoders(self) -> bool:
+        """Whether all rows are encoders; else some are what stands behind one."""
+        return all(isinstance(row.config(), PretrainConfig) for row in self.rows)
 
     def form(self, size: Size) -> Form:
         """Return one of the two forms."""

@@ -29,7 +29,9 @@ from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.item_knn import ItemKnn, ItemKnnConfig
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
-from triptych.recipes.recall import TrainedRecall, train_recall
+from triptych.recipes.encoders import Plan
+from triptych.recipes.generation import GenerationPlan, TrainedGeneration, train_generation
+from triptych.recipes.recall import RecallPlan, TrainedRecall, train_recall
 from triptych.recipes.reproduce.base import BM25, ITEM_KNN, ORACLE, POPULARITY, Row, Size, Table
 from triptych.recipes.reproduce.choices import FILE as CHOICES
 from triptych.recipes.reproduce.choices import (
@@ -50,7 +52,7 @@ from triptych.training.log import LOG_FILE, read_log
 
 log = logging.getLogger(__name__)
 
-AnyTrained = Trained | TrainedRecall
+AnyTrained = Trained | TrainedRecall | TrainedGeneration
 AllMade = Mapping[tuple[str, int], AnyTrained]
 """Name of a plan and seed → what was trained."""
 
@@ -110,9 +112,7 @@ def reproduce(
     split = stages.split()
     tokenizer = stages.tokenizer(split)
     making = _Making(planned, stages=stages, split=split)
-    train: Callable[..., AllMade] = partial(stages.train_plans, split=split, tokenizer=tokenizer)
-    if table.learns_recall:
-        train = partial(train_recall, stages=stages, split=split, tokenizer=tokenizer)
+    train = partial(_train, stages=stages, split=split, tokenizer=tokenizer)
     tried = tried or making.try_all(train(planned.trial_plans, seeds=planned.run.seeds[:1]))
     made = stages.stage("choices", partial(making.choose, choices=tried))
     _publish(made.file(CHOICES), out / CHOICES)
@@ -322,6 +322,23 @@ class _Making:
             "rows": [[made.row.name, made.row.what, [trial._asdict() for trial in made.trials]] for made in rows],
             "claims": [[str(one), one.claim, str(one.column or planned.headline), one.slice] for one in table.claims],
         }
+
+
+def _train(
+    plans: Sequence[AnyPlan], *, seeds: Sequence[int], stages: Stages, split: Split, tokenizer: Artifact
+) -> AllMade:
+    """Train every plan with every seed, each sort in its way; encoders that several stand behind are trained once."""
+    found: dict[tuple[str, int], AnyTrained] = {}
+    encoders = [plan for plan in plans if isinstance(plan, Plan)]
+    recalls = [plan for plan in plans if isinstance(plan, RecallPlan)]
+    decoders = [plan for plan in plans if isinstance(plan, GenerationPlan)]
+    if encoders:
+        found |= stages.train_plans(encoders, seeds=seeds, split=split, tokenizer=tokenizer)
+    if recalls:
+        found |= train_recall(recalls, stages=stages, seeds=seeds, split=split, tokenizer=tokenizer)
+    if decoders:
+        found |= train_generation(decoders, stages=stages, seeds=seeds, split=split, tokenizer=tokenizer)
+    return found
 
 
 def _logs(row: Row, trained: AllMade) -> dict[int, list[dict[str, Any]]]:

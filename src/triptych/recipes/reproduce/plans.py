@@ -12,16 +12,17 @@ from triptych.foundation.errors import ConfigError
 from triptych.pretrain.base import PretrainConfig
 from triptych.recipes.config import RunConfig
 from triptych.recipes.encoders import Plan
+from triptych.recipes.generation import GenerationConfig, GenerationPlan
 from triptych.recipes.recall import RecallConfig, RecallPlan
-from triptych.recipes.reproduce.base import Form, Row, Settings, Size, Table
+from triptych.recipes.reproduce.base import Form, Row, RowConfig, Settings, Size, Table
 
 RECIPE = "reproduce "
 """In front of a table's name where others have that of a recipe."""
-PRETRAIN, RECALL = "pretrain.", "recall."
-"""In front of a setting of every row's training; all others are of data, split and evaluation."""
+PRETRAIN, RECALL, GENERATIVE, IDS = "pretrain.", "recall.", "generative.", "semantic_ids."
+"""In front of a setting of every row's training that has such a part; all others are of data, split and evaluation."""
 WHAT_A_ROW_IS = ("pretrain.kind", "pretrain.stages", "recall.model")
 
-AnyPlan = Plan | RecallPlan
+AnyPlan = Plan | RecallPlan | GenerationPlan
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,18 @@ def resolve(table: Table, *, size: Size, part: Part, settings: Sequence[str]) ->
         table: what is to be made.
         size: in which form.
         part: of which part.
-        settings: overrides ``a.b=value`` of the form's run config, with ``pretrain.`` or ``recall.`` in front of every
-            row's training.
+        settings: overrides ``a.b=value`` of the form's run config; with ``pretrain.``, ``recall.``, ``generative.`` or
+            ``semantic_ids.`` in front, of that part of every row that has it.
 
     Raises:
         ConfigError: rows that cannot be made together, or a setting that is what a row is tried with.
     """
-    training = [one for one in settings if one.startswith((PRETRAIN, RECALL))]
+    training = [one for one in settings if one.startswith((PRETRAIN, RECALL, GENERATIVE, IDS))]
     others = [one for one in settings if one not in training]
     for one in training:
         if one.partition("=")[0].startswith(WHAT_A_ROW_IS):
             raise ConfigError(f"--set {one}: what a row learns is what the row is. Leave it out.")
-    if not table.learns_recall:
+    if table.is_of_encoders:
         training = [one.removeprefix(PRETRAIN) for one in training]
     form = table.form(size)
     form = replace(form, settings=(*form.settings, *training))
@@ -116,10 +117,7 @@ def _check_alike(rows: Sequence[Row], *, settings: Sequence[str]) -> None:
 def trial_plans(row: Row, form: Form) -> list[AnyPlan]:
     """Return what is trained in each trial of a row that a form makes."""
     config = row.config()
-    settings = form.settings
-    if isinstance(config, RecallConfig) and config.pretrain is None:
-        settings = tuple(one for one in settings if not one.startswith(PRETRAIN))
-    config = config.override(*settings)
+    config = config.override(*_of(config, form.settings))
     config = config.override(*_shorter(config, rate=row.steps_rate))
     shorter = _shorter(config, rate=form.trial_steps_rate)
     start = None if row.start is None else row.start().override(*form.settings)
@@ -127,18 +125,33 @@ def trial_plans(row: Row, form: Form) -> list[AnyPlan]:
     for number, trial in enumerate(row.trials[: form.num_trials], start=1):
         name, tried = f"{row.name} trial {number}", config.override(*shorter, *trial)
         if isinstance(tried, RecallConfig):
-            plans.append(RecallPlan(name, tried, row.permutes_photos, row.random_vectors))
+            plans.append(RecallPlan(name, tried, row.permutes_photos, row.random_vectors, row.shuffled_ids))
+        elif isinstance(tried, GenerationConfig):
+            plans.append(GenerationPlan(name, tried, row.shuffled_ids))
         else:
             plans.append(Plan(name, tried, row.permutes_photos, start))
     return plans
 
 
-def _shorter(config: PretrainConfig | RecallConfig, *, rate: float) -> Settings:
-    """Return what makes a training take that share of its steps; of a recall model, its own and not its encoder's."""
+def _of(config: RowConfig, settings: Settings) -> Settings:
+    """Return those settings of a form that a row has a place for, as the row's config calls them."""
+    if isinstance(config, PretrainConfig):
+        others = (RECALL, GENERATIVE, IDS)
+        return tuple(one.removeprefix(PRETRAIN) for one in settings if not one.startswith(others))
+    absent = {
+        f"{name}." for name in ("pretrain", "recall", "generative", "semantic_ids") if not getattr(config, name, None)
+    }
+    return tuple(one for one in settings if not one.startswith(tuple(absent)))
+
+
+def _shorter(config: RowConfig, *, rate: float) -> Settings:
+    """Return what makes a training take that share of its steps; of what is behind an encoder, its own."""
     if rate == 1:
         return ()
     if isinstance(config, RecallConfig):
         return (f"recall.epochs={rate * config.recall.epochs}",)
+    if isinstance(config, GenerationConfig):
+        return (f"generative.epochs={rate * config.generative.epochs}",)
     return (f"loop.steps={max(1, round(rate * config.loop.steps))}",)
 
 

@@ -22,8 +22,11 @@ from triptych.evaluate.orderings import Ordering
 from triptych.evaluate.tasks import cells
 from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.pretrain.stages import PRESETS, TITLE_PHOTO, Tree
+from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.pretrain.tasks.multitask import MultitaskConfig
 from triptych.recipes.config import RunConfig
+from triptych.recipes.generation import GenerationConfig
+from triptych.recipes.recall import RecallConfig
 from triptych.recipes.reproduce.base import Form, Protocol, Row, Settings, Table
 
 EVALUATION = EvaluationConfig(ks=cells.KS, headline_k=5)
@@ -130,4 +133,73 @@ PRETRAINING_CLAIMS = (
     Ordering("Title and photo come first: o1 > o4", "o1", "o4"),
     Ordering("The stage without a log helps: o1 > o5", "o1", "o5"),
     Ordering("Freezing helps: o1 > o1-open", "o1", "o1-open"),
+)
+
+
+def retrieval() -> Table:
+    """Return the definition of the part on semantic IDs and retrieval by generation."""
+    return Table(
+        name="smgr --part retrieval",
+        title="SMGR, reconstructed: semantic IDs as what is read, and as what is said",
+        rows=RETRIEVAL_ROWS,
+        claims=RETRIEVAL_CLAIMS,
+        protocol=Protocol.CELLS,
+        full=Form(
+            run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2), evaluation=EVALUATION),
+            hours=0.8,
+            settings=("pretrain.loop.steps=600", "pretrain.loop.warmup_steps=50"),
+            num_trials=2,
+        ),
+        quick=Form(
+            run=RunConfig(dataset=GeneratedShopConfig(), seeds=(0,), evaluation=EVALUATION),
+            hours=0.2,
+            settings=(
+                "pretrain.loop.steps=200",
+                "pretrain.loop.warmup_steps=20",
+                "pretrain.loop.validate_every=100",
+                "recall.num_negatives=5000",
+                "semantic_ids.quantizer.codes=64",
+            ),
+            num_trials=1,
+        ),
+    )
+
+
+def reader(*, semantic_ids: bool) -> RecallConfig:
+    """Two towers over vectors of the items, or over what their semantic IDs stand for."""
+    tree: dict[str, Any] = {"pretrain": ContrastiveConfig().dump(), "recall": {"model": {"fusion": "mm"}}}
+    return RecallConfig.parse({**tree, "semantic_ids": {}} if semantic_ids else tree)
+
+
+_RECALL_RATES = tuple((f"recall.learning_rate={value}",) for value in (0.001, 0.003))
+_DECODER_RATES = tuple((f"generative.learning_rate={value}",) for value in (0.001, 0.002))
+_ENCODER_TRIALS = (("temperature=0.05",), ("temperature=0.07",))
+
+
+RETRIEVAL_ROWS = (
+    Row("encoder", "the encoder alone, by its vectors", ContrastiveConfig, _ENCODER_TRIALS),
+    Row("towers", "two towers over its vectors", lambda: reader(semantic_ids=False), _RECALL_RATES),
+    Row("towers over ids", "… over what their IDs stand for", lambda: reader(semantic_ids=True), _RECALL_RATES),
+    Row("generative", "a decoder says the IDs", GenerationConfig, _DECODER_RATES),
+    Row(
+        "random-id towers",
+        "towers over IDs that belong to other items",
+        lambda: reader(semantic_ids=True),
+        _RECALL_RATES,
+        shuffled_ids=True,
+    ),
+    Row(
+        "random-id generative", "a decoder says IDs of other items", GenerationConfig, _DECODER_RATES, shuffled_ids=True
+    ),
+)
+RETRIEVAL_CLAIMS = (
+    Ordering("Vectors hold more than their codes", "towers", "towers over ids"),
+    Ordering("… also of new items", "towers", "towers over ids", slice="new_items"),
+    Ordering("Codes say what an item is", "towers over ids", "random-id towers"),
+    Ordering("… of new items too", "towers over ids", "random-id towers", slice="new_items"),
+    Ordering("To say IDs finds more than the vectors that they were made of", "generative", "encoder"),
+    Ordering("… but not more than towers trained on the same clicks", "towers", "generative"),
+    Ordering("… nor of new items", "towers", "generative", slice="new_items"),
+    Ordering("IDs that mean something are said better", "generative", "random-id generative"),
+    Ordering("… of new items too", "generative", "random-id generative", slice="new_items"),
 )

@@ -1,0 +1,186 @@
+"""Generative retrieval in a table: an encoder, the semantic IDs of its vectors, and the decoder that says them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+
+from triptych.data.catalogue import Catalogue
+from triptych.data.pages import read_pages
+from triptych.data.splits import Split
+from triptych.encoders import embeddings
+from triptych.encoders.embed import Embedder
+from triptych.encoders.embeddings import load_vectors
+from triptych.foundation.artifact import Artifact
+from triptych.foundation.config import Config
+from triptych.foundation.registry import one_of
+from triptych.pretrain.base import TASKS, PretrainConfig
+from triptych.pretrain.tasks.contrastive import ContrastiveConfig
+from triptych.recall import generative_train
+from triptych.recall.generative_train import GenerativeTrainConfig, Given
+from triptych.recall.models.generative import GenerativeRetriever
+from triptych.recipes.config import RunConfig
+from triptych.recipes.encoders import Plan
+from triptych.recipes.semantic_ids import codes_of, semantic_ids_of
+from triptych.recipes.side_by_side import train_side_by_side
+from triptych.recipes.stages import Stages, Trained
+from triptych.semantic_ids.config import SemanticIdsConfig
+from triptych.semantic_ids.stored import SemanticIds
+
+
+class GenerationConfig(Config):
+    """A decoder, the IDs that it says, and the pretraining whose vectors both are made from."""
+
+    pretrain: Annotated[PretrainConfig, one_of(TASKS)] = ContrastiveConfig()
+    """What the encoder is trained on."""
+    semantic_ids: SemanticIdsConfig = SemanticIdsConfig()
+    """How IDs are made of its vectors of the items."""
+    generative: GenerativeTrainConfig = GenerativeTrainConfig()
+    """The decoder and its training."""
+
+
+class GenerationPlan(NamedTuple):
+    """A decoder that a table wants, with each of its seeds."""
+
+    name: str
+    """What tables and messages call it."""
+    config: GenerationConfig
+    """Encoder, IDs, decoder and training, complete."""
+    shuffled_ids: bool = False
+    """Whether items have changed IDs among each other: the random-id control."""
+
+    @property
+    def pretrain(self) -> PretrainConfig:
+        """How the encoder is trained."""
+        return self.config.pretrain
+
+
+@dataclass(frozen=True)
+class GenerationWork:
+    """One decoder to train: what a process must be told, and no more."""
+
+    plan: GenerationPlan
+    seed: int
+    catalogue: Artifact
+    split: Artifact
+    queries: Artifact
+    """The encoder's vectors of the queries."""
+    ids: Artifact
+    """Kind ``semantic_ids``."""
+    num_pages: int
+    """Pages of the training part, by which its steps are counted."""
+    out: Path
+    """Folder of the stage."""
+
+    @property
+    def name(self) -> str:
+        """What the run calls it."""
+        return f"{self.plan.name} seed {self.seed}"
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that its training counts."""
+        return self.plan.config.generative.loop(num_pages=max(1, self.num_pages)).steps
+
+    def find(self) -> Artifact | None:
+        """Return the finished decoder, or None."""
+        config = self.plan.config.generative
+        return generative_train.find_trained(config, seed=self.seed, inputs=self._inputs, out=self.out)
+
+    def train(self) -> Artifact:
+        """Train it, go on where an attempt was interrupted, or open it."""
+        given = Given(
+            catalogue=Catalogue.open(self.catalogue),
+            split=Split.open(self.split),
+            query_content=load_vectors(self.queries),
+            codes=codes_of(self.ids, shuffled_by=self.seed if self.plan.shuffled_ids else None),
+            num_codes=SemanticIds.open(self.ids).quantizer.num_codes,
+            seed=self.seed,
+        )
+        return generative_train.run(self.plan.config.generative, given, inputs=self._inputs, out=self.out)
+
+    @property
+    def _inputs(self) -> dict[str, Artifact | str]:
+        inputs: dict[str, Artifact | str] = {
+            "catalogue": self.catalogue,
+            "split": self.split,
+            "query_embeddings": self.queries,
+            "semantic_ids": self.ids,
+        }
+        return inputs | ({"control": "shuffled ids"} if self.plan.shuffled_ids else {})
+
+
+@dataclass(frozen=True)
+class TrainedGeneration:
+    """One decoder, and the encoder before it."""
+
+    model: Artifact
+    """Kind ``generative``."""
+    own: Trained
+    """The encoder, whose vectors order the items under one ID."""
+
+    @property
+    def index(self) -> Artifact:
+        """The encoder's."""
+        return self.own.index
+
+    def retriever(self, *, name: str, config: RunConfig) -> GenerativeRetriever:
+        """Put the encoder before the decoder."""
+        del config  # of how an encoder's retriever is asked
+        vectors = np.asarray(load_vectors(self.own.embeddings), dtype=np.float32)
+        return GenerativeRetriever.load(
+            self.model.path, encoder=Embedder.open(self.own.encoder), vectors=vectors, name=name
+        )
+
+
+AllGeneration = Mapping[tuple[str, int], TrainedGeneration]
+"""Name of a plan and seed → what was trained."""
+
+
+def train_generation(
+    plans: Sequence[GenerationPlan], *, stages: Stages, seeds: Sequence[int], split: Split, tokenizer: Artifact
+) -> AllGeneration:
+    """Train every plan with every seed, with an encoder of that seed; encoders that plans share are trained once.
+
+    Args:
+        plans: names are distinct.
+        stages: of the run.
+        seeds: of initial weights and batches.
+        split: its training part is learned.
+        tokenizer: from `Stages.tokenizer`.
+    """
+    encoders = {plan.pretrain.to_json(): plan.pretrain for plan in plans}
+    named = {tree: Plan(f"pretraining {number}", one) for number, (tree, one) in enumerate(encoders.items(), start=1)}
+    trained = stages.train_plans(list(named.values()), seeds=seeds, split=split, tokenizer=tokenizer)
+    num_pages = len(read_pages(stages.catalogue, places=split.train).place)
+    works, owns = [], []
+    for seed in seeds:
+        for plan in plans:
+            own = trained[named[plan.pretrain.to_json()].name, seed]
+            name = f"{plan.name} seed {seed}"
+            queries = stages.stage(
+                "query_embeddings",
+                lambda out, own=own: embeddings.run_queries(  # type: ignore[misc]
+                    encoder=own.encoder, catalogue=stages.catalogue, out=out
+                ),
+                record=f"query embeddings {name}",
+            )
+            ids = semantic_ids_of(own, config=plan.config.semantic_ids, stages=stages, name=name)
+            catalogue, out = stages.catalogue.artifact, stages.out / generative_train.KIND
+            works.append(GenerationWork(plan, seed, catalogue, split.artifact, queries, ids, num_pages, out))
+            owns.append(own)
+    new = {work.name for work in works if work.find() is None}
+    if stages.jobs > 1 and len(new) > 1:
+        train_side_by_side(works, jobs=stages.jobs, what="decoder")
+    return {
+        (work.plan.name, work.seed): TrainedGeneration(_finish(work, is_new=work.name in new, stages=stages), own)
+        for work, own in zip(works, owns, strict=True)
+    }
+
+
+def _finish(work: GenerationWork, *, is_new: bool, stages: Stages) -> Artifact:
+    return stages.stage(generative_train.KIND, lambda _: work.train(), record=f"generative {work.name}", is_new=is_new)
