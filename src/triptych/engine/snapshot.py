@@ -226,8 +226,8 @@ def _open_recall(
         return None, None
     index = open_index(vectors)
     reads = read_needs(model.path).history_content
-    recall = LearnedRetriever.open(
-        model,
+    recall = LearnedRetriever.load(
+        model.path,
         index=index,
         encoder=embedder if "encoder" in model.inputs else None,
         catalogue=catalogue,

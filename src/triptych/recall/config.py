@@ -120,6 +120,16 @@ class RecallTrainConfig(Config):
             raise ValueError("loss = 'bpr' has no denominator: remove hard_mixes and log_q = 'tf'.")
         if self.query_buckets and self.item_buckets and self.id_min_count != _default("id_min_count"):
             raise ValueError("id_min_count has no effect where all ids are hashed into buckets. Remove it.")
+        if not needs.query and self.query_buckets is not None:
+            raise ValueError(
+                f"query_buckets has no effect with model.kind = '{self.model.kind}' as it is set, which reads no "
+                "queries. Remove it."
+            )
+        for name in ("id_min_count", "query_buckets", "item_buckets", "id_dropout_rate"):
+            if not self.recall_model.reads_ids and getattr(self, name) != _default(name):
+                raise ValueError(
+                    f"{name} has no effect with model.fusion = 'mm', which has no vectors by ID. Remove it."
+                )
         draws = self.against in (Against.SAMPLED, Against.MIXED)
         without_effect = {
             "num_negatives": not draws,

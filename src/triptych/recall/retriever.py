@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from triptych.data.catalogue import Catalogue
 from triptych.data.ids import UNK
 from triptych.data.text import folded
-from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import EngineError
 from triptych.foundation.types import Hits
 from triptych.nn.bags import TableBags
@@ -66,22 +65,6 @@ class LearnedRetriever:
         self._features, self._needs = features, model.config.needs
 
     @classmethod
-    def open(
-        cls,
-        artifact: Artifact,
-        *,
-        index: VectorIndex,
-        encoder: QueryEncoder | None,
-        name: str = "recall",
-        catalogue: Catalogue | None = None,
-        item_content: NDArray[Any] | None = None,
-    ) -> LearnedRetriever:
-        """Open a ``recall`` artefact; arguments as of `load`."""
-        return cls.load(
-            artifact.path, index=index, encoder=encoder, name=name, catalogue=catalogue, item_content=item_content
-        )
-
-    @classmethod
     def load(
         cls,
         folder: Path,
@@ -92,7 +75,7 @@ class LearnedRetriever:
         catalogue: Catalogue | None = None,
         item_content: NDArray[Any] | None = None,
     ) -> LearnedRetriever:
-        """Read what `save` wrote, or `recall.train`.
+        """Read what `save` wrote, or the artefact of `recall.train`.
 
         Args:
             folder: where.

@@ -119,7 +119,7 @@ def _encoded(texts: Sequence[str], *, parts: Parts, index: Index) -> NDArray[np.
     if parts.recall is None or parts.recall_index is None:
         return embedder.queries(texts)
     encoder = embedder if "encoder" in parts.recall.inputs else None
-    retriever = LearnedRetriever.open(parts.recall, index=index, encoder=encoder)
+    retriever = LearnedRetriever.load(parts.recall.path, index=index, encoder=encoder)
     vectors: NDArray[np.float32] = retriever.request_vectors([Request(query=text) for text in texts])
     return vectors
 

@@ -163,8 +163,8 @@ class TrainedRecall:
         """Put the model before its vectors, all of which are compared, as of `Trained.retriever`."""
         del config  # of how an encoder's retriever is asked
         encoder = None if self.encoder is None else Embedder.open(self.encoder, export=self.export)
-        return LearnedRetriever.open(
-            self.model,
+        return LearnedRetriever.load(
+            self.model.path,
             index=ExactIndex.build(self.vectors),
             encoder=encoder,
             name=name,
