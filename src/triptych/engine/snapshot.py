@@ -29,6 +29,7 @@ from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense, DenseConfig
 from triptych.recall.models.hybrid import Hybrid, HybridChannel, LogCounts, saved_channels, saved_counts
 from triptych.recall.models.popularity import Popularity
+from triptych.recall.recommender import Recommender
 from triptych.recall.retriever import LearnedRetriever
 
 BY_VECTORS = (Channel.RECALL, Channel.DENSE)
@@ -49,6 +50,8 @@ class Snapshot:
     """None: the shop has no recall model."""
     recall_index: Index | None
     """Of its item vectors."""
+    recommender: Recommender | None
+    """The recall model where it answers users, with the encoder behind it; None: it answers words, or there is none."""
     hybrid: Hybrid | None
     """None: the shop fuses nothing."""
     embedder: Embedder
@@ -59,14 +62,19 @@ class Snapshot:
         """Open what a bundle names, before anything is changed."""
         index = open_index(parts.index)
         recall, recall_index = _open_recall(parts, catalogue=catalogue, embedder=embedder, contents=index)
+        by_content = Dense(embedder, index, config=dense)
+        recommender = None
+        if recall is not None and not recall.reads_words:
+            recommender = Recommender.of(recall, dense=by_content, item_ids=catalogue.item_ids)
         first = cls(
             shelf=Shelf.of(catalogue),
             index=index,
-            dense=Dense(embedder, index, config=dense),
+            dense=by_content,
             bm25=Bm25.load(parts.bm25.path),
             popularity=Popularity.load(parts.popularity.path),
             recall=recall,
             recall_index=recall_index,
+            recommender=recommender,
             hybrid=None,
             embedder=embedder,
             dense_config=dense,
@@ -103,17 +111,21 @@ class Snapshot:
             if recall is not None and recall_index is not None:
                 recall_index = recall_index.copy()
                 recall_index.add(recall.item_vectors(ids, content=vectors, titles=titles))
-                recall = recall.over(recall_index)
+                recall = recall.over(recall_index, new_ids=ids, content=vectors)
         own = [self.shelf.own_row(item_id) for item_id in ids]
+        dense, recommender = Dense(self.embedder, index, config=self.dense_config), self.recommender
+        if recommender is not None and recall is not None:
+            recommender = recommender.changed(recall, dense=dense, new_ids=ids)
         after = replace(
             self,
             shelf=self.shelf.changed(new, without=gone),
             index=index,
-            dense=Dense(self.embedder, index, config=self.dense_config),
+            dense=dense,
             bm25=self.bm25.with_items(titles, without=gone),
             popularity=self.popularity.with_items([0 if row is None else self.popularity.counts[row] for row in own]),
             recall=recall,
             recall_index=recall_index,
+            recommender=recommender,
         )
         if self.hybrid is None:
             return after
@@ -125,7 +137,12 @@ class Snapshot:
         """The channel that answers words: the best there is."""
         if self.hybrid is not None and self.hybrid.rule.is_preferred:
             return Channel.HYBRID
-        return Channel.DENSE if self.recall is None else Channel.RECALL
+        return Channel.DENSE if self.recall is None or not self.recall.reads_words else Channel.RECALL
+
+    @property
+    def recommending_channel(self) -> Channel:
+        """The channel that answers users: the recall model, where there is one for them."""
+        return Channel.DENSE if self.recommender is None else Channel.RECALL
 
     def answer(self, request: Request, *, k: int, channel: Channel) -> Answer:
         """Ask a channel that there is, and name what it found.
@@ -193,7 +210,7 @@ class Snapshot:
 
     def _retriever(self, channel: Channel) -> Retriever:
         retrievers: dict[Channel, Retriever | None] = {
-            Channel.RECALL: self.recall,
+            Channel.RECALL: self.recommender or self.recall,
             Channel.DENSE: self.dense,
             Channel.BM25: self.bm25,
             Channel.POPULARITY: self.popularity,
