@@ -13,7 +13,7 @@ from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import HYBRID, RECALL
 from triptych.recipes.hybrid import hybrid_of_run
-from triptych.recipes.recall import recall_of_run
+from triptych.recipes.recall import recall_inputs, recall_of_run
 from triptych.recipes.stages import Stages
 from triptych.recipes.tables import require_behaviour
 
@@ -32,8 +32,9 @@ def run(stages: Stages) -> Artifact:
     popularity, bm25 = stages.popularity(split), stages.bm25()
     trained = stages.train(split, tokenizer)
     recalled = recall_of_run(trained, stages=stages, split=split)
-    hybrids = hybrid_of_run(trained, stages=stages, split=split, popularity=popularity, bm25=bm25, recalled=recalled)
-    served = recalled[0] if recalled else None
+    own = recalled.get(RECALL, [])
+    hybrids = hybrid_of_run(trained, stages=stages, split=split, popularity=popularity, bm25=bm25, recalled=own)
+    served = own[0] if own else None
     stages.bundle(
         trained,
         popularity=popularity,
@@ -47,9 +48,9 @@ def run(stages: Stages) -> Artifact:
         counts = Popularity.load(popularity.path)
         models: dict[str, Retriever | list[Retriever]] = {"popularity": counts, "bm25": Bm25.load(bm25.path)}
         oracle = {} if catalogue.judgements is None else {"oracle": Oracle.fit(catalogue, counts=counts.counts)}
-        fused: dict[str, list[Retriever]] = {}
-        if recalled:
-            fused[RECALL] = [one.retriever(name=RECALL, config=config) for one in recalled]
+        fused: dict[str, list[Retriever]] = {
+            name: [one.retriever(name=name, config=config) for one in by_seed] for name, by_seed in recalled.items()
+        }
         if hybrids:
             fused[HYBRID] = [one.retriever(name=HYBRID) for one in hybrids]
         return search.evaluate(
@@ -67,8 +68,7 @@ def run(stages: Stages) -> Artifact:
             "popularity": popularity,
             "bm25": bm25,
             "photo queries": str(config.photo_queries),
-            **{f"recall seed {seed}": one.model for seed, one in zip(config.seeds, recalled, strict=False)},
-            **{f"recall index seed {seed}": one.index for seed, one in zip(config.seeds, recalled, strict=False)},
+            **recall_inputs(recalled, stages=stages),
             **{f"hybrid seed {seed}": one.artifact for seed, one in zip(config.seeds, hybrids, strict=False)},
         },
     )
