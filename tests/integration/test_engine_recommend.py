@@ -15,13 +15,14 @@ from triptych.data import splits
 from triptych.data.splits import Split, SplitConfig
 from triptych.encoders.embed import Embedder
 from triptych.engine import Channel, Engine, Filters
-from triptych.engine.bundle import write_bundle, write_index
+from triptych.engine.bundle import write_bundle, write_index, write_retriever
 from triptych.foundation.errors import EngineError
 from triptych.index.backends.exact import ExactIndex
 from triptych.recall import train
 from triptych.recall.base import Request
 from triptych.recall.config import RecallTrainConfig
 from triptych.recall.models.dense import Dense
+from triptych.recall.models.item_knn import ItemKnn, ItemKnnConfig
 from triptych.recall.recommender import Recommender
 from triptych.recall.retriever import LearnedRetriever
 from triptych.recall.task import Given
@@ -66,13 +67,29 @@ def with_recall(made, folder, *, name, split):
     model = train.run(config, given, inputs=inputs, out=folder / "recall")
     vectors = np.load(model.file(train.VECTORS))
     index = write_index(folder / "index", vectors=lambda: vectors, catalogue=made.parts["catalogue"], encoder=model)
-    bundle = write_bundle(folder / "bundle", **made.parts, recall=model, recall_index=index)
+    neighbours = write_retriever(
+        folder / "item-knn",
+        fit=lambda: ItemKnn.fit(split.train_histories(made.catalogue), num_items=NUM_ITEMS),
+        kind="item_knn",
+        config=ItemKnnConfig(),
+        inputs={"catalogue": made.parts["catalogue"], "split": split.artifact},
+    )
+    parts = {**made.parts, "recall": model, "recall_index": index, "item_knn": neighbours}
+    bundle = write_bundle(folder / "bundle", **parts)
+    by_neighbours = write_bundle(folder / "bundle", **parts, recommend="item_knn")
     retriever = LearnedRetriever.load(
         model.path, index=ExactIndex.build(vectors), encoder=None, catalogue=made.catalogue, item_content=content
     )
     met = split.train_counts(made.catalogue) > 0
     return SimpleNamespace(
-        path=bundle.path, catalogue=made.catalogue, retriever=retriever, vectors=vectors, met=met, parts=made.parts
+        path=bundle.path,
+        by_neighbours=by_neighbours.path,
+        knn=ItemKnn.load(neighbours.path),
+        catalogue=made.catalogue,
+        retriever=retriever,
+        vectors=vectors,
+        met=met,
+        parts=made.parts,
     )
 
 
@@ -173,6 +190,36 @@ def test_a_history_in_which_nothing_is_known_to_the_model_is_the_encoders(shop, 
     assert engine.recommend(history=[*new, f"i{np.flatnonzero(shop.met)[0]}"], k=5).channel is Channel.RECALL
 
 
+@pytest.mark.parametrize("name", ["mf"], indirect=True)
+def test_item_knn_recommends_where_the_run_says_so(shop, engine):
+    """Also after its items were replaced, added and removed; what has no neighbours is the encoder's."""
+    assert engine.recommend(user="u3", k=3).channel is Channel.RECALL
+    engine = Engine.open(shop.by_neighbours)
+    assert engine.info()["recommend_channel"] == "item_knn"
+    history = log_of(shop, "u3")
+    keep = np.ones(NUM_ITEMS, bool)
+    keep[history] = False
+    full = shop.knn.retrieve([Request(history=history, keep=keep)], NUM_ITEMS).item_rows[0]
+    expected = [f"i{row}" for row in full.tolist() if row >= 0]
+    assert len(expected) > 5
+    for asked in ({"user": "u3"}, {"history": [f"i{row}" for row in history]}):
+        answer = engine.recommend(**asked, k=NUM_ITEMS)
+        assert answer.channel is Channel.ITEM_KNN and answer.note is None
+        assert ids(answer) == expected
+    assert engine.recommend(user="u3", k=3, channel="recall").channel is Channel.RECALL
+    bought, found = f"i{history[0]}", expected[2]
+    scores = {hit.item_id: hit.score for hit in engine.recommend(user="u3", k=NUM_ITEMS)}
+    engine.replace_items([{"item_id": one, "title": "velvet sofa"} for one in (bought, found)])
+    engine.remove_items([expected[0]])
+    engine.add_items([{"item_id": "new", "title": "oak"}])
+    after = {hit.item_id: hit.score for hit in engine.recommend(user="u3", k=NUM_ITEMS)}
+    assert after == pytest.approx({item: score for item, score in scores.items() if item != expected[0]})
+    unmet = engine.recommend(history=["new"], k=3)
+    assert unmet.channel is Channel.DENSE and unmet.note.startswith("Channel item_knn knows nothing that was chosen")
+    with pytest.raises(EngineError, match="'item_knn' answers users, not searches"):
+        engine.search("red shirt", channel="item_knn")
+
+
 def test_filters_hold_and_popularity_leaves_the_history_out(shop, engine):
     full = engine.recommend(user="u3", k=NUM_ITEMS)
     clothes = [hit.item_row for hit in full if ITEMS[hit.item_row]["category"] == "clothes"]
@@ -266,7 +313,10 @@ def test_an_added_item_is_recommended_by_content_alone(shop, engine, name):
         ({"history": "i1"}, r"put this one into a list: \['i1'\]"),
         ({"history": ["i_13"]}, "There is no item 'i_13' in the catalogue. Did you mean 'i13'"),
         ({"history": [3]}, "named by its item_id, a text, not by 3"),
-        ({"user": "u1", "channel": "bm25"}, "Channel 'bm25' answers searches. Recommend by recall, dense, popularity"),
+        (
+            {"user": "u1", "channel": "bm25"},
+            "'bm25' answers searches. Recommend by recall, dense, item_knn, popularity",
+        ),
         ({"user": "u1", "channel": "hybrid"}, "Channel 'hybrid' answers searches"),
         ({"user": "u1", "channel": "knn"}, "There is no channel 'knn'"),
     ],
@@ -280,6 +330,8 @@ def test_a_shop_without_such_a_model_says_so(shops, tmp_path):
     engine = Engine.open(write_run(tmp_path / "plain").path)
     with pytest.raises(EngineError, match="has no recall model that answers users"):
         engine.recommend(user="u1", channel="recall")
+    with pytest.raises(EngineError, match="has no item-kNN"):
+        engine.recommend(user="u1", channel="item_knn")
     assert engine.info()["recommend_channel"] == "dense"
 
 

@@ -105,6 +105,7 @@ def test_ratings_become_a_feed(tables: Path, tmp_path: Path):
     hits = shop.recommend(user="3", k=5)
     assert len(hits) == 5 and hits.channel == "recall"
     assert shop.info()["parts"]["recall"] == RunFolder.existing(tmp_path).stage("recall recall seed 0").id
+    assert shop.recommend(user="3", k=5, channel="item_knn").channel == "item_knn"
     swept = sweep_run(
         tmp_path, kinds=["exact"], extent=Extent(k=5, single_queries=5, filtered_queries=2, rates=(0.5,), seconds=0.1)
     )

@@ -58,6 +58,8 @@ def test_a_model_that_does_not_read_words_is_refused_before_anything_is_trained(
     [
         ("feed", ["recall.epochs=1"], r"recall.model answers queries, and this recipe has none. Set .* 'sasrec'"),
         ("movielens", ["recall.model.kind=mgdspr"], "recall.model answers queries, and this recipe has none"),
+        ("feed", ["recommend=recall"], "recommend = 'recall', and there is no recall model"),
+        ("shop", ["recommend=dense"], "recommend has no effect: it is for recipes without queries"),
         ("feed", ["hybrid={}"], "hybrid fuses answers to queries, and this recipe has none"),
         ("catalogue", ["recall.model.kind=sasrec"], "recall learns from searches or users that led to a choice"),
         ("judged", ["recall.epochs=1"], "recall learns from searches or users that led to a choice"),

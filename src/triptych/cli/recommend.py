@@ -18,7 +18,7 @@ def recommend(
         list[str] | None, typer.Option(help="An item chosen before, oldest first: repeat it for each.")
     ] = None,
     channel: Annotated[
-        str | None, typer.Option(help="recall, dense or popularity; by default the best that the shop has.")
+        str | None, typer.Option(help="recall, item_knn, dense or popularity; by default the best that the shop has.")
     ] = None,
     k: Annotated[int, typer.Option(min=1, help="Number of results.")] = 10,
     as_json: AsJson = False,

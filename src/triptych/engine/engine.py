@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 BY_MEANING = (*BY_VECTORS, Channel.HYBRID)
 """Channels in which an encoder reads the words."""
-RECOMMENDING = (*BY_VECTORS, Channel.POPULARITY)
+RECOMMENDING = (*BY_VECTORS, Channel.ITEM_KNN, Channel.POPULARITY)
 """Channels that answer users."""
 SHORTEN_ABOVE, SHORTEN_FROM = 4, 256
 """A journal is written anew when it is opened with so many times more changes than items they left."""
@@ -51,7 +51,13 @@ class Engine:
     """Search, similar items, recommendation, scoring and live changes over one shop. Safe to share between threads."""
 
     def __init__(
-        self, parts: Parts, *, bundle_id: str, dense: DenseConfig, max_added_items: int = MAX_ADDED_ITEMS
+        self,
+        parts: Parts,
+        *,
+        bundle_id: str,
+        dense: DenseConfig,
+        recommends: Channel | None = None,
+        max_added_items: int = MAX_ADDED_ITEMS,
     ) -> None:
         """Load checked parts; use `open`."""
         self._parts = parts
@@ -72,7 +78,9 @@ class Engine:
         self._journal: Journal | None = None
         self._successor: Engine | None = None
         self._is_closed = False
-        self._snapshot = Snapshot.open(parts, catalogue=self._catalogue, embedder=self._embedder, dense=dense)
+        self._snapshot = Snapshot.open(
+            parts, catalogue=self._catalogue, embedder=self._embedder, dense=dense, recommends=recommends
+        )
 
     @classmethod
     def open(
@@ -103,7 +111,14 @@ class Engine:
         bundle, parts = open_bundle(path)
         try:
             dense = DenseConfig.parse(bundle.config["dense"])
-            engine = cls(parts, bundle_id=bundle.id, dense=dense, max_added_items=max_added_items)
+            chosen = bundle.config.get("recommend")
+            engine = cls(
+                parts,
+                bundle_id=bundle.id,
+                dense=dense,
+                recommends=None if chosen is None else Channel(chosen),
+                max_added_items=max_added_items,
+            )
         except ConfigError as error:  # of a part, not of whoever opens it
             raise ArtifactError(
                 f"The run in {str(path)!r} was made by another version of triptych ({str(error).rstrip('.')}). "
@@ -198,13 +213,14 @@ class Engine:
             history: ids of the items that somebody chose, oldest first, whether the log knows him or not.
             k: most hits wanted.
             filters: which items may be in the answer.
-            channel: recall (a recall model of users or histories), dense (what is near the history by content) or
-                popularity. None: recall where the shop has such a model, else dense.
+            channel: recall (a recall model of users or histories), item_knn (what the same users chose), dense (what is
+                near the history by content) or popularity. None: what the run chose, else recall where the shop has
+                such a model, else dense.
 
         Returns:
             Hits, best first. `channel` says what found them, and `note` why, where that is not what was asked for:
-            dense where the recall model cannot answer (it has no vector for this user, or goes by users and a history
-            was given), popularity where nothing was chosen before.
+            dense where recall or item_knn cannot answer (the model has no vector for this user, or goes by users and a
+            history was given, or knows nothing of it), popularity where nothing was chosen before.
 
         Raises:
             EngineError: an argument that cannot be used, or an item of the history that there never was.
@@ -218,8 +234,11 @@ class Engine:
         rows = self._history(now.shelf, user=user, history=history)
         request = Request(user=user, history=rows, keep=keep)
         if chosen is Channel.RECALL and now.recommender is not None and not now.recommender.answers(request):
+            note = notes.by_content(user, channel=chosen, reads_histories=now.recommender.reads_histories)
             chosen = Channel.DENSE
-            note = notes.by_content(user, reads_histories=now.recommender.reads_histories)
+        elif chosen is Channel.ITEM_KNN and now.item_knn is not None and not now.item_knn.knows(rows):
+            note = notes.by_content(user, channel=chosen, reads_histories=True)
+            chosen = Channel.DENSE
         if not len(rows):
             chosen, note = Channel.POPULARITY, notes.empty_history() if user is None else notes.no_history(user)
         elif chosen is Channel.POPULARITY:  # which looks at no history
@@ -584,6 +603,8 @@ class Engine:
             raise EngineError("This shop has no hybrid. Use another channel, or run it with [hybrid] set.")
         if chosen is Channel.RECALL and now.recall is None:
             raise EngineError("This shop has no recall model. Use channel 'dense', or run it with [recall] set.")
+        if chosen is Channel.ITEM_KNN:
+            raise EngineError("Channel 'item_knn' answers users, not searches. Use another channel, or recommend.")
         if chosen is Channel.RECALL and now.recommender is not None:
             raise EngineError(
                 "This shop's recall model answers users, not searches. Use channel 'dense', or recommend."
@@ -606,6 +627,8 @@ class Engine:
                 "This shop has no recall model that answers users. Use channel 'dense', or run a recipe without "
                 "queries with [recall] set."
             )
+        if chosen is Channel.ITEM_KNN and now.item_knn is None:
+            raise EngineError("This shop has no item-kNN. Use channel 'dense', or run a recipe without queries.")
         return chosen
 
     def _history(self, shelf: Shelf, *, user: str | None, history: Sequence[str] | None = None) -> NDArray[np.int64]:

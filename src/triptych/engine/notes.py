@@ -55,19 +55,20 @@ def empty_history() -> str:
     return "Nothing was chosen before, so these are the most popular items."
 
 
-def by_content(user: str | None, *, reads_histories: bool) -> str:
-    """Say that the recall model could not answer, and the encoder did.
+def by_content(user: str | None, *, channel: str, reads_histories: bool) -> str:
+    """Say that a channel could not answer, and the encoder did.
 
     Args:
+        channel: the one that was asked.
         user: who asks; None: a history was given.
-        reads_histories: whether the model goes by what was chosen.
+        reads_histories: whether it goes by what was chosen.
     """
     if reads_histories:
-        why = "Channel recall knows nothing that was chosen"
+        why = f"Channel {channel} knows nothing that was chosen"
     elif user is None:
-        why = "Channel recall goes by who asks, not by what was chosen"
+        why = f"Channel {channel} goes by who asks, not by what was chosen"
     else:
-        why = f"Channel recall has not met user {_shown(user)}"
+        why = f"Channel {channel} has not met user {_shown(user)}"
     return f"{why}, so these are near what was chosen before by content (channel dense)."
 
 

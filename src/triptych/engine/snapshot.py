@@ -28,6 +28,7 @@ from triptych.recall.learned import read_needs
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense, DenseConfig
 from triptych.recall.models.hybrid import Hybrid, HybridChannel, LogCounts, saved_channels, saved_counts
+from triptych.recall.models.item_knn import ItemKnn
 from triptych.recall.models.popularity import Popularity
 from triptych.recall.recommender import Recommender
 from triptych.recall.retriever import LearnedRetriever
@@ -52,13 +53,25 @@ class Snapshot:
     """Of its item vectors."""
     recommender: Recommender | None
     """The recall model where it answers users, with the encoder behind it; None: it answers words, or there is none."""
+    item_knn: ItemKnn | None
+    """None: the shop has no such channel."""
+    recommends: Channel | None
+    """The channel that the run chose to recommend; None: it left that open."""
     hybrid: Hybrid | None
     """None: the shop fuses nothing."""
     embedder: Embedder
     dense_config: DenseConfig
 
     @classmethod
-    def open(cls, parts: Parts, *, catalogue: Catalogue, embedder: Embedder, dense: DenseConfig) -> Snapshot:
+    def open(
+        cls,
+        parts: Parts,
+        *,
+        catalogue: Catalogue,
+        embedder: Embedder,
+        dense: DenseConfig,
+        recommends: Channel | None = None,
+    ) -> Snapshot:
         """Open what a bundle names, before anything is changed."""
         index = open_index(parts.index)
         recall, recall_index = _open_recall(parts, catalogue=catalogue, embedder=embedder, contents=index)
@@ -75,6 +88,8 @@ class Snapshot:
             recall=recall,
             recall_index=recall_index,
             recommender=recommender,
+            item_knn=None if parts.item_knn is None else ItemKnn.load(parts.item_knn.path),
+            recommends=recommends,
             hybrid=None,
             embedder=embedder,
             dense_config=dense,
@@ -104,7 +119,7 @@ class Snapshot:
         if not new and not len(gone):
             return self
         titles, ids = [item.title or "" for item in new], [item.item_id for item in new]
-        index, recall, recall_index = self.index, self.recall, self.recall_index
+        index, recall, recall_index, item_knn = self.index, self.recall, self.recall_index, self.item_knn
         if vectors is not None and len(new):
             index = index.copy()
             index.add(vectors)
@@ -113,6 +128,8 @@ class Snapshot:
                 recall_index.add(recall.item_vectors(ids, content=vectors, titles=titles))
                 recall = recall.over(recall_index, new_ids=ids, content=vectors)
         own = [self.shelf.own_row(item_id) for item_id in ids]
+        if item_knn is not None and own:
+            item_knn = item_knn.with_items(own)
         dense, recommender = Dense(self.embedder, index, config=self.dense_config), self.recommender
         if recommender is not None and recall is not None:
             recommender = recommender.changed(recall, dense=dense, new_ids=ids)
@@ -126,6 +143,7 @@ class Snapshot:
             recall=recall,
             recall_index=recall_index,
             recommender=recommender,
+            item_knn=item_knn,
         )
         if self.hybrid is None:
             return after
@@ -141,7 +159,9 @@ class Snapshot:
 
     @property
     def recommending_channel(self) -> Channel:
-        """The channel that answers users: the recall model, where there is one for them."""
+        """The channel that answers users: the run's choice, else the recall model, where there is one for them."""
+        if self.recommends is not None:
+            return self.recommends
         return Channel.DENSE if self.recommender is None else Channel.RECALL
 
     def answer(self, request: Request, *, k: int, channel: Channel) -> Answer:
@@ -214,6 +234,7 @@ class Snapshot:
             Channel.DENSE: self.dense,
             Channel.BM25: self.bm25,
             Channel.POPULARITY: self.popularity,
+            Channel.ITEM_KNN: self.item_knn,
             Channel.HYBRID: self.hybrid,
         }
         found = retrievers[channel]

@@ -85,6 +85,6 @@ class Recommender:
         own = np.array([self.answers(request) for request in requests], dtype=np.bool_)
         for retriever, places in ((self._own, np.flatnonzero(own)), (self._dense, np.flatnonzero(~own))):
             if len(places):
-                found = retriever.retrieve([requests[place] for place in places], k)
+                found = retriever.retrieve([requests[place] for place in places.tolist()], k)
                 hits.item_rows[places], hits.scores[places] = found
         return hits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -96,6 +96,9 @@ class RunConfig(Config):
     answers."""
     recall_beside: dict[str, RecallTrainConfig] = Field(default_factory=dict)
     """Further recall models over the same vectors, shown in the report beside the served one: name → how."""
+    recommend: Literal["recall", "item_knn", "dense"] | None = None
+    """What recommends where a run without queries is served: the recall model, item-kNN, or dense (the encoder by the
+    history); none: recall where there is a recall model, else dense."""
     hybrid: HybridConfig | None = None
     """Channels fused into one, for logs of searches and for judged queries; none: there is no such row and channel."""
     popularity: PopularityConfig = PopularityConfig()
@@ -149,6 +152,10 @@ class RunConfig(Config):
                 "tokenizer has no effect with pretrain.encoder.text_model, which brings its own. Remove one of them."
             )
         self._check_recall()
+        if self.recommend is not None and self.pretrain.learns_from is not LearnsFrom.HISTORIES:
+            raise ValueError("recommend has no effect: it is for recipes without queries, such as feed. Remove it.")
+        if self.recommend == RECALL and self.recall is None:
+            raise ValueError("recommend = 'recall', and there is no recall model. Set recall, or another.")
         if self.hybrid is not None:
             self._check_hybrid(self.hybrid)
         learned = self.pretrain

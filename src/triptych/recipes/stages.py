@@ -303,6 +303,7 @@ class Stages:
         recall: Artifact | None = None,
         recall_index: Artifact | None = None,
         hybrid: Artifact | None = None,
+        item_knn: Artifact | None = None,
     ) -> Artifact:
         """Name what the engine opens: the first arm's encoder with the first seed, and what is built over it."""
         served = trained[self.config.arms[0].value, self.config.seeds[0]]
@@ -319,6 +320,8 @@ class Stages:
                 recall=recall,
                 recall_index=recall_index,
                 hybrid=hybrid,
+                item_knn=item_knn,
+                recommend=self.config.recommend,
             ),
         )
 

@@ -118,8 +118,8 @@ class RecommendParameters(FilterParameters):
     """One recommendation: how to rank, and filters."""
 
     channel: Channel | None = None
-    """``recall``: by a recall model of users or histories; ``dense``: near the history, by title and photo;
-    ``popularity``. Left out: the best there is, ``recommend_channel`` of ``/api/info``."""
+    """``recall``: by a recall model of users or histories; ``item_knn``: by what the same users chose; ``dense``: near
+    the history, by title and photo; ``popularity``. Left out: ``recommend_channel`` of ``/api/info``."""
 
 
 class HistoryParameters(RecommendParameters):

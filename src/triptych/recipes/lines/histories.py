@@ -34,6 +34,7 @@ def run(stages: Stages) -> Artifact:
         bm25=bm25,
         recall=None if served is None else served.model,
         recall_index=None if served is None else served.index,
+        item_knn=item_knn,
     )
 
     def recommended() -> TaskResult:
