@@ -353,3 +353,6 @@ async def test_over_http_it_is_said_who_answered(engine, anyio_backend):
         assert [hit["item"]["item_id"] for hit in known["hits"]] == ids(engine.recommend(user="u3", k=5))
         given = (await client.get("/api/recommend", params={"history": ["i1", "i2"], "k": 5})).json()
         assert (given["channel"], given["personal"]) == ("dense", True) and "goes by who asks" in given["note"]
+        for address, told in (("/api/recommend", "history"), ("/api/recommend/u3?channel=bm25", "answers searches")):
+            refused = await client.get(address)
+            assert refused.status_code == 422 and told in refused.json()["detail"]
