@@ -59,7 +59,7 @@ def photo(row, *, shift=0):
     return buffer.getvalue()
 
 
-def write_tables(folder, *, items=None):
+def write_tables(folder, *, items=None, more_events=()):
     items = ITEMS if items is None else items
     photos = [None if row == NO_PHOTO else photo(row) for row in range(NUM_ITEMS)]
     photos += [None] * (len(items) - NUM_ITEMS)
@@ -78,6 +78,7 @@ def write_tables(folder, *, items=None):
             }
             for place in range(120)
         ]
+        + list(more_events)
     ).write_parquet(folder / "events.parquet")
     items = ItemsConfig(path="items.parquet", features={"colour": Role.CATEGORICAL})
     return check_tables(
@@ -97,19 +98,23 @@ def write_encoder(parent, catalogue, *, seed):
     return produce(parent, kind=ENCODER, config={"seed": seed}, inputs={"catalogue": catalogue.artifact}, build=build)
 
 
-def write_run(run, *, seed=0, items=None):
+def write_run(run, *, seed=0, items=None, more_events=()):
     """Write a run as the recipes do, with an encoder that learned nothing.
 
     Args:
         run: its folder; a run that is there is made anew, beside the old one's artefacts.
         seed: of the encoder.
         items: rows of the items table: `ITEMS`, or those and more without photos.
+        more_events: rows of the events table, behind those that are there.
     """
     run.mkdir(exist_ok=True)
-    tables = "1" if items is None else str(len(items))
+    tables = f"{len(items or ())} {len(more_events)}"
     config = CatalogueConfig(photo_px=PX, display_px=40)
     artifact = catalogues.build(
-        config, tables=partial(write_tables, run, items=items), inputs={"t": tables}, out=run / "catalogue"
+        config,
+        tables=partial(write_tables, run, items=items, more_events=more_events),
+        inputs={"t": tables},
+        out=run / "catalogue",
     )
     catalogue = Catalogue.open(artifact)
     encoder = write_encoder(run / "encoder", catalogue, seed=seed)

@@ -58,6 +58,10 @@ def test_similar_and_recommend(demo_run: Path):
     item = json.loads(answer("search", demo_run, "lamp", "--k", "1", "--json"))[0]["item_id"]
     assert item not in {hit["item_id"] for hit in json.loads(answer("similar", demo_run, item, "--json"))}
     assert len(json.loads(answer("recommend", demo_run, "nobody", "--k", "3", "--json"))) == 3
+    by_history = json.loads(
+        answer("recommend", demo_run, "--history", item, "--channel", "dense", "--k", "3", "--json")
+    )
+    assert len(by_history) == 3 and item not in {hit["item_id"] for hit in by_history}
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])

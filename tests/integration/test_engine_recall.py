@@ -29,7 +29,7 @@ def retriever(demo_run: Path) -> LearnedRetriever:
     parts = open_bundle(demo_run)[1]
     assert parts.recall is not None and parts.recall_index is not None
     index = open_index(parts.recall_index)
-    return LearnedRetriever.open(parts.recall, index=index, encoder=Embedder.open(parts.encoder))
+    return LearnedRetriever.load(parts.recall.path, index=index, encoder=Embedder.open(parts.encoder))
 
 
 def rows(hits) -> list[int]:

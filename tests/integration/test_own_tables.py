@@ -15,7 +15,9 @@ import triptych
 from triptych.cli import app
 from triptych.evaluate.report import read_records
 from triptych.foundation.errors import DataError
+from triptych.index.sweep import Extent
 from triptych.recipes import resolve
+from triptych.recipes.index_sweep import sweep_run
 from triptych.recipes.pipeline import run_pipeline
 from triptych.recipes.run_folder import RunFolder
 
@@ -88,12 +90,26 @@ def values(records: list[dict], *, task: str, metric: str, k: int) -> dict[str, 
 
 
 def test_ratings_become_a_feed(tables: Path, tmp_path: Path):
-    records = drafted_and_run(tables, tmp_path, recipe="feed", events="ratings.csv")
+    """With a recall model that is served, and one beside it, of another sort."""
+    short = {"num_negatives": 50, "epochs": 1, "validations": 1}
+    served = {"model": {"kind": "sasrec", "fusion": "mm+idfc", "dim": 16}, **short}
+    beside = {"mf": {"model": {"kind": "matrix_factorization", "dim": 16}, **short}}
+    settings = (f"recall={json.dumps(served)}", f"recall_beside={json.dumps(beside)}")
+    records = drafted_and_run(tables, tmp_path, recipe="feed", events="ratings.csv", settings=settings)
     recall = values(records, task="recommend", metric="recall", k=20)
-    assert {"popularity", "item-knn", "title+photo", "title"} <= set(recall)
+    assert set(recall) == {"popularity", "item-knn", "title+photo", "title", "recall", "mf"}
     assert recall["item-knn"] > recall["popularity"]
-    hits = triptych.load(tmp_path).recommend(user="3", k=5)
-    assert len(hits) == 5
+    against = {one["baseline"] for one in records if one["model"] == "recall" and one.get("kind") == "difference"}
+    assert against == {"title+photo"}
+    shop = triptych.load(tmp_path)
+    hits = shop.recommend(user="3", k=5)
+    assert len(hits) == 5 and hits.channel == "recall"
+    assert shop.info()["parts"]["recall"] == RunFolder.existing(tmp_path).stage("recall recall seed 0").id
+    assert shop.recommend(user="3", k=5, channel="item_knn").channel == "item_knn"
+    swept = sweep_run(
+        tmp_path, kinds=["exact"], extent=Extent(k=5, single_queries=5, filtered_queries=2, rates=(0.5,), seconds=0.1)
+    )
+    assert (swept.about["vectors_of"], swept.about["queries_are"]) == ("recall", "users of the validation part")
 
 
 def test_grades_become_a_search(tables: Path, tmp_path: Path):

@@ -44,6 +44,7 @@ OPERATIONS = {
     "why_by_photo",
     "similar",
     "recommend",
+    "recommend_by_history",
     "item",
     "item_photo",
     "add_items",
@@ -307,6 +308,14 @@ async def test_similar_and_recommend(client: httpx.AsyncClient, engine: Engine, 
     popular = engine.search(None, channel="popularity", k=5)
     assert stranger["personal"] is False and "user 'nobody-we-know'" in stranger["note"]
     assert [hit["item"]["item_id"] for hit in stranger["hits"]] == [hit.item_id for hit in popular]
+    assert stranger["channel"] == "popularity"
+    chosen = [similar[0]["item"]["item_id"], pictured]
+    by_history = (await client.get("/api/recommend", params={"k": 5, "history": chosen})).json()
+    expected = engine.recommend(history=chosen, k=5)
+    assert [hit["item"]["item_id"] for hit in by_history["hits"]] == [hit.item_id for hit in expected]
+    assert by_history["personal"] is True and by_history["channel"] == "dense" and by_history["note"] is None
+    assert "answers users" in refusal(await client.get("/api/recommend/u1", params={"channel": "recall"}), 422)
+    assert "history" in refusal(await client.get("/api/recommend"), 422)
 
 
 # --- items -----------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def opened(shop: Shop, config: RecallTrainConfig, *, out: Path, **given: Any) ->
     artifact = train.run(config, Given(*shop, None, None, 0, **given), inputs={}, out=out)
     vectors = np.load(artifact.file(train.VECTORS)).astype(np.float32)
     index = ExactIndex.build(vectors, config=ExactConfig(stored_as="float32"))
-    return LearnedRetriever.open(artifact, index=index, encoder=None, catalogue=shop.catalogue)
+    return LearnedRetriever.load(artifact.path, index=index, encoder=None, catalogue=shop.catalogue)
 
 
 def hit_rate(retriever: LearnedRetriever, shop: Shop, *, personal: bool) -> float:

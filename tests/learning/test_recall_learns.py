@@ -69,7 +69,7 @@ def test_so_does_every_way_of_training(planted_shop, tmp_path, settings):
 def test_a_retriever_answers_known_queries_new_ones_and_finds_new_items(planted_shop, tmp_path):
     artifact = trained(planted_shop, tmp_path, id_dropout_rate=0.3)
     stored = vectors(artifact)
-    retriever = LearnedRetriever.open(artifact, index=ExactIndex.build(stored), encoder=Encoder())
+    retriever = LearnedRetriever.load(artifact.path, index=ExactIndex.build(stored), encoder=Encoder())
     ids = planted_shop.catalogue.item_ids
 
     def first(query: str) -> str:
@@ -94,7 +94,7 @@ def test_a_retriever_answers_known_queries_new_ones_and_finds_new_items(planted_
 def test_ids_alone_do_not_tell_one_new_query_from_another(planted_shop, tmp_path):
     """With IDs alone, all new queries are one."""
     artifact = trained(planted_shop, tmp_path, model={"fusion": "id"})
-    retriever = LearnedRetriever.open(artifact, index=ExactIndex.build(vectors(artifact)), encoder=None)
+    retriever = LearnedRetriever.load(artifact.path, index=ExactIndex.build(vectors(artifact)), encoder=None)
     assert retriever.knows("red  Lamp")
     assert not retriever.knows("crimson lamp")
     unknown = retriever.request_vectors([Request(query="crimson lamp"), Request(query="never asked")])
@@ -136,6 +136,16 @@ def test_batches_hold_what_was_chosen_and_mask_it_among_the_negatives(planted_sh
         ({"model": {"fusion": "mm_trainable", "id_init_std": 1}}, "id_init_std has no effect with fusion = 'mm_trai"),
         ({"query_buckets": 5, "item_buckets": 5, "id_min_count": 2}, "id_min_count has no effect where all ids"),
         ({"model": {"fusion": "id", "bends_ids": True}}, "bends_ids has no effect with this fusion"),
+        *(
+            ({"model": {"fusion": "mm"}, name: value}, f"{name} has no effect with model.fusion = 'mm'")
+            for name, value in (
+                ("id_min_count", 2),
+                ("query_buckets", 5),
+                ("item_buckets", 5),
+                ("id_dropout_rate", 0.5),
+            )
+        ),
+        ({"model": {"asks": "history"}, "query_buckets": 5}, "query_buckets has no effect with model.kind = 'two_tow"),
     ],
 )
 def test_settings_that_do_nothing_are_refused(settings, message):
@@ -160,7 +170,7 @@ def test_damaged_files_are_told(planted_shop, tmp_path):
     sizes = artifact.path / "sizes.json"
     sizes.write_text(sizes.read_text().replace('"num_items": 31', '"num_items": 30'))
     with pytest.raises(ArtifactError, match="the weights are not of this config"):
-        LearnedRetriever.open(artifact, index=index, encoder=Encoder())
+        LearnedRetriever.load(artifact.path, index=index, encoder=Encoder())
     sizes.unlink()
     with pytest.raises(ArtifactError, match=r"has no sizes\.json"):
-        LearnedRetriever.open(artifact, index=index, encoder=Encoder())
+        LearnedRetriever.load(artifact.path, index=index, encoder=Encoder())

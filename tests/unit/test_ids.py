@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triptych.data.ids import UNK, IdVocabulary, drop
+from triptych.data.ids import UNK, IdVocabulary
 from triptych.foundation.errors import ArtifactError
 
 words = st.lists(st.one_of(st.none(), st.text("abé表 ", max_size=3)), max_size=40)
@@ -74,15 +74,3 @@ def test_what_is_saved_is_read_again(tmp_path, ids):
 def test_a_folder_without_ids(tmp_path):
     with pytest.raises(ArtifactError, match=r"holds no ids \('ids.json'\)"):
         IdVocabulary.load(tmp_path)
-
-
-def test_dropped_ids_are_unknown_and_the_others_stay():
-    rows = np.arange(1, 20_001).reshape(100, 200)
-    dropped = drop(rows, rate=0.2, rng=np.random.default_rng(0))
-    gone = dropped == UNK
-    assert abs(gone.mean() - 0.2) < 0.02
-    assert (dropped[~gone] == rows[~gone]).all()
-    assert dropped.dtype == np.int64
-    assert (drop(rows, rate=0.2, rng=np.random.default_rng(0)) == dropped).all()
-    assert (drop(rows, rate=0.0, rng=np.random.default_rng(0)) == rows).all()
-    assert not drop(rows, rate=1.0, rng=np.random.default_rng(0)).any()

@@ -13,6 +13,7 @@ from triptych.foundation.errors import ConfigError
 from triptych.recall.base import Request
 from triptych.recipes import resolve
 from triptych.recipes.config import RunConfig
+from triptych.recipes.encoders import Plan
 from triptych.recipes.recall import TrainedRecall, recall_of_run
 
 SETTINGS = {"num_negatives": 20, "validations": 1, "device": "cpu", "precision": "fp32"}
@@ -30,7 +31,9 @@ def trained(shop, out: Path, *, model: dict) -> TrainedRecall:
         jobs=1,
         stage=lambda name, make, *, record, is_new=None: make(out / name),
     )
-    (found,) = recall_of_run({}, stages=stages, split=shop.split)
+    ((found,),) = recall_of_run(
+        {}, stages=stages, split=shop.split, served=Plan("title+photo", stages.config.pretrain)
+    ).values()
     return found
 
 
@@ -48,6 +51,44 @@ def test_a_personal_model_is_asked_for_the_users_of_the_log(small_shop, tmp_path
 
 
 def test_a_model_that_does_not_read_words_is_refused_before_anything_is_trained():
-    with pytest.raises(ConfigError, match="recall.model goes by histories alone"):
+    with pytest.raises(ConfigError, match="recall.model goes by users or histories alone"):
         resolve("shop", settings=["recall.model.asks=history"])
     assert resolve("shop", settings=["recall.model.asks=query+history"]).config.recall is not None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "message"),
+    [
+        ("feed", ["recall.epochs=1"], r"recall.model answers queries, and this recipe has none. Set .* 'sasrec'"),
+        ("movielens", ["recall.model.kind=mgdspr"], "recall.model answers queries, and this recipe has none"),
+        ("feed", ["recommend=recall"], "recommend = 'recall', and there is no recall model"),
+        ("shop", ["recommend=dense"], "recommend has no effect: it is for recipes without queries"),
+        ("feed", ["hybrid={}"], "hybrid fuses answers to queries, and this recipe has none"),
+        ("catalogue", ["recall.model.kind=sasrec"], "recall learns from searches or users that led to a choice"),
+        ("judged", ["recall.epochs=1"], "recall learns from searches or users that led to a choice"),
+        ("shop", ["recall.model.kind=lightgcn"], "recall.model goes by users or histories alone"),
+        ("shop", ['recall_beside={"mf":{"model":"vbpr"}}'], "recall_beside.mf.model goes by users or histories"),
+        ("feed", ['recall_beside={"mf":{"model":"vbpr"}}'], "names models beside the served one, and there is none"),
+        (
+            "feed",
+            ["recall.model.kind=sasrec", 'recall_beside={"item-knn":{"model":"vbpr"}}'],
+            "recall_beside.item-knn: the tables have a row of that name already",
+        ),
+        (
+            "feed",
+            ["recall.model.kind=sasrec", 'recall_beside={"two":{}}'],
+            "recall_beside.two.model answers queries, and this recipe has none",
+        ),
+    ],
+)
+def test_models_that_do_not_go_with_the_recipe_are_refused(recipe, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(recipe, settings=settings)
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "matrix_factorization", "vbpr", "lightgcn"])
+@pytest.mark.parametrize("recipe", ["feed", "movielens"])
+def test_recipes_without_queries_take_models_of_users_and_histories(recipe, kind):
+    found = resolve(recipe, settings=[f"recall.model.kind={kind}", "recall.single_choices=false"]).config
+    assert found.recall.model.kind == kind
+    assert resolve(recipe, settings=[]).config.recall is None

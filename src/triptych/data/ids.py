@@ -5,8 +5,8 @@ Either the strings of the training data have a row each, those seen too seldom t
 (`IdVocabulary.hashed`; Weinberger et al., 2009, "Feature Hashing for Large Scale Multitask Learning"). A vocabulary
 takes some hundred bytes of memory a string; from tens of millions on, or where strings keep coming, hash.
 
-Row 0 stands for what is not known. It learns from strings that training has left out, and from `drop`: without that no
-training example has it, and whoever comes new is answered by a random vector.
+Row 0 stands for what is not known. It learns from strings that training has left out, and from ids that a task hides at
+random: without that no training example has it, and whoever comes new is answered by a random vector.
 """
 
 from __future__ import annotations
@@ -119,17 +119,6 @@ class _Hashed(IdVocabulary):
         state = self._keyed.copy()  # takes less time than making one
         state.update(string.encode())
         return state.digest()
-
-
-def drop(rows: NDArray[np.int64], *, rate: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Put `UNK` in the place of a random share of the rows, so that its vector is trained and ids are not relied on.
-
-    Args:
-        rows: int64 ``[...]``.
-        rate: the share, from 0 to 1.
-        rng: draws which.
-    """
-    return np.where(rng.random(rows.shape, dtype=np.float32) < rate, UNK, rows)
 
 
 def _looked_up(strings: Strings, rows: dict[str | None, int]) -> NDArray[np.int64]:

@@ -18,6 +18,8 @@ class Channel(StrEnum):
     """By shared words of query and title."""
     POPULARITY = "popularity"
     """By past choices, whatever the query."""
+    ITEM_KNN = "item_knn"
+    """By what the same users chose; of users and histories, not of searches."""
     HYBRID = "hybrid"
     """By several of these, fused into one list."""
 

@@ -44,6 +44,8 @@ class Parts:
     """Item vectors of `recall`."""
     hybrid: Artifact | None = None
     """How the others are fused; None: the shop has no such channel."""
+    item_knn: Artifact | None = None
+    """Which items the same users chose; None: the shop has no such channel."""
 
     def named(self) -> dict[str, Artifact]:
         """Return part → artefact, of those that there are."""
@@ -124,6 +126,8 @@ def write_bundle(
     recall: Artifact | None = None,
     recall_index: Artifact | None = None,
     hybrid: Artifact | None = None,
+    item_knn: Artifact | None = None,
+    recommend: str | None = None,
 ) -> Artifact:
     """Write the bundle of a run.
 
@@ -138,11 +142,13 @@ def write_bundle(
         recall: a recall model, over this encoder if it reads content; None: there is none.
         recall_index: of its item vectors.
         hybrid: how these are fused; None: they are not.
+        item_knn: from `write_retriever`; None: the shop has no such channel.
+        recommend: the channel that recommends; None: the recall model where it answers users, else the encoder.
 
     Raises:
         ArtifactError: the parts do not belong together.
     """
-    parts = Parts(catalogue, encoder, index, popularity, bm25, recall, recall_index, hybrid)
+    parts = Parts(catalogue, encoder, index, popularity, bm25, recall, recall_index, hybrid, item_knn)
     check_lineage(parts)
     places = {name: os.path.relpath(part.path, parent / "id") for name, part in parts.named().items()}
 
@@ -153,7 +159,7 @@ def write_bundle(
     return produce(
         parent,
         kind=KIND,
-        config={"parts": places, "dense": (dense or DenseConfig()).dump()},
+        config={"parts": places, "dense": (dense or DenseConfig()).dump(), "recommend": recommend},
         inputs=parts.named(),
         build=build,
     )
@@ -186,8 +192,9 @@ def check_lineage(parts: Parts) -> None:
         ArtifactError: they do not; both ids are named.
     """
     parts.index.require_input("encoder", parts.encoder)
-    for part in (parts.index, parts.popularity, parts.bm25):
-        part.require_input("catalogue", parts.catalogue)
+    for part in (parts.index, parts.popularity, parts.bm25, parts.item_knn):
+        if part is not None:
+            part.require_input("catalogue", parts.catalogue)
     if (parts.recall is None) != (parts.recall_index is None):
         raise ArtifactError(
             "A bundle has a recall model and the index of its vectors, or neither. Run it again: triptych run."

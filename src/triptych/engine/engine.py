@@ -29,6 +29,7 @@ from triptych.engine.journal import Journal
 from triptych.engine.new_items import MAX_ADDED_ITEMS, PhotoSizes, check_rows, encode_items
 from triptych.engine.photos import Photo, query_pixels
 from triptych.engine.replay import holding, read_items
+from triptych.engine.shelf import Shelf
 from triptych.engine.snapshot import BY_VECTORS, Snapshot
 from triptych.foundation.errors import ArtifactError, ConfigError, EngineError, did_you_mean
 from triptych.recall.base import Request
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 BY_MEANING = (*BY_VECTORS, Channel.HYBRID)
 """Channels in which an encoder reads the words."""
+RECOMMENDING = (*BY_VECTORS, Channel.ITEM_KNN, Channel.POPULARITY)
+"""Channels that answer users."""
 SHORTEN_ABOVE, SHORTEN_FROM = 4, 256
 """A journal is written anew when it is opened with so many times more changes than items they left."""
 LISTED = 5
@@ -48,7 +51,13 @@ class Engine:
     """Search, similar items, recommendation, scoring and live changes over one shop. Safe to share between threads."""
 
     def __init__(
-        self, parts: Parts, *, bundle_id: str, dense: DenseConfig, max_added_items: int = MAX_ADDED_ITEMS
+        self,
+        parts: Parts,
+        *,
+        bundle_id: str,
+        dense: DenseConfig,
+        recommends: Channel | None = None,
+        max_added_items: int = MAX_ADDED_ITEMS,
     ) -> None:
         """Load checked parts; use `open`."""
         self._parts = parts
@@ -69,7 +78,9 @@ class Engine:
         self._journal: Journal | None = None
         self._successor: Engine | None = None
         self._is_closed = False
-        self._snapshot = Snapshot.open(parts, catalogue=self._catalogue, embedder=self._embedder, dense=dense)
+        self._snapshot = Snapshot.open(
+            parts, catalogue=self._catalogue, embedder=self._embedder, dense=dense, recommends=recommends
+        )
 
     @classmethod
     def open(
@@ -100,7 +111,14 @@ class Engine:
         bundle, parts = open_bundle(path)
         try:
             dense = DenseConfig.parse(bundle.config["dense"])
-            engine = cls(parts, bundle_id=bundle.id, dense=dense, max_added_items=max_added_items)
+            chosen = bundle.config.get("recommend")
+            engine = cls(
+                parts,
+                bundle_id=bundle.id,
+                dense=dense,
+                recommends=None if chosen is None else Channel(chosen),
+                max_added_items=max_added_items,
+            )
         except ConfigError as error:  # of a part, not of whoever opens it
             raise ArtifactError(
                 f"The run in {str(path)!r} was made by another version of triptych ({str(error).rstrip('.')}). "
@@ -179,21 +197,56 @@ class Engine:
         request = Request(item_row=now.shelf.row(item), keep=now.shelf.columns.mask(filters))
         return now.answer(request, k=k, channel=Channel.DENSE)
 
-    def recommend(self, *, user: str, k: int = 20, filters: Filters | None = None) -> Answer:
-        """Return items near what a user chose before, those left out.
+    def recommend(
+        self,
+        *,
+        user: str | None = None,
+        history: Sequence[str] | None = None,
+        k: int = 20,
+        filters: Filters | None = None,
+        channel: Channel | str | None = None,
+    ) -> Answer:
+        """Return items for a user of the log, or for a history that is given; what was chosen before is left out.
 
-        For a user without history the answer is what is popular, and its `channel` and `note` say so.
+        Args:
+            user: who asks: he is answered by what he chose in the log. Either this or `history`.
+            history: ids of the items that somebody chose, oldest first, whether the log knows him or not.
+            k: most hits wanted.
+            filters: which items may be in the answer.
+            channel: recall (a recall model of users or histories), item_knn (what the same users chose), dense (what is
+                near the history by content) or popularity. None: what the run chose, else recall where the shop has
+                such a model, else dense.
+
+        Returns:
+            Hits, best first. `channel` says what found them, and `note` why, where that is not what was asked for:
+            dense where recall or item_knn cannot answer (the model has no vector for this user, or goes by users and a
+            history was given, or knows nothing of it), popularity where nothing was chosen before.
 
         Raises:
-            EngineError: an argument that cannot be used.
+            EngineError: an argument that cannot be used, or an item of the history that there never was.
         """
+        if (user is None) == (history is None):
+            raise EngineError("A recommendation is for a user, or by a history of items: give one of the two.")
         now = self._snapshot
+        note: str | None = None
+        chosen = self._recommending(now, channel)
         keep = now.shelf.columns.mask(filters)
-        history = now.shelf.current(self._history(user))
-        if len(history):
-            return now.answer(Request(user=user, history=history, keep=keep), k=k, channel=Channel.DENSE)
-        answer = now.answer(Request(user=user, keep=keep), k=k, channel=Channel.POPULARITY)
-        answer.note = notes.no_history(user)
+        rows = self._history(now.shelf, user=user, history=history)
+        request = Request(user=user, history=rows, keep=keep)
+        if chosen is Channel.RECALL and now.recommender is not None and not now.recommender.answers(request):
+            note = notes.by_content(user, channel=chosen, reads_histories=now.recommender.reads_histories)
+            chosen = Channel.DENSE
+        elif chosen is Channel.ITEM_KNN and now.item_knn is not None and not now.item_knn.knows(rows):
+            note = notes.by_content(user, channel=chosen, reads_histories=True)
+            chosen = Channel.DENSE
+        if not len(rows):
+            chosen, note = Channel.POPULARITY, notes.empty_history() if user is None else notes.no_history(user)
+        elif chosen is Channel.POPULARITY:  # which looks at no history
+            keep = np.ones(len(now.shelf.columns.live), np.bool_) if keep is None else keep.copy()
+            keep[rows] = False
+            request = replace(request, keep=keep)
+        answer = now.answer(request, k=k, channel=chosen)
+        answer.note = note
         return answer
 
     def score(self, query: str, items: Sequence[str]) -> list[float]:
@@ -397,7 +450,7 @@ class Engine:
 
     def knows_user(self, user: str) -> bool:
         """Say whether a user has chosen anything, so that `recommend` is personal."""
-        return len(self._history(user)) > 0
+        return len(self._history(self._snapshot.shelf, user=user)) > 0
 
     def knows_item(self, item_id: str) -> bool:
         """Say whether there is such an item."""
@@ -428,6 +481,7 @@ class Engine:
             "queries": self._catalogue.num_queries,
             "index_bytes": now.index.memory_bytes,
             "search_channel": now.usual_channel.value,
+            "recommend_channel": now.recommending_channel.value,
         }
 
     def _put(self, rows: Sequence[Mapping[str, Any]], *, replaces: bool) -> list[str]:
@@ -549,13 +603,44 @@ class Engine:
             raise EngineError("This shop has no hybrid. Use another channel, or run it with [hybrid] set.")
         if chosen is Channel.RECALL and now.recall is None:
             raise EngineError("This shop has no recall model. Use channel 'dense', or run it with [recall] set.")
+        if chosen is Channel.ITEM_KNN:
+            raise EngineError("Channel 'item_knn' answers users, not searches. Use another channel, or recommend.")
+        if chosen is Channel.RECALL and now.recommender is not None:
+            raise EngineError(
+                "This shop's recall model answers users, not searches. Use channel 'dense', or recommend."
+            )
         return chosen
 
-    def _history(self, user: str) -> NDArray[np.int64]:
+    def _recommending(self, now: Snapshot, channel: Channel | str | None) -> Channel:
+        """Return the channel that is asked to recommend, or the best there is.
+
+        Raises:
+            EngineError: there is none of that name, the shop lacks it, or it answers no users.
+        """
+        if channel is None:
+            return now.recommending_channel
+        chosen = _channel(channel)
+        if chosen not in RECOMMENDING:
+            raise EngineError(f"Channel '{chosen}' answers searches. Recommend by {', '.join(RECOMMENDING)}.")
+        if chosen is Channel.RECALL and now.recommender is None:
+            raise EngineError(
+                "This shop has no recall model that answers users. Use channel 'dense', or run a recipe without "
+                "queries with [recall] set."
+            )
+        if chosen is Channel.ITEM_KNN and now.item_knn is None:
+            raise EngineError("This shop has no item-kNN. Use channel 'dense', or run a recipe without queries.")
+        return chosen
+
+    def _history(self, shelf: Shelf, *, user: str | None, history: Sequence[str] | None = None) -> NDArray[np.int64]:
+        """Return the rows, as they are now, of what a user chose in the log, or of a history that is given."""
+        if history is not None:
+            if isinstance(history, str):
+                raise EngineError(f"A history is a list of items; put this one into a list: ['{history}'].")
+            return np.array([shelf.history_row(item) for item in history], dtype=np.int64)
         if not isinstance(user, str):
             raise EngineError(f"A user is named by a text, not by {user!r}.")
         row = self._catalogue.user_row(user)
-        return np.empty(0, np.int64) if row is None else self._catalogue.history(row).astype(np.int64)
+        return shelf.current(np.empty(0, np.int64) if row is None else self._catalogue.history(row).astype(np.int64))
 
     def _require_known(self, query: str, *, so: str) -> None:
         if not self.knows_words(query):

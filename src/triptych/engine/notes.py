@@ -50,6 +50,28 @@ def no_history(user: str) -> str:
     return f"Nothing is known of user {_shown(user)}, so these are the most popular items."
 
 
+def empty_history() -> str:
+    """Say that a recommendation by a history was not personal."""
+    return "Nothing was chosen before, so these are the most popular items."
+
+
+def by_content(user: str | None, *, channel: str, reads_histories: bool) -> str:
+    """Say that a channel could not answer, and the encoder did.
+
+    Args:
+        channel: the one that was asked.
+        user: who asks; None: a history was given.
+        reads_histories: whether it goes by what was chosen.
+    """
+    if reads_histories:
+        why = f"Channel {channel} knows nothing that was chosen"
+    elif user is None:
+        why = f"Channel {channel} goes by who asks, not by what was chosen"
+    else:
+        why = f"Channel {channel} has not met user {_shown(user)}"
+    return f"{why}, so these are near what was chosen before by content (channel dense)."
+
+
 def _shown(text: str) -> str:
     """Quote what a visitor typed, shortened and without what cannot be seen; empty where nothing can."""
     seen = " ".join("".join(character if character.isprintable() else " " for character in text).split())

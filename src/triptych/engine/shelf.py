@@ -104,6 +104,15 @@ class Shelf:
         """Return the row that the catalogue gave an id, whatever has become of it; None: it has no such item."""
         return self._catalogue_rows.get(item_id)
 
+    def history_row(self, item_id: str) -> int:
+        """Return the row of an item that a history names; one of the catalogue's that has gone still says what it was.
+
+        Raises:
+            EngineError: there never was such an item; the nearest id is named.
+        """
+        own = self.own_row(item_id) if isinstance(item_id, str) and not self.has(item_id) else None
+        return self.row(item_id) if own is None else own
+
     def current(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the rows that these rows' ids have now; that of an item that has gone is still the old one."""
         if self.columns.live[rows].all():

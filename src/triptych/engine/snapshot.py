@@ -28,7 +28,9 @@ from triptych.recall.learned import read_needs
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense, DenseConfig
 from triptych.recall.models.hybrid import Hybrid, HybridChannel, LogCounts, saved_channels, saved_counts
+from triptych.recall.models.item_knn import ItemKnn
 from triptych.recall.models.popularity import Popularity
+from triptych.recall.recommender import Recommender
 from triptych.recall.retriever import LearnedRetriever
 
 BY_VECTORS = (Channel.RECALL, Channel.DENSE)
@@ -49,24 +51,45 @@ class Snapshot:
     """None: the shop has no recall model."""
     recall_index: Index | None
     """Of its item vectors."""
+    recommender: Recommender | None
+    """The recall model where it answers users, with the encoder behind it; None: it answers words, or there is none."""
+    item_knn: ItemKnn | None
+    """None: the shop has no such channel."""
+    recommends: Channel | None
+    """The channel that the run chose to recommend; None: it left that open."""
     hybrid: Hybrid | None
     """None: the shop fuses nothing."""
     embedder: Embedder
     dense_config: DenseConfig
 
     @classmethod
-    def open(cls, parts: Parts, *, catalogue: Catalogue, embedder: Embedder, dense: DenseConfig) -> Snapshot:
+    def open(
+        cls,
+        parts: Parts,
+        *,
+        catalogue: Catalogue,
+        embedder: Embedder,
+        dense: DenseConfig,
+        recommends: Channel | None = None,
+    ) -> Snapshot:
         """Open what a bundle names, before anything is changed."""
         index = open_index(parts.index)
         recall, recall_index = _open_recall(parts, catalogue=catalogue, embedder=embedder, contents=index)
+        by_content = Dense(embedder, index, config=dense)
+        recommender = None
+        if recall is not None and not recall.reads_words:
+            recommender = Recommender.of(recall, dense=by_content, item_ids=catalogue.item_ids)
         first = cls(
             shelf=Shelf.of(catalogue),
             index=index,
-            dense=Dense(embedder, index, config=dense),
+            dense=by_content,
             bm25=Bm25.load(parts.bm25.path),
             popularity=Popularity.load(parts.popularity.path),
             recall=recall,
             recall_index=recall_index,
+            recommender=recommender,
+            item_knn=None if parts.item_knn is None else ItemKnn.load(parts.item_knn.path),
+            recommends=recommends,
             hybrid=None,
             embedder=embedder,
             dense_config=dense,
@@ -96,24 +119,31 @@ class Snapshot:
         if not new and not len(gone):
             return self
         titles, ids = [item.title or "" for item in new], [item.item_id for item in new]
-        index, recall, recall_index = self.index, self.recall, self.recall_index
+        index, recall, recall_index, item_knn = self.index, self.recall, self.recall_index, self.item_knn
         if vectors is not None and len(new):
             index = index.copy()
             index.add(vectors)
             if recall is not None and recall_index is not None:
                 recall_index = recall_index.copy()
                 recall_index.add(recall.item_vectors(ids, content=vectors, titles=titles))
-                recall = recall.over(recall_index)
+                recall = recall.over(recall_index, new_ids=ids, content=vectors)
         own = [self.shelf.own_row(item_id) for item_id in ids]
+        if item_knn is not None and own:
+            item_knn = item_knn.with_items(own)
+        dense, recommender = Dense(self.embedder, index, config=self.dense_config), self.recommender
+        if recommender is not None and recall is not None:
+            recommender = recommender.changed(recall, dense=dense, new_ids=ids)
         after = replace(
             self,
             shelf=self.shelf.changed(new, without=gone),
             index=index,
-            dense=Dense(self.embedder, index, config=self.dense_config),
+            dense=dense,
             bm25=self.bm25.with_items(titles, without=gone),
             popularity=self.popularity.with_items([0 if row is None else self.popularity.counts[row] for row in own]),
             recall=recall,
             recall_index=recall_index,
+            recommender=recommender,
+            item_knn=item_knn,
         )
         if self.hybrid is None:
             return after
@@ -125,7 +155,14 @@ class Snapshot:
         """The channel that answers words: the best there is."""
         if self.hybrid is not None and self.hybrid.rule.is_preferred:
             return Channel.HYBRID
-        return Channel.DENSE if self.recall is None else Channel.RECALL
+        return Channel.DENSE if self.recall is None or not self.recall.reads_words else Channel.RECALL
+
+    @property
+    def recommending_channel(self) -> Channel:
+        """The channel that answers users: the run's choice, else the recall model, where there is one for them."""
+        if self.recommends is not None:
+            return self.recommends
+        return Channel.DENSE if self.recommender is None else Channel.RECALL
 
     def answer(self, request: Request, *, k: int, channel: Channel) -> Answer:
         """Ask a channel that there is, and name what it found.
@@ -193,10 +230,11 @@ class Snapshot:
 
     def _retriever(self, channel: Channel) -> Retriever:
         retrievers: dict[Channel, Retriever | None] = {
-            Channel.RECALL: self.recall,
+            Channel.RECALL: self.recommender or self.recall,
             Channel.DENSE: self.dense,
             Channel.BM25: self.bm25,
             Channel.POPULARITY: self.popularity,
+            Channel.ITEM_KNN: self.item_knn,
             Channel.HYBRID: self.hybrid,
         }
         found = retrievers[channel]
@@ -226,8 +264,8 @@ def _open_recall(
         return None, None
     index = open_index(vectors)
     reads = read_needs(model.path).history_content
-    recall = LearnedRetriever.open(
-        model,
+    recall = LearnedRetriever.load(
+        model.path,
         index=index,
         encoder=embedder if "encoder" in model.inputs else None,
         catalogue=catalogue,

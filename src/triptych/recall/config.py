@@ -118,14 +118,6 @@ class RecallTrainConfig(Config):
             raise ValueError("most_positives has no effect where each choice is a page by itself. Remove it.")
         if self.loss is Loss.BPR and (self.hard_mixes or self.log_q is LogQ.TF):
             raise ValueError("loss = 'bpr' has no denominator: remove hard_mixes and log_q = 'tf'.")
-        if self.query_buckets and self.item_buckets and self.id_min_count != _default("id_min_count"):
-            raise ValueError("id_min_count has no effect where all ids are hashed into buckets. Remove it.")
-        for name in ("item_buckets", "id_min_count") if needs.modalities else ():
-            if getattr(self, name) != _default(name):
-                raise ValueError(
-                    f"{name} has no effect with model.kind = '{self.model.kind}', which has a vector for every item of "
-                    "the catalogue. Remove it."
-                )
         draws = self.against in (Against.SAMPLED, Against.MIXED)
         without_effect = {
             "num_negatives": not draws,
@@ -139,6 +131,29 @@ class RecallTrainConfig(Config):
             if idle and getattr(self, name) != _default(name):
                 other = "hard_mixes = 0" if name.startswith("mix") else f"against = '{self.against}'"
                 raise ValueError(f"{name} has no effect with {other}. Remove one of them.")
+        return self
+
+    @model_validator(mode="after")
+    def _ids_have_an_effect(self) -> Self:
+        needs = self.recall_model.needs
+        if self.query_buckets and self.item_buckets and self.id_min_count != _default("id_min_count"):
+            raise ValueError("id_min_count has no effect where all ids are hashed into buckets. Remove it.")
+        for name in ("item_buckets", "id_min_count") if needs.modalities else ():
+            if getattr(self, name) != _default(name):
+                raise ValueError(
+                    f"{name} has no effect with model.kind = '{self.model.kind}', which has a vector for every item of "
+                    "the catalogue. Remove it."
+                )
+        if not needs.query and self.query_buckets is not None:
+            raise ValueError(
+                f"query_buckets has no effect with model.kind = '{self.model.kind}' as it is set, which reads no "
+                "queries. Remove it."
+            )
+        for name in ("id_min_count", "query_buckets", "item_buckets", "id_dropout_rate"):
+            if not self.recall_model.reads_ids and getattr(self, name) != _default(name):
+                raise ValueError(
+                    f"{name} has no effect with model.fusion = 'mm', which has no vectors by ID. Remove it."
+                )
         return self
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,21 @@ class Features:
         """Gather the histories of a model that reads some."""
         assert self._log is not None, "the model reads no history"
         return self._log.before(moments)
+
+    def with_items(self, item_ids: NDArray[np.int64], *, content: NDArray[Any] | None) -> Features:
+        """Return the same with items appended, so that histories may name them by the rows that follow.
+
+        Args:
+            item_ids: ``[n]``, their rows in the table of items.
+            content: ``[n, dim]``, theirs; left unread by a model that reads none.
+        """
+        assert self._attributes is None, "attributes are read of the catalogue's items alone"
+        found = copy(self)
+        found._item_ids = np.concatenate([self._item_ids, item_ids])
+        if self._item_content is not None:
+            assert content is not None, "the model reads content"
+            found._item_content = np.concatenate([self._item_content, content])
+        return found
 
     def items(self, item_rows: NDArray[np.integer], *, hidden: NDArray[np.bool_] | None = None) -> ItemFeatures:
         """Gather what is known of some items; arguments as of `requests`."""

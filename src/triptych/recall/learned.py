@@ -255,6 +255,11 @@ class RecallModelConfig(RetrieverConfig):
         """Whether it reads the vectors of a pretrained encoder."""
 
     @property
+    def reads_ids(self) -> bool:
+        """Whether queries and items have vectors by ID; as it stands, they have."""
+        return True
+
+    @property
     def needs(self) -> Needs:
         """What else it reads; as it stands, nothing."""
         return Needs()

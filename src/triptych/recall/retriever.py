@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from triptych.data.catalogue import Catalogue
 from triptych.data.ids import UNK
 from triptych.data.text import folded
-from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import EngineError
 from triptych.foundation.types import Hits
 from triptych.nn.bags import TableBags
-from triptych.recall.base import FloatArray, Request, VectorIndex, group_by_keep
+from triptych.recall.base import BoolArray, FloatArray, Request, VectorIndex, group_by_keep
 from triptych.recall.behaviour import Choices, Moments, choices_of, either
 from triptych.recall.features import Features, requests_of, strangers
 from triptych.recall.ids import Ids
@@ -66,22 +65,6 @@ class LearnedRetriever:
         self._features, self._needs = features, model.config.needs
 
     @classmethod
-    def open(
-        cls,
-        artifact: Artifact,
-        *,
-        index: VectorIndex,
-        encoder: QueryEncoder | None,
-        name: str = "recall",
-        catalogue: Catalogue | None = None,
-        item_content: NDArray[Any] | None = None,
-    ) -> LearnedRetriever:
-        """Open a ``recall`` artefact; arguments as of `load`."""
-        return cls.load(
-            artifact.path, index=index, encoder=encoder, name=name, catalogue=catalogue, item_content=item_content
-        )
-
-    @classmethod
     def load(
         cls,
         folder: Path,
@@ -92,7 +75,7 @@ class LearnedRetriever:
         catalogue: Catalogue | None = None,
         item_content: NDArray[Any] | None = None,
     ) -> LearnedRetriever:
-        """Read what `save` wrote, or `recall.train`.
+        """Read what `save` wrote, or the artefact of `recall.train`.
 
         Args:
             folder: where.
@@ -130,16 +113,52 @@ class LearnedRetriever:
         """The item vectors."""
         return self._index
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether it answers searches by words; else it recommends."""
+        return self._needs.query
+
+    @property
+    def reads_histories(self) -> bool:
+        """Whether it reads what was chosen before."""
+        return self._needs.history
+
+    @property
+    def reads_content(self) -> bool:
+        """Whether it reads the vectors of a pretrained encoder, so that items nobody chose differ."""
+        return self._model.config.reads_content
+
+    def knows_user(self, user: str) -> bool:
+        """Say whether a user has a vector of his own in a model that has such."""
+        return self._needs.user and bool(self._ids.users([user])[0] != UNK)
+
+    def met(self, item_ids: Sequence[str]) -> BoolArray:
+        """Say which items ``[n]`` have a vector of their own."""
+        known: BoolArray = self._ids.items.rows(item_ids) != UNK
+        return known
+
     def knows(self, query: str) -> bool:
         """Say whether anything is known of a query: by its content or its words, or else by having been asked."""
         if self._model.config.reads_content or self._needs.query_units:
             return True
         return bool(self._ids.queries.rows(folded([query]))[0] != UNK)
 
-    def over(self, index: VectorIndex) -> LearnedRetriever:
-        """Return the same over another index of the model's vectors, for instance with more items."""
+    def over(
+        self, index: VectorIndex, *, new_ids: Sequence[str] = (), content: NDArray[np.float32] | None = None
+    ) -> LearnedRetriever:
+        """Return the same over another index of the model's vectors.
+
+        Args:
+            index: may have more items, behind the others.
+            new_ids: of these; histories may then name them by their rows.
+            content: ``[new, dim]``, from the pretrained encoder; left unread by a model that reads none.
+        """
+        features = self._features
+        # A model that reads attributes answers words: its histories are those of the log, whose items are older.
+        if features is not None and self._needs.history and not self._needs.history_attributes and len(new_ids):
+            features = features.with_items(self._ids.items.rows(new_ids), content=content)
         return LearnedRetriever(
-            self._model, index, ids=self._ids, encoder=self._encoder, name=self._name, features=self._features
+            self._model, index, ids=self._ids, encoder=self._encoder, name=self._name, features=features
         )
 
     def retrieve(self, requests: Sequence[Request], k: int) -> Hits:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -101,7 +101,14 @@ class RunConfig(Config):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Training seeds; the first one's encoder is served, and a claim needs three."""
     recall: RecallTrainConfig | None = None
-    """The recall model over the served encoder's vectors, for logs of searches; none: the encoder alone answers."""
+    """The served recall model, over the served encoder's vectors: of searches, or of users where there are no queries
+    (kinds sasrec, two_tower with asks = 'history', matrix_factorization, vbpr, lightgcn); none: the encoder alone
+    answers."""
+    recall_beside: dict[str, RecallTrainConfig] = Field(default_factory=dict)
+    """Further recall models over the same vectors, shown in the report beside the served one: name → how."""
+    recommend: Literal["recall", "item_knn", "dense"] | None = None
+    """What recommends where a run without queries is served: the recall model, item-kNN, or dense (the encoder by the
+    history); none: recall where there is a recall model, else dense."""
     hybrid: HybridConfig | None = None
     """Channels fused into one, for logs of searches and for judged queries; none: there is no such row and channel."""
     popularity: PopularityConfig = PopularityConfig()
@@ -156,15 +163,11 @@ class RunConfig(Config):
             raise ValueError(
                 "tokenizer has no effect with pretrain.encoder.text_model, which brings its own. Remove one of them."
             )
-        if self.recall is not None and (
-            self.pretrain.learns_from is not LearnsFrom.QUERIES or self.split.by is SplitBy.QUERY
-        ):
-            raise ValueError("recall learns from searches that led to a choice, and this recipe has none. Remove it.")
-        if self.recall is not None and not self.recall.recall_model.needs.query:
-            raise ValueError(
-                "recall.model goes by histories alone, and this recipe asks it by words. Set recall.model.asks = "
-                "'query' or 'query+history'."
-            )
+        self._check_recall()
+        if self.recommend is not None and self.pretrain.learns_from is not LearnsFrom.HISTORIES:
+            raise ValueError("recommend has no effect: it is for recipes without queries, such as feed. Remove it.")
+        if self.recommend == RECALL and self.recall is None:
+            raise ValueError("recommend = 'recall', and there is no recall model. Set recall, or another.")
         if self.hybrid is not None:
             self._check_hybrid(self.hybrid)
         learned = self.pretrain
@@ -187,6 +190,32 @@ class RunConfig(Config):
                 raise ValueError(
                     f"serve = 'validation' asks queries of the validation part, and {name} learns from none. Leave it "
                     "out."
+                )
+
+    def _check_recall(self) -> None:
+        if self.recall is None:
+            if self.recall_beside:
+                raise ValueError("recall_beside names models beside the served one, and there is none. Set recall.")
+            return
+        if self.pretrain.learns_from is LearnsFrom.ITEMS or self.split.by is SplitBy.QUERY:
+            raise ValueError(
+                "recall learns from searches or users that led to a choice, and this recipe has none. Remove it."
+            )
+        for name in self.recall_beside:
+            if name in (*Arm, RECALL, HYBRID) or name in self.beside or not is_trained(name):
+                raise ValueError(f"recall_beside.{name}: the tables have a row of that name already. Choose another.")
+        asks_words = self.pretrain.learns_from is LearnsFrom.QUERIES
+        every = {RECALL: self.recall, **{f"recall_beside.{name}": one for name, one in self.recall_beside.items()}}
+        for place, one in every.items():
+            if asks_words and not one.recall_model.needs.query:
+                raise ValueError(
+                    f"{place}.model goes by users or histories alone, and this recipe asks it by words. Set "
+                    f"{place}.model.kind = 'two_tower' with asks = 'query' or 'query+history', or 'mgdspr'."
+                )
+            if not asks_words and one.recall_model.needs.query:
+                raise ValueError(
+                    f"{place}.model answers queries, and this recipe has none. Set {place}.model.kind = 'sasrec', "
+                    "'matrix_factorization', 'vbpr' or 'lightgcn', or 'two_tower' with asks = 'history'."
                 )
 
     def _check_hybrid(self, hybrid: HybridConfig) -> None:

@@ -91,6 +91,11 @@ def draft(*, items: Path, events: Path | None, judgements: Path | None, photos: 
     title = "# A draft: read every line. All settings: triptych config fields THIS_FILE --match WORD"
     parts = [f"{title}\n{_with_remark(f'recipe = {json.dumps(recipe)}', why)}\n"]
     parts += ["\n".join([f"[{one.name}]", *one.lines]) + "\n" for one in sections]
+    if recipe == "feed":
+        parts.append(
+            "# To learn who chose what as well, uncomment (docs/recall.md, Users without queries).\n"
+            '# [recall.model]\n# kind = "sasrec"\n# fusion = "mm+idfc"\n'
+        )
     texts = [name for name, role in _features(sections[0]).items() if role is Role.TEXT]
     if texts and sections[0].found.get("title") != ASKED:
         parts.append(

@@ -1,4 +1,4 @@
-"""The sweep of a run: the item vectors that answer words, asked by its own validation queries.
+"""The sweep of a run: the item vectors that answer, asked by its own validation queries, or users.
 
 They are the recall model's where the run has one, else the encoder's.
 
@@ -25,13 +25,16 @@ from triptych.foundation.artifact import write_json
 from triptych.index.base import Index, open_index
 from triptych.index.sweep import Extent, Measured, Target, sweep
 from triptych.recall.base import Request
+from triptych.recall.learned import read_needs
 from triptych.recall.retriever import LearnedRetriever
+from triptych.recall.validation import Asked, some_users
 from triptych.recipes.index_figure import draw
 from triptych.recipes.run_folder import RunFolder
 
 FOLDER, RESULT, FIGURE = "index-sweep", "sweep.json", "sweep.png"
 BLOCK_ROWS = 65_536
-VALIDATION, ITEMS = "queries of the validation part", "items (the run has no validation queries)"
+VALIDATION, USERS = "queries of the validation part", "users of the validation part"
+ITEMS = "items (the run has no validation queries)"
 
 
 class Swept(NamedTuple):
@@ -105,8 +108,10 @@ def _query_vectors(
     rng, folder = np.random.default_rng(seed), RunFolder.existing(run)
     rows = np.empty(0, np.int64)
     if "split" in folder.stages():
-        catalogue = Catalogue.open(parts.catalogue)
-        rows = Split.open(folder.stage("split")).query_rows(Part.VALIDATION, catalogue=catalogue)
+        catalogue, split = Catalogue.open(parts.catalogue), Split.open(folder.stage("split"))
+        if parts.recall is not None and not read_needs(parts.recall.path).query:
+            return _users(parts, index=index, catalogue=catalogue, asked=some_users(catalogue, split=split, most=most))
+        rows = split.query_rows(Part.VALIDATION, catalogue=catalogue)
     if not len(rows):
         return vectors[_some(len(vectors), most=most, rng=rng)].astype(np.float32), ITEMS
     texts = [catalogue.queries[row] for row in rows[_some(len(rows), most=most, rng=rng)]]
@@ -119,9 +124,25 @@ def _encoded(texts: Sequence[str], *, parts: Parts, index: Index) -> NDArray[np.
     if parts.recall is None or parts.recall_index is None:
         return embedder.queries(texts)
     encoder = embedder if "encoder" in parts.recall.inputs else None
-    retriever = LearnedRetriever.open(parts.recall, index=index, encoder=encoder)
+    retriever = LearnedRetriever.load(parts.recall.path, index=index, encoder=encoder)
     vectors: NDArray[np.float32] = retriever.request_vectors([Request(query=text) for text in texts])
     return vectors
+
+
+def _users(parts: Parts, *, index: Index, catalogue: Catalogue, asked: Asked) -> tuple[NDArray[np.float32], str]:
+    """Encode users, each with what he chose before the validation part."""
+    assert parts.recall is not None and asked.user_rows is not None and asked.histories is not None
+    content = (
+        open_index(parts.index).vectors(np.arange(catalogue.num_items)) if "encoder" in parts.recall.inputs else None
+    )
+    retriever = LearnedRetriever.load(
+        parts.recall.path, index=index, encoder=None, catalogue=catalogue, item_content=content
+    )
+    requests = [
+        Request(user=catalogue.users[row], history=asked.histories.of(place))
+        for place, row in enumerate(asked.user_rows.tolist())
+    ]
+    return retriever.request_vectors(requests), USERS
 
 
 def _some(num: int, *, most: int, rng: np.random.Generator) -> NDArray[np.int64]:

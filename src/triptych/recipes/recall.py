@@ -26,6 +26,8 @@ from triptych.index.backends.exact import ExactIndex
 from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.recall import train
 from triptych.recall.config import RecallTrainConfig
+from triptych.recall.models.dense import Dense
+from triptych.recall.recommender import Recommender
 from triptych.recall.retriever import LearnedRetriever
 from triptych.recall.task import Given
 from triptych.recipes.config import RECALL, RunConfig
@@ -181,14 +183,24 @@ class TrainedRecall:
         """Put the model before its vectors, all of which are compared, as of `Trained.retriever`."""
         del config  # of how an encoder's retriever is asked
         encoder = None if self.encoder is None else Embedder.open(self.encoder, export=self.export)
-        return LearnedRetriever.open(
-            self.model,
+        return LearnedRetriever.load(
+            self.model.path,
             index=ExactIndex.build(self.vectors),
             encoder=encoder,
             name=name,
             catalogue=self.catalogue,
             item_content=self.item_content,
         )
+
+    def recommender(self, *, name: str, config: RunConfig, dense: Dense) -> Recommender:
+        """Put a model of users or histories before the encoder, as the engine does.
+
+        Args:
+            name: in tables and logs.
+            config: of the run.
+            dense: the served encoder of the same seed.
+        """
+        return Recommender.of(self.retriever(name=name, config=config), dense=dense, item_ids=self.catalogue.item_ids)
 
     @property
     def vectors(self) -> NDArray[np.float16]:
@@ -230,15 +242,33 @@ def train_recall(
     )
 
 
-def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: Plan) -> list[TrainedRecall]:
-    """Train the run's recall model over its served encoder, one for each seed; none where the run has none."""
+def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: Plan) -> dict[str, list[TrainedRecall]]:
+    """Train the run's recall models over its served encoder.
+
+    Returns:
+        Row of the tables → one model for each seed; `RECALL` first, which is served. Empty where the run has none.
+    """
     config = stages.config
     if config.recall is None:
-        return []
-    reads = config.recall.recall_model.reads_content
-    plan = RecallPlan(RECALL, RecallConfig(pretrain=served.config if reads else None, recall=config.recall))
-    wanted = [(plan, seed, trained[served.name, seed] if reads else None) for seed in config.seeds]
-    return list(_train(wanted, stages=stages, split=split).values())
+        return {}
+    wanted = []
+    for seed in config.seeds:
+        for name, recall in {RECALL: config.recall, **config.recall_beside}.items():
+            reads = recall.recall_model.reads_content
+            plan = RecallPlan(name, RecallConfig(pretrain=served.config if reads else None, recall=recall))
+            wanted.append((plan, seed, trained[served.name, seed] if reads else None))
+    found = _train(wanted, stages=stages, split=split)
+    return {name: [found[name, seed] for seed in config.seeds] for name in (RECALL, *config.recall_beside)}
+
+
+def recall_inputs(recalled: Mapping[str, Sequence[TrainedRecall]], *, stages: Stages) -> dict[str, Artifact]:
+    """Name what a report of a run's recall models is made of."""
+    return {
+        f"{part} seed {seed}": artifact
+        for name, by_seed in recalled.items()
+        for seed, one in zip(stages.config.seeds, by_seed, strict=True)
+        for part, artifact in ((name, one.model), (f"{name} index", one.index))
+    }
 
 
 def _train(

@@ -11,7 +11,7 @@ from triptych.foundation.artifact import Artifact
 from triptych.recipes.stages import Stages, Trained
 from triptych.semantic_ids import fit
 from triptych.semantic_ids.config import SemanticIdsConfig
-from triptych.semantic_ids.stored import SemanticIds
+from triptych.semantic_ids.stored import KIND, SemanticIds
 
 SHUFFLE = 12
 """Sets apart what is drawn from a seed."""
@@ -27,7 +27,7 @@ def semantic_ids_of(own: Trained, *, config: SemanticIdsConfig, stages: Stages, 
         name: of the row and seed, for the record.
     """
     return stages.stage(
-        fit.KIND,
+        KIND,
         lambda out: fit.run(config, embeddings=own.embeddings, out=out, catalogue=stages.catalogue),
         record=f"semantic ids {name}",
     )

@@ -314,6 +314,7 @@ class Stages:
         recall: Artifact | None = None,
         recall_index: Artifact | None = None,
         hybrid: Artifact | None = None,
+        item_knn: Artifact | None = None,
     ) -> Artifact:
         """Name what the engine opens: the served encoder (None: `pretrain`'s), first seed, and what is over it."""
         own = trained[(served or self.own_plan).name, self.config.seeds[0]]
@@ -330,6 +331,8 @@ class Stages:
                 recall=recall,
                 recall_index=recall_index,
                 hybrid=hybrid,
+                item_knn=item_knn,
+                recommend=self.config.recommend,
             ),
         )
 

@@ -32,6 +32,17 @@ def answer(engine: Engine, found: Answer) -> schemas.SearchAnswer:
     )
 
 
+def recommendation(engine: Engine, found: Answer) -> schemas.RecommendAnswer:
+    """The answer to a recommendation; arguments as of `answer`."""
+    return schemas.RecommendAnswer(
+        hits=hits(engine, found),
+        num_items=engine.num_items,
+        channel=found.channel,
+        personal=found.channel != "popularity",
+        note=found.note,
+    )
+
+
 def hits(engine: Engine, found: Sequence[Hit]) -> list[schemas.Hit]:
     """The hits in order, each with its item.
 

@@ -141,20 +141,18 @@ async def similar(
 
 @searches.get("/recommend/{user:path}", summary="Items for one user")
 async def recommend(
-    user: str, parameters: Annotated[schemas.FilterParameters, Query()], ask: Asking
+    user: str, parameters: Annotated[schemas.RecommendParameters, Query()], ask: Asking
 ) -> schemas.RecommendAnswer:
     """Recommend items to a user from their history; an unknown user gets what is popular, and ``personal`` is false."""
+    return await ask(lambda engine: _recommend(engine, parameters, user=user, history=None))
 
-    def work(engine: Engine) -> schemas.RecommendAnswer:
-        found = engine.recommend(user=user, k=parameters.k, filters=parameters.filters)
-        return schemas.RecommendAnswer(
-            hits=present.hits(engine, found),
-            num_items=engine.num_items,
-            personal=engine.knows_user(user),
-            note=found.note,
-        )
 
-    return await ask(work)
+@searches.get("/recommend", summary="Items for what somebody chose before")
+async def recommend_by_history(
+    parameters: Annotated[schemas.HistoryParameters, Query()], ask: Asking
+) -> schemas.RecommendAnswer:
+    """Recommend items by a history that is sent, which is left out of the answer."""
+    return await ask(lambda engine: _recommend(engine, parameters, user=None, history=parameters.history))
 
 
 @items.post("", summary="Add items", status_code=HTTP_201_CREATED, responses={**TOO_LARGE})
@@ -291,6 +289,15 @@ def _search(engine: Engine, parameters: schemas.SearchParameters, *, photo: byte
         explain=parameters.explain,
     )
     return present.answer(engine, found)
+
+
+def _recommend(
+    engine: Engine, parameters: schemas.RecommendParameters, *, user: str | None, history: list[str] | None
+) -> schemas.RecommendAnswer:
+    found = engine.recommend(
+        user=user, history=history, k=parameters.k, filters=parameters.filters, channel=parameters.channel
+    )
+    return present.recommendation(engine, found)
 
 
 def _why(engine: Engine, parameters: schemas.WhyParameters, *, photo: bytes | None) -> schemas.Why:

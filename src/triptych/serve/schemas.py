@@ -23,6 +23,7 @@ MAX_NEW_ITEMS = 1000
 MAX_NAME_CHARS = 200
 MAX_TEXT_CHARS = 2000
 MAX_NAMES = 1000
+MAX_HISTORY = 200
 
 
 def _decode_photo(text: Any) -> bytes:
@@ -113,6 +114,21 @@ class SearchParameters(FilterParameters):
     """Give each hit its ``why`` (each is encoded up to three times for it)."""
 
 
+class RecommendParameters(FilterParameters):
+    """One recommendation: how to rank, and filters."""
+
+    channel: Channel | None = None
+    """``recall``: by a recall model of users or histories; ``item_knn``: by what the same users chose; ``dense``: near
+    the history, by title and photo; ``popularity``. Left out: ``recommend_channel`` of ``/api/info``."""
+
+
+class HistoryParameters(RecommendParameters):
+    """The same for somebody whom the log need not know."""
+
+    history: list[ItemId] = Field(min_length=1, max_length=MAX_HISTORY)
+    """The items chosen before, oldest first: the name is repeated for each."""
+
+
 class PhotoSearchForm(SearchParameters):
     """The same search as a form, with a photo."""
 
@@ -201,10 +217,12 @@ class RecommendAnswer(Message):
 
     hits: list[Hit]
     num_items: int
+    channel: Channel
+    """What found the hits: as asked, or another where that one cannot answer this user or history."""
     personal: bool
-    """False where the user is unknown or has no history: the hits are then what is popular."""
+    """False where the hits are what is popular, for instance of a user who is unknown or has no history."""
     note: str | None
-    """The same as a sentence."""
+    """A sentence for the visitor, where another channel answered than was asked."""
 
 
 class NewItem(Message):

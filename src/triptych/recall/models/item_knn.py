@@ -83,6 +83,23 @@ class ItemKnn:
         """Number of items, those that nobody chose included."""
         return int(self._similar.shape[0])
 
+    def knows(self, item_rows: NDArray[Any]) -> bool:
+        """Say whether any of some items has a neighbour."""
+        return bool(self._similar[np.unique(item_rows)].nnz)
+
+    def with_items(self, like: Sequence[int | None]) -> Self:
+        """Return the same with items appended.
+
+        Args:
+            like: for each the row of the item that it takes the place of, whose neighbours it has; None: it is new.
+        """
+        count, own = self.num_items, [(place, row) for place, row in enumerate(like) if row is not None]
+        rows = np.concatenate([np.arange(count), [count + place for place, _ in own]]).astype(np.int64)
+        columns = np.concatenate([np.arange(count), [row for _, row in own]]).astype(np.int64)
+        ones = np.ones(len(rows), dtype=np.float32)
+        spread = sparse.csr_array((ones, (rows, columns)), shape=(count + len(like), count))
+        return type(self)(sparse.csr_array(spread @ self._similar @ spread.T), config=self._config)
+
     def retrieve(self, requests: Sequence[Request], k: int) -> Hits:
         """Return the k items most similar to each history or item, which are left out.
 

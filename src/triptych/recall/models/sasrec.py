@@ -75,6 +75,11 @@ class SasrecConfig(RecallModelConfig):
         return self.fusion.reads_content
 
     @property
+    def reads_ids(self) -> bool:
+        """As the fusion."""
+        return self.fusion.reads_id
+
+    @property
     def needs(self) -> Needs:
         """Histories."""
         return Needs(query=False, real_time=self.history_items, history_content=self.fusion.reads_content, runs=True)

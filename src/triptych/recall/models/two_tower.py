@@ -93,6 +93,11 @@ class TwoTowerConfig(RecallModelConfig):
         return self.fusion.reads_content
 
     @property
+    def reads_ids(self) -> bool:
+        """As the fusion."""
+        return self.fusion.reads_id
+
+    @property
     def needs(self) -> Needs:
         """Histories, where they ask."""
         if self.asks is Asks.QUERY:

@@ -13,7 +13,7 @@ from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import HYBRID, RECALL
 from triptych.recipes.hybrid import hybrid_of_run
-from triptych.recipes.recall import recall_of_run
+from triptych.recipes.recall import recall_inputs, recall_of_run
 from triptych.recipes.served import served_of_run
 from triptych.recipes.stages import Stages
 from triptych.recipes.tables import require_behaviour
@@ -34,6 +34,7 @@ def run(stages: Stages) -> Artifact:
     trained = stages.train(split, tokenizer)
     served = served_of_run(trained, stages=stages, split=split)
     recalled = recall_of_run(trained, stages=stages, split=split, served=served.plan)
+    own = recalled.get(RECALL, [])
     hybrids = hybrid_of_run(
         trained,
         stages=stages,
@@ -41,9 +42,9 @@ def run(stages: Stages) -> Artifact:
         served=served.plan,
         popularity=popularity,
         bm25=bm25,
-        recalled=recalled,
+        recalled=own,
     )
-    recall = recalled[0] if recalled else None
+    recall = own[0] if own else None
     stages.bundle(
         trained,
         served=served.plan,
@@ -58,9 +59,9 @@ def run(stages: Stages) -> Artifact:
         counts = Popularity.load(popularity.path)
         models: dict[str, Retriever | list[Retriever]] = {"popularity": counts, "bm25": Bm25.load(bm25.path)}
         oracle = {} if catalogue.judgements is None else {"oracle": Oracle.fit(catalogue, counts=counts.counts)}
-        fused: dict[str, list[Retriever]] = {}
-        if recalled:
-            fused[RECALL] = [one.retriever(name=RECALL, config=config) for one in recalled]
+        fused: dict[str, list[Retriever]] = {
+            name: [one.retriever(name=name, config=config) for one in by_seed] for name, by_seed in recalled.items()
+        }
         if hybrids:
             fused[HYBRID] = [one.retriever(name=HYBRID) for one in hybrids]
         return search.evaluate(
@@ -79,8 +80,7 @@ def run(stages: Stages) -> Artifact:
             "bm25": bm25,
             "photo queries": str(config.photo_queries),
             **served.inputs,
-            **{f"recall seed {seed}": one.model for seed, one in zip(config.seeds, recalled, strict=False)},
-            **{f"recall index seed {seed}": one.index for seed, one in zip(config.seeds, recalled, strict=False)},
+            **recall_inputs(recalled, stages=stages),
             **{f"hybrid seed {seed}": one.artifact for seed, one in zip(config.seeds, hybrids, strict=False)},
         },
         chosen=served.words,

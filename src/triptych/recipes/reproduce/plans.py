@@ -138,10 +138,8 @@ def _of(config: RowConfig, settings: Settings) -> Settings:
     if isinstance(config, PretrainConfig):
         others = (RECALL, GENERATIVE, IDS)
         return tuple(one.removeprefix(PRETRAIN) for one in settings if not one.startswith(others))
-    absent = {
-        f"{name}." for name in ("pretrain", "recall", "generative", "semantic_ids") if not getattr(config, name, None)
-    }
-    return tuple(one for one in settings if not one.startswith(tuple(absent)))
+    absent = tuple(part for part in (PRETRAIN, RECALL, GENERATIVE, IDS) if not getattr(config, part[:-1], None))
+    return tuple(one for one in settings if not one.startswith(absent))
 
 
 def _shorter(config: RowConfig, *, rate: float) -> Settings:
