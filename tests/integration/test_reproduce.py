@@ -223,7 +223,7 @@ def test_the_command_makes_a_real_table_in_its_quick_form(tmp_path: Path, monkey
     layers = ("encoder.text_layers=1", "encoder.photo_layers=1", "encoder.fusion_layers=1")
     tiny = [one for one in TINY if "layers" not in one] + list(layers)
     small = [*SMALL_SHOP, "evaluation.bootstrap_repeats=100", *(f"pretrain.{one}" for one in tiny)]
-    arguments = ["reproduce", "smgr", "--quick", "--json", "--out", str(tmp_path / "smgr")]
+    arguments = ["reproduce", "smgr", "--part", "pretraining", "--quick", "--json", "--out", str(tmp_path / "smgr")]
     arguments += [word for one in (*small, "pretrain.loop.steps=4") for word in ("--set", one)]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -235,6 +235,34 @@ def test_the_command_makes_a_real_table_in_its_quick_form(tmp_path: Path, monkey
     assert "cells, test" in shown.stdout
     again = CliRunner().invoke(app, ["report", str(tmp_path / "smgr")], catch_exceptions=False)
     assert again.stdout == shown.stdout
+
+
+def test_ids_are_read_and_said_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Encoders, towers and decoders stand in one table; what one sort of row has no place for leaves it as it is."""
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    tiny = [f"pretrain.{one}" for one in TINY if "steps" not in one and "validate" not in one]
+    small = [*SMALL_SHOP, "evaluation.bootstrap_repeats=100", *tiny, "pretrain.loop.steps=16"]
+    small += ["recall.num_negatives=50", "recall.epochs=1", "recall.validations=1"]
+    small += ["semantic_ids.quantizer.codes=16", "generative.epochs=1", "generative.validations=1"]
+    small += ["generative.model.dim=16", "generative.model.heads=2", "generative.model.beams=12"]
+    arguments = ["reproduce", "smgr", "--part", "retrieval", "--quick", "--json", "--out", str(tmp_path / "smgr")]
+    arguments += [word for one in small for word in ("--set", one)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    rows = {row["name"]: row for row in result["rows"] if (row["slice"], row["metric"]) == ("all", "recall@5")}
+    assert {"encoder", "towers", "towers over ids", "generative", "random-id generative", "bm25"} <= set(rows)
+    assert rows["random-id towers"]["role"] == "control"
+    folder = RunFolder.existing(tmp_path / "smgr")
+    encoders = [one for name, one in folder.stages().items() if name.startswith("encoder")]
+    assert len(set(encoders)) == 1, "one encoder for all rows"
+    read, said = folder.stage("recall towers over ids seed 0"), folder.stage("generative generative seed 0")
+    ids = folder.stage("semantic ids generative seed 0")
+    assert read.inputs["semantic_ids"] == said.inputs["semantic_ids"] == ids.id
+    shuffled = folder.stage("generative random-id generative seed 0")
+    own, others = (np.load(one.file("codes.npy")) for one in (said, shuffled))
+    assert not np.array_equal(np.load(said.file("item_rows.npy")), np.load(shuffled.file("item_rows.npy")))
+    np.testing.assert_array_equal(own, others)  # the same IDs, of other items
 
 
 def test_users_are_recommended_to_beside_neighbours_tried_as_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

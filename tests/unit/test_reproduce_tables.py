@@ -75,8 +75,10 @@ def test_every_trial_of_every_row_is_a_config_of_its_own(name, size):
     assert len(made.full.run.seeds) >= 3
 
 
-def test_a_part_need_not_be_named_where_there_is_one():
-    assert find_table("smgr").name == find_table("smgr", part="pretraining").name
+def test_a_part_is_named_where_there_are_several():
+    assert find_table("smgr", part="retrieval").name == "smgr --part retrieval"
+    with pytest.raises(ConfigError, match="is made in parts. Name one: --part pretraining or --part retrieval"):
+        find_table("smgr")
 
 
 def test_a_trial_is_laid_over_the_settings_of_the_form():

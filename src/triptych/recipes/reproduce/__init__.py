@@ -35,6 +35,8 @@ def find_table(name: str, *, part: str | None = None) -> Table:
         raise ConfigError(f"There is no table '{name}'.{did_you_mean(name, names)} Tables: {', '.join(names)}.")
     if part is None and len(parts) == 1:
         return next(iter(parts.values()))()
+    if part is None and "" not in parts:
+        raise ConfigError(f"Table '{name}' is made in parts. Name one: --part {' or --part '.join(parts)}.")
     if (part or "") not in parts:
         named = ", ".join(filter(None, parts)) or "none"
         raise ConfigError(f"Table '{name}' has no part '{part or ''}'. Parts: {named}.")
