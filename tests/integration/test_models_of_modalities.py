@@ -77,5 +77,5 @@ def test_an_mmrec_folder_becomes_a_trained_em3(tmp_path: Path):
     vectors = np.load(artifact.file(train.VECTORS))
     assert vectors.shape == (NUM_ITEMS, 16)
     assert load_model(artifact.path).vector_dim == 16
-    retriever = LearnedRetriever.open(artifact, index=ExactIndex.build(vectors), encoder=None, catalogue=catalogue)
+    retriever = LearnedRetriever.load(artifact.path, index=ExactIndex.build(vectors), encoder=None, catalogue=catalogue)
     assert sorted(retriever.retrieve([Request(user="3", before=0)], NUM_ITEMS).item_rows[0]) == list(range(NUM_ITEMS))
