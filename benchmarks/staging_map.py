@@ -7,7 +7,7 @@ Fashion photos and titles, simulated shoppers. Every regime has the same arms: t
 once, the stages of SMGR's reconstruction, and those with nothing frozen; same data, batches, steps, rate and encoder
 within a regime, those of `triptych reproduce smgr --part pretraining`. Encoders are artefacts: an interrupted map goes
 on where it stopped, and more seeds add to what is there. The test day is never read. Results:
-`results/staging_map.json` and `docs/images/staging-map.svg`; docs/staging.md says what they mean.
+`results/staging_map.json` and `docs/images/staging-map.svg`.
 """
 
 from __future__ import annotations
