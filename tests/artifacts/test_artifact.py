@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from triptych.foundation.artifact import Artifact, find_artifacts, is_being_built, produce, remove, work_id
+from triptych.foundation.artifact import Artifact, find, find_artifacts, is_being_built, produce, remove, work_id
 from triptych.foundation.errors import ArtifactError
 
 
@@ -204,3 +206,45 @@ def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_opens(tmp_path: Pat
     assert list(find_artifacts(tmp_path)) == []
     artifact = produce(tmp_path / "toy", kind="toy", config={}, inputs={}, build=build_counting([]))
     artifact.verify()
+
+
+def write(content: str, *, folder: Path) -> dict[str, int]:
+    (folder / "content.txt").write_text(content)
+    return {"letters": len(content)}
+
+
+def test_the_same_content_from_another_fingerprint_is_the_same_artefact(tmp_path: Path):
+    """Photos that were copied have new times and the same pixels: what was made of them need not be made again."""
+    made = partial(produce, tmp_path, kind="catalogue", config={"px": 64})
+    first = made(inputs={"photos": "monday"}, build=lambda folder: write("abc", folder=folder))
+    again = made(inputs={"photos": "tuesday"}, build=lambda folder: write("abc", folder=folder))
+    assert (again.id, again.path) == (first.id, first.path)
+    third = made(inputs={"photos": "tuesday"}, build=lambda folder: pytest.fail("it is known"))
+    assert third.id == first.id
+    assert find(tmp_path, kind="catalogue", config={"px": 64}, inputs={"photos": "tuesday"}).id == first.id
+    other = made(inputs={"photos": "wednesday"}, build=lambda folder: write("abd", folder=folder))
+    assert other.id not in (first.id, "")
+    shutil.rmtree(first.path)
+    assert find(tmp_path, kind="catalogue", config={"px": 64}, inputs={"photos": "tuesday"}) is None
+    rebuilt = made(inputs={"photos": "tuesday"}, build=lambda folder: write("abc", folder=folder))
+    assert rebuilt.id != first.id
+
+
+def test_what_was_made_from_another_artefact_is_another(tmp_path: Path):
+    """Lineage is by id: the same titles of two catalogues are two artefacts."""
+    catalogues = [
+        produce(tmp_path / "c", kind="catalogue", config={"n": n}, inputs={}, build=lambda _: {}) for n in (1, 2)
+    ]
+    made = [
+        produce(
+            tmp_path / "t",
+            kind="titles",
+            config={},
+            inputs={"catalogue": one, "photos": "x"},
+            build=lambda folder: write("abc", folder=folder),
+        )
+        for one in catalogues
+    ]
+    assert made[0].id != made[1].id
+    for one, catalogue in zip(made, catalogues, strict=True):
+        one.require_input("catalogue", catalogue)

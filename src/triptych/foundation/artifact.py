@@ -8,6 +8,10 @@ A stage builds in ``<id>.partial/``, writes ``artifact.json`` last, and renames 
 complete. A partial folder survives a kill, so a long stage can keep its resume state in ``<id>.partial/resume/``,
 which is removed before the rename: what is shipped and what is resumed from stay apart. Deleting goes the same way
 back: the folder becomes partial again before anything in it goes.
+
+Where all that differs from an artefact that is there is a fingerprint in words (photos were copied, say, and have new
+times), and what was built is the same to the byte, the one that is there is returned and ``<id>.same`` names it: what
+was made from it is not made anew.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from triptych.foundation.errors import ArtifactError
 MANIFEST = "artifact.json"
 RESUME = "resume"
 PARTIAL = ".partial"
+SAME = ".same"
 TEMPORARY = ".tmp"
 SCHEMA_VERSION = 1
 """Raised when the layout of any artefact changes; part of every id."""
@@ -168,13 +173,13 @@ def produce(
     tree, input_ids = _described(config, inputs)
     artifact_id = work_id(kind=kind, config=tree, inputs=input_ids)
     final = parent / artifact_id
-    if (final / MANIFEST).is_file():
-        return Artifact.open(final, kind=kind)
+    if (known := _finished(final)) is not None:
+        return Artifact.open(known, kind=kind)
     partial = _partial(final)
     parent.mkdir(parents=True, exist_ok=True)
     with _alone(final, what=f"{kind} {artifact_id}"):
-        if (final / MANIFEST).is_file():  # somebody finished it while we waited for the lock
-            return Artifact.open(final, kind=kind)
+        if (known := _finished(final)) is not None:  # somebody finished it while we waited for the lock
+            return Artifact.open(known, kind=kind)
         if final.exists():  # no manifest, so no artefact: half deleted, and in the way of the rename
             shutil.rmtree(final)
         partial.mkdir(exist_ok=True)
@@ -200,6 +205,11 @@ def produce(
                 if file.is_file()
             },
         }
+        words = {name for name, one in inputs.items() if isinstance(one, str)}
+        if (twin := _twin(manifest, parent=parent, words=words)) is not None:
+            write_json(_same(final), twin.name)
+            shutil.rmtree(partial)
+            return Artifact.open(twin, kind=kind)
         write_json(partial / MANIFEST, manifest)
         os.rename(partial, final)
         sync(parent)
@@ -211,8 +221,38 @@ def find(
 ) -> Artifact | None:
     """Return the artefact that `produce` would find finished, or None where it would have to build."""
     tree, input_ids = _described(config, inputs)
-    folder = parent / work_id(kind=kind, config=tree, inputs=input_ids)
-    return Artifact.open(folder, kind=kind) if (folder / MANIFEST).is_file() else None
+    known = _finished(parent / work_id(kind=kind, config=tree, inputs=input_ids))
+    return None if known is None else Artifact.open(known, kind=kind)
+
+
+def _finished(folder: Path) -> Path | None:
+    """Return where an artefact is: under its own id, or under that of one with the same content; None: nowhere."""
+    if (folder / MANIFEST).is_file():
+        return folder
+    if not _same(folder).is_file():
+        return None
+    twin = folder.with_name(json.loads(_same(folder).read_text(encoding="utf-8")))
+    return twin if (twin / MANIFEST).is_file() else None
+
+
+def _twin(manifest: Mapping[str, Any], *, parent: Path, words: set[str]) -> Path | None:
+    """Find an artefact of the same content that was made from the same, but for inputs told in words; None: none is."""
+    if not words or not manifest["files"]:
+        return None
+    manifest = json.loads(json.dumps(manifest))  # as it would be read again: tuples are lists
+    for file in sorted(parent.glob(f"*/{MANIFEST}")):
+        other = json.loads(file.read_text(encoding="utf-8"))
+        inputs = [
+            {name: one for name, one in tree["inputs"].items() if name not in words} for tree in (manifest, other)
+        ]
+        alike = ("kind", "schema_version", "config", "summary", "files")
+        if inputs[0] == inputs[1] and all(manifest[name] == other.get(name) for name in alike):
+            return file.parent
+    return None
+
+
+def _same(folder: Path) -> Path:
+    return folder.with_name(folder.name + SAME)
 
 
 def remove(folder: Path) -> None:
