@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,13 @@ def test_items_alone_become_a_search_by_photo(tables: Path, tmp_path: Path):
     assert {"title+photo", "colour-histogram", "chance"} <= set(recall)
     shop = triptych.load(tmp_path)
     assert len(shop.search(photo=tables / "posters" / "f7.png", k=5)) == 5
+    encoders = list(tmp_path.glob("encoder/*/artifact.json"))
+    for poster in (tables / "posters").iterdir():
+        os.utime(poster, (1, 1))  # as after a copy: the same photos, other times
+    resolved = resolve(str(tables / "catalogue.toml"), settings=SMALL)
+    run_pipeline(resolved.config, base=resolved.base, out=tmp_path)
+    assert list(tmp_path.glob("catalogue/*.same"))
+    assert list(tmp_path.glob("encoder/*/artifact.json")) == encoders
 
 
 def test_stages_that_draw_items_need_no_log(tables: Path, tmp_path: Path):
