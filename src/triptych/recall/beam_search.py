@@ -60,7 +60,8 @@ def beam_search(
         legal[at] = every.reshape(-1)[at]
         total, best = torch.topk(legal.view(count, -1), min(beams, every.shape[1] * width), dim=1)
         parents, codes = best // width, best % width
-        said = of_beams(said, parents)
+        if level + 1 < decoder.levels:
+            said = of_beams(said, parents)
         after = np.full(every.numel(), -1, dtype=np.int64)
         after[place] = found.node
         flat = best.cpu().numpy() + np.arange(count)[:, None] * (every.shape[1] * width)
