@@ -24,7 +24,6 @@ from triptych.recall import generative_train
 from triptych.recall.generative_train import GenerativeTrainConfig, Given
 from triptych.recall.models.generative import GenerativeRetriever
 from triptych.recipes.config import RunConfig
-from triptych.recipes.encoders import Plan
 from triptych.recipes.semantic_ids import codes_of, semantic_ids_of
 from triptych.recipes.side_by_side import train_side_by_side
 from triptych.recipes.stages import Stages, Trained
@@ -57,6 +56,11 @@ class GenerationPlan(NamedTuple):
     def pretrain(self) -> PretrainConfig:
         """How the encoder is trained."""
         return self.config.pretrain
+
+    @property
+    def permutes_photos(self) -> bool:
+        """No: each item is shown its own."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -153,14 +157,13 @@ def train_generation(
         split: its training part is learned.
         tokenizer: from `Stages.tokenizer`.
     """
-    encoders = {plan.pretrain.to_json(): plan.pretrain for plan in plans}
-    named = {tree: Plan(f"pretraining {number}", one) for number, (tree, one) in enumerate(encoders.items(), start=1)}
-    trained = stages.train_plans(list(named.values()), seeds=seeds, split=split, tokenizer=tokenizer)
+    behind = stages.train_behind(plans, seeds=seeds, split=split, tokenizer=tokenizer)
     num_pages = len(read_pages(stages.catalogue, places=split.train).place)
     works, owns = [], []
     for seed in seeds:
         for plan in plans:
-            own = trained[named[plan.pretrain.to_json()].name, seed]
+            own = behind[plan.name, seed]
+            assert own is not None, "every decoder stands behind an encoder"
             name = f"{plan.name} seed {seed}"
             queries = stages.stage(
                 "query_embeddings",

@@ -84,11 +84,6 @@ class RecallPlan(NamedTuple):
         """How the encoder is trained; None: there is none."""
         return self.config.pretrain
 
-    @property
-    def pretraining(self) -> tuple[str, bool]:
-        """What decides the encoder: plans with the same share one."""
-        return ("" if self.config.pretrain is None else self.config.pretrain.to_json(), self.permutes_photos)
-
 
 class Content(NamedTuple):
     """What a model reads of an encoder."""
@@ -225,21 +220,9 @@ def train_recall(
         split: its training part is learned.
         tokenizer: from `Stages.tokenizer`.
     """
-    encoders: dict[tuple[str, bool], Plan] = {}
-    for plan in plans:
-        if plan.pretrain is not None and plan.pretraining not in encoders:
-            name = f"pretraining {len(encoders) + 1}"
-            encoders[plan.pretraining] = Plan(name, plan.pretrain, plan.permutes_photos)
-    trained = stages.train_plans(list(encoders.values()), seeds=seeds, split=split, tokenizer=tokenizer)
-    return _train(
-        [
-            (plan, seed, trained[encoders[plan.pretraining].name, seed] if plan.pretrain is not None else None)
-            for seed in seeds
-            for plan in plans
-        ],
-        stages=stages,
-        split=split,
-    )
+    behind = stages.train_behind(plans, seeds=seeds, split=split, tokenizer=tokenizer)
+    wanted = [(plan, seed, behind[plan.name, seed]) for seed in seeds for plan in plans]
+    return _train(wanted, stages=stages, split=split)
 
 
 def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: Plan) -> dict[str, list[TrainedRecall]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -77,6 +77,30 @@ class Trained:
         """
         index = ExactIndex.build(embeddings.load_vectors(self.embeddings))
         return Dense(Embedder.open(self.encoder), index=index, config=config.dense, name=name)
+
+
+class BehindEncoder(Protocol):
+    """A plan for what stands behind an encoder, such as a recall model."""
+
+    @property
+    def name(self) -> str:
+        """What tables and messages call it."""
+        ...
+
+    @property
+    def pretrain(self) -> PretrainConfig | None:
+        """How the encoder is trained; None: there is none."""
+        ...
+
+    @property
+    def permutes_photos(self) -> bool:
+        """Whether the encoder is shown another item's photo for each item."""
+        ...
+
+
+def _of_encoder(plan: BehindEncoder) -> tuple[str, bool]:
+    """Return what decides the encoder: plans with the same share one."""
+    return "" if plan.pretrain is None else plan.pretrain.to_json(), plan.permutes_photos
 
 
 AllTrained = Mapping[tuple[str, int], Trained]
@@ -290,6 +314,32 @@ class Stages:
         if self.jobs > 1 and len(new) > 1:
             train_side_by_side(works, jobs=self.jobs)
         return {(work.plan.name, work.seed): self._finish(work, is_new=work.name in new) for work in works}
+
+    def train_behind(
+        self, plans: Sequence[BehindEncoder], *, seeds: Sequence[int], split: Split, tokenizer: Artifact
+    ) -> dict[tuple[str, int], Trained | None]:
+        """Train the encoders that plans stand behind, each with every seed; those that plans share are trained once.
+
+        Args:
+            plans: names are distinct.
+            seeds: of initial weights and batches.
+            split: its training part is learned.
+            tokenizer: from `tokenizer`.
+
+        Returns:
+            Name of a plan and seed → its encoder; None where it stands behind none.
+        """
+        encoders: dict[tuple[str, bool], Plan] = {}
+        for plan in plans:
+            if plan.pretrain is not None and _of_encoder(plan) not in encoders:
+                name = f"pretraining {len(encoders) + 1}"
+                encoders[_of_encoder(plan)] = Plan(name, plan.pretrain, plan.permutes_photos)
+        trained = self.train_plans(list(encoders.values()), seeds=seeds, split=split, tokenizer=tokenizer)
+        return {
+            (plan.name, seed): None if plan.pretrain is None else trained[encoders[_of_encoder(plan)].name, seed]
+            for plan in plans
+            for seed in seeds
+        }
 
     def _starts(self, plans: Sequence[Plan], work: Callable[..., EncoderWork]) -> dict[str, Artifact | None]:
         """Train the warm starts that plans name, each once: plan → the encoder it starts from."""
