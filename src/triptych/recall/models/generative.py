@@ -210,7 +210,8 @@ class GenerativeRetriever:
     def _answer(
         self, content: NDArray[np.float32], *, places: NDArray[np.int64], trie: CodeTrie, k: int, into: Hits
     ) -> None:
-        asked = self._model.asked(torch.from_numpy(np.ascontiguousarray(content, dtype=np.float32)))
+        device = next(self._model.parameters()).device  # a validation asks the model where it is trained
+        asked = self._model.asked(torch.from_numpy(np.ascontiguousarray(content, dtype=np.float32)).to(device))
         found = beam_search(self._model.decoder, asked, trie=trie, beams=self._model.config.beams)
         for row, place in enumerate(places.tolist()):
             item_rows, scores = self._items(found.leaves[row], found.log_probabilities[row], trie=trie, k=k)

@@ -5,7 +5,7 @@ staged with joint training of one late-fusion encoder: same data, batches, steps
 warm start without labels (masked words and patches, titles with photos) that all arms share. A step of a stage is
 cheaper than one of all losses, so that one row has as many more steps as take the seconds of joint training. Controls:
 photos permuted over the items, and joint training that ends as the staged one does, which tells the order of the stages
-from their ending. Rows that the full form leaves out, for the hour it would take more: the stages with nothing frozen
+from their ending. Rows that the full form leaves out, for the time they would take more: the stages with nothing frozen
 or under one schedule, and joint training with its modalities kept in balance (OGM-GE); with further orders they are in
 `benchmarks/staging_map.py`.
 """
@@ -55,7 +55,7 @@ def pretraining() -> Table:
         protocol=Protocol.CELLS,
         full=Form(
             run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2), evaluation=EVALUATION),
-            hours=1.1,
+            hours=2.0,
             rows=(
                 "fused",
                 "joint",
@@ -160,7 +160,7 @@ def retrieval() -> Table:
         protocol=Protocol.CELLS,
         full=Form(
             run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2), evaluation=EVALUATION),
-            hours=0.8,
+            hours=1.0,
             settings=("pretrain.loop.steps=600", "pretrain.loop.warmup_steps=50"),
             num_trials=2,
         ),
