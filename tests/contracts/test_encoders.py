@@ -154,12 +154,23 @@ def test_the_vector_of_one_modality_is_that_of_an_item_without_the_other(encoder
         View.TITLE: {"has_photo": nobody, "pixels": None, "others": None},
         View.PHOTO: {"has_title": nobody, "title_tokens": None},
     }
+    hidden = {View.TITLE: View.WITHOUT_PHOTO, View.PHOTO: View.WITHOUT_TITLE}
     for view in views_of(encoder)[1:]:
         without = given._replace(**changes[view])
         assert torch.equal(encoder.encode_items(given.only(view)), encoder.encode_items(without))
         assert torch.equal(encoder.encode_items(given, view=view), encoder.encode_items(without, view=view))
         if not encoder.GIVES_VIEWS:
             assert torch.equal(encoder.encode_items(given, view=view), encoder.encode_items(without))
+        assert torch.allclose(encoder.encode_items(given, view=hidden[view]), encoder.encode_items(without), atol=CLOSE)
+
+
+def test_several_vectors_at_once_are_those_made_one_by_one(encoder: Encoder):
+    given = items(encoder)
+    views = [*views_of(encoder), View.WITHOUT_PHOTO, View.WITHOUT_TITLE]
+    together = encoder.encode_views(given, views=views)
+    assert list(together) == views
+    for view in views:
+        assert torch.allclose(together[view], encoder.encode_items(given, view=view), atol=CLOSE)
 
 
 def test_padding_changes_no_vector(encoder: Encoder):

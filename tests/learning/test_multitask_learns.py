@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from triptych.encoders.embed import Embedder
-from triptych.encoders.inputs import Modalities
+from triptych.encoders.inputs import Modalities, View
 from triptych.foundation.artifact import RESUME, Artifact
 from triptych.foundation.errors import ConfigError
 from triptych.losses.base import LossOutput
@@ -49,9 +49,9 @@ def train(chosen: MultitaskConfig, given: Given, *, out: Path) -> Artifact:
     return base.run(chosen, given, inputs=inputs, out=out)
 
 
-def hits_at_1(embedder: Embedder, given: Given, **settings: Any) -> float:
+def hits_at_1(embedder: Embedder, given: Given, *, view: View = View.ITEM, **settings: Any) -> float:
     """Share of queries "colour thing" that find their one item first."""
-    vectors = embedder.embed_catalogue(given.catalogue, **settings).astype(np.float32)
+    vectors = embedder.embed_views(given.catalogue, views=(view,), **settings)[view].astype(np.float32)
     queries = [f"{colour} {thing}" for thing, colour in (item.split("-") for item in given.catalogue.item_ids)]
     return float(((embedder.queries(queries) @ vectors.T).argmax(axis=1) == np.arange(NUM_ITEMS)).mean())
 
@@ -62,7 +62,7 @@ def test_what_only_the_photo_shows_is_learned(given: Given, tmp_path: Path, stag
     embedder = Embedder.open(artifact)
     assert hits_at_1(embedder, given) > 0.85
     # without the photo it guesses among six colours: 1/6, plus four standard deviations
-    blind = hits_at_1(embedder, given, shown=Modalities.TITLE)
+    blind = hits_at_1(embedder, given, view=View.WITHOUT_PHOTO)
     assert blind <= 1 / NUM_COLOURS + 4 * np.sqrt(5 / 36 / NUM_ITEMS)
     assert hits_at_1(embedder, given, photo_rows=np.roll(np.arange(NUM_ITEMS), 7)) < 0.25
     assert artifact.summary["headline"] == "recall@1/query-item"

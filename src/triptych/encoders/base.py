@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -194,6 +194,10 @@ class Encoder(nn.Module, ABC):
         Returns:
             float32 ``[batch, vector_dim]``, L2-normalised.
         """
+
+    def encode_views(self, items: ItemInputs, *, views: Collection[View]) -> dict[View, Tensor]:
+        """Encode several vectors of each item; arguments as `encode_items`."""
+        return {view: self.encode_items(items, view=view) for view in views}
 
     @abstractmethod
     def read_queries(self, tokens: Tensor) -> QueryReading:

@@ -6,7 +6,7 @@ in an evaluation. Only bulk encoding of items drops to bf16 (where the hardware 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Self
@@ -184,7 +184,7 @@ class Embedder:
             others=None if others is None else lambda rows: (others[0][rows], others[1][rows]),
             present=present,
             bulk=bulk,
-        )
+        )[View.ITEM]
 
     def embed_catalogue(
         self,
@@ -192,23 +192,46 @@ class Embedder:
         *,
         photo_rows: NDArray[np.integer] | None = None,
         features: PhotoFeatures | None = None,
-        view: View = View.ITEM,
-        shown: Modalities = Modalities.TITLE_PHOTO,
         label: str | None = "embedding items",
     ) -> NDArray[np.float16]:
         """Encode every item of a catalogue.
 
         Args:
             catalogue: items and photos.
-            photo_rows: ``[num_items]``; item i is shown the photo of item ``photo_rows[i]`` (the permuted-photo
-                control). None shows its own.
-            features: what the encoder's frozen vision model sees in the photos, so that it need not look again.
-            view: which of an item's vectors.
-            shown: what it may look at; the rest is hidden, as where an item lacks it.
+            photo_rows: as of `embed_views`.
+            features: as of `embed_views`.
             label: of the progress bar; None shows none.
 
         Returns:
             ``[num_items, vector_dim]`` in item row order.
+
+        Raises:
+            DataError: the catalogue's photos have another size than the encoder takes.
+        """
+        item = View.ITEM
+        return self.embed_views(catalogue, views=(item,), photo_rows=photo_rows, features=features, label=label)[item]
+
+    def embed_views(
+        self,
+        catalogue: Catalogue,
+        *,
+        views: Collection[View],
+        photo_rows: NDArray[np.integer] | None = None,
+        features: PhotoFeatures | None = None,
+        label: str | None = "embedding items",
+    ) -> dict[View, NDArray[np.float16]]:
+        """Encode several vectors of every item of a catalogue, reading it once.
+
+        Args:
+            catalogue: items and photos.
+            views: which of an item's vectors.
+            photo_rows: ``[num_items]``; item i is shown the photo of item ``photo_rows[i]`` (the permuted-photo
+                control). None shows its own.
+            features: what the encoder's frozen vision model sees in the photos, so that it need not look again.
+            label: of the progress bar; None shows none.
+
+        Returns:
+            For each view ``[num_items, vector_dim]`` in item row order.
 
         Raises:
             DataError: the catalogue's photos have another size than the encoder takes.
@@ -221,17 +244,17 @@ class Embedder:
         bar = None if label is None else Progress(label, total=catalogue.num_items, unit="item")
         with nullcontext() if bar is None else bar:
             vectors = self._items(
-                item_texts(catalogue, features=self.title_features) if shown.reads_title else [None] * len(photo_of),
+                item_texts(catalogue, features=self.title_features),
                 source=lambda rows: source.pixels(photo_of[rows]),
                 others=None
                 if self.photos == 1
                 else lambda rows: source.other_pixels(photo_of[rows], most=self.photos - 1),
-                present=np.asarray(photos.has)[photo_of] & shown.reads_photo,
+                present=np.asarray(photos.has)[photo_of],
                 bulk=True,
-                view=view,
+                views=views,
                 bar=bar,
             )
-        return vectors.astype(np.float16)
+        return {view: found.astype(np.float16) for view, found in vectors.items()}
 
     def see(self, pixels: NDArray[np.uint8], *, block: int = 64) -> Pixels:
         """Return what a frozen vision model makes of photos, to be used more than once; else the photos themselves.
@@ -259,16 +282,16 @@ class Embedder:
         others: OtherSource | None,
         present: NDArray[np.bool_],
         bulk: bool,
-        view: View = View.ITEM,
+        views: Collection[View] = (View.ITEM,),
         bar: Progress | None = None,
-    ) -> NDArray[np.float32]:
+    ) -> dict[View, NDArray[np.float32]]:
         """Encode items in blocks of like length, photos fetched block by block from `source` and `others`."""
         config = self._encoder.config
         has_title = np.array([bool(title) for title in titles], dtype=bool)
         tokens = self._tokenizer.encode([title or "" for title in titles], max_tokens=config.max_title_tokens)
         num_patches = self._encoder.patches.num_patches if self._encoder.patches is not None else 0
         lengths = (tokens != PAD).sum(axis=1) + np.where(present, num_patches, 0)
-        out = np.empty((len(titles), self.vector_dim), dtype=np.float32)
+        out = {view: np.empty((len(titles), self.vector_dim), dtype=np.float32) for view in views}
         precision = self._precision if bulk else Precision.FP32
         with torch.inference_mode():
             for rows in _blocks(lengths, group=present):
@@ -281,8 +304,9 @@ class Embedder:
                     others=None if with_photo is None or others is None else self._others(others(rows)),
                 )
                 with autocast(precision, device=self._device):
-                    encoded = self._encoder.encode_items(batch, view=view)
-                out[rows] = encoded.cpu().numpy()
+                    encoded = self._encoder.encode_views(batch, views=views)
+                for view, vectors in encoded.items():
+                    out[view][rows] = vectors.cpu().numpy()
                 if bar is not None:
                     bar.advance(len(rows))
         return out

@@ -36,6 +36,10 @@ class View(StrEnum):
     """Of the title alone."""
     PHOTO = "photo"
     """Of the photo alone."""
+    WITHOUT_PHOTO = "item without photo"
+    """As of the item, its photo hidden."""
+    WITHOUT_TITLE = "item without title"
+    """As of the item, its title hidden."""
 
 
 class OtherPhotos(NamedTuple):
@@ -82,10 +86,10 @@ class ItemInputs(NamedTuple):
 
     def only(self, view: View) -> ItemInputs:
         """Return the same items without their photos, or without their titles."""
-        if view is View.TITLE:
+        if view in (View.TITLE, View.WITHOUT_PHOTO):
             nobody = torch.zeros_like(self.has_photo)
             return self._replace(pixels=None, has_photo=nobody, others=None, hidden=None, drop_title=None)
-        if view is View.PHOTO:
+        if view in (View.PHOTO, View.WITHOUT_TITLE):
             return self._replace(title_tokens=None, has_title=torch.zeros_like(self.has_title), drop_photo=None)
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,11 +29,16 @@ if TYPE_CHECKING:
 
 VIEWS = {Between.QUERY_ITEM: View.ITEM, Between.QUERY_TITLE: View.TITLE, Between.QUERY_PHOTO: View.PHOTO}
 """What queries are answered by."""
+HIDDEN = (View.WITHOUT_PHOTO, View.WITHOUT_TITLE)
+"""What they are answered by to tell what a modality is worth to the whole."""
 EASIEST, HARDEST = 200, 20
 """Ranks between which an item nobody chose is hard and probably wrong: the first twenty are often right (SMGR
 reconstruction, section 4.1)."""
 LOOKED_AT = 1_000
 """Items of a query's ranking among which those of a cell are looked for."""
+
+
+_Views = Mapping[View, NDArray[np.float32]]
 
 
 class Probe:
@@ -84,16 +90,22 @@ class Probe:
         """
         headline = headline if headline.can_be_asked(self._modalities) else Between.QUERY_ITEM
         wanted = [one for one in Between if self._can(one) and (everything or one is headline)]
-        items = _Vectors(encoder, self._reader)
+        views = {view for one in wanted for view in ((VIEWS[one],) if one.asks else (View.TITLE, View.PHOTO))}
+        hides = everything and self._targets is not None and encoder.GIVES_VIEWS
+        if hides and self._modalities is Modalities.TITLE_PHOTO:
+            views |= set(HIDDEN)
+        if ids is not None:
+            views.add(View.ITEM)
+        items = self._reader.views(encoder, views=views)
         queries = self._query_vectors(encoder) if self._targets is not None else None
         found = {self._name(one): self._recall(one, queries=queries, items=items) for one in wanted}
         if ids is not None and queries is not None:
-            found[f"{self._name(Between.QUERY_ITEM)} with ids"] = self._with_ids(ids, queries, items.of(View.ITEM))
+            found[f"{self._name(Between.QUERY_ITEM)} with ids"] = self._with_ids(ids, queries, items[View.ITEM])
         if everything and queries is not None:
-            if self._modalities is Modalities.TITLE_PHOTO and encoder.GIVES_VIEWS:
-                for hidden, shown in (("photo", Modalities.TITLE), ("title", Modalities.PHOTO)):
-                    blind = self._reader.vectors(encoder, shown=shown)
-                    found[f"{self._name(Between.QUERY_ITEM)} without {hidden}"] = self._of_queries(queries, blind)
+            for view in (one for one in HIDDEN if one in items):
+                found[f"{self._name(Between.QUERY_ITEM)} {view.value.removeprefix('item ')}"] = self._of_queries(
+                    queries, items[view]
+                )
             found |= self._losses_of(encoder, [one for one in wanted if one.asks], items=items)
         return Validation(found, headline=self._name(headline))
 
@@ -121,20 +133,20 @@ class Probe:
     def _encoded(self, encoder: Encoder, query_rows: NDArray[np.integer]) -> NDArray[np.float32]:
         return self._reader.embedder(encoder).queries([self._catalogue.queries[row] for row in query_rows])
 
-    def _recall(self, one: Between, *, queries: NDArray[np.float32] | None, items: _Vectors) -> float:
+    def _recall(self, one: Between, *, queries: NDArray[np.float32] | None, items: _Views) -> float:
         if one is Between.TITLE_PHOTO:
             return self._photos_to_titles(items)
         assert queries is not None
-        return self._of_queries(queries, items.of(VIEWS[one]))
+        return self._of_queries(queries, items[VIEWS[one]])
 
-    def _losses_of(self, encoder: Encoder, ways: list[Between], *, items: _Vectors) -> dict[str, float]:
+    def _losses_of(self, encoder: Encoder, ways: list[Between], *, items: _Views) -> dict[str, float]:
         if self._losses is None:
             return {}
         queries = self._encoded(encoder, self._losses.query_rows)
         return {
             f"loss of {where}/{one.value}": loss
             for one in ways
-            for where, loss in self._losses.measure(queries, items.of(VIEWS[one])).items()
+            for where, loss in self._losses.measure(queries, items[VIEWS[one]]).items()
         }
 
     def _of_queries(self, queries: NDArray[np.float32], items: NDArray[np.float32]) -> float:
@@ -151,25 +163,12 @@ class Probe:
             found = ids.with_items(torch.from_numpy(items).to(device), rows.to(device))
         return self._of_queries(by_id.cpu().numpy(), found.cpu().numpy())
 
-    def _photos_to_titles(self, items: _Vectors) -> float:
+    def _photos_to_titles(self, items: _Views) -> float:
         """Share of photos that find their title; an equal title of another item is right too."""
-        photos, titles = items.of(View.PHOTO)[self._items], items.of(View.TITLE)
+        photos, titles = items[View.PHOTO][self._items], items[View.TITLE]
         groups = self._reader.title_groups(np.arange(len(titles)))
         found = groups[top_items(photos, titles, k=self._k)]
         return float((found == groups[self._items][:, None]).any(axis=1).mean())
-
-
-class _Vectors:
-    """Vectors of all items, made once in a measurement."""
-
-    def __init__(self, encoder: Encoder, reader: ItemReader) -> None:
-        self._encoder, self._reader = encoder, reader
-        self._made: dict[View, NDArray[np.float32]] = {}
-
-    def of(self, view: View) -> NDArray[np.float32]:
-        if view not in self._made:
-            self._made[view] = self._reader.vectors(self._encoder, view=view)
-        return self._made[view]
 
 
 class HardItems:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +16,7 @@ from triptych.data.text import PAD, item_texts
 from triptych.encoders.base import Encoder
 from triptych.encoders.embed import Embedder, Pixels
 from triptych.encoders.features import PhotoFeatures
-from triptych.encoders.inputs import ItemInputs, Modalities, OtherPhotos, View
+from triptych.encoders.inputs import ItemInputs, OtherPhotos, View
 from triptych.encoders.text import cut_by_length, text_tensor, trim
 from triptych.foundation.errors import ConfigError
 from triptych.losses.base import LossOutput
@@ -251,21 +251,17 @@ class ItemReader:
             device=str(next(module.parameters()).device),
         )
 
-    def vectors(
-        self, module: Encoder, *, view: View = View.ITEM, shown: Modalities = Modalities.TITLE_PHOTO
-    ) -> NDArray[np.float32]:
-        """Encode every item of the catalogue as it is shown in this run: ``[items, dim]``.
+    def vectors(self, module: Encoder) -> NDArray[np.float32]:
+        """Encode every item of the catalogue as it is shown in this run: ``[items, dim]``."""
+        return self.views(module, views=(View.ITEM,))[View.ITEM]
 
-        Args:
-            module: the encoder.
-            view: which of an item's vectors.
-            shown: what it may look at.
-        """
+    def views(self, module: Encoder, *, views: Collection[View]) -> dict[View, NDArray[np.float32]]:
+        """Encode several vectors of every item: of each view ``[items, dim]``."""
         photo_rows = None if self._own_photos else self._photo_rows
-        found = self.embedder(module).embed_catalogue(
-            self._catalogue, photo_rows=photo_rows, features=self._features, view=view, shown=shown, label=None
+        found = self.embedder(module).embed_views(
+            self._catalogue, views=views, photo_rows=photo_rows, features=self._features, label=None
         )
-        return found.astype(np.float32)
+        return {view: vectors.astype(np.float32) for view, vectors in found.items()}
 
     def _shown(self, item_rows: NDArray[np.int64]) -> Tensor:
         """Return what the encoder is given of items' photos: pixels, or what a frozen model saw in them."""

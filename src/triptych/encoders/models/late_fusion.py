@@ -17,8 +17,9 @@ Source: SMGR (Meituan, 2602.06654), whose encoders and fusion are not public: th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -89,6 +90,23 @@ class _Read(NamedTuple):
     """float32 ``[batch, dim]``."""
 
 
+class _Both(NamedTuple):
+    """Title and photo of a batch, each read by itself."""
+
+    title: _Read | None
+    photo: _Read | None
+    states: Tensor
+    """float32 ``[batch, 2, dim]``, pooled; of what is not there, anything."""
+    vectors: list[Tensor]
+    """Two of float32 ``[batch, vector_dim]``."""
+    there: Tensor
+    """bool ``[batch, 2]``."""
+
+
+SHOWN = {View.ITEM: (True, True), View.WITHOUT_PHOTO: (True, False), View.WITHOUT_TITLE: (False, True)}
+"""Which of title and photo an item's vector is made of."""
+
+
 class LateFusionEncoder(Encoder):
     """Encode queries, titles, photos and items into one space."""
 
@@ -126,10 +144,19 @@ class LateFusionEncoder(Encoder):
 
         The vector of a title or a photo that is not there is finite and means nothing.
         """
-        reading = self.read_items(items.only(view))
-        found = {View.ITEM: reading.vectors, View.TITLE: reading.title_vectors, View.PHOTO: reading.photo_vectors}[view]
-        assert found is not None
-        return found
+        return self.encode_views(items.only(view), views=(view,))[view]
+
+    def encode_views(self, items: ItemInputs, *, views: Collection[View]) -> dict[View, Tensor]:
+        """Encode several vectors of each item, reading title and photo once."""
+        read = self._read(items)
+        used = read.there & torch.stack([items.reads_title, items.reads_photo], dim=1)
+        made: dict[View, Callable[[], Tensor]] = {
+            View.TITLE: lambda: read.vectors[0],
+            View.PHOTO: lambda: read.vectors[1],
+        }
+        for view, shown in SHOWN.items():
+            made[view] = partial(self._fused, read, used=used & used.new_tensor(shown))
+        return {view: made[view]() for view in views}
 
     def read_queries(self, tokens: Tensor) -> QueryReading:
         """Encode query texts, keeping all states."""
@@ -138,27 +165,35 @@ class LateFusionEncoder(Encoder):
 
     def read_items(self, items: ItemInputs) -> ItemReading:
         """Encode items, keeping all states."""
-        batch = items.has_title.shape[0]
+        read = self._read(items)
+        used = read.there & torch.stack([items.reads_title, items.reads_photo], dim=1)
+        both = (read.title, read.photo)
+        parts = [one.tokens for one in both if one is not None]
+        keeps = [one.tokens.keep & has[:, None] for one, has in zip(both, read.there.T, strict=True) if one]
+        return ItemReading(
+            vectors=self._fused(read, used=used),
+            tokens=self._joined(parts, keeps, batch=len(used)),
+            places=_places(read.title, read.photo),
+            title_vectors=read.vectors[0],
+            photo_vectors=read.vectors[1],
+        )
+
+    def _read(self, items: ItemInputs) -> _Both:
+        """Read title and photo, each by itself."""
         title = photo = None
         if items.title_tokens is not None and self.config.modalities.reads_title:
             title = self._read_text(items.title_tokens, role=1)
         if items.pixels is not None and self.patches is not None:
             photo = self._read_photo(items)
-        nothing = self.text_types.new_zeros(batch, self.config.dim, dtype=torch.float32)
-        pooled = [nothing if one is None else one.pooled for one in (title, photo)]
-        vectors = [unit(head(state)) for head, state in zip((self.title_head, self.photo_head), pooled, strict=True)]
+        nothing = self.text_types.new_zeros(len(items.has_title), self.config.dim, dtype=torch.float32)
+        states = [nothing if one is None else one.pooled for one in (title, photo)]
+        vectors = [unit(head(state)) for head, state in zip((self.title_head, self.photo_head), states, strict=True)]
         there = [items.has_title & (title is not None), items.has_photo & (photo is not None)]
-        used = [there[0] & items.reads_title, there[1] & items.reads_photo]
-        fused = self.fusion(torch.stack(pooled, dim=1), vectors=torch.stack(vectors, dim=1), used=torch.stack(used, 1))
-        parts = [one.tokens for one in (title, photo) if one is not None]
-        keeps = [read.tokens.keep & has[:, None] for read, has in zip((title, photo), there, strict=True) if read]
-        return ItemReading(
-            vectors=unit(fused),
-            tokens=self._joined(parts, keeps, batch=batch),
-            places=_places(title, photo),
-            title_vectors=vectors[0],
-            photo_vectors=vectors[1],
-        )
+        return _Both(title, photo, torch.stack(states, dim=1), vectors, torch.stack(there, dim=1))
+
+    def _fused(self, read: _Both, *, used: Tensor) -> Tensor:
+        """Join title and photo, as far as they are `used`, bool ``[batch, 2]``."""
+        return unit(self.fusion(read.states, vectors=torch.stack(read.vectors, dim=1), used=used))
 
     def _read_text(self, tokens: Tensor, *, role: int) -> _Read:
         read = self.text(tokens)
