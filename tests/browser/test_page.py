@@ -279,6 +279,23 @@ def test_why_tells_what_title_photo_and_past_choices_add(page: Page, engine: Eng
     expect(page).to_have_url(re.compile(r"\?q=[^&]+$"))
 
 
+def test_the_panel_shows_the_semantic_id_and_leads_to_who_shares_it(page: Page, engine: Engine, query: str) -> None:
+    page.goto(f"/?q={quote(query)}")
+    hit = engine.search(query, k=1)[0]
+    path = engine.code_path(hit.item_id, k=5)
+    cards(page).first.get_by_role("button", name="Why this result").click()
+    codes = page.locator("#why .codes")
+    own = [str(code) for code in path.codes]
+    expect(codes.locator("dt")).to_have_count(len(own))
+    for place, step in enumerate(path.steps):
+        assert codes.locator("dt").nth(place).locator("code").all_inner_texts() == own[: step.codes_shared]
+        expect(codes.locator("dd").nth(place).get_by_role("button")).to_have_count(len(step.hits))
+    neighbour = next(other for step in path.steps for other in step.hits)
+    codes.get_by_role("button").first.click()
+    expect(page).to_have_url(re.compile(f"item={re.escape(quote(neighbour.item_id, safe=''))}"))
+    expect(page.locator("#why .about .title")).to_have_text(engine.item(neighbour.item_id)["title"])
+
+
 def test_the_best_is_what_the_recall_model_finds_and_meaning_asks_the_encoder(
     page: Page, engine: Engine, query: str
 ) -> None:

@@ -300,6 +300,17 @@ async def test_why_for_a_photo(client: httpx.AsyncClient, engine: Engine, pictur
     assert "needs the words or the photo" in refusal(await client.get("/api/why", params={"item_id": pictured}), 422)
 
 
+async def test_the_semantic_id_of_an_item(client: httpx.AsyncClient, engine: Engine, pictured: str) -> None:
+    answer = (await client.get(f"/api/codes/{pictured}", params={"k": 2})).json()
+    found = engine.code_path(pictured, k=2)
+    assert answer["codes"] == found.codes
+    steps = [(step.codes_shared, step.num_items, [hit.item_id for hit in step.hits]) for step in found.steps]
+    told = answer["steps"]
+    assert steps == [
+        (one["codes_shared"], one["num_items"], [hit["item"]["item_id"] for hit in one["hits"]]) for one in told
+    ]
+
+
 async def test_similar_and_recommend(client: httpx.AsyncClient, engine: Engine, pictured: str) -> None:
     similar = (await client.get(f"/api/similar/{pictured}", params={"k": 5})).json()["hits"]
     assert [hit["item"]["item_id"] for hit in similar] == [hit.item_id for hit in engine.similar(pictured, k=5)]
@@ -336,7 +347,14 @@ async def test_item_and_photo(client: httpx.AsyncClient, engine: Engine, picture
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/items/no-such", "/api/items/no-such/photo", "/api/similar/no-such", "/api/why?q=a&item_id=no-such"]
+    "path",
+    [
+        "/api/items/no-such",
+        "/api/items/no-such/photo",
+        "/api/similar/no-such",
+        "/api/codes/no-such",
+        "/api/why?q=a&item_id=no-such",
+    ],
 )
 async def test_an_unknown_item_is_not_found(client: httpx.AsyncClient, path: str) -> None:
     assert "no-such" in refusal(await client.get(path), 404)

@@ -2,15 +2,27 @@
 
 Read in this order: `engine` (what can be asked), `answers` (what comes back), `notes` (what is said of it), `filters`,
 `photos`, `shelf` (the items, those added at run time included), `new_items`, `journal` and `replay` (how changes
-survive), `explain`, `bundle` (what an engine is opened from).
+survive), `explain`, `code_paths`, `bundle` (what an engine is opened from).
 """
 
 from __future__ import annotations
 
-from triptych.engine.answers import Answer, Channel, Facets, Hit, Why
+from triptych.engine.answers import Answer, Channel, CodePath, CodeStep, Facets, Hit, Why
 from triptych.engine.engine import Engine
 from triptych.engine.filters import Filters
 from triptych.engine.journal import JournalError
 from triptych.engine.photos import PhotoError
 
-__all__ = ["Answer", "Channel", "Engine", "Facets", "Filters", "Hit", "JournalError", "PhotoError", "Why"]
+__all__ = [
+    "Answer",
+    "Channel",
+    "CodePath",
+    "CodeStep",
+    "Engine",
+    "Facets",
+    "Filters",
+    "Hit",
+    "JournalError",
+    "PhotoError",
+    "Why",
+]

@@ -49,6 +49,25 @@ class Why(NamedTuple):
     """Channel → the item's place there, from 1 up, in channel hybrid; None in any other."""
 
 
+class CodePath(NamedTuple):
+    """An item's semantic ID, and the items that are near it by prefix: a walk from its own shelf to the whole hall."""
+
+    codes: list[int]
+    """One code a level, the coarsest first."""
+    steps: list[CodeStep]
+    """From all codes in common down to one."""
+
+
+class CodeStep(NamedTuple):
+    """The items that share so many codes with an item, and not one more."""
+
+    codes_shared: int
+    num_items: int
+    """How many they are, the item itself not counted."""
+    hits: list[Hit]
+    """Those of them that are nearest by content, best first."""
+
+
 class Hit(NamedTuple):
     """One item of an answer."""
 

@@ -46,6 +46,8 @@ class Parts:
     """How the others are fused; None: the shop has no such channel."""
     item_knn: Artifact | None = None
     """Which items the same users chose; None: the shop has no such channel."""
+    semantic_ids: Artifact | None = None
+    """Codes of `encoder`'s item vectors; None: the shop has none."""
 
     def named(self) -> dict[str, Artifact]:
         """Return part → artefact, of those that there are."""
@@ -127,6 +129,7 @@ def write_bundle(
     recall_index: Artifact | None = None,
     hybrid: Artifact | None = None,
     item_knn: Artifact | None = None,
+    semantic_ids: Artifact | None = None,
     recommend: str | None = None,
 ) -> Artifact:
     """Write the bundle of a run.
@@ -143,12 +146,13 @@ def write_bundle(
         recall_index: of its item vectors.
         hybrid: how these are fused; None: they are not.
         item_knn: from `write_retriever`; None: the shop has no such channel.
+        semantic_ids: of the encoder's item vectors; None: there are none.
         recommend: the channel that recommends; None: the recall model where it answers users, else the encoder.
 
     Raises:
         ArtifactError: the parts do not belong together.
     """
-    parts = Parts(catalogue, encoder, index, popularity, bm25, recall, recall_index, hybrid, item_knn)
+    parts = Parts(catalogue, encoder, index, popularity, bm25, recall, recall_index, hybrid, item_knn, semantic_ids)
     check_lineage(parts)
     places = {name: os.path.relpath(part.path, parent / "id") for name, part in parts.named().items()}
 
@@ -192,7 +196,7 @@ def check_lineage(parts: Parts) -> None:
         ArtifactError: they do not; both ids are named.
     """
     parts.index.require_input("encoder", parts.encoder)
-    for part in (parts.index, parts.popularity, parts.bm25, parts.item_knn):
+    for part in (parts.index, parts.popularity, parts.bm25, parts.item_knn, parts.semantic_ids):
         if part is not None:
             part.require_input("catalogue", parts.catalogue)
     if (parts.recall is None) != (parts.recall_index is None):

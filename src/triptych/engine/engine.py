@@ -22,7 +22,7 @@ from triptych.data.catalogue import Catalogue
 from triptych.data.events import is_positive
 from triptych.encoders.embed import Embedder
 from triptych.engine import notes
-from triptych.engine.answers import Answer, Channel, Facets, Hit, Why
+from triptych.engine.answers import Answer, Channel, CodePath, Facets, Hit, Why
 from triptych.engine.bundle import Parts, open_bundle
 from triptych.engine.filters import Filters
 from triptych.engine.journal import Journal
@@ -299,6 +299,24 @@ class Engine:
         if score is None:
             raise EngineError(f"No channel of the hybrid has item '{item}' among its first for this search.")
         return now.whys([Hit(row, item, score)], request, chosen)[0]
+
+    def code_path(self, item: str, *, k: int = 6) -> CodePath:
+        """Return an item's semantic ID, and the items near it by prefix.
+
+        Args:
+            item: its id.
+            k: most items named for each number of codes in common.
+
+        Raises:
+            EngineError: there is no such item, k is below 1, or the shop has no semantic IDs.
+        """
+        now = self._snapshot
+        row = now.shelf.row(item)
+        if now.code_paths is None:
+            raise EngineError("This shop has no semantic IDs. Run it with [semantic_ids] set.")
+        if k < 1:
+            raise EngineError(f"k is {k}, it must be at least 1.")
+        return now.code_path(row, k=k)
 
     def add_items(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Add items; they are found at once, by words, by photo and through filters, without training.

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
 from triptych.encoders.embed import Embedder
-from triptych.engine.answers import Answer, Channel, Hit, Why
+from triptych.engine.answers import Answer, Channel, CodePath, CodeStep, Hit, Why
 from triptych.engine.bundle import Parts
+from triptych.engine.code_paths import CodePaths
 from triptych.engine.explain import explain_dense, explain_hybrid, explain_plain
 from triptych.engine.new_items import NewItem
 from triptych.engine.shelf import Shelf
@@ -59,6 +60,8 @@ class Snapshot:
     """The channel that the run chose to recommend; None: it left that open."""
     hybrid: Hybrid | None
     """None: the shop fuses nothing."""
+    code_paths: CodePaths | None
+    """None: the shop has no semantic IDs."""
     embedder: Embedder
     dense_config: DenseConfig
 
@@ -91,6 +94,7 @@ class Snapshot:
             item_knn=None if parts.item_knn is None else ItemKnn.load(parts.item_knn.path),
             recommends=recommends,
             hybrid=None,
+            code_paths=None if parts.semantic_ids is None else CodePaths.open(parts.semantic_ids),
             embedder=embedder,
             dense_config=dense,
         )
@@ -120,9 +124,11 @@ class Snapshot:
             return self
         titles, ids = [item.title or "" for item in new], [item.item_id for item in new]
         index, recall, recall_index, item_knn = self.index, self.recall, self.recall_index, self.item_knn
+        code_paths = self.code_paths
         if vectors is not None and len(new):
             index = index.copy()
             index.add(vectors)
+            code_paths = None if code_paths is None else code_paths.with_items(vectors)
             if recall is not None and recall_index is not None:
                 recall_index = recall_index.copy()
                 recall_index.add(recall.item_vectors(ids, content=vectors, titles=titles))
@@ -144,6 +150,7 @@ class Snapshot:
             recall_index=recall_index,
             recommender=recommender,
             item_knn=item_knn,
+            code_paths=code_paths,
         )
         if self.hybrid is None:
             return after
@@ -200,6 +207,25 @@ class Snapshot:
         if channel is Channel.RECALL and self.recall is not None and self.recall_index is not None:
             return _scores(self.recall_index, [row], self.recall.request_vectors([request])[0])[0]
         return _scores(self.index, [row], self.dense.request_vectors([request])[0])[0]
+
+    def code_path(self, row: int, *, k: int) -> CodePath:
+        """Return an item's semantic ID and, for each number of codes in common, the nearest `k` items."""
+        paths = self.code_paths
+        assert paths is not None, "the part was checked"
+        codes, shared = paths.of(row), paths.shared(row)
+        there = self.shelf.columns.live.copy()
+        there[row] = False
+        steps = []
+        for depth in range(len(codes), 0, -1):
+            keep = there & (shared == depth)
+            found = self.dense.retrieve([Request(item_row=row, keep=keep)], k)
+            hits = [
+                Hit(int(one), self.shelf.item_id(int(one)), float(score))
+                for one, score in zip(found.item_rows[0], found.scores[0], strict=True)
+                if one >= 0
+            ]
+            steps.append(CodeStep(depth, int(np.count_nonzero(keep)), hits))
+        return CodePath(codes, steps)
 
     def explained(self, hits: Sequence[Hit], request: Request, channel: Channel) -> list[Hit]:
         """Give each hit its `Why`."""

@@ -29,6 +29,7 @@ from triptych.recall.models.dense import DenseConfig
 from triptych.recall.models.hybrid import HybridConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recall.models.popularity import PopularityConfig
+from triptych.semantic_ids.config import SemanticIdsConfig
 
 RECALL = "recall"
 """Row of the recall model in a run's tables."""
@@ -111,6 +112,9 @@ class RunConfig(Config):
     history); none: recall where there is a recall model, else dense."""
     hybrid: HybridConfig | None = None
     """Channels fused into one, for logs of searches and for judged queries; none: there is no such row and channel."""
+    semantic_ids: SemanticIdsConfig | None = None
+    """Short codes of the served encoder's item vectors: the page shows an item's path of codes and who shares it; none:
+    there are none. `triptych semantic-ids` makes and measures them by themselves."""
     popularity: PopularityConfig = PopularityConfig()
     """The popularity baseline."""
     bm25: Bm25Config = Bm25Config()

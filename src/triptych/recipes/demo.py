@@ -12,6 +12,7 @@ def demo() -> RunConfig:
         "dataset": {"kind": "generated_shop"},
         "pretrain": {"kind": "contrastive", "loop": {"steps": 300, "warmup_steps": 30, "validate_every": 100}},
         "recall": {},
+        "semantic_ids": {"quantizer": {"kind": "residual_kmeans", "codes": 64}},
         "compare": [Arm.TITLE],
     }
     return RunConfig.parse(tree)

@@ -24,7 +24,7 @@ from triptych.recall import generative_train
 from triptych.recall.generative_train import GenerativeTrainConfig, Given
 from triptych.recall.models.generative import GenerativeRetriever
 from triptych.recipes.config import RunConfig
-from triptych.recipes.semantic_ids import codes_of, semantic_ids_of
+from triptych.recipes.semantic_ids import codes_of
 from triptych.recipes.side_by_side import train_side_by_side
 from triptych.recipes.stages import Stages, Trained
 from triptych.semantic_ids.config import SemanticIdsConfig
@@ -172,7 +172,7 @@ def train_generation(
                 ),
                 record=f"query embeddings {name}",
             )
-            ids = semantic_ids_of(own, config=plan.config.semantic_ids, stages=stages, name=name)
+            ids = stages.semantic_ids(own, config=plan.config.semantic_ids, name=name)
             catalogue, out = stages.catalogue.artifact, stages.out / generative_train.KIND
             works.append(GenerationWork(plan, seed, catalogue, split.artifact, queries, ids, num_pages, out))
             owns.append(own)

@@ -32,7 +32,7 @@ from triptych.recall.retriever import LearnedRetriever
 from triptych.recall.task import Given
 from triptych.recipes.config import RECALL, RunConfig
 from triptych.recipes.encoders import Plan, permuted_photos
-from triptych.recipes.semantic_ids import said_by, semantic_ids_of
+from triptych.recipes.semantic_ids import said_by
 from triptych.recipes.side_by_side import train_side_by_side
 from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.semantic_ids.config import SemanticIdsConfig
@@ -310,7 +310,7 @@ def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> C
             record=f"embeddings {plan.name} seed {seed}",
         )
     config, name = plan.config.semantic_ids, f"{plan.name} seed {seed}"
-    ids = None if config is None else semantic_ids_of(own, config=config, stages=stages, name=name)
+    ids = None if config is None else stages.semantic_ids(own, config=config, name=name)
     if not plan.config.recall.recall_model.needs.query:
         return Content(own.encoder, items, None, ids)
     queries = stages.stage(

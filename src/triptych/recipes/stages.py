@@ -45,6 +45,9 @@ from triptych.recipes.models import check_models
 from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.side_by_side import train_side_by_side
 from triptych.recipes.tables import find_source, spoken
+from triptych.semantic_ids import fit as semantic_ids
+from triptych.semantic_ids.config import SemanticIdsConfig
+from triptych.semantic_ids.stored import KIND as SEMANTIC_IDS
 from triptych.training.distributed import ALONE, Group
 
 log = logging.getLogger(__name__)
@@ -354,6 +357,20 @@ class Stages:
         is_new = work.find() is None
         return self.stage("encoder", lambda _: work.train(self._group), record="encoder warm start", is_new=is_new)
 
+    def semantic_ids(self, own: Trained, *, config: SemanticIdsConfig, name: str) -> Artifact:
+        """Make the semantic IDs of an encoder's vectors of the items, or open them; equal settings share them.
+
+        Args:
+            own: the encoder.
+            config: of the quantiser.
+            name: of the row and seed, for the record.
+        """
+        return self.stage(
+            SEMANTIC_IDS,
+            lambda out: semantic_ids.run(config, embeddings=own.embeddings, out=out, catalogue=self.catalogue),
+            record=f"semantic ids {name}",
+        )
+
     def bundle(
         self,
         trained: AllTrained,
@@ -367,7 +384,10 @@ class Stages:
         item_knn: Artifact | None = None,
     ) -> Artifact:
         """Name what the engine opens: the served encoder (None: `pretrain`'s), first seed, and what is over it."""
-        own = trained[(served or self.own_plan).name, self.config.seeds[0]]
+        seed = self.config.seeds[0]
+        plan = served or self.own_plan
+        own, ids = trained[plan.name, seed], self.config.semantic_ids
+        codes = None if ids is None else self.semantic_ids(own, config=ids, name=f"{plan.name} seed {seed}")
         return self.stage(
             "bundle",
             lambda out: write_bundle(
@@ -382,6 +402,7 @@ class Stages:
                 recall_index=recall_index,
                 hybrid=hybrid,
                 item_knn=item_knn,
+                semantic_ids=codes,
                 recommend=self.config.recommend,
             ),
         )

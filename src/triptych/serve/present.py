@@ -11,7 +11,7 @@ from urllib.parse import quote
 from triptych.serve import schemas
 
 if TYPE_CHECKING:
-    from triptych.engine import Answer, Engine, Facets, Hit, Why
+    from triptych.engine import Answer, CodePath, Engine, Facets, Hit, Why
 
 # Columns that have a field of their own in `schemas.Item`, or serve the engine only.
 OWN_COLUMNS = frozenset({*schemas.Item.model_fields, "has_photo", "photo", "added"})
@@ -40,6 +40,17 @@ def recommendation(engine: Engine, found: Answer) -> schemas.RecommendAnswer:
         channel=found.channel,
         personal=found.channel != "popularity",
         note=found.note,
+    )
+
+
+def code_path(engine: Engine, found: CodePath) -> schemas.CodePath:
+    """An item's codes and who shares them; arguments as of `answer`."""
+    return schemas.CodePath(
+        codes=found.codes,
+        steps=[
+            schemas.CodeStep(codes_shared=step.codes_shared, num_items=step.num_items, hits=hits(engine, step.hits))
+            for step in found.steps
+        ],
     )
 
 

@@ -139,6 +139,17 @@ async def similar(
     return await ask(work)
 
 
+@searches.get("/codes/{item_id:path}", summary="The semantic ID of one item", responses={**UNKNOWN})
+async def codes(item_id: str, parameters: Annotated[schemas.CodesParameters, Query()], ask: Asking) -> schemas.CodePath:
+    """Give an item's codes, and the items that share all of them, all but the last, and so on down to the first."""
+
+    def work(engine: Engine) -> schemas.CodePath:
+        _known(engine, item_id)
+        return present.code_path(engine, engine.code_path(item_id, k=parameters.k))
+
+    return await ask(work)
+
+
 @searches.get("/recommend/{user:path}", summary="Items for one user")
 async def recommend(
     user: str, parameters: Annotated[schemas.RecommendParameters, Query()], ask: Asking

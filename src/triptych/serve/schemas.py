@@ -154,6 +154,13 @@ class PhotoWhyForm(WhyParameters):
     """The photo that was searched with."""
 
 
+class CodesParameters(Parameters):
+    """How much of an item's neighbourhood is wanted."""
+
+    k: int = Field(6, ge=1, le=MAX_K)
+    """Most items named for each number of codes in common."""
+
+
 class Item(Message):
     """An item as it is shown."""
 
@@ -198,6 +205,25 @@ class Hit(Message):
     score: float
     """Unbounded; comparable within one answer only."""
     why: Why | None = None
+
+
+class CodeStep(Message):
+    """The items that share so many codes with an item, and not one more."""
+
+    codes_shared: int = Field(ge=1)
+    num_items: int
+    """How many they are."""
+    hits: list[Hit]
+    """The nearest of them, best first."""
+
+
+class CodePath(Message):
+    """An item's semantic ID, and the items near it by prefix."""
+
+    codes: list[int]
+    """One code a level, the coarsest first."""
+    steps: list[CodeStep]
+    """From all codes in common down to one."""
 
 
 class SearchAnswer(Message):

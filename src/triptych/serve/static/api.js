@@ -50,6 +50,9 @@ export function why(state, itemId, { channel, photo, signal }) {
   return ask("/api/why", { signal, body: form(asked, photo) });
 }
 
+/** An item's semantic ID and the items near it by prefix. */
+export const codes = (itemId, { signal }) => ask(`/api/codes/${encodeURIComponent(itemId)}?k=5`, { signal });
+
 export const item = (itemId, { signal }) => ask(`/api/items/${encodeURIComponent(itemId)}`, { signal });
 
 function form(asked, photo) {

@@ -18,6 +18,7 @@ let state = parse(location.search);
 let shown = { key: null, base: null, answer: null, hits: [] }; // base: the key without the number of results
 let pending = new AbortController();
 const answers = new Map(); // so that the back button is immediate and lands on the same scroll position
+let hasCodes = null; // whether the shop has semantic IDs; null: not known yet
 const items = new Map(); // items seen so far, for the chip of "similar" and for shared addresses of a panel
 
 /** Change the state, and the address with it. What is asked for anew starts on its first page, with the panel closed. */
@@ -220,7 +221,8 @@ async function showPanel() {
   try {
     const item = hit?.item ?? (await itemOf(wanted));
     const channel = shown.answer?.channel ?? state.channel;
-    if (state.item === wanted) await why.open(item, { state, channel, hit, photo: await queryPhoto(), onsimilar: findSimilar });
+    if (state.item === wanted) await why.open(item, { state, channel, hit, photo: await queryPhoto(), hasCodes, onsimilar: findSimilar,
+      onitem: (itemId) => go({ k: state.k, item: itemId }, { panel: true }) });
   } catch {
     go({ k: state.k, item: null }, { replace: true }); // the address names an item that is not in this catalogue
   }
@@ -281,6 +283,7 @@ function listen() {
 async function showCatalogue() {
   const { signal } = new AbortController();
   const [facets, info] = await Promise.all(["/api/facets", "/api/info"].map((path) => whenReady(() => api.ask(path), signal)));
+  hasCodes = Boolean(info.answer.details.parts.semantic_ids);
   filters.fill(facets.answer, { searchChannel: info.answer.details.search_channel, hasHybrid: Boolean(info.answer.details.parts.hybrid) });
   filters.show(state, { onchange: go, canChoose: Boolean(state.q) && !state.photo && !state.similar });
   const { num_items: number, example_queries: examples, limits, version } = info.answer;

@@ -1,6 +1,6 @@
 // The panel of one item: what it is, and why it is where it is.
 
-import { byId, el, photo, price, score } from "./dom.js";
+import { byId, el, photo, plural, price, score } from "./dom.js";
 import * as api from "./api.js";
 
 // Below this share of the score, hiding a side changes nothing worth telling.
@@ -12,18 +12,23 @@ const CHANNELS = { recall: "Choices and meaning", dense: "Meaning", bm25: "Words
 let pending = null;
 
 /** Open the panel for an item. @param {object|null} hit its hit, null where it is not among the results. @param {string} channel what found the hits. */
-export async function open(item, { state, channel, hit, photo: queryPhoto, onsimilar }) {
+export async function open(item, { state, channel, hit, photo: queryPhoto, hasCodes, onsimilar, onitem }) {
   pending?.abort();
   pending = new AbortController();
   const { signal } = pending;
   const reason = el("section", { class: "reason", "aria-live": "polite" });
   byId("why-title").textContent = hit && hasReason(state) ? "Why this result" : "About this item";
-  byId("why-body").replaceChildren(about(item), reason, ...details(item),
-    el("button", { class: "primary", type: "button", onclick: () => onsimilar(item) }, "Find similar items"));
+  const path = hasCodes === false ? null : el("section", { class: "codes" });
+  const parts = [about(item), reason, ...details(item), path,
+    el("button", { class: "primary", type: "button", onclick: () => onsimilar(item) }, "Find similar items")];
+  byId("why-body").replaceChildren(...parts.filter(Boolean));
   byId("why-body").scrollTop = 0;
   const dialog = byId("why");
   if (!dialog.open) dialog.showModal();
-  await explain(reason, item, { state, channel, hit, queryPhoto, signal });
+  await Promise.all([
+    explain(reason, item, { state, channel, hit, queryPhoto, signal }),
+    path && showCodes(path, item, { onitem, signal }),
+  ]);
 }
 
 export function close() {
@@ -110,6 +115,25 @@ function bars(total, sides) {
     return [el("dt", {}, name), el("dd", {}, el("span", { class: "bar-track", "aria-hidden": "true" }, bar), el("span", { class: "bar-value" }, shown))];
   };
   return el("dl", { class: "bars" }, ...row("Score", "of-score", total), ...sides.flatMap((side) => row(side.name, side.kind, side.adds)));
+}
+
+/** The item's semantic ID, and who shares how much of it. */
+async function showCodes(section, item, { onitem, signal }) {
+  try {
+    const { answer } = await api.codes(item.item_id, { signal });
+    const tile = ({ item: other }) => el("button", { class: "tile", type: "button", title: other.title || other.item_id,
+      "aria-label": other.title || other.item_id, onclick: () => onitem(other.item_id) }, photo(other));
+    const step = ({ codes_shared: shared, num_items: number, hits }) => [
+      el("dt", {}, ...answer.codes.slice(0, shared).map((code) => el("code", {}, String(code))),
+        el("span", {}, number === 0 ? "nobody else" : plural(number, "item", "items"))),
+      el("dd", {}, ...hits.map(tile)),
+    ];
+    section.replaceChildren(el("h4", {}, "Semantic ID"),
+      el("dl", {}, ...answer.steps.flatMap(step)),
+      el("p", { class: "note" }, "The model's own shelves: what shares the first code is of one kind, each further code tells it apart more finely."));
+  } catch (failure) {
+    if (failure.name !== "AbortError") section.remove(); // what it would have said is extra: the panel does without
+  }
 }
 
 function about(item) {
