@@ -68,6 +68,7 @@ TABLE = Table(
     ),
     full=form(),
     quick=form(rows=("title",), num_trials=1),
+    there=("bm25",),
 )
 
 
@@ -120,7 +121,7 @@ def test_the_second_call_makes_nothing(out: Path, made: Artifact):
 
 def test_every_row_has_its_trials_seeds_and_metrics(out: Path, made: Artifact):
     result = read(made)
-    assert set(result) == {"rows", "orderings", "data", "settings"}
+    assert set(result) == {"rows", "increments", "orderings", "data", "settings"}
     assert json.loads((out / "result.json").read_text()) == result
     headline = {row["name"]: row for row in result["rows"] if (row["slice"], row["metric"]) == ("all", "recall@10")}
     assert set(headline) == {"chance", "popularity", "bm25", "title", "both", "oracle"}
@@ -131,6 +132,16 @@ def test_every_row_has_its_trials_seeds_and_metrics(out: Path, made: Artifact):
     assert headline["oracle"]["value"] > headline["both"]["value"]
     encoders = [path for path in manifests(out) if path.parent.parent.name == "encoder"]
     assert len(encoders) == 2 * 2 + 2  # a trial of each, and the chosen one with one more seed
+
+
+def test_what_each_row_adds_to_those_that_are_there_is_told(out: Path, made: Artifact):
+    told = {one["name"]: one for one in read(made)["increments"]}
+    assert set(told) == {"popularity", "title", "both", "oracle"}
+    per_list = read(made)["settings"]["evaluation"]["headline_k"]
+    assert all(0 <= one["size"]["value"] <= per_list for one in told.values())
+    # of what the oracle shows first all is relevant, as far as there is anything
+    assert told["oracle"]["relevance"]["value"] > told["popularity"]["relevance"]["value"]
+    assert "What each adds" in (out / "report.html").read_text()
 
 
 def test_the_trial_is_chosen_that_is_best_on_validation(out: Path, made: Artifact):

@@ -121,6 +121,9 @@ class Table:
     """What rows are tuned by and claims speak of where they name nothing; None: recall at the evaluation's headline."""
     item_knn: tuple[ItemKnnConfig, ...] = (ItemKnnConfig(),)
     """What item-kNN is tried with where it stands; the best on validation is taken."""
+    there: tuple[str, ...] = ()
+    """Rows that a shop has already: what every other row adds to them is told beside the table (`evaluate.increment`).
+    None: nothing is."""
 
     def __post_init__(self) -> None:
         """Check that the parts of the definition belong together.
@@ -140,6 +143,7 @@ class Table:
             if not is_trained(row.name):
                 raise ConfigError(f"table '{self.name}': '{row.name}' is the name of a baseline; rename the row.")
         named = [
+            *self.there,
             *(row for claim in self.claims for row in claim.rows),
             *(self.quick.rows or ()),
             *(self.full.rows or ()),

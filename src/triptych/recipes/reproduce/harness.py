@@ -18,6 +18,7 @@ import polars as pl
 
 from triptych.data.schema import Part
 from triptych.data.splits import Split
+from triptych.evaluate.increment import Increment, increments
 from triptych.evaluate.orderings import Judged, judge_ordering
 from triptych.evaluate.records import select, single, to_rows
 from triptych.evaluate.tasks.base import TaskResult
@@ -268,11 +269,17 @@ class _Making:
         write_json(folder / RECORDS, records)
         result.per_query.write_parquet(folder / PER_QUERY)
         judged, unjudged = self._judged(result)
+        rankings, added = result.rankings, list[Increment]()
+        there = [name for name in self._planned.table.there if rankings is not None and name in rankings.item_rows]
+        if there and rankings is not None:
+            added = increments(rankings, there=there, catalogue=self._stages.catalogue, config=self._planned.evaluation)
         made = Made(
             planned=self._planned,
             rows=rows,
             result=result,
             records=records,
+            increments=added,
+            there=there,
             judged=judged,
             unjudged=unjudged,
             catalogue=self._stages.catalogue,
@@ -320,6 +327,7 @@ class _Making:
             "headline": str(planned.headline),
             "evaluation": planned.evaluation.dump(),
             "rows": [[made.row.name, made.row.what, [trial._asdict() for trial in made.trials]] for made in rows],
+            "there": list(table.there),
             "claims": [[str(one), one.claim, str(one.column or planned.headline), one.slice] for one in table.claims],
         }
 

@@ -19,11 +19,13 @@ from triptych.evaluate.palette import variables
 from triptych.evaluate.records import distinct
 from triptych.evaluate.text_table import ONE_SEED, interval_text, table_columns, value_text
 from triptych.foundation.artifact import Artifact
+from triptych.metrics.significance import Interval
 from triptych.recipes.reproduce.choices import first_best
 from triptych.recipes.reproduce.result import Made, RowMade, describe
 
 LINKS = (
     ("results", "Rows"),
+    ("increments", "Increments"),
     ("claims", "Claims"),
     ("trials", "Trials"),
     ("training", "Training"),
@@ -34,7 +36,15 @@ LINKS = (
 
 def write_page(made: Made) -> str:
     """Write the page as one HTML text that needs nothing else."""
-    body = _rows(made) + _claims(made) + _trials(made) + _training(made) + _data(made) + _provenance(made)
+    body = (
+        _rows(made)
+        + _increments(made)
+        + _claims(made)
+        + _trials(made)
+        + _training(made)
+        + _data(made)
+        + _provenance(made)
+    )
     return assemble(
         title=made.planned.table.name,
         chips=_chips(made),
@@ -129,6 +139,32 @@ def _claims(made: Made) -> str:
         definitions(made.unjudged),
         lead="Written down before anything was measured. The rows answer the same queries, so the bootstrap is paired. "
         "A claim <i>holds</i> when the whole interval agrees with it and <i>fails</i> when all of it contradicts it.",
+    )
+
+
+def _increments(made: Made) -> str:
+    if not made.increments:
+        return ""
+    k, there = made.planned.evaluation.headline_k, " and ".join(made.there)
+
+    def cell(one: Interval, *, rate: float = 100) -> str:
+        if one.value != one.value:
+            return "–"
+        interval = f"{rate * one.low:.1f} to {rate * one.high:.1f}" if one.low == one.low else ""
+        return f'<span class="value">{rate * one.value:.1f}</span><small class="interval">{interval}</small>'
+
+    body = [
+        [text(one.model), cell(one.size, rate=1), cell(one.relevance), cell(one.of_whole), cell(one.photo_only)]
+        for one in made.increments
+    ]
+    head = ["Row", f"Items added to the first {k}", "Relevant among them, %", f"… among all {k}, %", "By photo only, %"]
+    return section(
+        "increments",
+        "What each adds",
+        table(head, body, css="numbers"),
+        lead=f"To {text(there)}, which a shop would have already: items among the first {k} that none of these has "
+        f"among its own first {k}. Means over {made.increments[0].num_queries:,} judged queries, first seed; of "
+        "the relevant ones, the last column is those of which only the photo shows something that was asked for.",
     )
 
 

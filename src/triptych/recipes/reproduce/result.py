@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
 from triptych.evaluate.compare import Column
+from triptych.evaluate.increment import Increment
 from triptych.evaluate.orderings import Judged
 from triptych.evaluate.records import role_of
 from triptych.evaluate.report import About
@@ -17,6 +18,7 @@ from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.text_table import with_interval
 from triptych.foundation.artifact import Artifact, git_commit, package_version
 from triptych.foundation.config import Config
+from triptych.metrics.significance import Interval
 from triptych.recipes.reproduce.base import Row
 from triptych.recipes.reproduce.choices import Trial, trials_of
 from triptych.recipes.reproduce.plans import Planned
@@ -45,7 +47,11 @@ class Made:
     result: TaskResult
     records: Sequence[Mapping[str, Any]]
     """Those of single models, as `records.json` has them."""
+    increments: Sequence[Increment]
+    """What rows add to those that are there (`Table.there`); empty where the table asks for none, or cannot say."""
     judged: Sequence[Judged]
+    there: Sequence[str]
+    """Those of `Table.there` that this form has."""
     unjudged: Mapping[str, str]
     """Claim → why this form says nothing of it."""
     catalogue: Catalogue
@@ -57,9 +63,10 @@ class Made:
 
 
 def describe(made: Made) -> dict[str, Any]:
-    """Return what `triptych reproduce --json` prints: rows, orderings, data, settings."""
+    """Return what `triptych reproduce --json` prints: rows, orderings, increments, data, settings."""
     return {
         "rows": [_row(record) for record in made.records if _is_told(record, made)],
+        "increments": [_increment(one) for one in made.increments],
         "orderings": [_ordering(one) for one in made.judged],
         "data": _data(made),
         "settings": _settings(made),
@@ -117,6 +124,12 @@ def _ordering(one: Judged) -> dict[str, Any]:
         "num_queries": one.num_queries,
         "evidence": NO_EVIDENCE if one.evidence == ONE_SEED else one.evidence,
     }
+
+
+def _increment(one: Increment) -> dict[str, Any]:
+    figures = {name: value for name, value in one._asdict().items() if isinstance(value, Interval)}
+    told = {name: {part: _finite(x) for part, x in value._asdict().items()} for name, value in figures.items()}
+    return {"name": one.model, "num_queries": one.num_queries, **told}
 
 
 def _finite(value: float) -> float | None:

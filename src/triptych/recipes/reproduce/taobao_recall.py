@@ -26,7 +26,7 @@ from triptych.nn.fusion import Fusion
 from triptych.pretrain.base import PretrainConfig
 from triptych.recipes.config import RunConfig
 from triptych.recipes.recall import RecallConfig
-from triptych.recipes.reproduce.base import Form, Row, Settings, Table
+from triptych.recipes.reproduce.base import BM25, Form, Row, Settings, Table
 from triptych.recipes.reproduce.taobao_pretraining import MARGINS, SIGMOID, SIGMOIDS, two_towers
 
 TRIALS: tuple[Settings, ...] = (("recall.learning_rate=0.001",), ("recall.learning_rate=0.003",))
@@ -44,6 +44,7 @@ def table() -> Table:
         title="Taobao recall: vectors by ID, by content, and fused",
         rows=ROWS,
         claims=CLAIMS,
+        there=(BM25, "6 mgdspr"),
         full=Form(run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2)), hours=1.5),
         quick=Form(
             run=RunConfig(dataset=GeneratedShopConfig(), seeds=(0,)),
