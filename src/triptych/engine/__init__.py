@@ -1,8 +1,8 @@
 """The engine: answers one request over a finished run. No training code, no HTTP.
 
-Read in this order: `engine` (what can be asked), `answers` (what comes back), `notes` (what is said of it), `filters`,
-`photos`, `shelf` (the items, those added at run time included), `new_items`, `journal` and `replay` (how changes
-survive), `explain`, `code_paths`, `bundle` (what an engine is opened from).
+Read in this order: `engine` (what can be asked), `answers` (what comes back), `notes` (what is said of it), `channels`
+(who answers), `filters`, `photos`, `shelf` (the items, those added at run time included), `new_items`, `journal` and
+`replay` (how changes survive), `explain`, `code_paths`, `bundle` (what an engine is opened from).
 """
 
 from __future__ import annotations

@@ -24,23 +24,20 @@ from triptych.encoders.embed import Embedder
 from triptych.engine import notes
 from triptych.engine.answers import Answer, Channel, CodePath, Facets, Hit, Why
 from triptych.engine.bundle import Parts, open_bundle
+from triptych.engine.channels import BY_MEANING, channel_of_recommendation, channel_of_search
 from triptych.engine.filters import Filters
 from triptych.engine.journal import Journal
 from triptych.engine.new_items import MAX_ADDED_ITEMS, PhotoSizes, check_rows, encode_items
 from triptych.engine.photos import Photo, query_pixels
 from triptych.engine.replay import holding, read_items
 from triptych.engine.shelf import Shelf
-from triptych.engine.snapshot import BY_VECTORS, Snapshot
-from triptych.foundation.errors import ArtifactError, ConfigError, EngineError, did_you_mean
+from triptych.engine.snapshot import Snapshot
+from triptych.foundation.errors import ArtifactError, ConfigError, EngineError
 from triptych.recall.base import Request
 from triptych.recall.models.dense import DenseConfig
 
 log = logging.getLogger(__name__)
 
-BY_MEANING = (*BY_VECTORS, Channel.HYBRID)
-"""Channels in which an encoder reads the words."""
-RECOMMENDING = (*BY_VECTORS, Channel.ITEM_KNN, Channel.POPULARITY)
-"""Channels that answer users."""
 SHORTEN_ABOVE, SHORTEN_FROM = 4, 256
 """A journal is written anew when it is opened with so many times more changes than items they left."""
 LISTED = 5
@@ -163,7 +160,7 @@ class Engine:
         """
         text = _text(query)
         now = self._snapshot
-        chosen = self._chosen(now, channel, text=text, photo=photo)
+        chosen = channel_of_search(now, channel, text=text, has_photo=photo is not None)
         if text is None and photo is None and chosen is not Channel.POPULARITY:
             raise EngineError("A search needs words or a photo; the query is empty. To browse: channel='popularity'.")
         keep = now.shelf.columns.mask(filters)
@@ -229,7 +226,7 @@ class Engine:
             raise EngineError("A recommendation is for a user, or by a history of items: give one of the two.")
         now = self._snapshot
         note: str | None = None
-        chosen = self._recommending(now, channel)
+        chosen = channel_of_recommendation(now, channel)
         keep = now.shelf.columns.mask(filters)
         rows = self._history(now.shelf, user=user, history=history)
         request = Request(user=user, history=rows, keep=keep)
@@ -285,7 +282,7 @@ class Engine:
         if text is None and photo is None:
             raise EngineError("An explanation needs the words or the photo of the search.")
         now = self._snapshot
-        chosen = self._chosen(now, channel, text=text, photo=photo)
+        chosen = channel_of_search(now, channel, text=text, has_photo=photo is not None)
         if chosen not in BY_MEANING:
             raise EngineError(f"Channel '{chosen}' explains what it finds alone: search with explain=True.")
         row = now.shelf.row(item)
@@ -602,53 +599,6 @@ class Engine:
         order = np.argsort(-counts, kind="stable")
         return [int(row) for row in order[: int(np.count_nonzero(counts))][:1000]]
 
-    def _chosen(
-        self, now: Snapshot, channel: Channel | str | None, *, text: str | None, photo: Photo | None
-    ) -> Channel:
-        """Return the channel that is asked for, or the best there is.
-
-        Raises:
-            EngineError: there is none of that name, the shop lacks it, or it cannot read the photo.
-        """
-        if channel is None:
-            usual = now.usual_channel if photo is None and text is not None else Channel.DENSE
-            lost = usual is Channel.RECALL and now.recall is not None and not now.recall.knows(text or "")
-            return Channel.DENSE if lost else usual
-        chosen = _channel(channel)
-        if photo is not None and chosen not in (Channel.DENSE, Channel.HYBRID):
-            raise EngineError(f"Channel '{chosen}' reads no photos. Use channel 'dense', or leave the photo out.")
-        if chosen is Channel.HYBRID and now.hybrid is None:
-            raise EngineError("This shop has no hybrid. Use another channel, or run it with [hybrid] set.")
-        if chosen is Channel.RECALL and now.recall is None:
-            raise EngineError("This shop has no recall model. Use channel 'dense', or run it with [recall] set.")
-        if chosen is Channel.ITEM_KNN:
-            raise EngineError("Channel 'item_knn' answers users, not searches. Use another channel, or recommend.")
-        if chosen is Channel.RECALL and now.recommender is not None:
-            raise EngineError(
-                "This shop's recall model answers users, not searches. Use channel 'dense', or recommend."
-            )
-        return chosen
-
-    def _recommending(self, now: Snapshot, channel: Channel | str | None) -> Channel:
-        """Return the channel that is asked to recommend, or the best there is.
-
-        Raises:
-            EngineError: there is none of that name, the shop lacks it, or it answers no users.
-        """
-        if channel is None:
-            return now.recommending_channel
-        chosen = _channel(channel)
-        if chosen not in RECOMMENDING:
-            raise EngineError(f"Channel '{chosen}' answers searches. Recommend by {', '.join(RECOMMENDING)}.")
-        if chosen is Channel.RECALL and now.recommender is None:
-            raise EngineError(
-                "This shop has no recall model that answers users. Use channel 'dense', or run a recipe without "
-                "queries with [recall] set."
-            )
-        if chosen is Channel.ITEM_KNN and now.item_knn is None:
-            raise EngineError("This shop has no item-kNN. Use channel 'dense', or run a recipe without queries.")
-        return chosen
-
     def _history(self, shelf: Shelf, *, user: str | None, history: Sequence[str] | None = None) -> NDArray[np.int64]:
         """Return the rows, as they are now, of what a user chose in the log, or of a history that is given."""
         if history is not None:
@@ -663,15 +613,6 @@ class Engine:
     def _require_known(self, query: str, *, so: str) -> None:
         if not self.knows_words(query):
             raise EngineError(notes.nothing_known(query, so=so))
-
-
-def _channel(channel: Channel | str) -> Channel:
-    try:
-        return Channel(channel)
-    except ValueError:
-        names = [one.value for one in Channel]
-        hint = did_you_mean(str(channel), names) or f" Valid: {', '.join(names)}."
-        raise EngineError(f"There is no channel '{channel}'.{hint}") from None
 
 
 def _text(query: str | None) -> str | None:
