@@ -34,6 +34,8 @@ from triptych.recipes.reproduce.taobao_pretraining import MARGINS, SIGMOID, SIGM
 TRIALS: tuple[Settings, ...] = (("recall.learning_rate=0.001",), ("recall.learning_rate=0.003",))
 MGDSPR = {"kind": "mgdspr", "real_time": 10, "short_term": 20, "long_term": 20}
 OUR_SCORE = {"score": "cosine", "temperature": 0.05}
+KEPT_BY = {"validation_k": 20}
+"""A training keeps the weights that are best by what its row is then judged by."""
 EXPORT = "mean"
 """The mean state before the projection: the article reduces in the recall model, and not before. Its [CLS] learns too
 slowly from scratch (docs/decisions/0016)."""
@@ -77,7 +79,7 @@ def recall(
     fusion: Fusion, *, improved: bool = False, model: dict[str, Any] | None = None, **training: Any
 ) -> RecallConfig:
     """Two towers with a fusion."""
-    tree: dict[str, Any] = {"recall": {"model": {"fusion": fusion.value, **(model or {})}, **training}}
+    tree: dict[str, Any] = {"recall": {"model": {"fusion": fusion.value, **(model or {})}, **KEPT_BY, **training}}
     if fusion.reads_content:
         pretrain = of_row_8() if improved else of_row_6()
         tree |= {"pretrain": pretrain.dump(), "export": EXPORT}
@@ -86,7 +88,7 @@ def recall(
 
 def mgdspr(*, model: dict[str, Any], improved: bool = False, **training: Any) -> RecallConfig:
     """MGDSPR, with content where the model has a fusion."""
-    tree: dict[str, Any] = {"recall": {"model": MGDSPR | model, **training}}
+    tree: dict[str, Any] = {"recall": {"model": MGDSPR | model, **KEPT_BY, **training}}
     if improved:
         tree |= {"pretrain": of_row_8().dump(), "export": EXPORT}
     return RecallConfig.parse(tree)
