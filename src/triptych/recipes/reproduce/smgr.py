@@ -33,8 +33,8 @@ from triptych.recipes.reproduce.base import Form, Protocol, Row, Settings, Table
 EVALUATION = EvaluationConfig(ks=cells.KS, headline_k=5)
 RATES: tuple[Settings, ...] = (
     ("loop.learning_rate=0.001",),
-    ("loop.learning_rate=0.0005",),
     ("loop.learning_rate=0.002",),
+    ("loop.learning_rate=0.0005",),
 )
 ORDERS = {
     "o1": "title–photo, query–photo, query–title, query–item",
