@@ -5,8 +5,8 @@ staged with joint training of one late-fusion encoder: same data, batches, steps
 warm start without labels (masked words and patches, titles with photos) that all arms share. A step of a stage is
 cheaper than one of all losses, so that one row has as many more steps as take the seconds of joint training. Controls:
 photos permuted over the items, and joint training that ends as the staged one does, which tells the order of the stages
-from their ending. Rows that the full form leaves out, for the time they would take more: the stages with nothing frozen
-or under one schedule, and joint training with its modalities kept in balance (OGM-GE); with further orders they are in
+from their ending. Rows that the full form leaves out, for the time they would take more: other orders, the stages with
+nothing frozen or under one schedule, and joint training with its modalities kept in balance (OGM-GE); they are in
 `benchmarks/staging_map.py`.
 """
 
@@ -60,8 +60,6 @@ def pretraining() -> Table:
                 "fused",
                 "joint",
                 "o1",
-                "o4",
-                "o5",
                 "o1 as long",
                 "joint-then-last",
                 "joint-cold",
