@@ -10,9 +10,7 @@ import numpy.typing as npt
 from triptych.foundation.errors import DataError
 
 
-def expected_calibration_error(
-    labels: npt.NDArray[Any], probabilities: npt.NDArray[Any], *, bins: int = 20
-) -> float:
+def expected_calibration_error(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any], *, bins: int = 20) -> float:
     """Return the mean distance between what bins predict and what happens in them, weighed by their samples.
 
     Bins hold equally many samples, equal probabilities in one. With bins of equal width nearly all clicks, which are
@@ -63,6 +61,6 @@ def _check(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> None:
     wrong = ~((probabilities >= 0) & (probabilities <= 1))
     if wrong.any():
         raise DataError(
-            f"calibration: {int(wrong.sum())} of {len(probabilities)} values are not in [0, 1]; give probabilities, not "
-            "logits."
+            f"calibration: {int(wrong.sum())} of {len(probabilities)} values are not in [0, 1]; give probabilities, "
+            "not logits."
         )
