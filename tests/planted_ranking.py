@@ -51,10 +51,11 @@ def make_log(
     return Log(opened, Split.open(cut))
 
 
-def planted_log(folder: Path) -> Log:
+def planted_log(folder: Path, *, tells_category: bool = True) -> Log:
     """Each user comes once: he clicks three things of a category, then is shown one thing of each, and takes that one.
 
-    So only the history tells what is taken, and the users of validation and test are new.
+    So only the history tells what is taken, and the users of validation and test are new. The category of an item is a
+    feature, or is nowhere but in its id.
     """
     rng, events = np.random.default_rng(0), []
     for user in range(USERS):
@@ -72,7 +73,7 @@ def planted_log(folder: Path) -> Log:
     items = {
         "item_id": [f"{category}-{place}" for category, place in goods],
         "title": [f"one of the {category}" for category, _ in goods],
-        "category": [category for category, _ in goods],
+        "category": [category if tells_category else None for category, _ in goods],
         "price": [10.0 + place for _, place in goods],
     }
     return make_log(folder, items=items, events=events)

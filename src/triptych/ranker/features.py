@@ -273,5 +273,5 @@ def _tokens(vectors: NDArray[Any], rows: NDArray[np.integer]) -> ModalityTokens:
     """Gather the tokens of some items."""
     found = np.asarray(vectors[rows], dtype=np.float32)
     tokens = found[:, None] if found.ndim == 2 else found
-    keep: NDArray[np.bool_] = ~np.isnan(tokens).any(axis=2)
+    keep = ~np.asarray(np.isnan(tokens).any(axis=2))
     return ModalityTokens(torch.from_numpy(np.where(keep[:, :, None], tokens, 0.0)), torch.from_numpy(keep))

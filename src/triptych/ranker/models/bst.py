@@ -30,6 +30,8 @@ class BstConfig(RankModelConfig):
     """Name of the file that defines it."""
     history_items: int = Field(20, ge=1)
     """The user's latest choices that are read."""
+    id_init_std: float = Field(0.3, ge=0)
+    """Standard deviation of the first vectors of features; of small ones nothing stands out in the Transformer."""
     state_dim: int = Field(64, ge=1)
     """Width of the Transformer."""
     layers: int = Field(1, ge=1)
