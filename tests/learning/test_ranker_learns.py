@@ -90,16 +90,14 @@ def test_content_tells_what_ids_do_not(tmp_path):
     log = planted_log(tmp_path / "log", tells_category=False)
     kind = [CATEGORIES.index(item.split("-")[0]) for item in log.catalogue.item_ids]
     rng = np.random.default_rng(0)
-    shown = np.eye(4)[kind] + 0.1 * rng.normal(size=(32, 4))
-    modalities = {"image": shown.astype(np.float16), "text": rng.normal(size=(32, 2, 3)).astype(np.float32)}
-    modalities["text"][::2, 1] = np.nan  # some have one word, and one has none
-    modalities["text"][5] = np.nan
-    settings = {"id_dropout_rate": 0.9, "pairwise_weight": 0.5, "learning_rate": 1e-2}
+    shown = 2 * np.eye(4)[kind] + 0.1 * rng.normal(size=(32, 4))
+    modalities = {"image": shown.astype(np.float16)}
+    settings = {"id_dropout_rate": 0.9, "pairwise_weight": 1.0, "learning_rate": 1e-2}
     em3 = {"kind": "em3", "dim": 16, "heads": 2, "fusion_rate_factor": 1.0}
     ranker = trained(log, {"kind": "din"}, out=tmp_path / "em3", modalities=modalities, content=em3, **settings)
     without = trained(log, {"kind": "din"}, out=tmp_path / "none", **settings)
     assert (figures_of(ranker, log).gauc > 0.9, figures_of(without, log).gauc < 0.75) == (True, True)
-    with pytest.raises(ConfigError, match=r"trained with image \[4\], text \[3\], and is given none"):
+    with pytest.raises(ConfigError, match=r"trained with image \[4\], and is given none"):
         Ranker.load(artifact_in(tmp_path / "em3"), catalogue=log.catalogue)
 
 
@@ -252,6 +250,20 @@ def test_modalities_are_of_the_items_and_are_read(log):
         RankTask(config_of({}), Given(*log, seed=0, modalities=wrong))
     with pytest.raises(ConfigError, match="'frozen' reads vectors"):
         RankTask(config_of({}, content={"kind": "frozen"}), Given(*log, seed=0))
+
+
+def test_what_an_item_is_made_of_has_places_without_anything(log):
+    tokens = np.arange(32 * 2 * 3, dtype=np.float16).reshape(32, 2, 3)
+    tokens[4, 1] = tokens[7] = np.nan
+    ids = FeatureIds.fit(log.catalogue, samples=read_samples(log.catalogue, places=log.split.train))
+    modalities = {"words": tokens, "image": np.ones((32, 5), np.float32)}
+    features = Features(log.catalogue, ids=ids, history_items=3, modalities=modalities)
+    assert list(features.sizes.modalities.items()) == [("image", 5), ("words", 3)]
+    asking = features.of_words(user=None, query=None, cell=None, time_us=0, past=None)
+    image, words = features.candidates(asking, request=np.zeros(3, int), item_rows=np.array([9, 7, 4])).items.content
+    assert image.tokens.shape == (3, 1, 5) and image.keep.all()
+    assert words.keep.tolist() == [[True, False], [False, False], [True, True]]
+    np.testing.assert_array_equal(words.tokens.numpy(), np.nan_to_num(tokens[[4, 7, 9]].astype(np.float32), nan=0.0))
 
 
 def test_gauc_by_users_wants_users_with_both(log):
