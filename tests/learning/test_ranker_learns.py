@@ -75,11 +75,11 @@ def test_din_learns_that_what_is_like_the_history_is_taken(din, log):
 
 @pytest.mark.parametrize("kind", ["bst", "sim", "dcnv2"])
 def test_so_do_the_others_that_read_histories(log, tmp_path, kind):
-    assert figures_of(trained(log, {"kind": kind}, out=tmp_path, epochs=5), log).gauc > 0.85
+    assert figures_of(trained(log, {"kind": kind}, out=tmp_path, epochs=6), log).gauc > 0.85
 
 
 def test_without_history_it_cannot_be_known_and_scores_are_calibrated_though_negatives_are_thinned(log, tmp_path):
-    ranker = trained(log, {"kind": "mlp", "history_items": 0}, out=tmp_path, negative_rate=0.4)
+    ranker = trained(log, {"kind": "mlp", "history_items": 0}, out=tmp_path, negative_rate=0.4, epochs=6)
     found = figures_of(ranker, log)
     assert 0.3 < found.gauc < 0.7
     assert 0.85 < found.predicted_over_observed < 1.15
