@@ -1,0 +1,1 @@
+"""Ranking: scores of given candidates, by user, context and behaviour."""

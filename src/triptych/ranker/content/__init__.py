@@ -1,0 +1,1 @@
+"""What rankers read of content, one plug-in per file."""

@@ -1,0 +1,102 @@
+"""The one interface through which rankers read content: `target, behaviours -> vectors`.
+
+A plug-in is given what the distinct items of a batch are made of, and where candidates and histories stand among them.
+It says what a candidate is, what each step of a history is, and, if it likes, something of both together (such as a
+histogram of similarities). Whatever in it has weights is trained by the ranking loss; losses of its own are `terms`.
+Any model of `ranker.models` runs with any plug-in.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from triptych.foundation.config import Config
+from triptych.losses.base import LossOutput
+from triptych.nn.query_former import ModalityTokens
+from triptych.nn.target_attention import Steps
+
+
+class Asked(NamedTuple):
+    """What a plug-in is given: some distinct items, and who asks for them."""
+
+    content: tuple[ModalityTokens, ...]
+    """Of each modality ``[items, tokens, token_dim]``; none where the plug-in reads none."""
+    item_rows: Tensor
+    """int64 ``[items]``, of the catalogue."""
+    id_rows: Tensor
+    """int64 ``[items]``, of the model's table of items; 0 for an item that it does not know."""
+    id_vectors: Tensor
+    """float32 ``[items, id_dim]``, of that table, with their gradient."""
+    target: Tensor
+    """int64 ``[n]``, the place of each candidate."""
+    steps: Tensor
+    """int64 ``[n, longest]``, places of what was chosen before, -1 behind the end."""
+
+
+class Described(NamedTuple):
+    """What a plug-in says."""
+
+    target: Tensor
+    """float32 ``[n, dim]``, of the candidate."""
+    steps: Steps
+    """Of what was chosen before, ``dim`` long."""
+    pair: Tensor
+    """float32 ``[n, pair_dim]``, of both together."""
+
+
+class Term(NamedTuple):
+    """A loss that a plug-in works out itself."""
+
+    weight: float
+    """In the total."""
+    loss: LossOutput
+
+
+class ContentConfig(Config):
+    """Base of every plug-in's config."""
+
+    kind: str
+    """Name of the file that defines it."""
+
+    @property
+    def reads_modalities(self) -> bool:
+        """Whether it reads what items are made of; as it stands, it does."""
+        return True
+
+    @abstractmethod
+    def build(self, modalities: Mapping[str, int], *, id_dim: int, catalogue_items: int) -> ContentModule:
+        """Make the plug-in with new weights.
+
+        Args:
+            modalities: name → length of a token; empty where it reads none.
+            id_dim: length of an item's vector by ID.
+            catalogue_items: items of the catalogue, for one that keeps something of each.
+
+        Raises:
+            ConfigError: it cannot be made of these.
+        """
+
+
+class ContentModule(nn.Module, ABC):
+    """Describes candidates and histories by content."""
+
+    dim: int
+    """Length of a vector; 0: it has none."""
+    pair_dim: int
+    """Length of what is said of both together; 0: nothing is."""
+
+    @abstractmethod
+    def forward(self, asked: Asked) -> Described:
+        """Describe candidates and histories."""
+
+    def rate_factors(self) -> Mapping[str, float]:
+        """Return the beginning of weights' names → their share of the learning rate; as it stands, all have 1."""
+        return {}
+
+    def terms(self, asked: Asked, described: Described) -> Sequence[Term]:
+        """Return its own losses on what it has just described, in training; as it stands, none."""
+        return ()

@@ -1,0 +1,277 @@
+"""Gathers what rankers read, for candidates from the log or from anywhere.
+
+Everything about the catalogue is looked up once, when the object is made. Of a batch each distinct item is gathered
+once, whether it is a candidate of many requests, stands in many histories, or both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from triptych.data.catalogue import Catalogue
+from triptych.data.events import KIND_CODES
+from triptych.data.ids import UNK, IdVocabulary
+from triptych.data.text import folded, words
+from triptych.foundation.errors import ConfigError
+from triptych.nn.bags import TableBags
+from triptych.nn.query_former import ModalityTokens
+from triptych.ranker.feature_ids import (
+    AGE,
+    CELL,
+    HOUR,
+    ITEM,
+    QUERY,
+    USER,
+    WEEKDAY,
+    FeatureIds,
+    cell_names,
+    first_seen_us,
+    since,
+)
+from triptych.ranker.inputs import Candidates, ItemFeatures, RequestFeatures, Sizes
+from triptych.ranker.samples import Requests
+
+GAP_ROWS = 21
+"""A step's time before the request, in minutes: 0, 1, 2–3, 4–7, …; the last one begins at nine months."""
+MOST_VALUES = 16
+"""Values of a list, and words of a query, that are read: the first ones."""
+MINUTE_US, HOUR_US, DAY_US = 60_000_000, 3_600_000_000, 86_400_000_000
+
+Modalities = Mapping[str, NDArray[Any]]
+"""What items are made of: name → ``[items, dim]`` or ``[items, tokens, dim]`` by item row, NaN where there is none."""
+
+
+class Asking(NamedTuple):
+    """Some requests, in rows of tables; from the log by `Features.of_log`, from elsewhere by `Features.of_words`."""
+
+    fields: NDArray[np.int64]
+    """``[requests, fields]``."""
+    lists: tuple[NDArray[np.int64], ...]
+    """Of each list ``[requests, most]``, -1 behind the end."""
+    time_us: NDArray[np.int64]
+    """``[requests]``."""
+    steps: NDArray[np.int64]
+    """``[requests, longest]``, item rows, oldest first, -1 behind the end."""
+    step_time_us: NDArray[np.int64]
+    """``[requests, longest]``."""
+    step_kind: NDArray[np.int64]
+    """``[requests, longest]``, as `data.events.KIND_CODES`."""
+
+
+class Past(NamedTuple):
+    """What one user has chosen before, oldest first."""
+
+    item_rows: NDArray[Any]
+    time_us: NDArray[Any]
+    kind: NDArray[Any]
+    """As `data.events.KIND_CODES`."""
+
+
+class Features:
+    """What is known of a catalogue's items and of its log, in rows of a model's tables."""
+
+    def __init__(
+        self, catalogue: Catalogue, *, ids: FeatureIds, history_items: int, modalities: Modalities | None = None
+    ) -> None:
+        """Look everything up.
+
+        Args:
+            catalogue: whose items, queries, users and log.
+            ids: rows of tables, quantiles of numbers.
+            history_items: the latest choices that are read, at most.
+            modalities: what items are made of; None: nobody reads it.
+
+        Raises:
+            ConfigError: a modality is not of these items.
+        """
+        self.ids = ids
+        self._history_items = history_items
+        self._modalities = dict(sorted((modalities or {}).items()))  # in one order, whoever gives them
+        for name, vectors in self._modalities.items():
+            if vectors.ndim not in (2, 3) or len(vectors) != catalogue.num_items:
+                raise ConfigError(
+                    f"modalities: '{name}' has the shape {vectors.shape}; it must have one row, or one row of tokens, "
+                    f"for each of the {catalogue.num_items:,} items of the catalogue."
+                )
+        items = catalogue.items
+        columns = {ITEM: items["item_id"], **{name: items[name] for name in ids.item_fields if name != ITEM}}
+        self._item_fields = _table({name: columns[name].cast(pl.String) for name in ids.item_fields}, ids.item_fields)
+        self._item_lists = [_lists(items[name].to_list(), ids=one) for name, one in ids.item_lists.items()]
+        numbers = [
+            one(items[name].cast(pl.Float64).fill_null(float("nan")).to_numpy())
+            for name, one in ids.item_numbers.items()
+        ]
+        self._item_numbers = _side_by_side(numbers, rows=len(items))
+        self._first_seen_us = first_seen_us(catalogue)
+        self._names = [*ids.request_fields, HOUR, WEEKDAY]
+        texts = folded(catalogue.queries)
+        by_name = {USER: catalogue.users, QUERY: texts, CELL: cell_names(catalogue)}
+        self._rows_of = {name: one.rows(by_name[name]) for name, one in ids.request_fields.items()}
+        spoken = [words(text) for text in texts] if ids.request_lists else []
+        self._spoken = [_lists(spoken, ids=one) for one in ids.request_lists.values()]
+        self._positions = catalogue.histories.positions
+        self._log = {name: catalogue.event_array(name) for name in ("item_row", "time", "kind")}
+        self._catalogue_items = catalogue.num_items
+
+    @property
+    def sizes(self) -> Sizes:
+        """What a model's shape depends on."""
+        ids = self.ids
+        return Sizes(
+            item_fields={name: one.num_rows for name, one in ids.item_fields.items()},
+            item_lists={name: one.num_rows for name, one in ids.item_lists.items()},
+            item_numbers=tuple(ids.item_numbers),
+            request_fields={name: one.num_rows for name, one in ids.request_fields.items()} | {HOUR: 25, WEEKDAY: 8},
+            request_lists={name: one.num_rows for name, one in ids.request_lists.items()},
+            sample_numbers=() if ids.age is None else (AGE,),
+            gap_rows=1 + GAP_ROWS,
+            kind_rows=1 + len(KIND_CODES),
+            modalities={name: vectors.shape[-1] for name, vectors in self._modalities.items()},
+            catalogue_items=self._catalogue_items,
+        )
+
+    def of_log(self, requests: Requests) -> Asking:
+        """Gather requests of the catalogue's log, with what their users had chosen before."""
+        rows = {USER: requests.user_row, QUERY: requests.query_row, CELL: requests.cell}
+        fields = [np.where(rows[name] >= 0, found[rows[name]], UNK) for name, found in self._rows_of.items()]
+        lists = tuple(np.where(requests.query_row[:, None] >= 0, one[requests.query_row], -1) for one in self._spoken)
+        stop, most = requests.history_stop, self._history_items
+        count = np.minimum(stop - requests.history_start, most)
+        inside = np.arange(max(1, int(count.max(initial=0))))
+        there = inside < count[:, None]
+        at = np.where(there, (stop - count)[:, None] + inside, 0)
+        places = self._positions[at] if len(self._positions) else np.zeros_like(at)
+        steps, times, kinds = (
+            np.where(there, self._log[name][places], fill) if len(self._positions) else np.full(at.shape, fill)
+            for name, fill in (("item_row", -1), ("time", 0), ("kind", 0))
+        )
+        return self._asking(fields, lists, requests.time_us, steps=steps, times=times, kinds=kinds)
+
+    def of_words(
+        self, *, user: str | None, query: str | None, cell: str | None, time_us: int, past: Past | None
+    ) -> Asking:
+        """Gather one request that is in no log.
+
+        Args:
+            user: who asks; None, or somebody whom training has not met: a stranger.
+            query: in which words, if any.
+            cell: where, if that is known.
+            time_us: when, in microseconds since 1970 UTC.
+            past: what he has chosen before; None: nothing.
+        """
+        text = None if query is None else folded([query])[0]
+        given = {USER: user, QUERY: text, CELL: cell}
+        fields = [one.rows([given[name]]) for name, one in self.ids.request_fields.items()]
+        lists = tuple(_lists([words(text or "")], ids=one) for one in self.ids.request_lists.values())
+        most = self._history_items
+        latest = [] if past is None or not most else [np.asarray(part, dtype=np.int64)[-most:] for part in past]
+        if not latest or not len(latest[0]):
+            latest = [np.array([-1]), np.array([0]), np.array([0])]
+        steps, times, kinds = (part[None] for part in latest)
+        return self._asking(fields, lists, np.array([time_us]), steps=steps, times=times, kinds=kinds)
+
+    def candidates(
+        self,
+        asking: Asking,
+        *,
+        request: NDArray[np.integer],
+        item_rows: NDArray[np.integer],
+        hide: np.random.Generator | None = None,
+        hide_rate: float = 0.0,
+    ) -> Candidates:
+        """Gather what is to be scored.
+
+        Args:
+            asking: the requests.
+            request: ``[n]``, the place of each candidate's request.
+            item_rows: ``[n]``, the candidates.
+            hide: draws the ids that are hidden, in training: of items, users and queries.
+            hide_rate: which share of them.
+        """
+        there = asking.steps >= 0
+        distinct, place = np.unique(np.concatenate([item_rows, asking.steps[there]]), return_inverse=True)
+        steps = np.full(asking.steps.shape, -1, dtype=np.int64)
+        steps[there] = place[len(item_rows) :]
+        fields, asked = self._item_fields[distinct], asking.fields.copy()
+        if hide is not None and hide_rate:
+            fields[hide.random(len(distinct)) < hide_rate, 0] = UNK
+            for column, name in enumerate(self._names):
+                if name in (USER, QUERY):
+                    asked[hide.random(len(asked)) < hide_rate, column] = UNK
+        gaps = np.maximum(asking.time_us[:, None] - asking.step_time_us, 0) // MINUTE_US
+        gap_rows = 1 + np.minimum(np.log2(1 + gaps).astype(np.int64), GAP_ROWS - 1)
+        time_us = asking.time_us[request]
+        age = [] if self.ids.age is None else [self.ids.age(since(self._first_seen_us[item_rows], time_us=time_us))]
+        return Candidates(
+            ItemFeatures(
+                item_rows=torch.from_numpy(distinct.astype(np.int64)),
+                fields=torch.from_numpy(fields),
+                lists=tuple(TableBags.of(one[distinct]) for one in self._item_lists),
+                numbers=torch.from_numpy(self._item_numbers[distinct]),
+                content=tuple(_tokens(vectors, distinct) for vectors in self._modalities.values()),
+            ),
+            RequestFeatures(
+                fields=torch.from_numpy(asked),
+                lists=tuple(TableBags.of(one) for one in asking.lists),
+                steps=torch.from_numpy(steps),
+                gaps=torch.from_numpy(np.where(there, gap_rows, 0)),
+                kinds=torch.from_numpy(np.where(there, 1 + asking.step_kind, 0)),
+            ),
+            request=torch.from_numpy(request.astype(np.int64)),
+            target=torch.from_numpy(place[: len(item_rows)].astype(np.int64)),
+            numbers=torch.from_numpy(_side_by_side(age, rows=len(item_rows))),
+        )
+
+    def _asking(
+        self,
+        fields: Sequence[NDArray[Any]],
+        lists: tuple[NDArray[np.int64], ...],
+        time_us: NDArray[np.int64],
+        *,
+        steps: NDArray[Any],
+        times: NDArray[Any],
+        kinds: NDArray[Any],
+    ) -> Asking:
+        hour, weekday = time_us // HOUR_US % 24, (time_us // DAY_US + 3) % 7  # 1970 began on a Thursday
+        columns = [*fields, 1 + hour, 1 + weekday]
+        history = (part.astype(np.int64) for part in (steps, times, kinds))
+        return Asking(np.stack(columns, axis=1).astype(np.int64), lists, time_us, *history)
+
+
+def _table(columns: Mapping[str, pl.Series], ids: Mapping[str, IdVocabulary]) -> NDArray[np.int64]:
+    return np.stack([one.rows(columns[name]) for name, one in ids.items()], axis=1)
+
+
+def _lists(values: Sequence[Sequence[str | None] | None], *, ids: IdVocabulary) -> NDArray[np.int64]:
+    """Look up lists, int64 ``[n, most]``, -1 behind the end; values without a row are passed over."""
+    named = [[value for value in one or () if value is not None] for one in values]
+    rows = ids.rows([value for one in named for value in one])
+    of = np.repeat(np.arange(len(named)), [len(one) for one in named])
+    of, rows = of[rows != UNK], rows[rows != UNK]
+    inside = np.arange(len(of)) - np.searchsorted(of, of)
+    kept = inside < MOST_VALUES
+    found = np.full((len(named), int(inside[kept].max(initial=0)) + 1), -1, dtype=np.int64)
+    found[of[kept], inside[kept]] = rows[kept]
+    return found
+
+
+def _side_by_side(
+    numbers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], *, rows: int
+) -> NDArray[np.float32]:
+    """Join numbers, values first: float32 ``[rows, 2 · numbers]``."""
+    columns = [one[side] for side in (0, 1) for one in numbers]
+    return np.stack(columns, axis=1) if columns else np.zeros((rows, 0), dtype=np.float32)
+
+
+def _tokens(vectors: NDArray[Any], rows: NDArray[np.integer]) -> ModalityTokens:
+    """Gather the tokens of some items."""
+    found = np.asarray(vectors[rows], dtype=np.float32)
+    tokens = found[:, None] if found.ndim == 2 else found
+    keep = ~np.asarray(np.isnan(tokens).any(axis=2))
+    return ModalityTokens(torch.from_numpy(np.where(keep[:, :, None], tokens, 0.0)), torch.from_numpy(keep))

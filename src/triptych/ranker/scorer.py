@@ -1,0 +1,108 @@
+"""A trained ranker that scores candidates; it reaches no training code."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from triptych.data.catalogue import Catalogue
+from triptych.foundation.artifact import Artifact
+from triptych.nn.precision import find_device
+from triptych.ranker.base import RankModel, load_model
+from triptych.ranker.feature_ids import FeatureIds
+from triptych.ranker.features import Asking, Features, Modalities
+from triptych.ranker.inputs import Candidates
+from triptych.ranker.samples import Samples
+
+KIND = "ranker"
+FEATURES = "features"
+"""Folder of the artefact."""
+SCORED_AT_ONCE = 8_192
+
+
+class Ranker:
+    """A model with what it reads."""
+
+    def __init__(self, model: RankModel, features: Features) -> None:
+        """Put both together; use `load`."""
+        self.model, self.features = model, features
+
+    @classmethod
+    def load(
+        cls,
+        artifact: Artifact,
+        *,
+        catalogue: Catalogue,
+        modalities: Modalities | None = None,
+        device: str = "cpu",
+    ) -> Self:
+        """Open a trained ranker over a catalogue.
+
+        Args:
+            artifact: what `train.run` returned.
+            catalogue: whose items are scored.
+            modalities: what they are made of, as given in training; None where the ranker reads none.
+            device: cpu, cuda, or auto.
+
+        Raises:
+            ArtifactError: it is no ranker, or files do not belong together.
+            ConfigError: modalities are not of these items, or are not those that it was trained with.
+        """
+        Artifact.open(artifact.path, kind=KIND)
+        model = load_model(artifact.path).to(find_device(device))
+        ids = FeatureIds.load(artifact.path / FEATURES)
+        features = Features(catalogue, ids=ids, history_items=model.config.history_items, modalities=modalities)
+        model.check(features.sizes)
+        return cls(model, features)
+
+    def score_samples(self, samples: Samples) -> NDArray[np.float32]:
+        """Return log odds of samples of the catalogue's log ``[samples]``."""
+        return score_samples(self.model, self.features, samples)
+
+    def score(self, asking: Asking, *, item_rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return log odds of candidates of one request ``[candidates]``.
+
+        Args:
+            asking: one request, as of `Features.of_words`.
+            item_rows: the candidates.
+        """
+        request = np.zeros(len(item_rows), dtype=np.int64)
+        return _scored(self.model, self.features.candidates(asking, request=request, item_rows=item_rows))
+
+
+def score_samples(model: RankModel, features: Features, samples: Samples) -> NDArray[np.float32]:
+    """Return log odds of samples of a log ``[samples]``; the model is in evaluation mode."""
+    found = []
+    for start in range(0, len(samples.label), SCORED_AT_ONCE):
+        some = slice(start, start + SCORED_AT_ONCE)
+        places, request = np.unique(samples.request[some], return_inverse=True)
+        asking = features.of_log(samples.requests.at(places))
+        given = features.candidates(asking, request=request, item_rows=samples.item_row[some])
+        found.append(_scored(model, given))
+    return np.concatenate(found) if found else np.zeros(0, dtype=np.float32)
+
+
+@torch.no_grad()
+def _scored(model: RankModel, given: Candidates) -> NDArray[np.float32]:
+    device = next(model.parameters()).device
+    logits: NDArray[np.float32] = model(on_device(given, device)).logits.cpu().numpy()
+    return logits
+
+
+def on_device(given: Candidates, device: torch.device) -> Candidates:
+    """Move candidates to a device."""
+
+    def moved(part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            return part.to(device)
+        if isinstance(part, tuple):
+            parts = [moved(one) for one in part]
+            return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
+        return part
+
+    found = moved(given)
+    assert isinstance(found, Candidates)
+    return found

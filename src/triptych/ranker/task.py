@@ -1,0 +1,183 @@
+"""Ranker training as the loop sees it: samples in, loss and validation out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from triptych.data.catalogue import Catalogue
+from triptych.data.schema import Part
+from triptych.data.splits import Split
+from triptych.foundation.errors import ConfigError, DataError
+from triptych.losses.base import LossOutput
+from triptych.losses.choices import chosen_or_not, chosen_over_others
+from triptych.ranker.base import RankModel
+from triptych.ranker.config import Headline, Order, RankTrainConfig
+from triptych.ranker.feature_ids import FeatureIds
+from triptych.ranker.features import Features
+from triptych.ranker.inputs import Candidates
+from triptych.ranker.measure import figures, groups_of
+from triptych.ranker.samples import Samples, read_samples
+from triptych.ranker.scorer import score_samples
+from triptych.training.task import Validation
+
+VALIDATION_SEED = 0
+"""Draws the groups of a large validation part."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a ranker is trained from, beside its config."""
+
+    catalogue: Catalogue
+    """Items, log."""
+    split: Split
+    """Its training part is learned, its validation part chooses the weights."""
+    seed: int
+    """Of initial weights and batches."""
+    modalities: Mapping[str, NDArray[Any]] | None = None
+    """What items are made of, for a plug-in that reads it: name → ``[items, dim]`` (such as the vectors of an
+    ``embeddings`` artefact) or ``[items, tokens, dim]``, NaN where there is none."""
+
+
+class RankBatch(NamedTuple):
+    """Some samples."""
+
+    candidates: Candidates
+    labels: Tensor
+    """bool ``[samples]``."""
+
+
+class RankTask:
+    """A ranker as a `training.task.Task`."""
+
+    name = "training ranker"
+
+    def __init__(self, config: RankTrainConfig, given: Given) -> None:
+        """Read the samples and make the model.
+
+        Raises:
+            DataError: there is nothing to tell apart in training, or in validation.
+            ConfigError: the plug-in reads what nobody gave, or reads nothing of what is given.
+        """
+        self._config, self._seed = config, given.seed
+        if given.modalities and not config.content.reads_modalities:
+            raise ConfigError(
+                f"content.kind = '{config.content.kind}' reads none of the modalities that are given. Leave them out, "
+                "or choose another kind, such as 'frozen'."
+            )
+        self.train = read_samples(given.catalogue, places=given.split.train)
+        self._validation = self._chosen(read_samples(given.catalogue, places=given.split.part(Part.VALIDATION)))
+        for part, samples in (("training", self.train), ("validation", self._validation)):
+            _check_labels(samples, part=part)
+        self.ids = FeatureIds.fit(given.catalogue, samples=self.train, min_count=config.id_min_count)
+        self.features = Features(
+            given.catalogue,
+            ids=self.ids,
+            history_items=config.model.history_items,
+            modalities=given.modalities if config.content.reads_modalities else None,
+        )
+        self.module: RankModel = config.model.build(self.features.sizes, content=config.content, seed=given.seed)
+        self.module.begin_at(float(self.train.label.mean()))
+        self._negatives = np.flatnonzero(~self.train.label)
+        self._kept_negatives = max(1, round(config.negative_rate * len(self._negatives)))
+        self._drawn: tuple[int, NDArray[np.int64]] | None = None
+
+    @property
+    def negative_rate(self) -> float:
+        """Share of the negatives that each epoch learns from, exactly."""
+        return self._kept_negatives / len(self._negatives)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches in which every sample that is kept is seen once; the last one may be smaller."""
+        kept = len(self.train.label) - len(self._negatives) + self._kept_negatives
+        return -(-kept // self._config.batch_samples)
+
+    def batch(self, index: int) -> RankBatch:
+        """Gather batch `index`."""
+        epoch, place = divmod(index, self.batches_per_epoch)
+        chosen = self._epoch(epoch)[place * self._config.batch_samples :][: self._config.batch_samples]
+        requests, request = np.unique(self.train.request[chosen], return_inverse=True)
+        asking = self.features.of_log(self.train.requests.at(requests))
+        candidates = self.features.candidates(
+            asking,
+            request=request,
+            item_rows=self.train.item_row[chosen],
+            hide=np.random.default_rng([self._seed, index, 2]),
+            hide_rate=self._config.id_dropout_rate,
+        )
+        return RankBatch(candidates, torch.from_numpy(self.train.label[chosen]))
+
+    def num_samples(self, batch: RankBatch) -> int:
+        """Count samples."""
+        return len(batch.labels)
+
+    def losses(self, batch: RankBatch) -> LossOutput:
+        """Compare scores with what was chosen."""
+        ranked = self.module(batch.candidates)
+        first = chosen_or_not(ranked.logits, labels=batch.labels, negative_rate=self.negative_rate)
+        total, parts = first.total, dict(first.parts)
+        weighed = [(term.weight, term.loss) for term in ranked.terms]
+        if self._config.pairwise_weight:
+            pairs = chosen_over_others(ranked.logits, labels=batch.labels, groups=batch.candidates.request)
+            weighed.append((self._config.pairwise_weight, pairs))
+        for weight, loss in weighed:
+            total = total + weight * loss.total
+            parts.update(loss.parts)
+        return LossOutput(total, parts)
+
+    def validate(self) -> Validation:
+        """Score the validation samples and measure them."""
+        logits = score_samples(self.module, self.features, self._validation)
+        found = figures(self._validation, logits, by=self._config.grouped_by)
+        headline = self._config.headline
+        if headline is Headline.GAUC and np.isnan(found.gauc):
+            raise DataError(
+                f"events: of the validation part no {self._config.grouped_by} has both something chosen and something "
+                "not, so there is no GAUC. Set headline = auc, or another grouped_by."
+            )
+        names = ("gauc", "auc", "log_loss", "predicted_over_observed")
+        values = {name: float(getattr(found, name)) for name in names}
+        return Validation({name: value for name, value in values.items() if not np.isnan(value)}, headline=headline)
+
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        """Return the samples of an epoch in their order; kept, as the next batch is mostly of the same one."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            rng = np.random.default_rng([self._seed, epoch, 1])
+            kept = self.train.label.copy()
+            kept[rng.permutation(self._negatives)[: self._kept_negatives]] = True
+            samples = np.flatnonzero(kept)
+            if self._config.order is Order.SHUFFLED:
+                rank = rng.permutation(len(self.train.requests.time_us))
+                samples = samples[np.argsort(rank[self.train.request[samples]], kind="stable")]
+            self._drawn = (epoch, samples)
+        return self._drawn[1]
+
+    def _chosen(self, samples: Samples) -> Samples:
+        """Keep whole groups until there are samples enough, always the same ones."""
+        most = self._config.validation_samples
+        if len(samples.label) <= most:
+            return samples
+        groups, of = np.unique(groups_of(samples, by=self._config.grouped_by), return_inverse=True)
+        rank = np.random.default_rng(VALIDATION_SEED).permutation(len(groups))
+        before = np.cumsum(np.bincount(rank[of], minlength=len(groups)))
+        enough = 1 + int(np.searchsorted(before, most))
+        return samples.of_requests(np.unique(samples.request[rank[of] < enough]))
+
+
+def _check_labels(samples: Samples, *, part: str) -> None:
+    positives = int(samples.label.sum())
+    if positives in (0, len(samples.label)):
+        what = "was not chosen" if not positives else "was chosen, and nothing only shown"
+        raise DataError(
+            f"events: everything in the {part} part ({len(samples.label):,} samples) {what}. A ranker learns to tell "
+            "what was chosen from what was shown and left: keep impressions, or ratings below positive_rating, in the "
+            "log."
+        )

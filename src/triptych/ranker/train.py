@@ -1,0 +1,59 @@
+"""Trains a ranker on what was shown: what was chosen against what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from triptych.foundation.artifact import Artifact, find, produce
+from triptych.ranker.config import RankTrainConfig
+from triptych.ranker.scorer import FEATURES, KIND
+from triptych.ranker.task import Given, RankTask
+from triptych.training.loop import fit
+
+
+def run(config: RankTrainConfig, given: Given, *, inputs: Mapping[str, Artifact | str], out: Path) -> Artifact:
+    """Train a ranker, go on where an attempt was interrupted, or open it where it has been trained.
+
+    Args:
+        config: of model and training.
+        given: what it is trained from.
+        inputs: what `given` was made from: artefacts, whose ids enter the artefact's id, or words.
+        out: folder of the stage.
+
+    Returns:
+        Artefact ``ranker``: the model's files, ``features`` (rows of tables, quantiles of numbers), ``train.jsonl``.
+        `scorer.Ranker` opens it.
+
+    Raises:
+        DataError: there is nothing to tell apart in the training or the validation part.
+        ConfigError: the plug-in for content reads what nobody gave.
+    """
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        task = RankTask(config, given)
+        loop = config.loop(batches_per_epoch=task.batches_per_epoch)
+        result = fit(task, config=loop, out=folder, seed=given.seed)
+        task.module.save(folder)
+        task.ids.save(folder / FEATURES)
+        parameters = sum(weight.numel() for weight in task.module.parameters())
+        return {
+            **result._asdict(),
+            "parameters": parameters,
+            "samples": len(task.train.label),
+            "positives": int(task.train.label.sum()),
+        }
+
+    return produce(out, kind=KIND, config=_described(config, given.seed), inputs=inputs, build=build)
+
+
+def find_trained(
+    config: RankTrainConfig, *, seed: int, inputs: Mapping[str, Artifact | str], out: Path
+) -> Artifact | None:
+    """Return the ranker that `run` would open, or None where it would have to train; arguments as there."""
+    return find(out, kind=KIND, config=_described(config, seed), inputs=inputs)
+
+
+def _described(config: RankTrainConfig, seed: int) -> dict[str, Any]:
+    return {"ranker": config.dump(), "seed": seed}

@@ -1,0 +1,196 @@
+"""EM3 and SimTier as plug-ins: who trains what, and what the first step owes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_rankers import EM3, candidates, model_of
+from torch.nn import functional
+
+from triptych.foundation.errors import ConfigError
+from triptych.foundation.registry import config_class
+from triptych.ranker.base import CONTENTS
+from triptych.ranker.content.base import Asked
+from triptych.ranker.content.em3 import Em3ContentConfig
+from triptych.ranker.content.simtier import SimTierConfig
+
+
+def asked(given=None):
+    given = candidates() if given is None else given
+    return Asked(
+        content=given.items.content,
+        item_rows=given.items.item_rows,
+        id_rows=given.items.fields[:, 0],
+        id_vectors=torch.randn(7, 4, generator=torch.Generator().manual_seed(3)),
+        target=given.target,
+        steps=given.requests.steps[given.request],
+    )
+
+
+def em3(**settings):
+    torch.manual_seed(0)
+    base = {name: value for name, value in EM3.items() if name != "contrast_dim" or settings.get("contrast_weight", 1)}
+    config = Em3ContentConfig.parse({**base, **settings})
+    return config.build({"image": 6, "text": 3}, id_dim=4, catalogue_items=40)
+
+
+FORMS = [{}, {"form": "full", "width": 8, "modality_dropout_rate": 0.0}]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["as_published", "full"])
+@pytest.mark.parametrize("train", ["adapter", "lora", "frozen"])
+def test_at_the_first_step_every_mode_says_the_same(form, train):
+    """Low rank begins as the weights themselves, to the last bit; without gradient torch may add in another order."""
+    exact = {"rtol": 0, "atol": 0} if train != "frozen" else {"rtol": 1e-5, "atol": 1e-6}
+    full = em3(train="adapter", train_behaviours="adapter", **form)(asked())
+    found = em3(train=train, train_behaviours=train, **form)(asked())
+    mixed = em3(train="adapter", train_behaviours=train, **form)(asked())
+    for one in (found, mixed):
+        torch.testing.assert_close(one.target, full.target, **exact)
+        torch.testing.assert_close(one.steps.vectors, full.steps.vectors, **exact)
+        assert torch.equal(one.steps.places, full.steps.places)
+
+
+def gradients(module, given, *, target=1.0, steps=1.0):
+    module.zero_grad()
+    said = module(given)
+    # Weighed, since the sum of a normalised vector is always the same.
+    weights = torch.randn(module.dim, generator=torch.Generator().manual_seed(5))
+    total = (target * said.target @ weights).square().sum() + (steps * said.steps.vectors @ weights).square().sum()
+    if total.requires_grad:
+        total.backward()
+    return {name: None if w.grad is None else w.grad.clone() for name, w in module.named_parameters()}
+
+
+def test_behaviours_by_low_rank_leave_the_weights_to_candidates():
+    module = em3(contrast_weight=0.0)
+    both, alone = gradients(module, asked()), gradients(module, asked(), steps=0.0)
+    assert any(grad is not None and grad.any() for name, grad in both.items() if name.startswith("fusion"))
+    for name, grad in both.items():
+        if name.startswith("fusion"):
+            assert torch.equal(grad, alone[name]), name
+        else:
+            assert name.startswith("behaviour_factors")
+            assert bool(grad.any()) == (".up" in name)  # B is 0, so that A has no gradient yet
+            assert alone[name] is None or not alone[name].any()
+    shared = em3(train_behaviours="adapter", contrast_weight=0.0)
+    assert not torch.equal(
+        gradients(shared, asked())["fusion.queries"], gradients(shared, asked(), steps=0.0)["fusion.queries"]
+    )
+
+
+def test_frozen_trains_nothing_and_low_rank_on_both_sides_leaves_the_weights():
+    frozen = em3(train="frozen", train_behaviours="frozen", contrast_weight=0.0)
+    assert not any(weight.requires_grad for weight in frozen.parameters())
+    assert not frozen(asked()).target.requires_grad
+    lora = em3(train="lora", train_behaviours="lora", contrast_weight=0.0)
+    trained = {name.split(".")[0] for name, weight in lora.named_parameters() if weight.requires_grad}
+    assert trained == {"target_factors", "behaviour_factors"}
+    assert {name for name, grad in gradients(lora, asked()).items() if grad is not None} <= {
+        name for name, _ in lora.named_parameters() if "factors" in name
+    }
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["as_published", "full"])
+def test_chunks_encoded_again_have_the_same_vectors_and_gradients(form):
+    plain, chunked = em3(**form), em3(chunk_items=2, recompute=True, **form)
+    with torch.no_grad():
+        for module in (plain, chunked):
+            for up in module.behaviour_factors.up:
+                up.fill_(0.1)
+    for one, other in zip(plain(asked())[:2], chunked(asked())[:2], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    found = gradients(chunked, asked())
+    for name, grad in gradients(plain, asked()).items():
+        if grad is not None:
+            torch.testing.assert_close(found[name], grad, rtol=1e-4, atol=1e-5)
+
+
+def test_an_item_is_encoded_once_however_often_it_stands_in_histories():
+    module, seen = em3(contrast_weight=0.0), []
+    module.fusion.register_forward_hook(lambda _, args, out: seen.append(len(out)))
+    given = asked()
+    module(given._replace(steps=given.steps.repeat(1, 50), target=given.target.repeat(9)))
+    assert seen[0] == len(given.target.unique())
+    assert len(module(given).steps.vectors) == len(given.steps[given.steps >= 0].unique())
+
+
+def test_the_contrast_is_of_candidates_that_have_an_id():
+    """Of the five candidates one has no ID; its content finds nothing, and its ID gets no gradient."""
+    module = em3(contrast_negatives=0, contrast_temperature=0.5)
+    given = asked()
+    given.id_vectors.requires_grad_()
+    (term,) = module.terms(given, module(given))
+    assert term.weight == 1e-3
+    places = [place for place in sorted(set(given.target.tolist())) if given.id_rows[place] != 0]
+    assert len(places) == 4
+    said = module(given)
+    first = [given.target.tolist().index(place) for place in places]
+    content = functional.normalize(module.contrast_heads["content"](said.target[first]), dim=1)
+    ids = functional.normalize(module.contrast_heads["id"](given.id_vectors[places]), dim=1)
+    scores = content @ ids.T / 0.5
+    expected = (
+        functional.cross_entropy(scores, torch.arange(4)) + functional.cross_entropy(scores.T, torch.arange(4))
+    ) / 2
+    torch.testing.assert_close(term.loss.total, expected)
+    term.loss.total.backward()
+    has_gradient = given.id_vectors.grad.any(dim=1).nonzero()[:, 0].tolist()
+    assert has_gradient == places
+
+
+def test_the_contrast_warms_up_in_training_alone():
+    model = model_of("din", {**EM3, "contrast_warmup_steps": 3})
+    given = candidates()
+    assert model.eval()(given).terms == ()
+    weights = [model.train()(given).terms[0].weight for _ in range(5)]
+    assert weights == pytest.approx([1e-3 * share for share in (0.25, 0.5, 0.75, 1, 1)])
+
+
+def test_the_q_former_has_a_rate_of_its_own():
+    model = model_of("din", {**EM3, "fusion_rate_factor": 0.5})
+    factors = model.rate_factors()
+    slow = {name for name, _ in model.named_parameters() if name.startswith(tuple(factors))}
+    assert slow and all(name.startswith("content.fusion.") for name in slow)
+    assert set(factors.values()) == {0.5}
+    assert model_of("din").rate_factors() == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train_behaviours": "adapter", "rank": 4}, "rank has no effect"),
+        ({"contrast_weight": 0, "contrast_negatives": 3}, "contrast_negatives has no effect with contrast_weight = 0"),
+        ({"width": 32}, "width has no effect with form = 'as_published'"),
+        ({"train": "lora", "fusion_rate_factor": 1.0}, "fusion_rate_factor has no effect"),
+        ({"heads": 3}, "dim 8 must be a multiple of heads"),
+    ],
+)
+def test_options_without_effect_are_errors(settings, message):
+    base = {key: value for key, value in EM3.items() if key != "contrast_dim" or "contrast_weight" not in settings}
+    with pytest.raises(ConfigError, match=message):
+        Em3ContentConfig.parse({**base, **settings})
+
+
+@pytest.mark.parametrize("kind", ["frozen", "simtier", "em3"])
+def test_what_reads_content_wants_some(kind):
+    with pytest.raises(ConfigError, match=f"'{kind}' reads"):
+        config_class(CONTENTS, kind)().build({}, id_dim=4, catalogue_items=1)
+
+
+def test_simtier_counts_what_a_loop_counts():
+    given = asked()
+    module = SimTierConfig(tiers=5).build({"image": 6, "text": 3}, id_dim=4, catalogue_items=40)
+    expected = np.zeros((5, 5))
+    for row in range(5):
+        for place in given.steps[row][given.steps[row] >= 0].tolist():
+            cosines = []
+            for tokens, keep in given.content:
+                pair = [tokens[item][keep[item]].sum(dim=0) for item in (int(given.target[row]), place)]
+                if all(keep[item].any() for item in (int(given.target[row]), place)):
+                    cosines.append(float(functional.cosine_similarity(*pair, dim=0)))
+            if cosines:
+                expected[row, min(int((np.mean(cosines) + 1) / 2 * 5), 4)] += 1
+    np.testing.assert_array_equal(module.counts(given).numpy(), expected)
+    torch.testing.assert_close(module(given).pair, torch.log1p(torch.from_numpy(expected).float()))
+    assert expected.sum() > 5
