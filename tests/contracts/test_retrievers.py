@@ -28,10 +28,11 @@ from triptych.recall.base import Request, RetrieverConfig
 from triptych.recall.code_trie import CodeTrie
 from triptych.recall.features import Features
 from triptych.recall.fusion import Fusion
+from triptych.recall.generative_retriever import GenerativeRetriever
 from triptych.recall.ids import Ids
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense
-from triptych.recall.models.generative import GenerativeConfig, GenerativeRetriever, GenerativeSizes
+from triptych.recall.models.generative import GenerativeConfig, GenerativeSizes
 from triptych.recall.models.hybrid import AskedBy, Hybrid, HybridChannel, HybridConfig, Rule
 from triptych.recall.models.item_knn import ItemKnn
 from triptych.recall.models.oracle import Oracle

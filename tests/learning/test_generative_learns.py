@@ -12,8 +12,8 @@ from triptych.data.catalogue import Catalogue
 from triptych.foundation.errors import DataError, EngineError
 from triptych.recall import generative_train
 from triptych.recall.base import Request
+from triptych.recall.generative_retriever import GenerativeRetriever
 from triptych.recall.generative_train import GenerativeTask, GenerativeTrainConfig, Given
-from triptych.recall.models.generative import GenerativeRetriever
 
 
 def codes_of(catalogue: Catalogue) -> np.ndarray:

@@ -6,8 +6,7 @@ are learned as a distribution (the SMGR reconstruction, section 6.2, L_GQ). What
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,66 +22,35 @@ from triptych.data.catalogue import Catalogue
 from triptych.data.pages import Pages, read_pages
 from triptych.data.splits import Split
 from triptych.foundation.artifact import Artifact, find, produce
-from triptych.foundation.config import Config
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
 from triptych.metrics.ranking import macro, match, recall_at_k
-from triptych.nn.precision import Precision
-from triptych.recall.base import Request
 from triptych.recall.code_trie import Codes, CodeTrie
-from triptych.recall.models.generative import (
-    Generative,
-    GenerativeConfig,
-    GenerativeRetriever,
-    GenerativeSizes,
-)
+from triptych.recall.epochs import EpochsConfig
+from triptych.recall.generative_retriever import say_items
+from triptych.recall.models.generative import Generative, GenerativeConfig, GenerativeSizes
 from triptych.recall.validation import some_queries
-from triptych.training.loop import LoopConfig, fit
+from triptych.training.loop import fit
 from triptych.training.task import Validation
 
 KIND = "generative"
 
 
-class GenerativeTrainConfig(Config):
+class GenerativeTrainConfig(EpochsConfig):
     """The decoder, and how it is trained."""
 
     model: GenerativeConfig = GenerativeConfig()
     """The decoder."""
     batch_pages: int = Field(512, ge=1)
     """Pages of a batch; fewer where the log has fewer."""
-    epochs: float = Field(4.0, gt=0)
-    """Times through the clicked pages."""
-    validations: int = Field(4, ge=1)
-    """Validations, spread evenly over the training; the best of them is kept."""
     validation_queries: int = Field(1_000, ge=1)
     """Queries of the validation part that choose the best weights; fewer where it has fewer."""
     validation_k: int = Field(20, ge=1)
     """Cut-off of the recall that chooses them; at most what the beams find."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Peak learning rate."""
-    warmup_rate: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises to its peak; it then falls to 0 along a cosine."""
-    weight_decay: float = Field(0.01, ge=0)
-    """AdamW's decay, of matrices only."""
     label_smoothing_rate: float = Field(0.0, ge=0, lt=1)
     """Share of the target's probability that is spread over all codes of its level."""
-    precision: Precision = Precision.AUTO
-    """Number format of matrix products: bf16, fp32, or auto (bf16 where the device has instructions for it)."""
-    device: str = "auto"
-    """cpu, cuda, or auto (a GPU if there is one)."""
-
-    def loop(self, *, num_pages: int) -> LoopConfig:
-        """Return how the training loop runs on so many pages."""
-        steps = max(1, round(self.epochs * num_pages / min(self.batch_pages, num_pages)))
-        return LoopConfig(
-            steps=steps,
-            learning_rate=self.learning_rate,
-            warmup_steps=round(self.warmup_rate * steps),
-            weight_decay=self.weight_decay,
-            precision=self.precision,
-            device=self.device,
-            validate_every=math.ceil(steps / self.validations),
-        )
+    epochs: float = Field(4.0, gt=0)
+    """Times through the clicked pages."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +105,11 @@ class GenerativeTask:
         sizes = GenerativeSizes(given.query_content.shape[1], given.codes.shape[1], given.num_codes)
         self.module: Generative = config.model.build(sizes, seed=given.seed)
 
+    @property
+    def batches_per_epoch(self) -> float:
+        """Batches in which every page is seen once."""
+        return len(self.pages.query_row) / self._batch_pages
+
     def batch(self, index: int) -> _Batch:
         """Draw batch `index`: a pure function of it."""
         num_pages = len(self.pages.query_row)
@@ -168,22 +141,11 @@ class GenerativeTask:
     def validate(self) -> Validation:
         """Answer a fixed sample of validation queries, and measure recall."""
         k = min(self._config.validation_k, self._given.catalogue.num_items)
-        answers = GenerativeRetriever(self.module, self._trie, encoder=_Known(self._given.query_content))
-        requests = [Request(query=str(row)) for row in self._asked.query_rows]
-        found = answers.retrieve(requests, k)
+        content = self._given.query_content[self._asked.query_rows]
+        found = say_items(self.module, content, trie=self._trie, k=k)
         name = f"recall@{k}"
         recall = macro(recall_at_k(match(found.item_rows, targets=self._asked.wanted), k=k))
         return Validation({name: recall}, headline=name)
-
-
-class _Known:
-    """Gives the vectors of the catalogue's queries, which are asked for by their row."""
-
-    def __init__(self, vectors: NDArray[Any]) -> None:
-        self._vectors = vectors
-
-    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.asarray(self._vectors[[int(text) for text in texts]], dtype=np.float32)
 
 
 def run(config: GenerativeTrainConfig, given: Given, *, inputs: Mapping[str, Artifact | str], out: Path) -> Artifact:
@@ -204,7 +166,7 @@ def run(config: GenerativeTrainConfig, given: Given, *, inputs: Mapping[str, Art
 
     def build(folder: Path) -> Mapping[str, Any]:
         task = GenerativeTask(config, given)
-        result = fit(task, config=config.loop(num_pages=len(task.pages.query_row)), out=folder, seed=given.seed)
+        result = fit(task, config=config.loop(batches_per_epoch=task.batches_per_epoch), out=folder, seed=given.seed)
         task.module.save(folder)
         CodeTrie.build(given.codes).save(folder)
         parameters = sum(weight.numel() for weight in task.module.parameters())

@@ -21,8 +21,8 @@ from triptych.foundation.registry import one_of
 from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recall import generative_train
+from triptych.recall.generative_retriever import GenerativeRetriever
 from triptych.recall.generative_train import GenerativeTrainConfig, Given
-from triptych.recall.models.generative import GenerativeRetriever
 from triptych.recipes.config import RunConfig
 from triptych.recipes.semantic_ids import codes_of
 from triptych.recipes.side_by_side import train_side_by_side
@@ -88,7 +88,8 @@ class GenerationWork:
     @property
     def num_steps(self) -> int:
         """Steps that its training counts."""
-        return self.plan.config.generative.loop(num_pages=max(1, self.num_pages)).steps
+        config, num_pages = self.plan.config.generative, max(1, self.num_pages)
+        return config.loop(batches_per_epoch=num_pages / min(config.batch_pages, num_pages)).steps
 
     def find(self) -> Artifact | None:
         """Return the finished decoder, or None."""
