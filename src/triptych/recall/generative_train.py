@@ -1,7 +1,10 @@
-"""Trains generative retrieval: the ID of what was chosen on a page, code by code, given the page's query.
+"""Trains generative retrieval: the ID of what was chosen, code by code, given the page's query, or the user's history.
 
-A sample is a page and one of the items chosen on it, drawn anew each time: a query has many right items, and their IDs
-are learned as a distribution (the SMGR reconstruction, section 6.2, L_GQ). What is read never holds the target's codes.
+Where queries ask, a sample is a page and one of the items chosen on it, drawn anew each time: a query has many right
+items, and their IDs are learned as a distribution (the SMGR reconstruction, section 6.2, L_GQ). Where histories ask, it
+is one choice, given all that its user had chosen before it (TIGER); of a user's first choice that is nothing, and from
+those a stranger's answer is learned. What is read never holds the target's codes, but as those of an item that was
+chosen before.
 """
 
 from __future__ import annotations
@@ -19,17 +22,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from triptych.data.catalogue import Catalogue
-from triptych.data.pages import Pages, read_pages
+from triptych.data.pages import Pages, PagesOf, read_pages
 from triptych.data.splits import Split
 from triptych.foundation.artifact import Artifact, find, produce
-from triptych.foundation.errors import DataError
+from triptych.foundation.errors import ConfigError, DataError
 from triptych.losses.base import LossOutput
 from triptych.metrics.ranking import macro, match, recall_at_k
+from triptych.recall.behaviour import BehaviourLog, Moments, latest_of
 from triptych.recall.code_trie import Codes, CodeTrie
 from triptych.recall.epochs import EpochsConfig
-from triptych.recall.generative_retriever import say_items
-from triptych.recall.models.generative import Generative, GenerativeConfig, GenerativeSizes
-from triptych.recall.validation import some_queries
+from triptych.recall.features import taken
+from triptych.recall.generative_retriever import Asked, codes_in, say_items
+from triptych.recall.learned import Needs
+from triptych.recall.models.generative import Ask, Asks, Generative, GenerativeConfig, GenerativeSizes
+from triptych.recall.validation import some_queries, some_users
 from triptych.training.loop import fit
 from triptych.training.task import Validation
 
@@ -42,15 +48,20 @@ class GenerativeTrainConfig(EpochsConfig):
     model: GenerativeConfig = GenerativeConfig()
     """The decoder."""
     batch_pages: int = Field(512, ge=1)
-    """Pages of a batch; fewer where the log has fewer."""
+    """Pages of a batch, choices where histories ask; fewer where the log has fewer."""
     validation_queries: int = Field(1_000, ge=1)
-    """Queries of the validation part that choose the best weights; fewer where it has fewer."""
+    """Queries, or users, of the validation part that choose the best weights; fewer where it has fewer."""
     validation_k: int = Field(20, ge=1)
     """Cut-off of the recall that chooses them; at most what the beams find."""
     label_smoothing_rate: float = Field(0.0, ge=0, lt=1)
     """Share of the target's probability that is spread over all codes of its level."""
     epochs: float = Field(4.0, gt=0)
     """Times through the clicked pages."""
+
+    @property
+    def pages_of(self) -> PagesOf:
+        """Whose pages are learned from."""
+        return PagesOf.CHOICES if self.model.asks is Asks.HISTORY else PagesOf.QUERIES
 
 
 @dataclass(frozen=True)
@@ -61,8 +72,8 @@ class Given:
     """Queries, items, events."""
     split: Split
     """Its training part is learned, its validation part chooses the weights."""
-    query_content: NDArray[Any]
-    """``[queries, dim]``, what the pretrained encoder makes of the catalogue's queries."""
+    query_content: NDArray[Any] | None
+    """``[queries, dim]``, what the pretrained encoder makes of the catalogue's queries; None: histories ask."""
     codes: Codes
     """``[items, levels]``, the semantic ID of each item."""
     num_codes: int
@@ -72,8 +83,8 @@ class Given:
 
 
 class _Batch(NamedTuple):
-    content: Tensor
-    """float32 ``[pages, dim]``."""
+    ask: Ask
+    """Of ``[pages]``."""
     codes: Tensor
     """int64 ``[pages, levels]``, of what was chosen."""
 
@@ -87,22 +98,36 @@ class GenerativeTask:
         """Gather the pages and make the model.
 
         Raises:
-            DataError: nothing was chosen under a query in training, or in validation; or an item has no ID.
+            DataError: nothing was chosen under a query, or by a known user, in training or validation; or an item has
+                no ID.
+            ConfigError: queries ask, and have no vectors.
         """
         if len(given.codes) != given.catalogue.num_items:
             raise DataError(
                 f"semantic IDs: there are {len(given.codes):,} for {given.catalogue.num_items:,} items. Assign them to "
                 "the items of this catalogue."
             )
-        pages = read_pages(given.catalogue, places=given.split.train)
-        if not len(pages.query_row):
-            raise DataError("events: nothing was chosen under a query in the training part: there is nothing to learn.")
-        self.pages: Pages = pages
-        self._config, self._given = config, given
-        self._batch_pages = min(config.batch_pages, len(pages.query_row))
-        self._asked = some_queries(given.split, most=config.validation_queries)
+        self.pages: Pages = read_pages(given.catalogue, places=given.split.train, of=config.pages_of)
+        self._config, self._given, content_dim, most = config, given, 0, config.validation_queries
+        self._log: BehaviourLog | None = None
+        if config.model.asks is Asks.HISTORY:
+            if not len(self.pages.user_row):
+                raise DataError("events: no known user chose anything in the training part: there is nothing to learn.")
+            needs = Needs(query=False, real_time=config.model.history_items)
+            self._log = BehaviourLog(given.catalogue, needs=needs)
+            self._validation = some_users(given.catalogue, split=given.split, most=most)
+        else:
+            if given.query_content is None:
+                raise ConfigError("model.asks = 'query' reads the vectors of queries, and there are none. Give them.")
+            if not len(self.pages.query_row):
+                raise DataError(
+                    "events: nothing was chosen under a query in the training part: there is nothing to learn."
+                )
+            content_dim = given.query_content.shape[1]
+            self._validation = some_queries(given.split, most=most)
+        self._batch_pages = min(config.batch_pages, len(self.pages.query_row))
         self._trie = CodeTrie.build(given.codes)
-        sizes = GenerativeSizes(given.query_content.shape[1], given.codes.shape[1], given.num_codes)
+        sizes = GenerativeSizes(content_dim, given.codes.shape[1], given.num_codes)
         self.module: Generative = config.model.build(sizes, seed=given.seed)
 
     @property
@@ -120,8 +145,12 @@ class GenerativeTask:
         rng = np.random.default_rng([self._given.seed, index, 6])
         drawn = offsets[chosen] + rng.integers(np.diff(offsets)[chosen])
         codes = self._given.codes[self.pages.item_rows[drawn]].astype(np.int64)
-        content = np.asarray(self._given.query_content[self.pages.query_row[chosen]], dtype=np.float32)
-        return _Batch(torch.from_numpy(content), torch.from_numpy(codes))
+        if self._log is None:
+            ask = self._queries(self.pages.query_row[chosen])
+        else:
+            before = self._log.before(Moments(self.pages.user_row[chosen], self.pages.place[chosen]))
+            ask = Ask(history=codes_in(before.real_time, codes=self._given.codes))
+        return _Batch(ask, torch.from_numpy(codes))
 
     def num_samples(self, batch: _Batch) -> int:
         """Count pages."""
@@ -129,7 +158,7 @@ class GenerativeTask:
 
     def losses(self, batch: _Batch) -> LossOutput:
         """Score the true code of every level; the loss is their sum, as an ID's log probability is."""
-        logits = self.module(batch.content, batch.codes).float()
+        logits = self.module(batch.ask, batch.codes).float()
         smoothing = self._config.label_smoothing_rate
         levels = [
             functional.cross_entropy(logits[:, level], batch.codes[:, level], label_smoothing=smoothing)
@@ -139,13 +168,25 @@ class GenerativeTask:
         return LossOutput(torch.stack(levels).sum(), parts)
 
     def validate(self) -> Validation:
-        """Answer a fixed sample of validation queries, and measure recall."""
+        """Answer a fixed sample of validation queries, or users but for what they had chosen, and measure recall."""
         k = min(self._config.validation_k, self._given.catalogue.num_items)
-        content = self._given.query_content[self._asked.query_rows]
-        found = say_items(self.module, content, trie=self._trie, k=k)
+        found = say_items(self.module, self._asked(), trie=self._trie, k=k)
         name = f"recall@{k}"
-        recall = macro(recall_at_k(match(found.item_rows, targets=self._asked.wanted), k=k))
+        recall = macro(recall_at_k(match(found.item_rows, targets=self._validation.wanted), k=k))
         return Validation({name: recall}, headline=name)
+
+    def _asked(self) -> Asked:
+        """Gather what is asked in validation."""
+        query_rows, _, histories, _ = self._validation
+        if histories is None:
+            return Asked(self._queries(query_rows))
+        chosen = [histories.of(place) for place in range(len(query_rows))]
+        rows = latest_of(chosen, self._config.model.history_items)
+        return Asked(Ask(history=codes_in(rows, codes=self._given.codes)), left_out=chosen)
+
+    def _queries(self, rows: NDArray[np.integer]) -> Ask:
+        assert self._given.query_content is not None
+        return Ask(content=taken(self._given.query_content, rows))
 
 
 def run(config: GenerativeTrainConfig, given: Given, *, inputs: Mapping[str, Artifact | str], out: Path) -> Artifact:
@@ -162,6 +203,7 @@ def run(config: GenerativeTrainConfig, given: Given, *, inputs: Mapping[str, Art
 
     Raises:
         DataError: there is nothing to train or validate on, or an item has no ID.
+        ConfigError: queries ask, and have no vectors.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
