@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -27,6 +28,8 @@ CACHED_TREES = 32
 """Trees of parts of the catalogue, such as delivery cells, that a retriever keeps at hand."""
 ASKED_AT_ONCE = 256
 """Requests whose beams are in memory at a time."""
+FEW_LEFT_OUT = 1_000
+"""Items that a filter may take out of a user's answer without making a tree of its own."""
 
 
 class QueryEncoder(Protocol):
@@ -37,7 +40,7 @@ class QueryEncoder(Protocol):
         ...
 
 
-class Asked(NamedTuple):
+class Requested(NamedTuple):
     """Some requests, as far as their answers go by them."""
 
     ask: Ask
@@ -47,11 +50,11 @@ class Asked(NamedTuple):
     left_out: Sequence[NDArray[Any]] | None = None
     """``[n]`` lists of item rows that are no answer; None: all may be."""
 
-    def some(self, places: IntArray) -> Asked:
+    def some(self, places: IntArray) -> Requested:
         """Return some of the requests."""
         like = None if self.like is None else self.like[places]
         left_out = None if self.left_out is None else [self.left_out[place] for place in places.tolist()]
-        return Asked(self.ask.some(places), like, left_out)
+        return Requested(self.ask.some(places), like, left_out)
 
 
 class GenerativeRetriever:
@@ -156,22 +159,26 @@ class GenerativeRetriever:
         hits = Hits(np.full((len(requests), k), -1, np.int64), np.full((len(requests), k), -np.inf, np.float32))
         if not requests:
             return hits
-        asked = self._histories(requests) if self.reads_histories else self._queries(requests)
+        if self.reads_histories:
+            requests, few = _eased(requests)
+            asked = self._histories(requests, left_out=few)
+        else:
+            asked = self._queries(requests)
         for places, keep in group_by_keep(requests):
             trie = self._trie if keep is None else self._only(keep)
             found = say_items(self._model, asked.some(places), trie=trie, k=k, vectors=self._vectors)
             hits.item_rows[places], hits.scores[places] = found
         return hits
 
-    def _queries(self, requests: Sequence[Request]) -> Asked:
+    def _queries(self, requests: Sequence[Request]) -> Requested:
         assert self._encoder is not None
         texts = [request.query for request in requests if request.query is not None]
         if len(texts) < len(requests):
             raise EngineError(f"{self._name} was trained on searches: it answers words. Search by words.")
         content = np.ascontiguousarray(self._encoder.queries(texts), dtype=np.float32)
-        return Asked(Ask(content=torch.from_numpy(content)), like=content)
+        return Requested(Ask(content=torch.from_numpy(content)), like=content)
 
-    def _histories(self, requests: Sequence[Request]) -> Asked:
+    def _histories(self, requests: Sequence[Request], *, left_out: Sequence[IntArray]) -> Requested:
         for request in requests:
             if request.query is not None or request.photo is not None or request.item_row is not None:
                 raise EngineError(f"{self._name} was trained without words: it answers users. Give user or history.")
@@ -185,7 +192,8 @@ class GenerativeRetriever:
                 f"{self._name}: item row {unknown[0]} in a history has no semantic ID. Add the item to the tree first."
             )
         like = None if self._vectors is None else _means(rows, vectors=self._vectors)
-        return Asked(Ask(history=codes_in(rows, codes=self._codes)), like, histories)
+        both = [np.concatenate(pair) for pair in zip(histories, left_out, strict=True)]
+        return Requested(Ask(history=codes_in(rows, codes=self._codes)), like, both)
 
     def _only(self, keep: BoolArray) -> CodeTrie:
         """Return the tree of some items, kept for the next time that they are asked for."""
@@ -196,6 +204,20 @@ class GenerativeRetriever:
                 self._parts.popitem(last=False)
         self._parts.move_to_end(key)
         return self._parts[key]
+
+
+def _eased(requests: Sequence[Request]) -> tuple[list[Request], list[IntArray]]:
+    """Take away filters that keep all items but a few, and return these for each request.
+
+    Such a filter is a user's own, for instance of what he has: requests that have one each share a tree and a batch so.
+    """
+    found, left_out = [], []
+    for request in requests:
+        out = np.empty(0, np.int64) if request.keep is None else np.flatnonzero(~request.keep)
+        few = len(out) <= FEW_LEFT_OUT
+        found.append(replace(request, keep=None) if few else request)
+        left_out.append(out if few else out[:0])
+    return found, left_out
 
 
 def codes_in(rows: NDArray[Any], *, codes: NDArray[Any]) -> Tensor:
@@ -215,7 +237,9 @@ def codes_in(rows: NDArray[Any], *, codes: NDArray[Any]) -> Tensor:
 
 
 @torch.inference_mode()
-def say_items(model: Generative, asked: Asked, *, trie: CodeTrie, k: int, vectors: FloatArray | None = None) -> Hits:
+def say_items(
+    model: Generative, asked: Requested, *, trie: CodeTrie, k: int, vectors: FloatArray | None = None
+) -> Hits:
     """Find the k items whose IDs are likeliest, on the device of the model.
 
     Args:

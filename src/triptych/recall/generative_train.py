@@ -32,7 +32,7 @@ from triptych.recall.behaviour import BehaviourLog, Moments, latest_of
 from triptych.recall.code_trie import Codes, CodeTrie
 from triptych.recall.epochs import EpochsConfig
 from triptych.recall.features import taken
-from triptych.recall.generative_retriever import Asked, codes_in, say_items
+from triptych.recall.generative_retriever import Requested, codes_in, say_items
 from triptych.recall.learned import Needs
 from triptych.recall.models.generative import Ask, Asks, Generative, GenerativeConfig, GenerativeSizes
 from triptych.recall.validation import some_queries, some_users
@@ -170,19 +170,19 @@ class GenerativeTask:
     def validate(self) -> Validation:
         """Answer a fixed sample of validation queries, or users but for what they had chosen, and measure recall."""
         k = min(self._config.validation_k, self._given.catalogue.num_items)
-        found = say_items(self.module, self._asked(), trie=self._trie, k=k)
+        found = say_items(self.module, self._requested(), trie=self._trie, k=k)
         name = f"recall@{k}"
         recall = macro(recall_at_k(match(found.item_rows, targets=self._validation.wanted), k=k))
         return Validation({name: recall}, headline=name)
 
-    def _asked(self) -> Asked:
+    def _requested(self) -> Requested:
         """Gather what is asked in validation."""
         query_rows, _, histories, _ = self._validation
         if histories is None:
-            return Asked(self._queries(query_rows))
+            return Requested(self._queries(query_rows))
         chosen = [histories.of(place) for place in range(len(query_rows))]
         rows = latest_of(chosen, self._config.model.history_items)
-        return Asked(Ask(history=codes_in(rows, codes=self._given.codes)), left_out=chosen)
+        return Requested(Ask(history=codes_in(rows, codes=self._given.codes)), left_out=chosen)
 
     def _queries(self, rows: NDArray[np.integer]) -> Ask:
         assert self._given.query_content is not None
