@@ -16,7 +16,7 @@ class CodeReader(nn.Module):
 
     Source: TIGER's encoder (Rajput et al., "Recommender systems with generative retrieval", 2023). Changed: positions
     count from the latest item, so that a history says the same however much is cut off its beginning; no token stands
-    for the user; blocks are pre-norm, and dropout is of whole tokens' numbers before the first block alone.
+    for the user; blocks are pre-norm, and dropout is before the first of them alone.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class CodeReader(nn.Module):
             history_items: items of the longest history.
             layers: blocks.
             heads: attention heads of a block.
-            dropout_rate: of the tokens' numbers, in training.
+            dropout_rate: of the tokens before the first block, in training.
         """
         super().__init__()
         self.codes = nn.Embedding(levels * num_codes, dim)
