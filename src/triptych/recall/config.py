@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from triptych.data.pages import PagesOf
 from triptych.foundation.registry import one_of
 from triptych.recall.base import RetrieverConfig
-from triptych.recall.epochs import EpochsConfig
 from triptych.recall.learned import MODELS, RecallModelConfig, model_config
 from triptych.recall.models.two_tower import TwoTowerConfig
 from triptych.recall.negatives import Against, LogQ
+from triptych.training.epochs import EpochsConfig
 
 
 class Loss(StrEnum):

@@ -30,12 +30,12 @@ from triptych.losses.base import LossOutput
 from triptych.metrics.ranking import macro, match, recall_at_k
 from triptych.recall.behaviour import BehaviourLog, Moments, latest_of
 from triptych.recall.code_trie import Codes, CodeTrie
-from triptych.recall.epochs import EpochsConfig
 from triptych.recall.features import taken
 from triptych.recall.generative_retriever import Requested, codes_in, say_items
 from triptych.recall.learned import Needs
 from triptych.recall.models.generative import Ask, Asks, Generative, GenerativeConfig, GenerativeSizes
 from triptych.recall.validation import some_queries, some_users
+from triptych.training.epochs import EpochsConfig
 from triptych.training.loop import fit
 from triptych.training.task import Validation
 

@@ -1,4 +1,4 @@
-"""Training by times through the clicked pages: what recall models and decoders of semantic IDs are told alike."""
+"""Training by times through a log: how long and how fast, told alike by whatever is trained on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from triptych.training.loop import LoopConfig
 
 
 class EpochsConfig(Config):
-    """How long and how fast, whatever is trained; the base of its config."""
+    """How long and how fast; the base of the config of a recall model, or of a decoder of semantic IDs."""
 
     epochs: float = Field(2.0, gt=0)
     """Times through the clicked pages."""
