@@ -28,10 +28,11 @@ from triptych.recall.base import Request, RetrieverConfig
 from triptych.recall.code_trie import CodeTrie
 from triptych.recall.features import Features
 from triptych.recall.fusion import Fusion
+from triptych.recall.generative_retriever import GenerativeRetriever
 from triptych.recall.ids import Ids
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense
-from triptych.recall.models.generative import GenerativeConfig, GenerativeRetriever, GenerativeSizes
+from triptych.recall.models.generative import GenerativeConfig, GenerativeSizes
 from triptych.recall.models.hybrid import AskedBy, Hybrid, HybridChannel, HybridConfig, Rule
 from triptych.recall.models.item_knn import ItemKnn
 from triptych.recall.models.oracle import Oracle
@@ -175,6 +176,18 @@ def generative_again(shop, folder):
     return GenerativeRetriever.load(folder, encoder=shop.embedder, vectors=shop.index.vectors(np.arange(NUM_ITEMS)))
 
 
+def generative_of_histories(shop):
+    """The same, asked by histories."""
+    codes = np.tile(np.random.default_rng(3).integers(4, size=(NUM_ITEMS // 2, 2)), (2, 1))
+    config = GenerativeConfig(asks="history", dim=16, heads=2, layers=1, reader_layers=1, history_items=3, beams=16)
+    model = config.build(GenerativeSizes(0, 2, 4), seed=0)
+    return GenerativeRetriever(model, CodeTrie.build(codes), vectors=shop.index.vectors(np.arange(NUM_ITEMS)))
+
+
+def generative_of_histories_again(shop, folder):
+    return GenerativeRetriever.load(folder, vectors=shop.index.vectors(np.arange(NUM_ITEMS)))
+
+
 BY_GRAPHS = ("lattice", "freedom", "em3")
 # One line per kind: how it is made, and how it is read back.
 SUITE = {
@@ -214,8 +227,11 @@ SUITE = {
         for kind in BY_GRAPHS
     },
 }
-BY_HISTORY, BY_USER = ("item_knn", "sasrec"), ("matrix_factorization", "vbpr", "lightgcn", *BY_GRAPHS)
-BY_QUERY = sorted(set(SUITE) - {*BY_HISTORY, *BY_USER})
+OTHER_FORMS = {"generative of histories": (generative_of_histories, generative_of_histories_again)}
+"""Of kinds that are in the suite already, asked in another way."""
+MADE = SUITE | OTHER_FORMS
+BY_HISTORY, BY_USER = ("item_knn", "sasrec", *OTHER_FORMS), ("matrix_factorization", "vbpr", "lightgcn", *BY_GRAPHS)
+BY_QUERY = sorted(set(MADE) - {*BY_HISTORY, *BY_USER})
 
 
 def test_every_registered_kind_is_in_the_suite():
@@ -226,14 +242,14 @@ def test_every_registered_kind_is_in_the_suite():
         assert config.kind == kind
 
 
-@pytest.fixture(params=sorted(SUITE))
+@pytest.fixture(params=sorted(MADE))
 def kind(request):
     return request.param
 
 
 @pytest.fixture
 def retriever(kind, shop):
-    return SUITE[kind][0](shop)
+    return MADE[kind][0](shop)
 
 
 @pytest.fixture
@@ -268,7 +284,7 @@ def test_shapes_types_and_name(retriever, ask):
 def test_deterministic(retriever, shop, kind, ask):
     hits = retriever.retrieve(ask(), 10)
     assert_same(hits, retriever.retrieve(ask(), 10))
-    assert_same(hits, SUITE[kind][0](shop).retrieve(ask(), 10))
+    assert_same(hits, MADE[kind][0](shop).retrieve(ask(), 10))
 
 
 def test_no_number_depends_on_the_batch(kind, retriever, ask):
@@ -314,7 +330,7 @@ def test_more_places_than_items_are_padding(retriever, ask):
 
 
 # A hybrid's places are those among the items kept: tests/unit/test_hybrid.py, test_a_filter_is_fused_anew.
-@pytest.mark.parametrize("kind", sorted(set(SUITE) - {"hybrid"}), indirect=True)
+@pytest.mark.parametrize("kind", sorted(set(MADE) - {"hybrid"}), indirect=True)
 def test_keep_gives_the_full_ranking_without_what_is_not_kept(retriever, ask):
     full = retriever.retrieve(ask(), NUM_ITEMS)
     rng = np.random.default_rng(1)
@@ -333,7 +349,7 @@ def test_keep_gives_the_full_ranking_without_what_is_not_kept(retriever, ask):
 def test_save_and_load(kind, retriever, shop, tmp_path, ask):
     hits = retriever.retrieve(ask(), 12)
     retriever.save(tmp_path / "retriever")
-    loaded = SUITE[kind][1](shop, tmp_path / "retriever")
+    loaded = MADE[kind][1](shop, tmp_path / "retriever")
     assert_same(loaded.retrieve(ask(), 12), hits)
     files = [file for file in (tmp_path / "retriever").rglob("*") if file.is_file()]
     assert {file.suffix for file in files} <= {".npy", ".json", ".parquet", ".safetensors"}

@@ -282,14 +282,24 @@ def test_users_are_recommended_to_beside_neighbours_tried_as_often(tmp_path: Pat
     small = [*SMALL_SHOP, "evaluation.bootstrap_repeats=100", *(f"pretrain.{one}" for one in tiny)]
     out = tmp_path / "films"
     arguments = ["reproduce", "recommendation", "--part", "within-users", "--quick", "--json", "--out", str(out)]
-    arguments += [word for one in (*small, "recall.epochs=1") for word in ("--set", one)]
+    small += ["recall.epochs=1", "generative.epochs=1", "generative.validations=1", "semantic_ids.quantizer.codes=16"]
+    small += ["generative.model.dim=16", "generative.model.history_items=3", "generative.model.beams=30"]
+    arguments += [word for one in small for word in ("--set", one)]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert result["settings"]["protocol"] == "recommend"
     standing = {"chance", "popularity", "item-knn"}
-    assert {row["name"] for row in result["rows"]} == standing | {"bpr-mf", "vbpr", "sasrec", "sasrec, idfc"}
+    assert {row["name"] for row in result["rows"]} == standing | {
+        *("bpr-mf", "vbpr", "sasrec", "sasrec, idfc", "generative")
+    }
     assert len(list((out / "item-knn").iterdir())) == 1  # as many trials as a row of this form
-    assert len(list((out / "trial").iterdir())) == 4 + 1
+    assert len(list((out / "trial").iterdir())) == 5 + 1
     judged = {one["claim"]: one["verdict"] for one in result["orderings"]}
+    assert "To say IDs finds more than a vector for each: generative > sasrec" in judged
+    folder = RunFolder.existing(out)
+    said, read = folder.stage("generative generative seed 0"), folder.stage("recall sasrec, idfc seed 0")
+    assert "query_embeddings" not in said.inputs  # nobody asks by words
+    ids = Artifact.open(folder.stage("semantic ids generative seed 0").path)
+    assert said.inputs["semantic_ids"] == ids.id and ids.inputs["embeddings"] == read.inputs["embeddings"]
     assert "Fused recall beats item-knn" in judged and "The graph helps: lightgcn > bpr-mf" not in judged

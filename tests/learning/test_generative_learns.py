@@ -12,8 +12,8 @@ from triptych.data.catalogue import Catalogue
 from triptych.foundation.errors import DataError, EngineError
 from triptych.recall import generative_train
 from triptych.recall.base import Request
+from triptych.recall.generative_retriever import GenerativeRetriever
 from triptych.recall.generative_train import GenerativeTask, GenerativeTrainConfig, Given
-from triptych.recall.models.generative import GenerativeRetriever
 
 
 def codes_of(catalogue: Catalogue) -> np.ndarray:
@@ -83,7 +83,7 @@ def test_a_batch_is_a_function_of_its_number_and_of_what_was_chosen(planted_shop
         batch = task.batch(index)
         np.testing.assert_array_equal(batch.codes, other.batch(index).codes)
         assert {tuple(row) for row in batch.codes.tolist()} <= chosen
-    assert not np.array_equal(task.batch(0).content, task.batch(1).content)
+    assert not np.array_equal(task.batch(0).ask.content, task.batch(1).ask.content)
 
 
 def test_ids_of_another_catalogue_are_refused(planted_shop):

@@ -142,3 +142,24 @@ def test_what_was_taken_out_is_never_said(decoder, asked, codes):
 def test_trees_of_other_depths_are_refused(decoder, asked, codes):
     with pytest.raises(ValueError, match="the decoder says 3 codes and the tree has 2 levels"):
         beam_search(decoder, asked, trie=CodeTrie.build(codes[:, :2]), beams=2)
+
+
+@pytest.mark.parametrize("beams", [1, 3, 64])
+def test_what_a_request_leaves_out_is_left_out_as_in_a_tree_without_it(decoder, asked, keep, codes, beams):
+    """Also of few beams: what is left out takes the place of nothing. Items of shared IDs, of no tree, and twice."""
+    codes = np.concatenate([codes, codes[:20]])
+    rows = np.random.default_rng(4).permutation(len(codes))
+    trie = CodeTrie.build(codes, item_rows=rows)
+    likeliest = beam_search(decoder, asked, trie=trie, beams=4, keep=keep).leaves
+    left_out = [np.concatenate([trie.items(leaf) for leaf in leaves]) for leaves in likeliest]
+    left_out[1], left_out[2], left_out[3] = rows, np.empty(0, int), np.append(left_out[3].repeat(2)[1:], [900, 901])
+    left_out[0] = left_out[0][1:]  # of the first ID one item is still there
+    found = beam_search(decoder, asked, trie=trie, beams=beams, keep=keep, left_out=left_out)
+    for row in range(COUNT):
+        rest = trie.without(left_out[row])
+        one = slice(row, row + 1)
+        alone = beam_search(decoder, asked[one], trie=rest, beams=beams, keep=keep[one])
+        said = [tuple(trie.code_path(leaf)) for leaf in found.leaves[row] if leaf >= 0]
+        assert said == [tuple(rest.code_path(leaf)) for leaf in alone.leaves[0] if leaf >= 0]
+        np.testing.assert_allclose(found.log_probabilities[row], alone.log_probabilities[0], rtol=1e-5)
+    assert (found.leaves[1] == -1).all()

@@ -75,3 +75,13 @@ def test_items_come_and_go(codes):
 def test_codes_of_any_size_are_told_apart():
     codes = np.array([[65_535, 0], [0, 65_535], [65_535, 65_535]])
     assert sorted(under(CodeTrie.build(codes))) == [(0, 65_535), (65_535, 0), (65_535, 65_535)]
+
+
+def test_the_id_of_each_row_is_known_also_of_what_was_taken_out():
+    trie = CodeTrie.build(np.array([[1, 2], [0, 3], [1, 2]]), item_rows=np.array([4, 0, 2]))
+    own = trie.codes_by_row()
+    assert own.tolist() == [[0, 3], [-1, -1], [1, 2], [-1, -1], [1, 2]]
+    grown = trie.without(np.array([4])).with_items(np.array([[7, 7]]), item_rows=np.array([6]))
+    assert grown.codes_by_row()[4].tolist() == [-1, -1]
+    assert grown.codes_by_row(beside=own).tolist() == [*own.tolist(), [-1, -1], [7, 7]]
+    assert CodeTrie.build(np.empty((0, 2), int)).codes_by_row().shape == (0, 2)

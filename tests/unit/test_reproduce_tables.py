@@ -18,6 +18,7 @@ from triptych.foundation.errors import ConfigError
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recall.config import Loss
 from triptych.recipes.config import RunConfig
+from triptych.recipes.recall import RecallConfig
 from triptych.recipes.reproduce import TABLES, find_table
 from triptych.recipes.reproduce.base import Form, Row, Size, Table
 from triptych.recipes.reproduce.choices import Trial, new_choices, read_choices, write_choices
@@ -215,14 +216,23 @@ def test_choices_tell_how_they_were_made_whoever_hands_them_on(tmp_path):
 @pytest.mark.parametrize("part", ["within-users", "by-time"])
 def test_rows_of_the_recommendation_table_differ_in_model_and_loss_alone(part):
     made = find_table("recommendation", part=part)
-    rows = {one.name: one.config() for one in made.rows}
+    configs = {one.name: one.config() for one in made.rows}
+    rows = {name: one for name, one in configs.items() if isinstance(one, RecallConfig)}
+    decoders = {name: one for name, one in configs.items() if name not in rows}
+    assert set(decoders) == {"generative", "random-id generative"}
+    assert len({one.to_json() for one in decoders.values()}) == 1
+    said, read = decoders["generative"].generative, rows["sasrec"].recall
+    assert said.pages_of is PagesOf.CHOICES
+    for name in ("batch_pages", "validations", "validation_k", "validation_queries"):
+        assert getattr(said, name) == getattr(read, name)
+    assert said.model.dim == 64
     about = {"model": "", "loss": "", "single_choices": "", "negative_power": ""}
     trees = [{**one.recall.dump(), **about} for one in rows.values()]
     assert all(tree == trees[0] for tree in trees)
     assert {one.recall.model.dim for one in rows.values()} == {64}
     assert {one.recall.pages_of for one in rows.values()} == {PagesOf.CHOICES}
     assert {name for name, one in rows.items() if one.recall.loss is Loss.BPR} == {"bpr-mf", "vbpr", "lightgcn"}
-    assert len({one.pretrain.to_json() for one in rows.values() if one.pretrain is not None}) == 1
+    assert len({one.pretrain.to_json() for one in configs.values() if one.pretrain is not None}) == 1
     assert len(made.item_knn) == len(made.rows[0].trials)
     by = {"within-users": SplitBy.USER, "by-time": SplitBy.FRACTION}[part]
     assert resolve(made, size=Size.FULL, part=Part.TEST, settings=[]).run.split.by is by
@@ -308,7 +318,11 @@ def test_staged_rows_end_and_start_alike():
 
 
 @pytest.mark.parametrize(
-    "setting", ["pretrain.stages=o1", "pretrain.kind=contrastive", "pretrain.stages.0.steps_rate=0.5"]
+    "setting",
+    [
+        *("pretrain.stages=o1", "pretrain.kind=contrastive", "pretrain.stages.0.steps_rate=0.5"),
+        "generative.model.asks=history",
+    ],
 )
 def test_what_a_row_is_cannot_be_set(setting):
     with pytest.raises(ConfigError, match="what a row learns is what the row is. Leave it out."):

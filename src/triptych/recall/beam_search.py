@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from triptych.nn.code_decoder import CodeDecoder, Said, of_beams
 from triptych.recall.base import FloatArray, IntArray
-from triptych.recall.code_trie import CodeTrie
+from triptych.recall.code_trie import Children, CodeTrie
 
 
 class Beams(NamedTuple):
@@ -24,7 +26,13 @@ class Beams(NamedTuple):
 
 @torch.inference_mode()
 def beam_search(
-    decoder: CodeDecoder, asked: Tensor, *, trie: CodeTrie, beams: int, keep: Tensor | None = None
+    decoder: CodeDecoder,
+    asked: Tensor,
+    *,
+    trie: CodeTrie,
+    beams: int,
+    keep: Tensor | None = None,
+    left_out: Sequence[NDArray[Any]] | None = None,
 ) -> Beams:
     """Find likely IDs among those that exist.
 
@@ -39,6 +47,8 @@ def beam_search(
         trie: of the IDs that exist.
         beams: kept of a request; at least 1.
         keep: bool ``[n, tokens]``, False at padding; None: all are kept.
+        left_out: ``[n]`` lists of item rows that are no answer to a request, such as those of its history: what they
+            alone have is not said, as in a tree without them (`CodeTrie.without`); None: all may be answered.
     """
     if decoder.levels != trie.levels:
         raise ValueError(f"the decoder says {decoder.levels} codes and the tree has {trie.levels} levels")
@@ -47,6 +57,7 @@ def beam_search(
         return Beams(np.full((count, beams), -1, dtype=np.int64), np.full((count, beams), -np.inf, dtype=np.float32))
     memory = decoder.remember(asked, keep=keep)
     nodes, total = np.zeros((count, 1), dtype=np.int64), torch.zeros(count, 1, device=asked.device)
+    emptied = None if left_out is None else trie.emptied(left_out)
     said: tuple[Said, ...] = ()
     codes: Tensor | None = None
     for level in range(decoder.levels):
@@ -54,6 +65,10 @@ def beam_search(
         every = total[:, :, None] + torch.log_softmax(logits.float(), dim=2)
         alive = np.flatnonzero(nodes.reshape(-1) >= 0)
         found = trie.children(nodes.reshape(-1)[alive], depth=level)
+        if emptied is not None:
+            key = alive[found.parent] // every.shape[1] * trie.num_nodes(level + 1) + found.node
+            left = ~np.isin(key, emptied[level + 1])
+            found = Children(*(part[left] for part in found))
         place = alive[found.parent] * width + found.code  # in `every`, laid out flat
         legal = torch.full((every.numel(),), float("-inf"), device=asked.device)
         at = torch.from_numpy(place).to(asked.device)

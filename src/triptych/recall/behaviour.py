@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from triptych.data.catalogue import Catalogue
 from triptych.data.events import KIND_CODES
 from triptych.data.schema import CLICK_KINDS
+from triptych.recall.base import Request
 from triptych.recall.learned import Needs
 
 DAY_US = 24 * 3_600 * 1_000_000
@@ -34,6 +35,28 @@ class Moments(NamedTuple):
     """``[n]``, -1 where the user is unknown, or is not to be known."""
     place: NDArray[np.integer]
     """``[n]``, among the catalogue's events: what stands before it is known."""
+
+
+def moments_of(requests: Sequence[Request], *, catalogue: Catalogue) -> Moments:
+    """Find who asks among the catalogue's users, and when; whoever it does not know has no history."""
+    rows = [None if request.user is None else catalogue.user_row(request.user) for request in requests]
+    places = [len(catalogue.events) if request.before is None else request.before for request in requests]
+    return Moments(np.array([-1 if row is None else row for row in rows], dtype=np.int64), np.array(places, np.int64))
+
+
+def history_of(request: Request, *, catalogue: Catalogue | None) -> NDArray[Any]:
+    """Return what somebody had chosen who asks, item rows, oldest first: his own list, or else what the log has of him.
+
+    Args:
+        request: of a recommendation.
+        catalogue: whose log; None: nobody is known, and only `Request.history` speaks.
+    """
+    if request.history is not None:
+        return request.history
+    if catalogue is None:
+        return np.empty(0, np.int64)
+    (user_row,), (place,) = moments_of([request], catalogue=catalogue)
+    return np.empty(0, np.int64) if user_row < 0 else catalogue.history(int(user_row), before=int(place))
 
 
 class Choices(NamedTuple):
@@ -126,12 +149,12 @@ def choices_of(histories: Sequence[NDArray[Any] | None], *, needs: Needs) -> Cho
         needs: how much is read.
     """
     rows = [np.empty(0, np.int32) if history is None else np.asarray(history, dtype=np.int32) for history in histories]
-    clicks = _latest(rows, needs.long_term)
+    clicks = latest_of(rows, needs.long_term)
     nothing = np.full((len(rows), NUM_KINDS - 1, needs.long_term), -1, dtype=np.int32)
     before = [history[: max(0, len(history) - needs.real_time)] for history in rows]
     return Choices(
-        real_time=_latest(rows, needs.real_time),
-        short_term=_latest(before, needs.short_term),
+        real_time=latest_of(rows, needs.real_time),
+        short_term=latest_of(before, needs.short_term),
         long_term=np.concatenate([clicks[:, None], nothing], axis=1),
         past_queries=np.full((len(rows), needs.past_queries), -1, dtype=np.int32),
     )
@@ -153,9 +176,10 @@ def to_the_left(rows: NDArray[np.int32]) -> NDArray[np.int32]:
     return np.take_along_axis(rows, order, axis=-1)
 
 
-def _latest(rows: Sequence[NDArray[np.int32]], most: int) -> NDArray[np.int32]:
+def latest_of(rows: Sequence[NDArray[Any]], most: int) -> NDArray[np.int32]:
+    """Cut lists of item rows, oldest first, to the latest ``[n, most]``, -1 behind the end."""
     found = np.full((len(rows), most), -1, dtype=np.int32)
     for row, history in enumerate(rows):
-        latest = history[max(0, len(history) - most) :]
-        found[row, : len(latest)] = latest
+        own = history[max(0, len(history) - most) :]
+        found[row, : len(own)] = own
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -99,6 +101,54 @@ class CodeTrie:
         within = np.arange(len(parent)) - np.repeat(np.cumsum(number) - number, number)
         node = begin[parent] + within
         return Children(parent, code[node].astype(np.int64), node)
+
+    def num_nodes(self, depth: int) -> int:
+        """Count the prefixes of ``depth`` codes; 0 codes: one, of all items."""
+        return 1 if depth == 0 else len(self._code[depth - 1])
+
+    def emptied(self, left_out: Sequence[NDArray[Any]]) -> tuple[IntArray, ...]:
+        """Find the nodes below which nothing is left, for each of several requests that some items are no answer to.
+
+        Args:
+            left_out: ``[n]`` lists of item rows; of rows that the tree does not have, and of repeats, no notice is
+                taken.
+
+        Returns:
+            For each depth, from 0, ascending: request · nodes of that depth + node.
+        """
+        request = np.repeat(np.arange(len(left_out)), [len(rows) for rows in left_out])
+        rows = np.concatenate(left_out).astype(np.int64) if len(left_out) else np.empty(0, np.int64)
+        place = np.searchsorted(self._item_rows, rows, sorter=self._by_row)
+        there = place < self.num_items
+        there[there] = self._item_rows[self._by_row[place[there]]] == rows[there]
+        found = np.unique(request[there] * self.num_items + self._by_row[place[there]])
+        by_depth = []
+        for first in (self._first_item, *self._first[::-1]):
+            number, nodes = max(1, int(first[-1])), len(first) - 1
+            request, below = np.divmod(found, number)
+            node = np.searchsorted(first, below, side="right") - 1
+            key, gone = np.unique(request * nodes + node, return_counts=True)
+            found = key[gone == np.diff(first)[key % nodes]] if nodes else key
+            by_depth.append(found)
+        return tuple(by_depth[::-1])
+
+    @cached_property
+    def _by_row(self) -> IntArray:
+        """``[items]``, places of the items in the order of their rows."""
+        return np.argsort(self._item_rows)
+
+    def codes_by_row(self, *, beside: IntArray | None = None) -> IntArray:
+        """Return the ID of each item row, int64 ``[rows, levels]``, -1 for a row that has none.
+
+        Args:
+            beside: the same of rows that the tree does not have, such as those taken out of it; None: they have none.
+        """
+        known = 0 if beside is None else len(beside)
+        found = np.full((max(known, int(self._item_rows.max(initial=-1)) + 1), self.levels), -1, dtype=np.int64)
+        if beside is not None:
+            found[:known] = beside
+        found[self._item_rows] = self._codes
+        return found
 
     def items(self, leaf: int) -> IntArray:
         """Return the items that share the ID of a leaf, by row."""

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from triptych.data.pages import PagesOf
-from triptych.foundation.config import Config
 from triptych.foundation.registry import one_of
-from triptych.nn.precision import Precision
 from triptych.recall.base import RetrieverConfig
 from triptych.recall.learned import MODELS, RecallModelConfig, model_config
 from triptych.recall.models.two_tower import TwoTowerConfig
 from triptych.recall.negatives import Against, LogQ
-from triptych.training.loop import LoopConfig
+from triptych.training.epochs import EpochsConfig
 
 
 class Loss(StrEnum):
@@ -28,7 +25,7 @@ class Loss(StrEnum):
     """Each choice against each negative by itself (`losses.bpr`)."""
 
 
-class RecallTrainConfig(Config):
+class RecallTrainConfig(EpochsConfig):
     """The model, and how it is trained."""
 
     model: Annotated[RetrieverConfig, one_of(MODELS, default="two_tower")] = TwoTowerConfig()
@@ -73,26 +70,14 @@ class RecallTrainConfig(Config):
     history_dropout_rate: float = Field(0.1, ge=0, lt=1)
     """Share of pages that are learned from as those of nobody known, so that a stranger's query is answered too; with
     models that read histories beside queries only."""
-    epochs: float = Field(2.0, gt=0)
-    """Times through the clicked pages."""
-    validations: int = Field(4, ge=1)
-    """Validations, spread evenly over the training; the best of them is kept."""
     validation_queries: int = Field(1_000, ge=1)
     """Queries of the validation part that choose the best weights; fewer where it has fewer."""
     validation_k: int = Field(100, ge=1)
     """Cut-off of the recall that chooses them."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of all weights but those by ID, which have a multiple of it (`model.id_rate_factor`)."""
-    warmup_rate: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises to its peak; it then falls to 0 along a cosine."""
-    weight_decay: float = Field(0.01, ge=0)
-    """AdamW's decay, of matrices only; vectors by ID have none."""
     clip_norm: float = Field(3.0, gt=0)
     """Gradients are scaled down to this norm."""
-    precision: Precision = Precision.AUTO
-    """Number format of matrix products: bf16, fp32, or auto (bf16 where the device has instructions for it)."""
-    device: str = "auto"
-    """cpu, cuda, or auto (a GPU if there is one)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -168,20 +153,6 @@ class RecallTrainConfig(Config):
     def recall_model(self) -> RecallModelConfig:
         """The model's config."""
         return model_config(self.model)
-
-    def loop(self, *, batches_per_epoch: float) -> LoopConfig:
-        """Return how the training loop runs on a log of that length."""
-        steps = max(1, round(self.epochs * batches_per_epoch))
-        return LoopConfig(
-            steps=steps,
-            learning_rate=self.learning_rate,
-            warmup_steps=round(self.warmup_rate * steps),
-            weight_decay=self.weight_decay,
-            clip_norm=self.clip_norm,
-            precision=self.precision,
-            device=self.device,
-            validate_every=math.ceil(steps / self.validations),
-        )
 
 
 def _default(name: str) -> Any:

@@ -1,13 +1,15 @@
-"""Trains generative retrieval: the ID of what was chosen on a page, code by code, given the page's query.
+"""Trains generative retrieval: the ID of what was chosen, code by code, given the page's query, or the user's history.
 
-A sample is a page and one of the items chosen on it, drawn anew each time: a query has many right items, and their IDs
-are learned as a distribution (the SMGR reconstruction, section 6.2, L_GQ). What is read never holds the target's codes.
+Where queries ask, a sample is a page and one of the items chosen on it, drawn anew each time: a query has many right
+items, and their IDs are learned as a distribution (the SMGR reconstruction, section 6.2, L_GQ). Where histories ask, it
+is one choice, given all that its user had chosen before it (TIGER); of a user's first choice that is nothing, and from
+those a stranger's answer is learned. What is read never holds the target's codes, but as those of an item that was
+chosen before.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,69 +22,46 @@ from torch import Tensor
 from torch.nn import functional
 
 from triptych.data.catalogue import Catalogue
-from triptych.data.pages import Pages, read_pages
+from triptych.data.pages import Pages, PagesOf, read_pages
 from triptych.data.splits import Split
 from triptych.foundation.artifact import Artifact, find, produce
-from triptych.foundation.config import Config
-from triptych.foundation.errors import DataError
+from triptych.foundation.errors import ConfigError, DataError
 from triptych.losses.base import LossOutput
 from triptych.metrics.ranking import macro, match, recall_at_k
-from triptych.nn.precision import Precision
-from triptych.recall.base import Request
+from triptych.recall.behaviour import BehaviourLog, Moments, latest_of
 from triptych.recall.code_trie import Codes, CodeTrie
-from triptych.recall.models.generative import (
-    Generative,
-    GenerativeConfig,
-    GenerativeRetriever,
-    GenerativeSizes,
-)
-from triptych.recall.validation import some_queries
-from triptych.training.loop import LoopConfig, fit
+from triptych.recall.features import taken
+from triptych.recall.generative_retriever import Requested, codes_in, say_items
+from triptych.recall.learned import Needs
+from triptych.recall.models.generative import Ask, Asks, Generative, GenerativeConfig, GenerativeSizes
+from triptych.recall.validation import some_queries, some_users
+from triptych.training.epochs import EpochsConfig
+from triptych.training.loop import fit
 from triptych.training.task import Validation
 
 KIND = "generative"
 
 
-class GenerativeTrainConfig(Config):
+class GenerativeTrainConfig(EpochsConfig):
     """The decoder, and how it is trained."""
 
     model: GenerativeConfig = GenerativeConfig()
     """The decoder."""
     batch_pages: int = Field(512, ge=1)
-    """Pages of a batch; fewer where the log has fewer."""
-    epochs: float = Field(4.0, gt=0)
-    """Times through the clicked pages."""
-    validations: int = Field(4, ge=1)
-    """Validations, spread evenly over the training; the best of them is kept."""
+    """Pages of a batch, choices where histories ask; fewer where the log has fewer."""
     validation_queries: int = Field(1_000, ge=1)
-    """Queries of the validation part that choose the best weights; fewer where it has fewer."""
+    """Queries, or users, of the validation part that choose the best weights; fewer where it has fewer."""
     validation_k: int = Field(20, ge=1)
     """Cut-off of the recall that chooses them; at most what the beams find."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Peak learning rate."""
-    warmup_rate: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises to its peak; it then falls to 0 along a cosine."""
-    weight_decay: float = Field(0.01, ge=0)
-    """AdamW's decay, of matrices only."""
     label_smoothing_rate: float = Field(0.0, ge=0, lt=1)
     """Share of the target's probability that is spread over all codes of its level."""
-    precision: Precision = Precision.AUTO
-    """Number format of matrix products: bf16, fp32, or auto (bf16 where the device has instructions for it)."""
-    device: str = "auto"
-    """cpu, cuda, or auto (a GPU if there is one)."""
+    epochs: float = Field(4.0, gt=0)
+    """Times through the clicked pages."""
 
-    def loop(self, *, num_pages: int) -> LoopConfig:
-        """Return how the training loop runs on so many pages."""
-        steps = max(1, round(self.epochs * num_pages / min(self.batch_pages, num_pages)))
-        return LoopConfig(
-            steps=steps,
-            learning_rate=self.learning_rate,
-            warmup_steps=round(self.warmup_rate * steps),
-            weight_decay=self.weight_decay,
-            precision=self.precision,
-            device=self.device,
-            validate_every=math.ceil(steps / self.validations),
-        )
+    @property
+    def pages_of(self) -> PagesOf:
+        """Whose pages are learned from."""
+        return PagesOf.CHOICES if self.model.asks is Asks.HISTORY else PagesOf.QUERIES
 
 
 @dataclass(frozen=True)
@@ -93,8 +72,8 @@ class Given:
     """Queries, items, events."""
     split: Split
     """Its training part is learned, its validation part chooses the weights."""
-    query_content: NDArray[Any]
-    """``[queries, dim]``, what the pretrained encoder makes of the catalogue's queries."""
+    query_content: NDArray[Any] | None
+    """``[queries, dim]``, what the pretrained encoder makes of the catalogue's queries; None: histories ask."""
     codes: Codes
     """``[items, levels]``, the semantic ID of each item."""
     num_codes: int
@@ -104,8 +83,8 @@ class Given:
 
 
 class _Batch(NamedTuple):
-    content: Tensor
-    """float32 ``[pages, dim]``."""
+    ask: Ask
+    """Of ``[pages]``."""
     codes: Tensor
     """int64 ``[pages, levels]``, of what was chosen."""
 
@@ -119,23 +98,42 @@ class GenerativeTask:
         """Gather the pages and make the model.
 
         Raises:
-            DataError: nothing was chosen under a query in training, or in validation; or an item has no ID.
+            DataError: nothing was chosen under a query, or by a known user, in training or validation; or an item has
+                no ID.
+            ConfigError: queries ask, and have no vectors.
         """
         if len(given.codes) != given.catalogue.num_items:
             raise DataError(
                 f"semantic IDs: there are {len(given.codes):,} for {given.catalogue.num_items:,} items. Assign them to "
                 "the items of this catalogue."
             )
-        pages = read_pages(given.catalogue, places=given.split.train)
-        if not len(pages.query_row):
-            raise DataError("events: nothing was chosen under a query in the training part: there is nothing to learn.")
-        self.pages: Pages = pages
-        self._config, self._given = config, given
-        self._batch_pages = min(config.batch_pages, len(pages.query_row))
-        self._asked = some_queries(given.split, most=config.validation_queries)
+        self.pages: Pages = read_pages(given.catalogue, places=given.split.train, of=config.pages_of)
+        self._config, self._given, content_dim, most = config, given, 0, config.validation_queries
+        self._log: BehaviourLog | None = None
+        if config.model.asks is Asks.HISTORY:
+            if not len(self.pages.user_row):
+                raise DataError("events: no known user chose anything in the training part: there is nothing to learn.")
+            needs = Needs(query=False, real_time=config.model.history_items)
+            self._log = BehaviourLog(given.catalogue, needs=needs)
+            self._validation = some_users(given.catalogue, split=given.split, most=most)
+        else:
+            if given.query_content is None:
+                raise ConfigError("model.asks = 'query' reads the vectors of queries, and there are none. Give them.")
+            if not len(self.pages.query_row):
+                raise DataError(
+                    "events: nothing was chosen under a query in the training part: there is nothing to learn."
+                )
+            content_dim = given.query_content.shape[1]
+            self._validation = some_queries(given.split, most=most)
+        self._batch_pages = min(config.batch_pages, len(self.pages.query_row))
         self._trie = CodeTrie.build(given.codes)
-        sizes = GenerativeSizes(given.query_content.shape[1], given.codes.shape[1], given.num_codes)
+        sizes = GenerativeSizes(content_dim, given.codes.shape[1], given.num_codes)
         self.module: Generative = config.model.build(sizes, seed=given.seed)
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """Batches in which every page is seen once."""
+        return len(self.pages.query_row) / self._batch_pages
 
     def batch(self, index: int) -> _Batch:
         """Draw batch `index`: a pure function of it."""
@@ -147,8 +145,12 @@ class GenerativeTask:
         rng = np.random.default_rng([self._given.seed, index, 6])
         drawn = offsets[chosen] + rng.integers(np.diff(offsets)[chosen])
         codes = self._given.codes[self.pages.item_rows[drawn]].astype(np.int64)
-        content = np.asarray(self._given.query_content[self.pages.query_row[chosen]], dtype=np.float32)
-        return _Batch(torch.from_numpy(content), torch.from_numpy(codes))
+        if self._log is None:
+            ask = self._queries(self.pages.query_row[chosen])
+        else:
+            before = self._log.before(Moments(self.pages.user_row[chosen], self.pages.place[chosen]))
+            ask = Ask(history=codes_in(before.real_time, codes=self._given.codes))
+        return _Batch(ask, torch.from_numpy(codes))
 
     def num_samples(self, batch: _Batch) -> int:
         """Count pages."""
@@ -156,7 +158,7 @@ class GenerativeTask:
 
     def losses(self, batch: _Batch) -> LossOutput:
         """Score the true code of every level; the loss is their sum, as an ID's log probability is."""
-        logits = self.module(batch.content, batch.codes).float()
+        logits = self.module(batch.ask, batch.codes).float()
         smoothing = self._config.label_smoothing_rate
         levels = [
             functional.cross_entropy(logits[:, level], batch.codes[:, level], label_smoothing=smoothing)
@@ -166,24 +168,25 @@ class GenerativeTask:
         return LossOutput(torch.stack(levels).sum(), parts)
 
     def validate(self) -> Validation:
-        """Answer a fixed sample of validation queries, and measure recall."""
+        """Answer a fixed sample of validation queries, or users but for what they had chosen, and measure recall."""
         k = min(self._config.validation_k, self._given.catalogue.num_items)
-        answers = GenerativeRetriever(self.module, self._trie, encoder=_Known(self._given.query_content))
-        requests = [Request(query=str(row)) for row in self._asked.query_rows]
-        found = answers.retrieve(requests, k)
+        found = say_items(self.module, self._requested(), trie=self._trie, k=k)
         name = f"recall@{k}"
-        recall = macro(recall_at_k(match(found.item_rows, targets=self._asked.wanted), k=k))
+        recall = macro(recall_at_k(match(found.item_rows, targets=self._validation.wanted), k=k))
         return Validation({name: recall}, headline=name)
 
+    def _requested(self) -> Requested:
+        """Gather what is asked in validation."""
+        query_rows, _, histories, _ = self._validation
+        if histories is None:
+            return Requested(self._queries(query_rows))
+        chosen = [histories.of(place) for place in range(len(query_rows))]
+        rows = latest_of(chosen, self._config.model.history_items)
+        return Requested(Ask(history=codes_in(rows, codes=self._given.codes)), left_out=chosen)
 
-class _Known:
-    """Gives the vectors of the catalogue's queries, which are asked for by their row."""
-
-    def __init__(self, vectors: NDArray[Any]) -> None:
-        self._vectors = vectors
-
-    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.asarray(self._vectors[[int(text) for text in texts]], dtype=np.float32)
+    def _queries(self, rows: NDArray[np.integer]) -> Ask:
+        assert self._given.query_content is not None
+        return Ask(content=taken(self._given.query_content, rows))
 
 
 def run(config: GenerativeTrainConfig, given: Given, *, inputs: Mapping[str, Artifact | str], out: Path) -> Artifact:
@@ -200,11 +203,12 @@ def run(config: GenerativeTrainConfig, given: Given, *, inputs: Mapping[str, Art
 
     Raises:
         DataError: there is nothing to train or validate on, or an item has no ID.
+        ConfigError: queries ask, and have no vectors.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
         task = GenerativeTask(config, given)
-        result = fit(task, config=config.loop(num_pages=len(task.pages.query_row)), out=folder, seed=given.seed)
+        result = fit(task, config=config.loop(batches_per_epoch=task.batches_per_epoch), out=folder, seed=given.seed)
         task.module.save(folder)
         CodeTrie.build(given.codes).save(folder)
         parameters = sum(weight.numel() for weight in task.module.parameters())

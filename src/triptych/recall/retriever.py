@@ -23,7 +23,7 @@ from triptych.foundation.errors import EngineError
 from triptych.foundation.types import Hits
 from triptych.nn.bags import TableBags
 from triptych.recall.base import BoolArray, FloatArray, Request, VectorIndex, group_by_keep
-from triptych.recall.behaviour import Choices, Moments, choices_of, either
+from triptych.recall.behaviour import Choices, choices_of, either, history_of, moments_of
 from triptych.recall.features import Features, requests_of, strangers
 from triptych.recall.ids import Ids
 from triptych.recall.learned import ItemFeatures, RecallModel, RequestFeatures, load_model
@@ -170,7 +170,11 @@ class LearnedRetriever:
         """
         hits = Hits(np.full((len(requests), k), -1, np.int64), np.full((len(requests), k), -np.inf, np.float32))
         vectors = self.request_vectors(requests)
-        left_out = [np.empty(0, np.int64) if self._needs.query else self._chosen(request) for request in requests]
+        catalogue = None if self._features is None else self._features.catalogue
+        left_out = [
+            np.empty(0, np.int64) if self._needs.query else np.unique(history_of(request, catalogue=catalogue))
+            for request in requests
+        ]
         for places, keep in group_by_keep(requests):
             extra = max(len(left_out[place]) for place in places)
             found = self._index.search(vectors[places], k=k + extra, keep=keep)
@@ -251,22 +255,4 @@ class LearnedRetriever:
 
     def _logged(self, features: Features, requests: Sequence[Request]) -> Choices:
         """Read the histories of users in the log."""
-        return features.before(_moments(features.catalogue, requests))
-
-    def _chosen(self, request: Request) -> NDArray[Any]:
-        """Return the items of a request's history, each once."""
-        if request.history is not None:
-            return np.unique(request.history)
-        if self._features is None:
-            return np.empty(0, np.int64)
-        (user_row,), (place,) = _moments(self._features.catalogue, [request])
-        if user_row < 0:
-            return np.empty(0, np.int64)
-        return np.unique(self._features.catalogue.history(int(user_row), before=int(place)))
-
-
-def _moments(catalogue: Catalogue, requests: Sequence[Request]) -> Moments:
-    """Find who asks among the catalogue's users, and when; the unknown have no history."""
-    rows = [None if request.user is None else catalogue.user_row(request.user) for request in requests]
-    places = [len(catalogue.events) if request.before is None else request.before for request in requests]
-    return Moments(np.array([-1 if row is None else row for row in rows], dtype=np.int64), np.array(places, np.int64))
+        return features.before(moments_of(requests, catalogue=features.catalogue))

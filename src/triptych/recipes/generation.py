@@ -21,8 +21,9 @@ from triptych.foundation.registry import one_of
 from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recall import generative_train
+from triptych.recall.generative_retriever import GenerativeRetriever
 from triptych.recall.generative_train import GenerativeTrainConfig, Given
-from triptych.recall.models.generative import GenerativeRetriever
+from triptych.recall.models.generative import Asks
 from triptych.recipes.config import RunConfig
 from triptych.recipes.semantic_ids import codes_of
 from triptych.recipes.side_by_side import train_side_by_side
@@ -71,8 +72,8 @@ class GenerationWork:
     seed: int
     catalogue: Artifact
     split: Artifact
-    queries: Artifact
-    """The encoder's vectors of the queries."""
+    queries: Artifact | None
+    """The encoder's vectors of the queries; None: histories ask."""
     ids: Artifact
     """Kind ``semantic_ids``."""
     num_pages: int
@@ -88,7 +89,8 @@ class GenerationWork:
     @property
     def num_steps(self) -> int:
         """Steps that its training counts."""
-        return self.plan.config.generative.loop(num_pages=max(1, self.num_pages)).steps
+        config, num_pages = self.plan.config.generative, max(1, self.num_pages)
+        return config.loop(batches_per_epoch=num_pages / min(config.batch_pages, num_pages)).steps
 
     def find(self) -> Artifact | None:
         """Return the finished decoder, or None."""
@@ -100,7 +102,7 @@ class GenerationWork:
         given = Given(
             catalogue=Catalogue.open(self.catalogue),
             split=Split.open(self.split),
-            query_content=load_vectors(self.queries),
+            query_content=None if self.queries is None else load_vectors(self.queries),
             codes=codes_of(self.ids, shuffled_by=self.seed if self.plan.shuffled_ids else None),
             num_codes=SemanticIds.open(self.ids).quantizer.num_codes,
             seed=self.seed,
@@ -112,9 +114,10 @@ class GenerationWork:
         inputs: dict[str, Artifact | str] = {
             "catalogue": self.catalogue,
             "split": self.split,
-            "query_embeddings": self.queries,
             "semantic_ids": self.ids,
         }
+        if self.queries is not None:
+            inputs["query_embeddings"] = self.queries
         return inputs | ({"control": "shuffled ids"} if self.plan.shuffled_ids else {})
 
 
@@ -126,6 +129,10 @@ class TrainedGeneration:
     """Kind ``generative``."""
     own: Trained
     """The encoder, whose vectors order the items under one ID."""
+    catalogue: Catalogue
+    """In whose log users are looked up."""
+    asks: Asks
+    """What a request is."""
 
     @property
     def index(self) -> Artifact:
@@ -133,11 +140,14 @@ class TrainedGeneration:
         return self.own.index
 
     def retriever(self, *, name: str, config: RunConfig) -> GenerativeRetriever:
-        """Put the encoder before the decoder."""
+        """Put before the decoder what gives it requests: the encoder, or the log."""
         del config  # of how an encoder's retriever is asked
-        vectors = np.asarray(load_vectors(self.own.embeddings), dtype=np.float32)
         return GenerativeRetriever.load(
-            self.model.path, encoder=Embedder.open(self.own.encoder), vectors=vectors, name=name
+            self.model.path,
+            encoder=Embedder.open(self.own.encoder) if self.asks is Asks.QUERY else None,
+            vectors=np.asarray(load_vectors(self.own.embeddings), dtype=np.float32),
+            catalogue=self.catalogue,
+            name=name,
         )
 
 
@@ -158,31 +168,41 @@ def train_generation(
         tokenizer: from `Stages.tokenizer`.
     """
     behind = stages.train_behind(plans, seeds=seeds, split=split, tokenizer=tokenizer)
-    num_pages = len(read_pages(stages.catalogue, places=split.train).place)
+    kinds = {plan.config.generative.pages_of for plan in plans}
+    num_pages = {of: len(read_pages(stages.catalogue, places=split.train, of=of).place) for of in kinds}
     works, owns = [], []
     for seed in seeds:
         for plan in plans:
             own = behind[plan.name, seed]
             assert own is not None, "every decoder stands behind an encoder"
-            name = f"{plan.name} seed {seed}"
-            queries = stages.stage(
-                "query_embeddings",
-                lambda out, own=own: embeddings.run_queries(  # type: ignore[misc]
-                    encoder=own.encoder, catalogue=stages.catalogue, out=out
-                ),
-                record=f"query embeddings {name}",
-            )
+            name, config = f"{plan.name} seed {seed}", plan.config.generative
+            queries = _queries(own, name=name, stages=stages) if config.model.asks is Asks.QUERY else None
             ids = stages.semantic_ids(own, config=plan.config.semantic_ids, name=name)
             catalogue, out = stages.catalogue.artifact, stages.out / generative_train.KIND
-            works.append(GenerationWork(plan, seed, catalogue, split.artifact, queries, ids, num_pages, out))
+            count = num_pages[config.pages_of]
+            works.append(GenerationWork(plan, seed, catalogue, split.artifact, queries, ids, count, out))
             owns.append(own)
     new = {work.name for work in works if work.find() is None}
     if stages.jobs > 1 and len(new) > 1:
         train_side_by_side(works, jobs=stages.jobs, what="decoder")
     return {
-        (work.plan.name, work.seed): TrainedGeneration(_finish(work, is_new=work.name in new, stages=stages), own)
+        (work.plan.name, work.seed): TrainedGeneration(
+            _finish(work, is_new=work.name in new, stages=stages),
+            own,
+            stages.catalogue,
+            work.plan.config.generative.model.asks,
+        )
         for work, own in zip(works, owns, strict=True)
     }
+
+
+def _queries(own: Trained, *, name: str, stages: Stages) -> Artifact:
+    """Encode the catalogue's queries."""
+    return stages.stage(
+        "query_embeddings",
+        lambda out: embeddings.run_queries(encoder=own.encoder, catalogue=stages.catalogue, out=out),
+        record=f"query embeddings {name}",
+    )
 
 
 def _finish(work: GenerationWork, *, is_new: bool, stages: Stages) -> Artifact:

@@ -1,40 +1,49 @@
-"""Generative retrieval: a query's semantic IDs are said code by code, and the items that have them are the answer."""
+"""Generative retrieval: semantic IDs are said code by code, and the items that have them are the answer.
+
+What is asked is a query, by the vector that a pretrained encoder makes of it, or a user's history, by the semantic IDs
+of what he has chosen.
+
+`recall.generative_train` trains it, `recall.generative_retriever` answers with it.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import OrderedDict
-from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from triptych.foundation.artifact import write_json
-from triptych.foundation.errors import ArtifactError, EngineError
-from triptych.foundation.types import Hits
+from triptych.foundation.errors import ArtifactError
 from triptych.nn.code_decoder import CodeDecoder
-from triptych.recall.base import BoolArray, FloatArray, Request, RetrieverConfig, group_by_keep
-from triptych.recall.beam_search import beam_search
-from triptych.recall.code_trie import CodeTrie
+from triptych.nn.code_reader import CodeReader
+from triptych.recall.base import RetrieverConfig
 
 WEIGHTS_FILE, CONFIG_FILE, SIZES_FILE = "model.safetensors", "config.json", "sizes.json"
-CACHED_TREES = 32
-"""Trees of parts of the catalogue, such as delivery cells, that a retriever keeps at hand."""
-ASKED_AT_ONCE = 256
-"""Requests whose beams are in memory at a time."""
+
+
+class Asks(StrEnum):
+    """What a request is."""
+
+    QUERY = "query"
+    """A query, whoever asks."""
+    HISTORY = "history"
+    """What a user has chosen before: for recommendation."""
 
 
 class GenerativeConfig(RetrieverConfig):
-    """A decoder over the levels of semantic IDs, which reads a query's vector."""
+    """A decoder over the levels of semantic IDs, and what it reads of a request."""
 
     kind: Literal["generative"] = "generative"
+    asks: Asks = Asks.QUERY
+    """What a request is: query or history."""
     dim: int = Field(256, ge=8)
     """Width; a multiple of heads."""
     layers: int = Field(2, ge=1)
@@ -42,9 +51,25 @@ class GenerativeConfig(RetrieverConfig):
     heads: int = Field(4, ge=1)
     """Attention heads of a block."""
     memory_tokens: int = Field(4, ge=1)
-    """Tokens that a query's vector is spread over, for the decoder to read."""
+    """Tokens that a query's vector is spread over, for the decoder to read; with asks = 'query' only."""
+    history_items: int = Field(20, ge=1)
+    """The user's latest choices that are read; with asks = 'history' only."""
+    reader_layers: int = Field(2, ge=1)
+    """Blocks that read them, before the decoder does; with asks = 'history' only."""
+    dropout_rate: float = Field(0.1, ge=0, lt=1)
+    """Of what is read of them, in training; with asks = 'history' only."""
     beams: int = Field(50, ge=1)
     """Prefixes that are kept at each level; at least as many IDs as are wanted."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim ({self.dim}) must be a multiple of heads ({self.heads}).")
+        of_histories = ("history_items", "reader_layers", "dropout_rate")
+        for name in of_histories if self.asks is Asks.QUERY else ("memory_tokens",):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with asks = '{self.asks}'. Remove it.")
+        return self
 
     def build(self, sizes: GenerativeSizes, *, seed: int) -> Generative:
         """Make the model with new weights."""
@@ -57,43 +82,81 @@ class GenerativeSizes(NamedTuple):
     """What the model's shape depends on beside its config."""
 
     content_dim: int
-    """Length of a query's vector."""
+    """Length of a query's vector; 0 where histories ask."""
     levels: int
     """Codes of an ID."""
     num_codes: int
     """Codes of each level."""
 
 
-class Generative(nn.Module):
-    """Query vectors in, logits of codes out.
+class Ask(NamedTuple):
+    """What is read of some requests: one of both, as the config has it."""
 
-    Source: TIGER's decoder (Rajput et al., "Recommender systems with generative retrieval", 2023) for queries, as the
-    SMGR reconstruction trains it (section 6.2, L_GQ). Ours reads the frozen vector of a pretrained encoder, so that a
-    query of any words is answered, and says nothing that does not exist.
+    content: Tensor | None = None
+    """float32 ``[n, content_dim]``, vectors of queries."""
+    history: Tensor | None = None
+    """int64 ``[n, items, levels]``, the IDs of what was chosen, oldest first, -1 in the place of an item where there is
+    none; at most `history_items`."""
+
+    def some(self, places: slice | NDArray[np.int64]) -> Ask:
+        """Return some of the requests."""
+        return Ask(*(None if part is None else part[places] for part in self))
+
+
+class Read(NamedTuple):
+    """What the decoder reads."""
+
+    tokens: Tensor
+    """``[n, tokens, dim]``."""
+    keep: Tensor | None
+    """bool ``[n, tokens]``, False at padding; None: there is none."""
+
+
+class Generative(nn.Module):
+    """Query vectors or histories in, logits of codes out.
+
+    Source: TIGER (Rajput et al., "Recommender systems with generative retrieval", 2023), which reads histories; for
+    queries the same decoder, as the SMGR reconstruction trains it (section 6.2, L_GQ). Ours reads the frozen vector of
+    a pretrained encoder, so that a query of any words is answered, and says nothing that does not exist.
     """
 
     def __init__(self, config: GenerativeConfig, sizes: GenerativeSizes) -> None:
         """Make the layers."""
         super().__init__()
         self.config, self.sizes = config, sizes
-        self.spread = nn.Linear(sizes.content_dim, config.memory_tokens * config.dim)
-        self.norm = nn.LayerNorm(config.dim)
-        self.decoder = CodeDecoder(
-            config.dim, levels=sizes.levels, num_codes=sizes.num_codes, layers=config.layers, heads=config.heads
-        )
+        shape = {"levels": sizes.levels, "num_codes": sizes.num_codes, "heads": config.heads}
+        if config.asks is Asks.QUERY:
+            self.spread = nn.Linear(sizes.content_dim, config.memory_tokens * config.dim)
+            self.norm = nn.LayerNorm(config.dim)
+        else:
+            self.reader = CodeReader(
+                config.dim,
+                history_items=config.history_items,
+                layers=config.reader_layers,
+                dropout_rate=config.dropout_rate,
+                **shape,
+            )
+        self.decoder = CodeDecoder(config.dim, layers=config.layers, **shape)
 
-    def asked(self, content: Tensor) -> Tensor:
-        """Spread queries' vectors ``[n, content_dim]`` over tokens ``[n, memory_tokens, dim]``."""
-        return self.norm(self.spread(content).view(len(content), self.config.memory_tokens, self.config.dim))
+    def read(self, ask: Ask) -> Read:
+        """Spread queries' vectors over tokens, or read histories."""
+        if self.config.asks is Asks.QUERY:
+            assert ask.content is not None, "it reads queries"
+            tokens = self.spread(ask.content).view(len(ask.content), self.config.memory_tokens, self.config.dim)
+            return Read(self.norm(tokens), None)
+        assert ask.history is not None, "it reads histories"
+        return Read(*self.reader(ask.history))
 
-    def forward(self, content: Tensor, codes: Tensor) -> Tensor:
+    def forward(self, ask: Ask, codes: Tensor) -> Tensor:
         """Score every code of each level, given the true ones before: logits ``[n, levels, num_codes]``.
 
         Args:
-            content: ``[n, content_dim]``.
-            codes: int64 ``[n, levels]``.
+            ask: ``[n]`` requests.
+            codes: int64 ``[n, levels]``, of what answers them.
         """
-        return self.decoder(self.asked(content), codes=codes)
+        read = self.read(ask)
+        logits: Tensor = self.decoder(read.tokens, codes=codes, keep=read.keep)
+        return logits
 
     def save(self, folder: Path) -> None:
         """Write weights, config and sizes."""
@@ -120,147 +183,6 @@ class Generative(nn.Module):
             reason = str(error).splitlines()[-1].strip()
             raise ArtifactError(f"Generative model {str(folder)!r}: weights of another config ({reason}).") from None
         return model.eval()
-
-
-class QueryEncoder(Protocol):
-    """What gives a query's vector: `encoders.embed.Embedder`."""
-
-    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode query texts ``[n, dim]``."""
-        ...
-
-
-class GenerativeRetriever:
-    """Answers queries with the items whose IDs a trained decoder says. Model, IDs and encoder must belong together.
-
-    Items that share an ID are ordered by the inner product of their vector with the query's, where vectors are given.
-    A score is the log probability of the item's ID, taken down to the next smaller number for each step of that order,
-    so that the order of scores is the order of the answer.
-    """
-
-    def __init__(
-        self,
-        model: Generative,
-        trie: CodeTrie,
-        *,
-        encoder: QueryEncoder,
-        vectors: FloatArray | None = None,
-        name: str = "generative",
-    ) -> None:
-        """Put a model before a tree of the IDs that exist.
-
-        Args:
-            model: trained.
-            trie: of the items that may be answered.
-            encoder: whose query vectors the model was trained on.
-            vectors: ``[item rows, dim]``, of the same encoder; None: items under one ID are ordered by row.
-            name: in tables and logs.
-        """
-        self._model, self._trie, self._encoder, self._vectors, self._name = model.eval(), trie, encoder, vectors, name
-        self._parts: OrderedDict[bytes, CodeTrie] = OrderedDict()
-
-    @classmethod
-    def load(
-        cls, folder: Path, *, encoder: QueryEncoder, vectors: FloatArray | None = None, name: str = "generative"
-    ) -> GenerativeRetriever:
-        """Read what `save` wrote, or `recall.generative_train`."""
-        return cls(Generative.load(folder), CodeTrie.load(folder), encoder=encoder, vectors=vectors, name=name)
-
-    def save(self, folder: Path) -> None:
-        """Write model and IDs; the encoder has an artefact of its own."""
-        self._model.save(folder)
-        self._trie.save(folder)
-
-    @property
-    def name(self) -> str:
-        """As given."""
-        return self._name
-
-    @property
-    def trie(self) -> CodeTrie:
-        """The IDs that exist."""
-        return self._trie
-
-    def over(self, trie: CodeTrie, *, vectors: FloatArray | None) -> GenerativeRetriever:
-        """Return the same over another tree, for instance with items added or taken out; arguments as at first."""
-        return GenerativeRetriever(self._model, trie, encoder=self._encoder, vectors=vectors, name=self._name)
-
-    def retrieve(self, requests: Sequence[Request], k: int) -> Hits:
-        """Return the k items whose IDs are likeliest for each query; fewer where the beams hold fewer.
-
-        With ``keep`` only the IDs of items that are kept can be said.
-
-        Raises:
-            EngineError: a request has no words.
-        """
-        hits = Hits(np.full((len(requests), k), -1, np.int64), np.full((len(requests), k), -np.inf, np.float32))
-        texts = [request.query for request in requests if request.query is not None]
-        if len(texts) < len(requests):
-            raise EngineError(f"{self._name} was trained on searches: it answers words. Search by words.")
-        if not texts:
-            return hits
-        content = self._encoder.queries(texts)
-        for places, keep in group_by_keep(requests):
-            trie = self._trie if keep is None else self._only(keep)
-            for block in np.split(places, range(ASKED_AT_ONCE, len(places), ASKED_AT_ONCE)):
-                self._answer(content[block], places=block, trie=trie, k=k, into=hits)
-        return hits
-
-    @torch.inference_mode()
-    def _answer(
-        self, content: NDArray[np.float32], *, places: NDArray[np.int64], trie: CodeTrie, k: int, into: Hits
-    ) -> None:
-        device = next(self._model.parameters()).device  # a validation asks the model where it is trained
-        asked = self._model.asked(torch.from_numpy(np.ascontiguousarray(content, dtype=np.float32)).to(device))
-        found = beam_search(self._model.decoder, asked, trie=trie, beams=self._model.config.beams)
-        for row, place in enumerate(places.tolist()):
-            item_rows, scores = self._items(found.leaves[row], found.log_probabilities[row], trie=trie, k=k)
-            scores = self._stepped(item_rows, scores, query=content[row])
-            best = np.lexsort((item_rows, -scores))[:k]
-            into.item_rows[place, : len(best)], into.scores[place, : len(best)] = item_rows[best], scores[best]
-
-    def _items(
-        self, leaves: NDArray[np.int64], scores: FloatArray, *, trie: CodeTrie, k: int
-    ) -> tuple[NDArray[np.int64], FloatArray]:
-        """Gather the items under the likeliest leaves, until there are k and no further leaf is as likely."""
-        rows: list[NDArray[np.int64]] = []
-        own: list[FloatArray] = []
-        count = 0
-        for leaf, score in zip(leaves.tolist(), scores, strict=True):
-            if leaf < 0 or (count >= k and score < own[-1][0]):
-                break
-            rows.append(trie.items(leaf))
-            own.append(np.full(len(rows[-1]), score, dtype=np.float32))
-            count += len(rows[-1])
-        if not rows:
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        return np.concatenate(rows), np.concatenate(own)
-
-    def _stepped(self, item_rows: NDArray[np.int64], scores: FloatArray, *, query: NDArray[np.float32]) -> FloatArray:
-        """Take the scores of items that share one down, by the order of their vectors."""
-        if self._vectors is None or not len(scores):
-            return scores
-        # Row by row, not as a matrix product, whose rounding depends on how many rows there are: equals stay equal.
-        dense = (np.asarray(self._vectors[item_rows], dtype=np.float32) * query).sum(axis=1)
-        stepped = scores.copy()
-        for score in np.unique(scores):
-            shared = np.flatnonzero(scores == score)
-            steps = np.unique(-dense[shared], return_inverse=True)[1]
-            lowered = score
-            for step in range(1, int(steps.max()) + 1):
-                lowered = np.nextafter(lowered, np.float32(-np.inf))
-                stepped[shared[steps == step]] = lowered
-        return stepped
-
-    def _only(self, keep: BoolArray) -> CodeTrie:
-        """Return the tree of some items, kept for the next time that they are asked for."""
-        key = hashlib.blake2b(np.packbits(keep).tobytes(), digest_size=16).digest()
-        if key not in self._parts:
-            self._parts[key] = self._trie.only(keep)
-            if len(self._parts) > CACHED_TREES:
-                self._parts.popitem(last=False)
-        self._parts.move_to_end(key)
-        return self._parts[key]
 
 
 CONFIG = GenerativeConfig

@@ -20,7 +20,7 @@ RECIPE = "reproduce "
 """In front of a table's name where others have that of a recipe."""
 PRETRAIN, RECALL, GENERATIVE, IDS = "pretrain.", "recall.", "generative.", "semantic_ids."
 """In front of a setting of every row's training that has such a part; all others are of data, split and evaluation."""
-WHAT_A_ROW_IS = ("pretrain.kind", "pretrain.stages", "recall.model")
+WHAT_A_ROW_IS = ("pretrain.kind", "pretrain.stages", "recall.model", "generative.model.asks")
 
 AnyPlan = Plan | RecallPlan | GenerationPlan
 
