@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
 
-from triptych.foundation.config import Config
 from triptych.foundation.registry import one_of
-from triptych.nn.precision import Precision
 from triptych.ranker.base import CONTENTS, MODELS, RankModelConfig
 from triptych.ranker.content.base import ContentConfig
 from triptych.ranker.content.none import NoContentConfig
 from triptych.ranker.measure import GroupBy
 from triptych.ranker.models.din import DinConfig
-from triptych.training.loop import LoopConfig
+from triptych.training.epochs import EpochsConfig
 
 
 class Order(StrEnum):
@@ -35,8 +32,11 @@ class Headline(StrEnum):
     AUC = "auc"
 
 
-class RankTrainConfig(Config):
-    """The model, what it reads of content, and how it is trained."""
+class RankTrainConfig(EpochsConfig):
+    """The model, what it reads of content, and how it is trained.
+
+    Features' vectors have a multiple of the learning rate (`model.id_rate_factor`).
+    """
 
     model: Annotated[RankModelConfig, one_of(MODELS, default="din")] = DinConfig()
     """What scores: a kind of `triptych.ranker.models`."""
@@ -58,37 +58,11 @@ class RankTrainConfig(Config):
     learned."""
     epochs: float = Field(1.0, gt=0)
     """Times through the samples. Vectors by ID are learned by heart in the second one."""
-    validations: int = Field(4, ge=1)
-    """Validations, spread evenly over the training; the best of them is kept."""
     validation_samples: int = Field(50_000, ge=1)
     """Samples of the validation part that choose the best weights, whole groups of them; fewer where it has fewer."""
     headline: Headline = Headline.GAUC
     """What chooses them: gauc or auc."""
     grouped_by: GroupBy = GroupBy.USER
     """Whose order GAUC measures, also beside another headline: user or request."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Peak learning rate of all weights but those of features, which have a multiple of it (`model.id_rate_factor`)."""
-    warmup_rate: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises to its peak; it then falls to 0 along a cosine."""
-    weight_decay: float = Field(0.01, ge=0)
-    """AdamW's decay, of matrices only; features' vectors have none."""
     clip_norm: float = Field(3.0, gt=0)
     """Gradients are scaled down to this norm."""
-    precision: Precision = Precision.AUTO
-    """Number format of matrix products: bf16, fp32, or auto (bf16 where the device has instructions for it)."""
-    device: str = "auto"
-    """cpu, cuda, or auto (a GPU if there is one)."""
-
-    def loop(self, *, batches_per_epoch: int) -> LoopConfig:
-        """Return how the training loop runs on a log of that length."""
-        steps = max(1, round(self.epochs * batches_per_epoch))
-        return LoopConfig(
-            steps=steps,
-            learning_rate=self.learning_rate,
-            warmup_steps=round(self.warmup_rate * steps),
-            weight_decay=self.weight_decay,
-            clip_norm=self.clip_norm,
-            precision=self.precision,
-            device=self.device,
-            validate_every=math.ceil(steps / self.validations),
-        )

@@ -12,10 +12,10 @@ from triptych.training.loop import LoopConfig
 
 
 class EpochsConfig(Config):
-    """How long and how fast; the base of the config of a recall model, or of a decoder of semantic IDs."""
+    """How long and how fast: the base of the configs of recall models, decoders of semantic IDs, and rankers."""
 
     epochs: float = Field(2.0, gt=0)
-    """Times through the clicked pages."""
+    """Times through what is learned from."""
     validations: int = Field(4, ge=1)
     """Validations, spread evenly over the training; the best of them is kept."""
     learning_rate: float = Field(1e-3, gt=0)
