@@ -36,7 +36,7 @@ types: $(VENV)/dev.installed
 
 # One OpenMP thread per worker: on two cores, spinning threads of two workers slow each other down tenfold.
 tests: $(VENV)/dev.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 test-fast: $(VENV)/dev.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/unit tests/contracts tests/artifacts

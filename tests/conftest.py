@@ -25,6 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The files that take minutes come first, so that no worker is left alone with one at the end.
+    long = ("learning", "integration", "browser")
+    items.sort(key=lambda item: long.index(folder) if (folder := item.path.parent.name) in long else len(long))
     if real_data_root() is None:
         reason = "real data absent: set TRIPTYCH_DATA to the folder that holds fashion_products, grocery_store, ..."
         for item in items:

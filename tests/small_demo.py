@@ -1,19 +1,32 @@
-"""Settings of the small demo that tests share; see the fixture `demo_run`."""
+"""The small demo that tests share: its settings, and runs that begin with what it has finished."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 
 DEMO_SETTINGS = (
     "dataset.num_items=600",
+    "dataset.photo_px=128",
     "dataset.shoppers.num_pages=6000",
+    "pretrain.encoder.dim=64",
+    "pretrain.encoder.layers=2",
     "pretrain.loop.steps=60",
     "pretrain.loop.warmup_steps=10",
     "pretrain.loop.validate_every=30",
-    "pretrain.batch_items=128",
+    "pretrain.batch_items=64",
     "recall.num_negatives=500",
     "evaluation.bootstrap_repeats=200",
 )
 """A demo small enough for tests: everything is there, nothing is learned well."""
+ENCODER_ALONE = ("recall=null", "photo_queries=0", "evaluation.max_queries=20", "evaluation.examples=0")
+"""Further settings where the encoder is all that is looked at: no recall model, and hardly a report."""
+
+
+def begun(out: Path, *, like: Path) -> Path:
+    """Begin a run with the finished stages of the small demo before the encoder."""
+    for stage in ("tables", "catalogue", "split", "tokenizer", "popularity", "bm25"):
+        shutil.copytree(like / stage, out / stage)
+    return out

@@ -201,6 +201,7 @@ def test_filters_narrow_and_can_be_taken_back(page: Page, engine: Engine, query:
 
 def test_prices_in_the_wrong_order_are_caught_before_asking(page: Page, query: str) -> None:
     page.goto(f"/?q={quote(query)}&max_price=5")
+    expect(cards(page).first).to_be_visible()  # what is typed before the page has begun is lost
     page.get_by_label("Lowest price").fill("9")
     page.get_by_label("Lowest price").press("Enter")
     expect(page.get_by_role("alert")).to_have_text("The lowest price is above the highest.")

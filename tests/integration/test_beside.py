@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_demo import DEMO_SETTINGS
+from small_demo import DEMO_SETTINGS, begun
 
 from triptych.evaluate.report import read_records
 from triptych.foundation.errors import ConfigError
@@ -35,9 +35,9 @@ SETTINGS = (
 )
 
 
-def test_a_staged_training_stands_beside_the_served_one(tmp_path: Path):
+def test_a_staged_training_stands_beside_the_served_one(demo_run: Path, tmp_path: Path):
     config = resolve("demo", settings=SETTINGS).config.merged({"beside": {"staged": STAGED}})
-    report = run_pipeline(config, base=tmp_path, out=tmp_path / "run")
+    report = run_pipeline(config, base=tmp_path, out=begun(tmp_path / "run", like=demo_run))
     rows = read_records(report)
     assert {row["model"] for row in rows if row["task"] == "search"} >= {"title+photo", "staged", "bm25"}
     compared = {row["baseline"] for row in rows if row.get("model") == "title+photo" and "baseline" in row}
@@ -51,12 +51,12 @@ def test_a_staged_training_stands_beside_the_served_one(tmp_path: Path):
     assert "Gradient norm, photo / text" in page
 
 
-def test_validation_may_choose_what_is_served(tmp_path: Path):
+def test_validation_may_choose_what_is_served(demo_run: Path, tmp_path: Path):
     """The training of `pretrain` has no time to learn anything; one beside it has."""
     own = resolve("demo", settings=SETTINGS).config.override("pretrain.loop.steps=1", "evaluation.part=validation")
     better = own.pretrain.override("loop.steps=60", "loop.validate_every=60")
     config = own.merged({"beside": {"longer": better.dump()}, "serve": "validation"})
-    report = run_pipeline(config, base=tmp_path, out=tmp_path / "run")
+    report = run_pipeline(config, base=tmp_path, out=begun(tmp_path / "run", like=demo_run))
     folder = RunFolder.existing(tmp_path / "run")
     choice, longer = folder.stage("served"), folder.stage("encoder longer seed 0")
     assert choice.summary["served"] == "longer"

@@ -21,7 +21,7 @@ from types import ModuleType
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_demo import DEMO_SETTINGS
+from small_demo import DEMO_SETTINGS, ENCODER_ALONE, begun
 
 from triptych.foundation.artifact import Artifact
 from triptych.recipes import resolve
@@ -66,22 +66,15 @@ def run_command(out: Path, *more: str) -> list[str]:
     return ["triptych", "run", "demo", "--out", str(out), *settings]
 
 
-def together(out: Path, *, processes: int = 2) -> list[str]:
-    return [*TORCHRUN, "--nproc-per-node", str(processes), "-m", *run_command(out)]
+def together(out: Path, *more: str) -> list[str]:
+    return [*TORCHRUN, "--nproc-per-node", "2", "-m", *run_command(out, *more)]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, demo_run: Path) -> Path:
     """A run by one process, without the encoders of the fixture it begins with."""
-    out = seeded(tmp_path_factory.mktemp("alone") / "run", demo_run)
+    out = begun(tmp_path_factory.mktemp("alone") / "run", like=demo_run)
     train_alone(out)
-    return out
-
-
-def seeded(out: Path, run: Path) -> Path:
-    """Begin a run with the finished stages before the encoder."""
-    for stage in ("tables", "catalogue", "split", "tokenizer", "popularity", "bm25"):
-        shutil.copytree(run / stage, out / stage)
     return out
 
 
@@ -89,7 +82,7 @@ def train_alone(out: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        resolved = resolve("demo", settings=SETTINGS)
+        resolved = resolve("demo", settings=(*SETTINGS, *ENCODER_ALONE))
         run_pipeline(resolved.config, base=resolved.base, out=out)
     finally:
         torch.set_num_threads(threads)
@@ -118,7 +111,7 @@ def figures(run: Path, event: str) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, demo_run: Path) -> Path:
     """A run by two processes, started as the README says."""
-    out = seeded(tmp_path_factory.mktemp("two") / "run", demo_run)
+    out = begun(tmp_path_factory.mktemp("two") / "run", like=demo_run)
     done = subprocess.run(together(out), env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done: ") == 1
@@ -141,8 +134,9 @@ def test_two_processes_reach_the_result_of_one(alone: Path, two: Path):
 
 
 def test_a_process_is_killed_and_the_same_command_goes_on(alone: Path, two: Path, demo_run: Path, tmp_path: Path):
-    out = seeded(tmp_path / "run", demo_run)
-    process = subprocess.Popen(together(out), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    out = begun(tmp_path / "run", like=demo_run)
+    command = together(out, *ENCODER_ALONE)
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(out.glob("encoder/*.partial/resume/step_0000000[3-9]")):
         assert process.poll() is None, "it ended before it was killed"
         time.sleep(0.005)
@@ -153,7 +147,7 @@ def test_a_process_is_killed_and_the_same_command_goes_on(alone: Path, two: Path
     by_one = tmp_path / "by_one"
     shutil.copytree(out, by_one)
 
-    subprocess.run(together(out), env=environment(), capture_output=True, check=True)
+    subprocess.run(command, env=environment(), capture_output=True, check=True)
     assert all(torch.equal(weights(out)[name], weight) for name, weight in weights(two).items())
     assert figures(out, "train") == figures(two, "train")
 
@@ -170,7 +164,7 @@ def process_of_rank(rank: int, *, starter: int) -> int:
 
 def test_a_failure_is_told_once_and_nobody_waits(demo_run: Path, tmp_path: Path):
     """Without torchrun, which would stop the others itself."""
-    out = seeded(tmp_path / "run", demo_run)
+    out = begun(tmp_path / "run", like=demo_run)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -29,8 +29,8 @@ def hits_at_1(shop, folder, *, photos: int) -> float:
                 "photos": photos,
             },
             "loop": {
-                "steps": 150, "warmup_steps": 10, "learning_rate": 3e-3, "device": "cpu", "precision": "fp32",
-                "validate_every": 50,
+                "steps": 90, "warmup_steps": 10, "learning_rate": 3e-3, "device": "cpu", "precision": "fp32",
+                "validate_every": 45,
             },
             "batch_items": NUM_ITEMS,
             "validation_k": 1,

@@ -77,6 +77,12 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
     return Films(catalogue, Split.open(splits.build(within, catalogue=catalogue, out=folder / "split")))
 
 
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what is trained lies: who asks for the same again is given the same."""
+    return tmp_path_factory.mktemp("encoders")
+
+
 def letters(rng: np.random.Generator) -> str:
     return "".join(rng.choice(list("abcdefghij"), size=6))
 
@@ -128,8 +134,8 @@ def test_every_training_task_is_a_kind():
         assert config_class(TASKS, kind)().kind == kind
 
 
-def test_histories_teach_what_belongs_together(films: Films, tmp_path: Path):
-    trained = train(history_config(), films, out=tmp_path, split=films.split)
+def test_histories_teach_what_belongs_together(films: Films, encoders: Path):
+    trained = train(history_config(), films, out=encoders, split=films.split)
     embedder = Embedder.open(trained)
     assert same_genre_rate(embedder, films, new=False) > 0.95
     assert trained.summary["headline"] == "recall@5"
@@ -155,7 +161,7 @@ def test_a_title_as_a_query_finds_its_item_and_without_that_loss_it_does_not(fil
     assert hits[1] < 0.4
 
 
-def test_a_plot_behind_the_title_is_read_where_it_is_asked_for(films: Films, tmp_path: Path):
+def test_a_plot_behind_the_title_is_read_where_it_is_asked_for(films: Films, encoders: Path):
     """Nothing was ever chosen together with a new film: only its plot says where it belongs."""
     features = {"title_features": ["plot"], "max_title_tokens": 24}
     plain, with_plot = history_config(), history_config(**features)
@@ -165,7 +171,7 @@ def test_a_plot_behind_the_title_is_read_where_it_is_asked_for(films: Films, tmp
     titles, queries = training_texts(films.catalogue, split=films.split, title_features=("plot",))
     assert (titles, queries) == (texts, [])
     rates = [
-        same_genre_rate(Embedder.open(train(config, films, out=tmp_path, split=films.split)), films, new=True)
+        same_genre_rate(Embedder.open(train(config, films, out=encoders, split=films.split)), films, new=True)
         for config in (plain, with_plot)
     ]
     assert rates[0] < 0.5
