@@ -17,3 +17,14 @@ DEMO_SETTINGS = (
     "evaluation.bootstrap_repeats=200",
 )
 """A demo small enough for tests: everything is there, nothing is learned well."""
+
+SMALL_RANKER = {
+    "model": {"kind": "din", "dim": 8, "history_items": 10, "hidden_dims": [32]},
+    "content": {"kind": "em3", "dim": 16},
+    "negative_rate": 0.2,
+    "batch_samples": 512,
+    "validations": 1,
+    "validation_samples": 2000,
+    "device": "cpu",
+}
+"""A ranker for it."""

@@ -18,6 +18,8 @@ from triptych.ranker.inputs import Candidates
 from triptych.ranker.samples import Samples
 
 KIND = "ranker"
+ITEM_VECTORS = "item"
+"""The modality that a run gives a ranker with content: the served encoder's vector of each item."""
 FEATURES = "features"
 """Folder of the artefact."""
 SCORED_AT_ONCE = 8_192

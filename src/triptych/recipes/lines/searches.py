@@ -13,6 +13,7 @@ from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import HYBRID, RECALL
 from triptych.recipes.hybrid import hybrid_of_run
+from triptych.recipes.ranker import ranker_inputs, ranker_of_run, require_shown
 from triptych.recipes.recall import recall_inputs, recall_of_run
 from triptych.recipes.served import served_of_run
 from triptych.recipes.stages import Stages
@@ -29,6 +30,7 @@ def run(stages: Stages) -> Artifact:
     has_queries = bool(np.any(catalogue.event_array("query_row") >= 0))
     require_behaviour(config, has_queries=has_queries, has_users=catalogue.num_users > 0)
     split = stages.split()
+    require_shown(config, catalogue=catalogue, split=split)
     tokenizer = stages.tokenizer(split)
     popularity, bm25 = stages.popularity(split), stages.bm25()
     trained = stages.train(split, tokenizer)
@@ -44,6 +46,7 @@ def run(stages: Stages) -> Artifact:
         bm25=bm25,
         recalled=own,
     )
+    rankers = ranker_of_run(trained, stages=stages, split=split, served=served.plan)
     recall = own[0] if own else None
     stages.bundle(
         trained,
@@ -81,6 +84,7 @@ def run(stages: Stages) -> Artifact:
             "photo queries": str(config.photo_queries),
             **served.inputs,
             **recall_inputs(recalled, stages=stages),
+            **ranker_inputs(rankers, stages=stages),
             **{f"hybrid seed {seed}": one.artifact for seed, one in zip(config.seeds, hybrids, strict=False)},
         },
         chosen=served.words,
