@@ -13,7 +13,7 @@ from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import HYBRID, RECALL
 from triptych.recipes.hybrid import hybrid_of_run
-from triptych.recipes.ranker import ranker_inputs, ranker_of_run, require_shown
+from triptych.recipes.ranker import ranker_inputs, ranker_of_run, ranking_of_run, require_shown
 from triptych.recipes.recall import recall_inputs, recall_of_run
 from triptych.recipes.served import served_of_run
 from triptych.recipes.stages import Stages
@@ -74,8 +74,17 @@ def run(stages: Stages) -> Artifact:
             config=config.evaluation,
         )
 
+    ranking = ranking_of_run(
+        rankers,
+        trained,
+        stages=stages,
+        split=split,
+        served=served.plan,
+        popularity=popularity,
+        recalled=own,
+    )
     return stages.report(
-        [searched, *stages.relit_photos(split, trained, served=served.plan)],
+        [searched, *ranking, *stages.relit_photos(split, trained, served=served.plan)],
         split=split,
         trained=trained,
         inputs={
