@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +16,34 @@ from triptych.data.schema import Part
 from triptych.data.splits import Split
 from triptych.encoders import embeddings
 from triptych.encoders.embeddings import load_vectors, load_views
+from triptych.engine.answers import Channel
+from triptych.engine.ranking import RankedRetriever, Ranking, RankRule
 from triptych.evaluate.measure import some_requests
-from triptych.evaluate.tasks import ranking
+from triptych.evaluate.tasks import ranking as ranking_task
 from triptych.evaluate.tasks.base import BATCH, EvaluationConfig, TaskResult
 from triptych.evaluate.tasks.ranking import Scored
-from triptych.foundation.artifact import Artifact
+from triptych.foundation.artifact import Artifact, produce
 from triptych.foundation.errors import DataError
+from triptych.metrics.ranking import match, ndcg_at_k
+from triptych.metrics.significance import paired_difference
 from triptych.ranker import train
 from triptych.ranker.config import RankTrainConfig
 from triptych.ranker.measure import GroupBy
 from triptych.ranker.samples import Samples, read_samples
 from triptych.ranker.scorer import ITEM_VECTORS, Ranker
 from triptych.ranker.task import Given
-from triptych.recall.base import Request
+from triptych.recall.base import Request, Retriever
 from triptych.recall.models.popularity import Popularity
-from triptych.recipes.config import RANKER, RECALL, RunConfig
+from triptych.recipes.config import HYBRID, RANKED, RANKER, RECALL, RunConfig
 from triptych.recipes.encoders import Plan
+from triptych.recipes.hybrid import ChosenHybrid
 from triptych.recipes.recall import TrainedRecall
 from triptych.recipes.stages import AllTrained, Stages, Trained
+from triptych.recipes.validation import validation_queries
+
+RULE_KIND = "ranking"
+MOST_QUERIES, NDCG_K = 500, 10
+"""Queries of the validation part that choose, and by what."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +169,7 @@ def ranking_of_run(
                 ]
             )
         models[RANKER] = Scored([one.open(catalogue).score_samples(samples) for one in rankers], are_logits=True)
-        return ranking.evaluate(
+        return ranking_task.evaluate(
             models,
             samples=samples,
             train=read_samples(catalogue, places=split.train),
@@ -169,6 +180,115 @@ def ranking_of_run(
         )
 
     return [ranked]
+
+
+class FirstStage(NamedTuple):
+    """What finds, before a ranker orders: the channel that answers words where nobody names one."""
+
+    channel: Channel
+    retrievers: Sequence[Retriever]
+    """One for each seed."""
+    inputs: Mapping[str, Artifact]
+    """What the first seed's is made of."""
+
+
+@dataclass(frozen=True)
+class RankedLine:
+    """Retrieve → rank, of each seed."""
+
+    rankers: Sequence[TrainedRanker]
+    first: FirstStage
+    catalogue: Catalogue
+    split: Split
+    candidates: int
+    """How many of the first found the ranker looks at."""
+
+    def retrievers(self, part: Part) -> list[RankedRetriever]:
+        """Put each seed's ranker behind what finds, asked as at the beginning of a part."""
+        return [self._retriever(place, part) for place in range(len(self.rankers))]
+
+    def rule(self, stages: Stages) -> Artifact:
+        """Ask queries of the validation part with and without the first seed's ranker.
+
+        Returns:
+            Artefact ``ranking``: whether NDCG@10 of what was chosen is better with it, by more than chance.
+
+        Raises:
+            DataError: there is no query to choose by.
+        """
+        channel, candidates = self.first.channel, self.candidates
+        config = {"channel": channel.value, "candidates": candidates, "queries": MOST_QUERIES}
+        inputs = {
+            "catalogue": self.catalogue.artifact,
+            "split": self.split.artifact,
+            "ranker": self.rankers[0].artifact,
+            **self.first.inputs,
+        }
+
+        def build(folder: Path) -> dict[str, Any]:
+            asked = validation_queries(stages, split=self.split, most=MOST_QUERIES)
+            without, ranked = (
+                ndcg_at_k(match(one.retrieve(asked.requests, NDCG_K).item_rows, targets=asked.wanted), k=NDCG_K)
+                for one in (self.first.retrievers[0], self._retriever(0, Part.VALIDATION))
+            )
+            gain = paired_difference(ranked, baseline=without, rng=np.random.default_rng(0))
+            rule = RankRule(channel, candidates, is_preferred=bool(gain.low > 0))
+            rule.save(folder)
+            return {
+                "is_preferred": rule.is_preferred,
+                f"ndcg@{NDCG_K} {channel}": float(without.mean()),
+                f"ndcg@{NDCG_K} {RANKED}": float(ranked.mean()),
+                "queries": len(without),
+                "gain": [gain.low, gain.value, gain.high],
+            }
+
+        return stages.stage(
+            RULE_KIND, lambda out: produce(out, kind=RULE_KIND, config=config, inputs=inputs, build=build)
+        )
+
+    def _retriever(self, place: int, part: Part) -> RankedRetriever:
+        moment_us = int(self.catalogue.event_array("time")[self.split.part(part)][0])
+        ranker = self.rankers[place].open(self.catalogue)
+        ranking = Ranking(ranker, candidates=self.candidates, catalogue=self.catalogue, moment_us=moment_us)
+        return RankedRetriever(self.first.retrievers[place], ranking, name=RANKED)
+
+
+def ranked_line(
+    rankers: Sequence[TrainedRanker],
+    trained: AllTrained,
+    *,
+    stages: Stages,
+    split: Split,
+    served: Plan,
+    recalled: Sequence[TrainedRecall],
+    hybrids: Sequence[ChosenHybrid],
+) -> RankedLine | None:
+    """Put rankers behind what answers words in the run's engine; None without a ranker.
+
+    Args:
+        rankers: of each seed.
+        trained: the encoders.
+        stages: of the run.
+        split: of the log.
+        served: whose encoder answers.
+        recalled: the recall model of each seed, if there is one.
+        hybrids: the hybrid of each seed, if there is one.
+    """
+    if not rankers:
+        return None
+    config = stages.config
+    encoders = [trained[served.name, seed] for seed in config.seeds]
+    found: list[Retriever]
+    if hybrids and hybrids[0].retriever(name=HYBRID).rule.is_preferred:
+        found = [one.retriever(name=HYBRID) for one in hybrids]
+        first = FirstStage(Channel.HYBRID, found, {HYBRID: hybrids[0].artifact})
+    elif recalled:
+        found = [one.retriever(name=RECALL, config=config) for one in recalled]
+        first = FirstStage(Channel.RECALL, found, {RECALL: recalled[0].model})
+    else:
+        found = [one.retriever(name=served.name, config=config) for one in encoders]
+        first = FirstStage(Channel.DENSE, found, {"embeddings": encoders[0].embeddings})
+    return RankedLine(rankers, first, stages.catalogue, split, config.rank_candidates)
 
 
 def ranker_inputs(rankers: Sequence[TrainedRanker], *, stages: Stages) -> dict[str, Artifact]:

@@ -11,9 +11,15 @@ from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
-from triptych.recipes.config import HYBRID, RECALL
+from triptych.recipes.config import HYBRID, RANKED, RECALL
 from triptych.recipes.hybrid import hybrid_of_run
-from triptych.recipes.ranker import ranker_inputs, ranker_of_run, ranking_of_run, require_shown
+from triptych.recipes.ranker import (
+    ranked_line,
+    ranker_inputs,
+    ranker_of_run,
+    ranking_of_run,
+    require_shown,
+)
 from triptych.recipes.recall import recall_inputs, recall_of_run
 from triptych.recipes.served import served_of_run
 from triptych.recipes.stages import Stages
@@ -47,7 +53,9 @@ def run(stages: Stages) -> Artifact:
         recalled=own,
     )
     rankers = ranker_of_run(trained, stages=stages, split=split, served=served.plan)
-    recall = own[0] if own else None
+    line = ranked_line(rankers, trained, stages=stages, split=split, served=served.plan, recalled=own, hybrids=hybrids)
+    ranking = None if line is None else line.rule(stages)
+    recall, ranker = own[0] if own else None, rankers[0] if rankers else None
     stages.bundle(
         trained,
         served=served.plan,
@@ -56,6 +64,9 @@ def run(stages: Stages) -> Artifact:
         recall=None if recall is None else recall.model,
         recall_index=None if recall is None else recall.index,
         hybrid=hybrids[0].artifact if hybrids else None,
+        ranker=None if ranker is None else ranker.artifact,
+        ranking=ranking,
+        item_views=None if ranker is None else ranker.views,
     )
 
     def searched() -> TaskResult:
@@ -67,6 +78,8 @@ def run(stages: Stages) -> Artifact:
         }
         if hybrids:
             fused[HYBRID] = [one.retriever(name=HYBRID) for one in hybrids]
+        if line is not None:
+            fused[RANKED] = [*line.retrievers(config.evaluation.part)]
         return search.evaluate(
             {**models, **stages.encoders(trained), **fused, **oracle},
             catalogue=catalogue,
@@ -74,7 +87,7 @@ def run(stages: Stages) -> Artifact:
             config=config.evaluation,
         )
 
-    ranking = ranking_of_run(
+    shown = ranking_of_run(
         rankers,
         trained,
         stages=stages,
@@ -84,7 +97,7 @@ def run(stages: Stages) -> Artifact:
         recalled=own,
     )
     return stages.report(
-        [searched, *ranking, *stages.relit_photos(split, trained, served=served.plan)],
+        [searched, *shown, *stages.relit_photos(split, trained, served=served.plan)],
         split=split,
         trained=trained,
         inputs={
@@ -94,6 +107,7 @@ def run(stages: Stages) -> Artifact:
             **served.inputs,
             **recall_inputs(recalled, stages=stages),
             **ranker_inputs(rankers, stages=stages),
+            **({} if ranking is None else {"ranking": ranking}),
             **{f"hybrid seed {seed}": one.artifact for seed, one in zip(config.seeds, hybrids, strict=False)},
         },
         chosen=served.words,
