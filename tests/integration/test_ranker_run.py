@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from small_demo import preferring_the_ranker
 from typer.testing import CliRunner
 
 from triptych.cli import app
@@ -63,18 +64,9 @@ def rows(hits) -> list[int]:
     return [hit.item_row for hit in hits]
 
 
-def preferred(run: Path, out: Path) -> Path:
-    """The same shop, had validation preferred the ranker."""
-    shutil.copytree(run, out)
-    folder = open_bundle(out)[1].ranking.path
-    rule = json.loads((folder / "rule.json").read_text())
-    (folder / "rule.json").write_text(json.dumps({**rule, "is_preferred": True}))
-    return out
-
-
 @pytest.fixture(scope="module")
 def preferred_run(ranked_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return preferred(ranked_run, tmp_path_factory.mktemp("preferred") / "run")
+    return preferring_the_ranker(ranked_run, tmp_path_factory.mktemp("preferred") / "run")
 
 
 @pytest.fixture(scope="module")
