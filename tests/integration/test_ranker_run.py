@@ -24,8 +24,10 @@ from triptych.encoders.embeddings import encode_views, load_vectors, load_views
 from triptych.encoders.inputs import View
 from triptych.engine import Channel, Engine, Filters
 from triptych.engine.bundle import open_bundle
+from triptych.engine.ranking import Ranking
 from triptych.evaluate.report import read_records
 from triptych.foundation.errors import ArtifactError, EngineError
+from triptych.foundation.types import Hits
 from triptych.index.base import open_index
 from triptych.metrics.classification import auc, group_aucs
 from triptych.metrics.ranking import TargetSets, match, ndcg_at_k
@@ -171,6 +173,49 @@ def test_who_asks_and_where_changes_the_order(engine: Engine, ranker: Ranker, fo
     assert (np.diff(logits) <= 0).all()
     alone = [hit.ranked.probability for hit in engine.search(query, k=CANDIDATES, rank=True)]
     assert [hit.ranked.probability for hit in answer] != pytest.approx(alone, rel=1e-3)
+
+
+def test_many_requests_are_ordered_as_one_by_one(engine: Engine, ranker: Ranker, folder: RunFolder):
+    """Users with long histories, short ones and none in one batch."""
+    catalogue, parts = Catalogue.open(folder.stage("catalogue")), open_bundle(folder.path)[1]
+    encoder, index = Embedder.open(parts.encoder), open_index(parts.recall_index)
+    recall = LearnedRetriever.load(parts.recall.path, index=index, encoder=encoder)
+    by_length = np.argsort(np.diff(catalogue.histories.offsets), kind="stable")
+    users = [None, *(catalogue.users[row] for row in by_length[[0, len(by_length) // 2, -1]])]
+    requests = [Request(query=one, user=user) for one in engine.example_queries(3) for user in users]
+    found = recall.retrieve(requests, 60)
+    hits, placed = Ranking(ranker, candidates=CANDIDATES, catalogue=catalogue).order(requests, found)
+    for place, request in enumerate(requests):
+        answer = engine.search(request.query, k=CANDIDATES, rank=True, user=request.user)
+        alone = {one.item_row: one.ranked for one in answer}
+        assert set(placed[place]) == set(alone)
+        for row, made in placed[place].items():
+            assert made.place == alone[row].place
+            assert made.probability == pytest.approx(alone[row].probability, rel=1e-4)
+        assert np.array_equal(hits.item_rows[place, CANDIDATES:], found.item_rows[place, CANDIDATES:])
+        score_of = dict(zip(found.item_rows[place], found.scores[place], strict=True))
+        assert [score_of[row] for row in hits.item_rows[place]] == hits.scores[place].tolist()
+
+
+def test_nothing_after_the_moment_is_looked_up(ranker: Ranker, folder: RunFolder, query: str):
+    catalogue = Catalogue.open(folder.stage("catalogue"))
+    times = catalogue.event_array("time")
+    user_row = int(np.argmax(np.diff(catalogue.histories.offsets)))
+    user, places = catalogue.users[user_row], catalogue.histories.of(user_row)
+    middle = int(times[places[len(places) // 2]])
+    found = Hits(np.arange(20)[None], np.zeros((1, 20), np.float32))
+    late, then = (Ranking(ranker, candidates=20, catalogue=catalogue, moment_us=one) for one in (None, middle))
+    asked = late.order([Request(query=query, user=user, before=int(places[len(places) // 2]))], found).placed[0]
+    assert asked == then.order([Request(query=query, user=user)], found).placed[0]
+    past = [catalogue.event_array(name)[places] for name in ("item_row", "time", "kind")]
+    known = past[1] < middle
+    asking = ranker.features.of_words(
+        user=user, query=query, cell=None, time_us=middle, past=Past(*(one[known] for one in past))
+    )
+    logits = ranker.score(asking, item_rows=np.arange(20))
+    assert [asked[row].probability for row in range(20)] == pytest.approx(
+        (1 / (1 + np.exp(-logits))).tolist(), rel=1e-4
+    )
 
 
 def test_the_rule_is_what_validation_says(folder: RunFolder):
