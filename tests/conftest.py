@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from small_demo import DEMO_SETTINGS, REPOSITORY
+from small_demo import DEMO_SETTINGS, REPOSITORY, SMALL_RANKER
 
 
 def real_data_root() -> Path | None:
@@ -69,6 +70,14 @@ def hybrid_run(demo_run: Path, tmp_path_factory: pytest.TempPathFactory, request
     """The small demo with its channels fused; all else is found finished. Read it, never change it."""
     fused = 'hybrid={"channels":["recall","dense","bm25","new"],"quotas":{"new":2}}'
     return _demo("hybrid_run", (fused,), tmp_path_factory=tmp_path_factory, request=request, start=demo_run)
+
+
+@pytest.fixture(scope="session")
+def ranked_run(demo_run: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The small demo with a ranker that reads the encoder's vectors. Read it, never change it."""
+    less = ("compare=[]", "photo_queries=0", "evaluation.examples=0", "evaluation.bootstrap_repeats=100")
+    settings = (f"ranker={json.dumps(SMALL_RANKER)}", "rank_candidates=50", *less)
+    return _demo("ranked_run", settings, tmp_path_factory=tmp_path_factory, request=request, start=demo_run)
 
 
 def _demo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -29,4 +30,27 @@ def begun(out: Path, *, like: Path) -> Path:
     """Begin a run with the finished stages of the small demo before the encoder."""
     for stage in ("tables", "catalogue", "split", "tokenizer", "popularity", "bm25"):
         shutil.copytree(like / stage, out / stage)
+    return out
+
+
+SMALL_RANKER = {
+    "model": {"kind": "din", "dim": 8, "history_items": 10, "hidden_dims": [32]},
+    "content": {"kind": "em3", "dim": 16},
+    "negative_rate": 0.1,
+    "batch_samples": 512,
+    "validations": 1,
+    "validation_samples": 2000,
+    "device": "cpu",
+}
+"""A ranker for it."""
+
+
+def preferring_the_ranker(run: Path, out: Path) -> Path:
+    """Copy a run with a ranker, as if validation had preferred its order."""
+    from triptych.engine.bundle import open_bundle
+
+    shutil.copytree(run, out)
+    folder = open_bundle(out)[1].ranking.path
+    rule = json.loads((folder / "rule.json").read_text())
+    (folder / "rule.json").write_text(json.dumps({**rule, "is_preferred": True}))
     return out

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import pytest
 from PIL import Image
+from small_demo import preferring_the_ranker
 
 from triptych.engine import Engine
 from triptych.serve import create_app
@@ -328,6 +329,20 @@ def test_fused_channels_are_offered_where_there_are_some_and_say_who_found_an_it
         places = page.locator("#why .reason dd")
         expect(places.first).to_be_visible()
         assert places.all_text_contents() == [f"place {place}" for place in answer[0].why.found_by.values()]
+
+
+def test_a_ranked_answer_says_where_an_item_stood_before(
+    page: Page, query: str, ranked_run: Path, tmp_path: Path
+) -> None:
+    shop = Engine.open(preferring_the_ranker(ranked_run, tmp_path / "run"))
+    with served(shop) as at:
+        page.goto(f"{at}/?q={quote(query)}")
+        answer = shop.search(query, k=24)
+        expect(cards(page).first).to_have_attribute("data-item-id", answer[0].item_id)
+        assert shown_ids(page) == [hit.item_id for hit in answer]
+        cards(page).first.locator(".open").click()
+        told = page.locator("#why .reason", has_text=f"Before that it stood at place {answer[0].ranked.place}.")
+        expect(told).to_be_visible()
 
 
 def test_similar_starts_from_an_item_and_back_returns(page: Page, engine: Engine, query: str) -> None:

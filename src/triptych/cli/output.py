@@ -85,9 +85,7 @@ def print_hits(hits: Answer, *, describe: Any, as_json: bool) -> None:
     if hits.note is not None:
         print(f"note: {hits.note}", file=sys.stderr)
     if as_json:
-        print_json(
-            [{**hit._asdict(), "why": hit.why and hit.why._asdict(), "item": describe(hit.item_id)} for hit in hits]
-        )
+        print_json([{**_tree(hit), "item": describe(hit.item_id)} for hit in hits])
         return
     rows: list[dict[str, Any]] = []
     for place, hit in enumerate(hits, start=1):
@@ -95,11 +93,20 @@ def print_hits(hits: Answer, *, describe: Any, as_json: bool) -> None:
         row = {"#": place, "score": f"{hit.score:.3f}", "item": hit.item_id, "title": item.get("title") or "(no title)"}
         row["category"] = item.get("category")
         row["price"] = None if item.get("price") is None else f"{item['price']:,.2f}"
+        if hit.ranked is not None:
+            row["was"], row["chosen"] = hit.ranked.place, f"{100 * hit.ranked.probability:.1f} %"
         if hit.why is not None:
             row["shared words"] = " ".join(hit.why.shared_words)
             if hit.why.found_by is not None:
                 row["found by"] = ", ".join(f"{channel} {place}" for channel, place in hit.why.found_by.items())
         rows.append(row)
-    print_table(rows, right=frozenset({"#", "score", "price"}))
+    print_table(rows, right=frozenset({"#", "score", "price", "was", "chosen"}))
     if not rows:
         print("nothing found")
+
+
+def _tree(value: Any) -> Any:
+    """Turn named tuples into mappings, those within them, too."""
+    if not hasattr(value, "_asdict"):
+        return value
+    return {name: _tree(part) for name, part in value._asdict().items()}

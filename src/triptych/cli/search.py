@@ -23,6 +23,13 @@ def search(
     channel: Annotated[
         str | None, typer.Option(help="recall, dense, bm25, popularity or hybrid (default: the best there is).")
     ] = None,
+    rank: Annotated[
+        bool | None,
+        typer.Option(
+            "--rank/--no-rank",
+            help="Let the ranker order the first of what was found, or not (default: as validation chose).",
+        ),
+    ] = None,
     why: Annotated[
         bool,
         typer.Option(
@@ -38,5 +45,5 @@ def search(
 
     engine = Engine.open(run)
     filters = Filters(category=category, cell=cell, min_price=min_price, max_price=max_price)
-    hits = engine.search(query, photo=photo, k=k, filters=filters, channel=channel, explain=why)
+    hits = engine.search(query, photo=photo, k=k, filters=filters, channel=channel, rank=rank, explain=why)
     print_hits(hits, describe=engine.item, as_json=as_json)

@@ -172,6 +172,33 @@ class Embedder:
         Raises:
             DataError: the pixels have another shape or type.
         """
+        item = View.ITEM
+        return self.item_views(titles, views=(item,), pixels=pixels, has_photo=has_photo, others=others)[item]
+
+    def item_views(
+        self,
+        titles: Sequence[str | None],
+        *,
+        views: Collection[View],
+        pixels: Pixels | None = None,
+        has_photo: ArrayLike | None = None,
+        others: OtherPixels | None = None,
+    ) -> dict[View, NDArray[np.float32]]:
+        """Encode several vectors of items.
+
+        Args:
+            titles: as of `items`.
+            views: which of an item's vectors.
+            pixels: as of `items`.
+            has_photo: likewise.
+            others: likewise.
+
+        Returns:
+            For each view ``[len(titles), vector_dim]``, L2-normalised.
+
+        Raises:
+            DataError: the pixels have another shape or type.
+        """
         present = np.full(len(titles), pixels is not None) if has_photo is None else np.asarray(has_photo, dtype=bool)
         if pixels is None:
             present = np.zeros(len(titles), dtype=bool)
@@ -184,7 +211,8 @@ class Embedder:
             others=None if others is None else lambda rows: (others[0][rows], others[1][rows]),
             present=present,
             bulk=bulk,
-        )[View.ITEM]
+            views=views,
+        )
 
     def embed_catalogue(
         self,

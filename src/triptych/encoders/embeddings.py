@@ -1,8 +1,11 @@
-"""The ``embeddings`` artefacts: one vector per item, or per query, of a catalogue, as an encoder sees it."""
+"""The ``embeddings`` artefacts: one vector per item, or per query, of a catalogue, as an encoder sees it.
+
+An ``item_views`` artefact has the vectors of title and photo alone beside them, for what fuses an item's sides itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
+from triptych.data.text import item_texts
 from triptych.encoders.base import Export
 from triptych.encoders.embed import Embedder
 from triptych.encoders.features import PhotoFeatures
+from triptych.encoders.inputs import View
 from triptych.foundation.artifact import Artifact, produce
 
-KIND, QUERY_KIND = "embeddings", "query_embeddings"
+KIND, QUERY_KIND, VIEWS_KIND = "embeddings", "query_embeddings", "item_views"
 VECTORS = "vectors.npy"
+SIDES = (View.TITLE, View.PHOTO)
+"""What an ``item_views`` artefact has of each item: a file for each."""
 
 
 def run(
@@ -79,10 +86,61 @@ def run_queries(*, encoder: Artifact, catalogue: Catalogue, out: Path, export: E
     return produce(out, kind=QUERY_KIND, config=_exported(export), inputs=inputs, build=build)
 
 
+def run_views(*, encoder: Artifact, catalogue: Catalogue, out: Path, features: Artifact | None = None) -> Artifact:
+    """Encode title and photo of every item of a catalogue by themselves, or open what was encoded before.
+
+    Args:
+        encoder: the encoder's artefact; it reads both.
+        catalogue: items and photos.
+        out: the stage's folder.
+        features: as of `run`.
+
+    Returns:
+        Artefact ``item_views``: ``title.npy`` and ``photo.npy``, float16 ``[items, vector_dim]`` in item row order,
+        L2-normalised, NaN where an item has no such side.
+    """
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        seen = None if features is None else PhotoFeatures(features, photos=catalogue.photos)
+        embedder = Embedder.open(encoder)
+        found = embedder.embed_views(catalogue, views=SIDES, features=seen)
+        titles = item_texts(catalogue, features=embedder.title_features)
+        for view, is_there in zip(SIDES, _sides(titles, catalogue.photos.has), strict=True):
+            np.save(folder / f"{view}.npy", np.where(is_there[:, None], found[view], np.float16(np.nan)))
+        return {"items": catalogue.num_items, "vector_dim": found[SIDES[0]].shape[1]}
+
+    if features is not None:
+        encoder.require_input("photo_features", features)
+    inputs = {"encoder": encoder, "catalogue": catalogue.artifact}
+    return produce(out, kind=VIEWS_KIND, config={"views": [view.value for view in SIDES]}, inputs=inputs, build=build)
+
+
+def load_views(item_views: Artifact) -> dict[str, NDArray[np.float16]]:
+    """Map the vectors of an ``item_views`` artefact: side → ``[items, vector_dim]``, NaN where there is none."""
+    return {view.value: np.load(item_views.file(f"{view}.npy"), mmap_mode="r", allow_pickle=False) for view in SIDES}
+
+
+def encode_views(
+    titles: Sequence[str | None], *, pixels: NDArray[np.uint8], has_photo: NDArray[np.bool_], embedder: Embedder
+) -> dict[str, NDArray[np.float32]]:
+    """Encode title and photo of some items by themselves, as `run_views` does a catalogue's."""
+    found = embedder.item_views(titles, views=SIDES, pixels=pixels, has_photo=has_photo)
+    sides = _sides(titles, has_photo)
+    return {
+        view.value: np.where(is_there[:, None], found[view], np.float32(np.nan))
+        for view, is_there in zip(SIDES, sides, strict=True)
+    }
+
+
 def load_vectors(embeddings: Artifact) -> NDArray[np.float16]:
     """Map the vectors ``[items or queries, vector_dim]`` of an embeddings artefact."""
     vectors: NDArray[np.float16] = np.load(embeddings.file(VECTORS), mmap_mode="r", allow_pickle=False)
     return vectors
+
+
+def _sides(titles: Sequence[str | None], has_photo: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Say which items have a title, and which a photo."""
+    return np.array([bool(title) for title in titles], dtype=np.bool_), np.asarray(has_photo, dtype=np.bool_)
 
 
 def _exported(export: Export | None) -> dict[str, str]:

@@ -24,6 +24,15 @@ class Channel(StrEnum):
     """By several of these, fused into one list."""
 
 
+class Placed(NamedTuple):
+    """What a ranker made of a hit."""
+
+    place: int
+    """Where the channel had it, from 1 up."""
+    probability: float
+    """That it is chosen where it is shown, as the ranker sees it: what the answer is ordered by."""
+
+
 class Why(NamedTuple):
     """Why an item stands where it does.
 
@@ -47,6 +56,8 @@ class Why(NamedTuple):
     """Words of the query that stand in the title, in the query's order."""
     found_by: dict[str, int] | None = None
     """Channel → the item's place there, from 1 up, in channel hybrid; None in any other."""
+    ranked: Placed | None = None
+    """Where it was before the ranker, and why that moved it; None where none did."""
 
 
 class CodePath(NamedTuple):
@@ -76,11 +87,14 @@ class Hit(NamedTuple):
     item_id: str
     """Its outside id."""
     score: float
-    """Unbounded; comparable within one answer only."""
+    """The channel's, unbounded; comparable within one answer only. Where a ranker has ordered the answer, it does not
+    fall from hit to hit."""
     why: Why | None = None
     """The explanation, where it was asked for."""
     channel: Channel = Channel.DENSE
     """What found it: see `Answer.channel`."""
+    ranked: Placed | None = None
+    """What a ranker made of it; None: none has looked at it."""
 
 
 class Answer(list[Hit]):
@@ -101,6 +115,11 @@ class Answer(list[Hit]):
         super().__init__(hits)
         self.channel = channel
         self.note = note
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether a ranker has put the first of them into its order."""
+        return any(hit.ranked is not None for hit in self)
 
 
 class Facets(NamedTuple):

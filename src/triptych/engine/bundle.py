@@ -48,6 +48,12 @@ class Parts:
     """Which items the same users chose; None: the shop has no such channel."""
     semantic_ids: Artifact | None = None
     """Codes of `encoder`'s item vectors; None: the shop has none."""
+    ranker: Artifact | None = None
+    """Puts the first of what was found into another order; None: the shop has none."""
+    ranking: Artifact | None = None
+    """What validation said of `ranker`: of which channel, and whether its order was better."""
+    item_views: Artifact | None = None
+    """Vectors of title and photo alone, which `ranker` fuses; None: it reads none."""
 
     def named(self) -> dict[str, Artifact]:
         """Return part → artefact, of those that there are."""
@@ -130,6 +136,9 @@ def write_bundle(
     hybrid: Artifact | None = None,
     item_knn: Artifact | None = None,
     semantic_ids: Artifact | None = None,
+    ranker: Artifact | None = None,
+    ranking: Artifact | None = None,
+    item_views: Artifact | None = None,
     recommend: str | None = None,
 ) -> Artifact:
     """Write the bundle of a run.
@@ -147,12 +156,29 @@ def write_bundle(
         hybrid: how these are fused; None: they are not.
         item_knn: from `write_retriever`; None: the shop has no such channel.
         semantic_ids: of the encoder's item vectors; None: there are none.
+        ranker: over this catalogue, and this encoder if it reads content; None: there is none.
+        ranking: what validation said of it.
+        item_views: of the encoder, for a ranker that reads them.
         recommend: the channel that recommends; None: the recall model where it answers users, else the encoder.
 
     Raises:
         ArtifactError: the parts do not belong together.
     """
-    parts = Parts(catalogue, encoder, index, popularity, bm25, recall, recall_index, hybrid, item_knn, semantic_ids)
+    parts = Parts(
+        catalogue=catalogue,
+        encoder=encoder,
+        index=index,
+        popularity=popularity,
+        bm25=bm25,
+        recall=recall,
+        recall_index=recall_index,
+        hybrid=hybrid,
+        item_knn=item_knn,
+        semantic_ids=semantic_ids,
+        ranker=ranker,
+        ranking=ranking,
+        item_views=item_views,
+    )
     check_lineage(parts)
     places = {name: os.path.relpath(part.path, parent / "id") for name, part in parts.named().items()}
 
@@ -213,6 +239,26 @@ def check_lineage(parts: Parts) -> None:
             part = getattr(parts, name)
             if part is not None:
                 parts.hybrid.require_input(name, part)
+    _check_ranker(parts)
+
+
+def _check_ranker(parts: Parts) -> None:
+    """Check that a ranker is of these items and vectors, and that what validation said is said of it."""
+    if (parts.ranker is None) != (parts.ranking is None):
+        raise ArtifactError(
+            "A bundle has a ranker and what validation said of it, or neither. Run it again: triptych run."
+        )
+    if parts.ranker is None or parts.ranking is None:
+        return
+    parts.ranker.require_input("catalogue", parts.catalogue)
+    parts.ranking.require_input("ranker", parts.ranker)
+    if "encoder" in parts.ranker.inputs:
+        parts.ranker.require_input("encoder", parts.encoder)
+    if parts.item_views is not None:
+        parts.ranker.require_input("item_views", parts.item_views)
+        parts.item_views.require_input("encoder", parts.encoder)
+    elif "item_views" in parts.ranker.inputs:
+        raise ArtifactError("The bundle's ranker reads vectors of title and photo, and there are none. Run it again.")
 
 
 def _find(path: Path) -> Artifact:

@@ -29,6 +29,7 @@ from triptych.engine.filters import Filters
 from triptych.engine.journal import Journal
 from triptych.engine.new_items import MAX_ADDED_ITEMS, PhotoSizes, check_rows, encode_items
 from triptych.engine.photos import Photo, query_pixels
+from triptych.engine.ranking import require_rankable
 from triptych.engine.replay import holding, read_items
 from triptych.engine.shelf import Shelf
 from triptych.engine.snapshot import Snapshot
@@ -134,6 +135,7 @@ class Engine:
         user: str | None = None,
         filters: Filters | None = None,
         channel: Channel | str | None = None,
+        rank: bool | None = None,
         explain: bool = False,
     ) -> Answer:
         """Search by words, by photo, or by both.
@@ -142,12 +144,15 @@ class Engine:
             query: what to look for.
             photo: a path, the bytes of a file, or RGB pixels uint8 ``[height, width, 3]``; channels dense and hybrid.
             k: most hits wanted; there are fewer where fewer items pass the filters, or share a word (bm25).
-            user: who asks. A personal recall model reads his history in the log; the others answer everybody alike.
+            user: who asks. A personal recall model and the ranker read his history in the log; the others answer
+                everybody alike.
             filters: which items may be in the answer.
             channel: how items are found: recall, dense, bm25, popularity (which looks at neither words nor photo), or
                 hybrid, which fuses some of these. None, with words alone: by hybrid where validation found it better
                 than each of them, else by recall where the shop has a recall model that knows anything of them; in
                 all other cases by dense.
+            rank: whether the ranker puts the first of what the channel found into its own order, of words alone. None:
+                where validation found that better of this channel.
             explain: give each hit its `Why`; in channels recall and dense each is encoded up to three times for it.
 
         Returns:
@@ -172,7 +177,11 @@ class Engine:
                 instead = "the photo alone was searched with"
             else:
                 chosen, instead = Channel.POPULARITY, "these are the most popular items"
-        answer = now.answer(request, k=k, channel=chosen)
+        ranked = now.ranks(chosen) and text is not None and photo is None if rank is None else rank
+        if ranked:
+            require_rankable(has_ranker=now.ranking is not None, text=text, has_photo=photo is not None)
+        cell = None if filters is None else filters.cell
+        answer = now.answer(request, k=k, channel=chosen, ranked=ranked and instead is None, cell=cell)
         if text is not None and instead is not None:
             answer.note = notes.nothing_known(text, so=instead if answer else None)
         elif text is not None and chosen is Channel.BM25 and not answer and not now.bm25.scores(text).any():
@@ -264,7 +273,14 @@ class Engine:
         return now.scores(rows, vector)
 
     def why(
-        self, item: str, *, query: str | None = None, photo: Photo | None = None, channel: Channel | str | None = None
+        self,
+        item: str,
+        *,
+        query: str | None = None,
+        photo: Photo | None = None,
+        user: str | None = None,
+        channel: Channel | str | None = None,
+        rank: bool | None = None,
     ) -> Why:
         """Explain one item for a search: as `search` with ``explain``, for an item of your choice.
 
@@ -272,7 +288,10 @@ class Engine:
             item: its id.
             query: words that were searched by.
             photo: a photo that was searched by.
+            user: who asked.
             channel: recall, dense or hybrid, whose places are those without filters; None: as `search` chooses.
+            rank: whether the ranker says what it made of the item; its place is likewise that without filters. None:
+                where `search` would let it.
 
         Raises:
             EngineError: nothing was searched by, nothing in the words is known, there is no such item, the channel
@@ -291,11 +310,16 @@ class Engine:
             self._require_known(text, so="it explains no item")
         elif text is not None and not self.knows_words(text):
             text = None  # as in the search, where the photo decided alone
-        request = Request(query=text, photo=pixels)
+        request = Request(query=text, photo=pixels, user=user)
         score = now.score(row, request, chosen)
         if score is None:
             raise EngineError(f"No channel of the hybrid has item '{item}' among its first for this search.")
-        return now.whys([Hit(row, item, score)], request, chosen)[0]
+        why = now.whys([Hit(row, item, score)], request, chosen)[0]
+        ranked = now.ranks(chosen) and text is not None and photo is None if rank is None else rank
+        if not ranked:
+            return why
+        require_rankable(has_ranker=now.ranking is not None, text=text, has_photo=photo is not None)
+        return why._replace(ranked=now.placed(row, request, chosen))
 
     def code_path(self, item: str, *, k: int = 6) -> CodePath:
         """Return an item's semantic ID, and the items near it by prefix.
@@ -497,6 +521,7 @@ class Engine:
             "index_bytes": now.index.memory_bytes,
             "search_channel": now.usual_channel.value,
             "recommend_channel": now.recommending_channel.value,
+            "search_is_ranked": now.ranks(now.usual_channel),
         }
 
     def _put(self, rows: Sequence[Mapping[str, Any]], *, replaces: bool) -> list[str]:

@@ -6,7 +6,7 @@ A snapshot never changes: what is added or taken away makes another one, which s
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
 from triptych.encoders.embed import Embedder
-from triptych.engine.answers import Answer, Channel, CodePath, CodeStep, Hit, Why
+from triptych.engine.answers import Answer, Channel, CodePath, CodeStep, Hit, Placed, Why
 from triptych.engine.bundle import Parts
 from triptych.engine.code_paths import CodePaths
 from triptych.engine.explain import explain_dense, explain_hybrid, explain_plain
 from triptych.engine.new_items import NewItem
+from triptych.engine.ranking import Ranking, RankRule
 from triptych.engine.shelf import Shelf
 from triptych.foundation.errors import EngineError
 from triptych.index.base import Index, open_index
@@ -62,6 +63,10 @@ class Snapshot:
     """None: the shop fuses nothing."""
     code_paths: CodePaths | None
     """None: the shop has no semantic IDs."""
+    ranking: Ranking | None
+    """None: the shop has no ranker."""
+    rank_rule: RankRule | None
+    """What validation said of it."""
     embedder: Embedder
     dense_config: DenseConfig
 
@@ -95,6 +100,8 @@ class Snapshot:
             recommends=recommends,
             hybrid=None,
             code_paths=None if parts.semantic_ids is None else CodePaths.open(parts.semantic_ids),
+            ranking=Ranking.open(parts, catalogue=catalogue, index=index),
+            rank_rule=None if parts.ranking is None else RankRule.load(parts.ranking.path),
             embedder=embedder,
             dense_config=dense,
         )
@@ -124,11 +131,13 @@ class Snapshot:
             return self
         titles, ids = [item.title or "" for item in new], [item.item_id for item in new]
         index, recall, recall_index, item_knn = self.index, self.recall, self.recall_index, self.item_knn
-        code_paths = self.code_paths
+        code_paths, ranking = self.code_paths, self.ranking
         if vectors is not None and len(new):
             index = index.copy()
             index.add(vectors)
             code_paths = None if code_paths is None else code_paths.with_items(vectors)
+            if ranking is not None:
+                ranking = ranking.with_items(new, vectors=vectors, embedder=self.embedder)
             if recall is not None and recall_index is not None:
                 recall_index = recall_index.copy()
                 recall_index.add(recall.item_vectors(ids, content=vectors, titles=titles))
@@ -151,6 +160,7 @@ class Snapshot:
             recommender=recommender,
             item_knn=item_knn,
             code_paths=code_paths,
+            ranking=ranking,
         )
         if self.hybrid is None:
             return after
@@ -171,8 +181,22 @@ class Snapshot:
             return self.recommends
         return Channel.DENSE if self.recommender is None else Channel.RECALL
 
-    def answer(self, request: Request, *, k: int, channel: Channel) -> Answer:
+    def ranks(self, channel: Channel) -> bool:
+        """Say whether the ranker orders what a channel finds, where nobody says: where validation found that better."""
+        rule = self.rank_rule
+        return rule is not None and rule.is_preferred and rule.channel is channel
+
+    def answer(
+        self, request: Request, *, k: int, channel: Channel, ranked: bool = False, cell: str | None = None
+    ) -> Answer:
         """Ask a channel that there is, and name what it found.
+
+        Args:
+            request: what is asked.
+            k: most hits wanted.
+            channel: who is asked.
+            ranked: whether the ranker orders the first of them.
+            cell: where is asked, for the ranker, if that is known.
 
         Raises:
             EngineError: k is no whole number from 1 up, or the channel cannot read the request.
@@ -183,13 +207,25 @@ class Snapshot:
             raise EngineError(f"k is {k!r}, it must be a whole number from 1 up.") from None
         if wanted < 1:
             raise EngineError(f"k is {wanted}, it must be at least 1.")
-        found = self._retriever(channel).retrieve([request], max(1, min(wanted, self.shelf.num_items)))
+        ranking = self.ranking if ranked else None
+        most = wanted if ranking is None else max(wanted, ranking.candidates)
+        found = self._retriever(channel).retrieve([request], max(1, min(most, self.shelf.num_items)))
+        placed: Mapping[int, Placed] = {}
+        if ranking is not None:
+            found, (placed,) = ranking.order([request], found, cell=cell)
         hits = (
-            Hit(int(row), self.shelf.item_id(int(row)), float(score), channel=channel)
-            for row, score in zip(found.item_rows[0], found.scores[0], strict=True)
+            Hit(int(row), self.shelf.item_id(int(row)), float(score), channel=channel, ranked=placed.get(int(row)))
+            for row, score in zip(found.item_rows[0, :wanted], found.scores[0, :wanted], strict=True)
             if row >= 0
         )
         return Answer(hits, channel=channel)
+
+    def placed(self, row: int, request: Request, channel: Channel) -> Placed | None:
+        """Return what the ranker makes of an item in a channel's answer; None: it is not among the first there."""
+        ranking = self.ranking
+        assert ranking is not None, "the part was checked"
+        found = self._retriever(channel).retrieve([request], min(ranking.candidates, self.shelf.num_items))
+        return ranking.order([request], found).placed[0].get(row)
 
     def scores(self, rows: Sequence[int], vector: NDArray[np.float32]) -> list[float]:
         """Return the scores that a search by the encoder's `vector` would give some rows, to the last bit."""
@@ -230,7 +266,7 @@ class Snapshot:
     def explained(self, hits: Sequence[Hit], request: Request, channel: Channel) -> list[Hit]:
         """Give each hit its `Why`."""
         whys = self.whys(hits, request, channel)
-        return [hit._replace(why=why) for hit, why in zip(hits, whys, strict=True)]
+        return [hit._replace(why=why._replace(ranked=hit.ranked)) for hit, why in zip(hits, whys, strict=True)]
 
     def whys(self, hits: Sequence[Hit], request: Request, channel: Channel) -> list[Why]:
         """Explain hits of a request."""

@@ -13,6 +13,8 @@ class Definition(NamedTuple):
     meaning: str
     is_goal: bool = True
     """Whether more is better."""
+    is_share: bool = True
+    """Whether it is printed in percent; else as it is."""
 
 
 METRICS: Mapping[str, Definition] = {
@@ -62,6 +64,29 @@ METRICS: Mapping[str, Definition] = {
         "Unjudged", "Share of the first K of the whole catalogue that was not judged for the query.", is_goal=False
     ),
     "coverage": Definition("Coverage", "Share of the catalogue that is among the first K of at least one query."),
+    "gauc": Definition(
+        "GAUC",
+        "The chance that of what one user (or one request) was shown, something chosen has a higher score than "
+        "something that was not, a tie counting half; averaged over those with both, weighed by what they were shown. "
+        "50 %: no order at all.",
+    ),
+    "auc": Definition(
+        "AUC", "The same over everything that was shown to anybody: it also rewards knowing where much is chosen."
+    ),
+    "log_loss": Definition(
+        "Log loss", "Mean negative log likelihood of what was chosen and what was not, in nats.", False, False
+    ),
+    "calibration_error": Definition(
+        "Calibration error",
+        "Mean distance of predicted probabilities from the rates that came true, in twenty bins of as many samples.",
+        is_goal=False,
+    ),
+    "predicted_over_observed": Definition(
+        "Predicted / observed",
+        "Sum of probabilities over what was chosen: above 1 promises too much.",
+        is_goal=False,
+        is_share=False,
+    ),
 }
 
 
@@ -73,7 +98,7 @@ class Layout(NamedTuple):
     drawn: str = ""
     """What the intervals draw again, in the plural; "": what asks."""
     headline: str = "recall"
-    """The metric that is shown first, at every cut-off, and by slice."""
+    """The metric that is shown first, at every cut-off if it has any, and by slice."""
     sentence: str = "With {k} results shown, {model} finds {value} of what {who} went on to choose."
     """The result in a sentence."""
 
@@ -81,6 +106,15 @@ class Layout(NamedTuple):
     def over(self) -> str:
         """What the intervals speak of."""
         return self.drawn or self.unit
+
+
+RANKING_BY: Mapping[str, str] = {"user": "ranking by user", "request": "ranking by request"}
+"""Within what the order is judged → the task's name."""
+
+
+def _ranking(drawn: str) -> Layout:
+    sentence = "Of what one of the " + drawn + " was shown, {model} puts what was chosen first {value} of the time."
+    return Layout(unit="shown items", drawn=drawn, headline="gauc", sentence=sentence)
 
 
 _PHOTOS = Layout(unit="photos", sentence="With {k} results shown, {model} finds {value} of what photos show.")
@@ -93,6 +127,7 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     "photo": _PHOTOS,
     "photo query": _PHOTOS,
+    **{task: _ranking(f"{drawn}s") for drawn, task in RANKING_BY.items()},
     "graded": Layout(
         headline="ndcg_judged",
         sentence="{model} ranks the judged items of a query with an NDCG@{k} of {value} of the ideal one.",
@@ -110,3 +145,8 @@ def label(metric: str, k: int | None = None) -> str:
     """Print name of a metric, with its cut-off: `Recall@20`."""
     name = METRICS[metric].label if metric in METRICS else metric
     return name if k is None else f"{name}@{k}"
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is printed in percent."""
+    return METRICS[metric].is_share if metric in METRICS else True

@@ -54,13 +54,13 @@ _STYLE = {
 }
 
 
-def by_slice(rows: Rows, *, metric: str, ks: Sequence[int]) -> str:
+def by_slice(rows: Rows, *, metric: str, ks: Sequence[int | None]) -> str:
     """One metric of every model on every slice with its interval, one panel for each cut-off.
 
     Args:
         rows: Records of one task.
         metric: What to show, a share.
-        ks: The cut-offs to show.
+        ks: The cut-offs to show; None: the metric has none.
 
     Returns:
         An `<svg>` element.

@@ -233,9 +233,10 @@ def some_requests(number: int, *, config: EvaluationConfig) -> IntArray:
 def paired_records(comparison: Comparison, config: EvaluationConfig) -> list[AnyRecord]:
     """Compare the model of the config with every other, and the control with the title model.
 
-    Differences claim to be above 0: of the model and any other, of the recall model and the model it is built over, and
-    of the hybrid and its channels. On `photo_only` the two ratios of recall carry the config's claims. The oracle is a
-    ceiling, not a rival: it gets the share reached, and no claim.
+    Differences claim to be above 0: of the model and any other, of the recall model and the model it is built over, of
+    the hybrid and its channels, and of the whole line with a ranker and what may find for it. On `photo_only` the two
+    ratios of recall carry the config's claims. The oracle is a ceiling, not a rival: it gets the share reached, and no
+    claim.
     """
     on_photos = comparison.slice_name == "photo_only"
     gain = Claim(Effect.RATIO, Relation.AT_LEAST, config.min_photo_gain) if on_photos else None
@@ -250,11 +251,13 @@ def paired_records(comparison: Comparison, config: EvaluationConfig) -> list[Any
         if role_of(other) is Role.CEILING:
             found += [comparison.ratio(config.model, baseline=other, column=column) for column in columns]
             continue
-        built_over = other in (config.recall_model, config.hybrid_model)
+        built_over = other in (config.recall_model, config.hybrid_model, config.ranked_model)
         better, worse = (other, config.model) if built_over else (config.model, other)
         found += [comparison.difference(better, baseline=worse, column=column) for column in columns + also]
     for channel in hybrid_channels(comparison, config):
         found += [comparison.difference(config.hybrid_model, baseline=channel, column=one) for one in columns + also]
+    for first in (config.recall_model, config.hybrid_model):
+        found += [comparison.difference(config.ranked_model, baseline=first, column=one) for one in columns + also]
     for column in columns:
         found.append(comparison.ratio(config.model, baseline=config.title_model, column=column, claim=gain))
         found.append(comparison.ratio(config.control_model, baseline=config.title_model, column=column, claim=control))

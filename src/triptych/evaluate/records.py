@@ -31,6 +31,7 @@ _ROLES = {
     "bm25": Role.BASELINE,
     "item-knn": Role.BASELINE,
     "chance": Role.BASELINE,
+    "constant": Role.BASELINE,
     "colour-histogram": Role.BASELINE,
     "oracle": Role.CEILING,
     "permuted-photo": Role.CONTROL,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from triptych.evaluate.compare import Column
-from triptych.evaluate.definitions import METRICS, layout
+from triptych.evaluate.definitions import METRICS, is_share, layout
 from triptych.evaluate.records import Role, cautions, distinct, paired, role_of, select, single
 
 Row = Mapping[str, Any]
@@ -20,6 +20,11 @@ _SHORT = {
     "ndcg_judged": "NDCG judged",
     "ndcg_catalogue": "NDCG all",
     "unjudged": "unjudged",
+    "gauc": "GAUC",
+    "auc": "AUC",
+    "log_loss": "log loss",
+    "calibration_error": "ECE",
+    "predicted_over_observed": "pred/obs",
 }
 """What a terminal has room for."""
 _ORDER = (Role.BASELINE, Role.MODEL, Role.CONTROL, Role.CEILING)
@@ -67,7 +72,7 @@ def _tables_of(rows: Rows, *, task: str, split: str, headline_k: int) -> list[Te
         {"model": model, **{_short(column): _cell(everything, model, column, first=first) for column in columns}}
         for model in models
     ]
-    slices = distinct(single(rows), "slice")
+    slices = distinct(select(single(rows), metric=first.metric, k=first.k), "slice")
     note = cautions(rows)
     one_seed = ONE_SEED.replace("queries", over) if "one seed" in distinct(rows, "evidence") else ""
     return [
@@ -90,7 +95,8 @@ def _tables_of(rows: Rows, *, task: str, split: str, headline_k: int) -> list[Te
 
 
 def _short(column: Column) -> str:
-    return f"{_SHORT[column.metric]}@{column.k}"
+    name = _SHORT[column.metric]
+    return name if column.k is None else f"{name}@{column.k}"
 
 
 def _cell(rows: Rows, model: str, column: Column, *, first: Column) -> str:
@@ -132,9 +138,15 @@ def _verdict_row(row: Row) -> dict[str, str]:
 
 
 def headline(rows: Rows, *, headline_k: int) -> Column:
-    """Return what to show first of one task's rows: its metric at the wanted cut-off, or at its largest without it."""
+    """Return what to show first of one task's rows: its metric at the wanted cut-off, or at its largest without it.
+
+    A metric without cut-offs has none.
+    """
     metric = layout(rows[0]["task"]).headline if rows else "recall"
-    ks = [k for k in distinct(select(single(rows), metric=metric), "k") if k is not None]
+    found = distinct(select(single(rows), metric=metric), "k")
+    if found == [None]:
+        return Column(metric)
+    ks = [k for k in found if k is not None]
     return Column(metric, headline_k if headline_k in ks or not ks else max(ks))
 
 
@@ -175,7 +187,10 @@ def shown_pairs(rows: Rows, *, headline_k: int) -> list[Row]:
 
 
 def value_text(row: Row) -> str:
-    """Write the value of a record: a share in percent, a difference in points with its sign, a ratio with ×."""
+    """Write the value of a record: a share in percent, a difference in points with its sign, a ratio with ×.
+
+    What is no share is written as it is.
+    """
     return _number(row, row["value"])
 
 
@@ -198,4 +213,6 @@ def _number(row: Row, value: float | None) -> str:
     kind = row.get("kind")
     if kind == "ratio":
         return f"{value:.2f}×"
+    if not is_share(row.get("metric", "")):
+        return (f"{value:+.4f}" if kind == "difference" else f"{value:.4f}").replace("-", "−")
     return (f"{100 * value:+.1f}" if kind == "difference" else f"{100 * value:.1f}").replace("-", "−")

@@ -89,6 +89,44 @@ def group_aucs(labels: npt.NDArray[Any], scores: npt.NDArray[Any], *, groups: np
     return GroupAucs(numbers.astype(np.int64), values, sizes.astype(np.int64))
 
 
+def auc_values(labels: npt.NDArray[Any], scores: npt.NDArray[Any]) -> FloatArray:
+    """Spread an AUC over its samples, so that means over samples drawn again tell how it varies.
+
+    An AUC is no mean over samples, but to first order it varies like one: a sample's value is the AUC plus its
+    influence, which is how much more often it stands on the right side of the other class than is usual, by the inverse
+    of its class's share. Groups of samples may be drawn together (a cluster bootstrap).
+
+    Source: DeLong, DeLong and Clarke-Pearson 1988 (structural components); Obuchowski 1997 for clusters.
+
+    Args:
+        labels: Bool ``[n]``.
+        scores: Floats ``[n]``.
+
+    Returns:
+        Float64 ``[n]``, whose mean is the AUC; NaN where all labels are equal.
+
+    Raises:
+        DataError: lengths differ, or a score is NaN.
+    """
+    _check(labels, scores, labels)
+    positive = labels.astype(bool)
+    count = int(positive.sum())
+    if count in (0, len(labels)):
+        return np.full(len(labels), np.nan)
+    chosen, left = np.sort(scores[positive]), np.sort(scores[~positive])
+
+    def below(ordered: npt.NDArray[Any], given: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the share of `ordered` below each of `given`, a tie counting half."""
+        either = sum(np.searchsorted(ordered, given, side=side) for side in ("left", "right"))
+        return np.asarray(either) / (2 * len(ordered))
+
+    right = np.where(positive, below(left, scores), 1.0 - below(chosen, scores))
+    area = float(right[positive].mean())
+    shares = np.where(positive, count, len(labels) - count) / len(labels)
+    values: FloatArray = area + (right - area) / shares
+    return values
+
+
 def log_loss(labels: npt.NDArray[Any], logits: npt.NDArray[Any]) -> float:
     """Return the mean negative log likelihood of the labels, in nats; NaN without samples.
 
@@ -99,11 +137,16 @@ def log_loss(labels: npt.NDArray[Any], logits: npt.NDArray[Any]) -> float:
     Raises:
         DataError: lengths differ, or a logit is NaN.
     """
+    losses = sample_log_losses(labels, logits)
+    return float(losses.mean()) if len(losses) else float("nan")
+
+
+def sample_log_losses(labels: npt.NDArray[Any], logits: npt.NDArray[Any]) -> FloatArray:
+    """Return the negative log likelihood of each label, in nats ``[n]``; arguments and errors as of `log_loss`."""
     _check(labels, logits, labels)
-    if not len(labels):
-        return float("nan")
     signed = np.where(labels.astype(bool), -1.0, 1.0) * logits.astype(np.float64)
-    return float(np.logaddexp(0.0, signed).mean())
+    losses: FloatArray = np.logaddexp(0.0, signed)
+    return losses
 
 
 def _check(labels: npt.NDArray[Any], scores: npt.NDArray[Any], groups: npt.NDArray[Any]) -> None:

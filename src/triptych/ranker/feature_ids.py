@@ -154,7 +154,7 @@ def cell_names(catalogue: Catalogue) -> Sequence[str]:
 
 def ages(catalogue: Catalogue, *, item_row: NDArray[Any], time_us: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return how old items were at some moments, in days, at least 0; NaN where that is not known."""
-    return since(first_seen_us(catalogue)[item_row], time_us=time_us)
+    return since(first_seen_us(catalogue.items)[item_row], time_us=time_us)
 
 
 def since(first_us: NDArray[np.float64], *, time_us: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -163,9 +163,9 @@ def since(first_us: NDArray[np.float64], *, time_us: NDArray[np.int64]) -> NDArr
     return days
 
 
-def first_seen_us(catalogue: Catalogue) -> NDArray[np.float64]:
+def first_seen_us(items: pl.DataFrame) -> NDArray[np.float64]:
     """Return when items entered the catalogue ``[items]``, NaN where that is not known."""
-    return _numbers(catalogue.items["first_seen"].to_physical())
+    return _numbers(items["first_seen"].to_physical())
 
 
 def _numbers(values: pl.Series) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ once, whether it is a candidate of many requests, stands in many histories, or b
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -72,6 +73,25 @@ class Past(NamedTuple):
     kind: NDArray[Any]
     """As `data.events.KIND_CODES`."""
 
+    def latest(self, most: int) -> Past:
+        """Keep the latest choices."""
+        return Past(*(part[-most:] for part in self))
+
+
+class Spoken(NamedTuple):
+    """A request that is in no log."""
+
+    user: str | None
+    """Who asks; None, or somebody whom training has not met: a stranger."""
+    query: str | None
+    """In which words, if any."""
+    cell: str | None
+    """Where, if that is known."""
+    time_us: int
+    """When, in microseconds since 1970 UTC."""
+    past: Past | None
+    """What he has chosen before; None: nothing."""
+
 
 class Features:
     """What is known of a catalogue's items and of its log, in rows of a model's tables."""
@@ -99,16 +119,7 @@ class Features:
                     f"modalities: '{name}' has the shape {vectors.shape}; it must have one row, or one row of tokens, "
                     f"for each of the {catalogue.num_items:,} items of the catalogue."
                 )
-        items = catalogue.items
-        columns = {ITEM: items["item_id"], **{name: items[name] for name in ids.item_fields if name != ITEM}}
-        self._item_fields = _table({name: columns[name].cast(pl.String) for name in ids.item_fields}, ids.item_fields)
-        self._item_lists = [_lists(items[name].to_list(), ids=one) for name, one in ids.item_lists.items()]
-        numbers = [
-            one(items[name].cast(pl.Float64).fill_null(float("nan")).to_numpy())
-            for name, one in ids.item_numbers.items()
-        ]
-        self._item_numbers = _side_by_side(numbers, rows=len(items))
-        self._first_seen_us = first_seen_us(catalogue)
+        self._items = _Items.of(catalogue.items, ids=ids)
         self._names = [*ids.request_fields, HOUR, WEEKDAY]
         texts = folded(catalogue.queries)
         by_name = {USER: catalogue.users, QUERY: texts, CELL: cell_names(catalogue)}
@@ -156,25 +167,45 @@ class Features:
     def of_words(
         self, *, user: str | None, query: str | None, cell: str | None, time_us: int, past: Past | None
     ) -> Asking:
-        """Gather one request that is in no log.
+        """Gather one request that is in no log; arguments as of `Spoken`."""
+        return self.of_spoken([Spoken(user, query, cell, time_us, past)])
+
+    def of_spoken(self, spoken: Sequence[Spoken]) -> Asking:
+        """Gather requests that are in no log."""
+        texts = folded([one.query or "" for one in spoken])
+        given = {
+            USER: [one.user for one in spoken],
+            QUERY: [None if one.query is None else text for one, text in zip(spoken, texts, strict=True)],
+            CELL: [one.cell for one in spoken],
+        }
+        fields = [one.rows(given[name]) for name, one in self.ids.request_fields.items()]
+        lists = tuple(_lists([words(text) for text in texts], ids=one) for one in self.ids.request_lists.values())
+        most = self._history_items
+        latest = [None if one.past is None or not most else one.past.latest(most) for one in spoken]
+        longest = max([1, *(len(one.item_rows) for one in latest if one is not None)])
+        steps, times, kinds = (np.full((len(spoken), longest), fill, dtype=np.int64) for fill in (-1, 0, 0))
+        for place, past in enumerate(latest):
+            if past is not None:
+                inside = slice(len(past.item_rows))
+                steps[place, inside], times[place, inside], kinds[place, inside] = past
+        time_us = np.array([one.time_us for one in spoken], dtype=np.int64)
+        return self._asking(fields, lists, time_us, steps=steps, times=times, kinds=kinds)
+
+    def with_items(self, items: pl.DataFrame, *, modalities: Modalities) -> Features:
+        """Return the same with more items behind the others, as candidates and for histories.
 
         Args:
-            user: who asks; None, or somebody whom training has not met: a stranger.
-            query: in which words, if any.
-            cell: where, if that is known.
-            time_us: when, in microseconds since 1970 UTC.
-            past: what he has chosen before; None: nothing.
+            items: what is known of them: ``item_id``, ``first_seen``, and the columns of every feature. An id that
+                training has not met is one that it does not know.
+            modalities: what they are made of, the same names; left unread where nobody reads any.
         """
-        text = None if query is None else folded([query])[0]
-        given = {USER: user, QUERY: text, CELL: cell}
-        fields = [one.rows([given[name]]) for name, one in self.ids.request_fields.items()]
-        lists = tuple(_lists([words(text or "")], ids=one) for one in self.ids.request_lists.values())
-        most = self._history_items
-        latest = [] if past is None or not most else [np.asarray(part, dtype=np.int64)[-most:] for part in past]
-        if not latest or not len(latest[0]):
-            latest = [np.array([-1]), np.array([0]), np.array([0])]
-        steps, times, kinds = (part[None] for part in latest)
-        return self._asking(fields, lists, np.array([time_us]), steps=steps, times=times, kinds=kinds)
+        more = copy.copy(self)
+        more._items = self._items.followed_by(_Items.of(items, ids=self.ids))
+        more._modalities = {
+            name: np.concatenate([vectors, np.asarray(modalities[name], dtype=vectors.dtype)])
+            for name, vectors in self._modalities.items()
+        }
+        return more
 
     def candidates(
         self,
@@ -198,7 +229,8 @@ class Features:
         distinct, place = np.unique(np.concatenate([item_rows, asking.steps[there]]), return_inverse=True)
         steps = np.full(asking.steps.shape, -1, dtype=np.int64)
         steps[there] = place[len(item_rows) :]
-        fields, asked = self._item_fields[distinct], asking.fields.copy()
+        items = self._items
+        fields, asked = items.fields[distinct], asking.fields.copy()
         if hide is not None and hide_rate:
             fields[hide.random(len(distinct)) < hide_rate, 0] = UNK
             for column, name in enumerate(self._names):
@@ -207,13 +239,13 @@ class Features:
         gaps = np.maximum(asking.time_us[:, None] - asking.step_time_us, 0) // MINUTE_US
         gap_rows = 1 + np.minimum(np.log2(1 + gaps).astype(np.int64), GAP_ROWS - 1)
         time_us = asking.time_us[request]
-        age = [] if self.ids.age is None else [self.ids.age(since(self._first_seen_us[item_rows], time_us=time_us))]
+        age = [] if self.ids.age is None else [self.ids.age(since(items.first_seen_us[item_rows], time_us=time_us))]
         return Candidates(
             ItemFeatures(
                 item_rows=torch.from_numpy(distinct.astype(np.int64)),
                 fields=torch.from_numpy(fields),
-                lists=tuple(TableBags.of(one[distinct]) for one in self._item_lists),
-                numbers=torch.from_numpy(self._item_numbers[distinct]),
+                lists=tuple(TableBags.of(one[distinct]) for one in items.lists),
+                numbers=torch.from_numpy(items.numbers[distinct]),
                 content=tuple(_tokens(vectors, distinct) for vectors in self._modalities.values()),
             ),
             RequestFeatures(
@@ -242,6 +274,50 @@ class Features:
         columns = [*fields, 1 + hour, 1 + weekday]
         history = (part.astype(np.int64) for part in (steps, times, kinds))
         return Asking(np.stack(columns, axis=1).astype(np.int64), lists, time_us, *history)
+
+
+class _Items(NamedTuple):
+    """What is known of items, looked up."""
+
+    fields: NDArray[np.int64]
+    """``[items, fields]``."""
+    lists: tuple[NDArray[np.int64], ...]
+    """Of each list ``[items, most]``, -1 behind the end."""
+    numbers: NDArray[np.float32]
+    """``[items, 2 · numbers]``."""
+    first_seen_us: NDArray[np.float64]
+    """``[items]``, NaN where that is not known."""
+
+    @classmethod
+    def of(cls, items: pl.DataFrame, *, ids: FeatureIds) -> _Items:
+        """Look items up in the columns of a catalogue."""
+        columns = {ITEM: items["item_id"], **{name: items[name] for name in ids.item_fields if name != ITEM}}
+        numbers = [
+            one(items[name].cast(pl.Float64).fill_null(float("nan")).to_numpy())
+            for name, one in ids.item_numbers.items()
+        ]
+        return cls(
+            _table({name: columns[name].cast(pl.String) for name in ids.item_fields}, ids.item_fields),
+            tuple(_lists(items[name].to_list(), ids=one) for name, one in ids.item_lists.items()),
+            _side_by_side(numbers, rows=len(items)),
+            first_seen_us(items),
+        )
+
+    def followed_by(self, more: _Items) -> _Items:
+        """Put more items behind these."""
+        return _Items(
+            np.concatenate([self.fields, more.fields]),
+            tuple(_below(one, other) for one, other in zip(self.lists, more.lists, strict=True)),
+            np.concatenate([self.numbers, more.numbers]),
+            np.concatenate([self.first_seen_us, more.first_seen_us]),
+        )
+
+
+def _below(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Put lists below others, of one length."""
+    longest = max(above.shape[1], below.shape[1])
+    parts = [np.pad(one, ((0, 0), (0, longest - one.shape[1])), constant_values=-1) for one in (above, below)]
+    return np.concatenate(parts)
 
 
 def _table(columns: Mapping[str, pl.Series], ids: Mapping[str, IdVocabulary]) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -18,6 +19,8 @@ from triptych.ranker.inputs import Candidates
 from triptych.ranker.samples import Samples
 
 KIND = "ranker"
+ITEM_VECTORS = "item"
+"""The modality that a run gives a ranker with content: the served encoder's vector of each item."""
 FEATURES = "features"
 """Folder of the artefact."""
 SCORED_AT_ONCE = 8_192
@@ -62,15 +65,22 @@ class Ranker:
         """Return log odds of samples of the catalogue's log ``[samples]``."""
         return score_samples(self.model, self.features, samples)
 
-    def score(self, asking: Asking, *, item_rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Return log odds of candidates of one request ``[candidates]``.
+    def score(
+        self, asking: Asking, *, item_rows: NDArray[np.integer], request: NDArray[np.integer] | None = None
+    ) -> NDArray[np.float32]:
+        """Return log odds of candidates ``[candidates]``.
 
         Args:
-            asking: one request, as of `Features.of_words`.
+            asking: requests, as of `Features.of_words` or `Features.of_spoken`.
             item_rows: the candidates.
+            request: ``[candidates]``, the place of each one's request; None: there is one request.
         """
-        request = np.zeros(len(item_rows), dtype=np.int64)
-        return _scored(self.model, self.features.candidates(asking, request=request, item_rows=item_rows))
+        of = np.zeros(len(item_rows), dtype=np.int64) if request is None else request
+        return _scored(self.model, self.features.candidates(asking, request=of, item_rows=item_rows))
+
+    def with_items(self, items: pl.DataFrame, *, modalities: Modalities) -> Ranker:
+        """Return the same with more items behind the others; arguments as of `Features.with_items`."""
+        return Ranker(self.model, self.features.with_items(items, modalities=modalities))
 
 
 def score_samples(model: RankModel, features: Features, samples: Samples) -> NDArray[np.float32]:

@@ -22,6 +22,7 @@ from triptych.index.base import BACKENDS, IndexConfig
 from triptych.pretrain.base import TASKS, LearnsFrom, PretrainConfig
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.pretrain.tasks.history_contrast import HistoryContrastConfig
+from triptych.ranker.config import RankTrainConfig
 from triptych.recall.config import RecallTrainConfig
 from triptych.recall.hybrid_channels import CHANNELS, NEW, channel_names
 from triptych.recall.models.bm25 import Bm25Config
@@ -35,6 +36,12 @@ RECALL = "recall"
 """Row of the recall model in a run's tables."""
 HYBRID = "hybrid"
 """Row of the fused channels."""
+RANKER = "ranker"
+"""Row of the ranker where scores of what was shown are measured."""
+RANKED = "ranked"
+"""Row of the whole line: what is found, its first put into the ranker's order."""
+ROWS = (RECALL, HYBRID, RANKER, RANKED)
+"""Names that no training beside may have."""
 
 
 class Arm(StrEnum):
@@ -112,6 +119,12 @@ class RunConfig(Config):
     history); none: recall where there is a recall model, else dense."""
     hybrid: HybridConfig | None = None
     """Channels fused into one, for logs of searches and for judged queries; none: there is no such row and channel."""
+    ranker: RankTrainConfig | None = None
+    """Puts the first of what a search found into another order, where validation finds it better: trained on what was
+    shown, chosen or not. Where its content is not 'none' it reads the served encoder's item vectors, with those of
+    title and photo where it fuses them itself (em3). None: there is none."""
+    rank_candidates: int = Field(200, ge=1)
+    """How many of a search's first items the ranker looks at."""
     semantic_ids: SemanticIdsConfig | None = None
     """Short codes of the served encoder's item vectors: the page shows an item's path of codes and who shares it; none:
     there are none. `triptych semantic-ids` makes and measures them by themselves."""
@@ -174,6 +187,7 @@ class RunConfig(Config):
             raise ValueError("recommend = 'recall', and there is no recall model. Set recall, or another.")
         if self.hybrid is not None:
             self._check_hybrid(self.hybrid)
+        self._check_ranker()
         learned = self.pretrain
         if isinstance(learned, HistoryContrastConfig) and learned.history_events != self.dense.history_events:
             raise ValueError(
@@ -206,7 +220,7 @@ class RunConfig(Config):
                 "recall learns from searches or users that led to a choice, and this recipe has none. Remove it."
             )
         for name in self.recall_beside:
-            if name in (*Arm, RECALL, HYBRID) or name in self.beside or not is_trained(name):
+            if name in (*Arm, *ROWS) or name in self.beside or not is_trained(name):
                 raise ValueError(f"recall_beside.{name}: the tables have a row of that name already. Choose another.")
         asks_words = self.pretrain.learns_from is LearnsFrom.QUERIES
         every = {RECALL: self.recall, **{f"recall_beside.{name}": one for name, one in self.recall_beside.items()}}
@@ -242,8 +256,18 @@ class RunConfig(Config):
         if hybrid.weights is not None and set(hybrid.weights) != set(names):
             raise ValueError(f"hybrid.weights must give each channel one ({', '.join(names)}); 0 for none.")
 
+    def _check_ranker(self) -> None:
+        if self.ranker is None:
+            if self.rank_candidates != type(self).model_fields["rank_candidates"].default:
+                raise ValueError("rank_candidates has no effect: there is no ranker. Set ranker, or leave it out.")
+        elif self.pretrain.learns_from is not LearnsFrom.QUERIES or self.split.by is SplitBy.QUERY:
+            raise ValueError(
+                "ranker learns from what searches showed, chosen or not, and this recipe has no log of searches. "
+                "Remove it."
+            )
+
     def _check_beside(self, name: str, other: PretrainConfig) -> None:
-        if name in (*Arm, RECALL, HYBRID) or not is_trained(name):
+        if name in (*Arm, *ROWS) or not is_trained(name):
             raise ValueError(f"beside.{name}: the tables have a row of that name already. Choose another.")
         own, encoder = self.pretrain.encoder, other.encoder
         for field in ("text_model", "vision_model", "title_features", "photo_px", "photos"):

@@ -382,6 +382,9 @@ class Stages:
         recall_index: Artifact | None = None,
         hybrid: Artifact | None = None,
         item_knn: Artifact | None = None,
+        ranker: Artifact | None = None,
+        ranking: Artifact | None = None,
+        item_views: Artifact | None = None,
     ) -> Artifact:
         """Name what the engine opens: the served encoder (None: `pretrain`'s), first seed, and what is over it."""
         seed = self.config.seeds[0]
@@ -403,6 +406,9 @@ class Stages:
                 hybrid=hybrid,
                 item_knn=item_knn,
                 semantic_ids=codes,
+                ranker=ranker,
+                ranking=ranking,
+                item_views=item_views,
                 recommend=self.config.recommend,
             ),
         )

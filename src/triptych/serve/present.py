@@ -28,6 +28,7 @@ def answer(engine: Engine, found: Answer) -> schemas.SearchAnswer:
         hits=hits(engine, found),
         num_items=engine.num_items,
         channel=found.channel,
+        ranked=found.is_ranked,
         note=found.note,
     )
 
@@ -107,6 +108,7 @@ def why(reason: Why) -> schemas.Why:
         without_clicks=finite(reason.without_clicks),
         shared_words=list(reason.shared_words),
         found_by=reason.found_by,
+        ranked=None if reason.ranked is None else schemas.Placed(**reason.ranked._asdict()),
     )
 
 

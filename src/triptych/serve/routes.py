@@ -297,6 +297,7 @@ def _search(engine: Engine, parameters: schemas.SearchParameters, *, photo: byte
         k=parameters.k,
         filters=parameters.filters,
         channel=parameters.channel,
+        rank=parameters.rank,
         explain=parameters.explain,
     )
     return present.answer(engine, found)
@@ -313,7 +314,10 @@ def _recommend(
 
 def _why(engine: Engine, parameters: schemas.WhyParameters, *, photo: bytes | None) -> schemas.Why:
     _known(engine, parameters.item_id)
-    return present.why(engine.why(parameters.item_id, query=parameters.q, photo=photo, channel=parameters.channel))
+    found = engine.why(
+        parameters.item_id, query=parameters.q, photo=photo, channel=parameters.channel, rank=parameters.rank
+    )
+    return present.why(found)
 
 
 def _serving(service: Runtime) -> schemas.Serving:

@@ -110,6 +110,9 @@ class SearchParameters(FilterParameters):
     """``recall``: by meaning and by what was chosen under such queries; ``dense``: by meaning, title and photo;
     ``bm25``: by shared words; ``popularity``: by past clicks; ``hybrid``: by several of these, where the shop fuses
     them. Left out: the best for words, ``search_channel`` of ``/api/info``, and ``dense`` where there is a photo."""
+    rank: bool | None = None
+    """Whether the ranker puts the first of what was found by words into its own order; left out: where validation found
+    that better (``search_is_ranked`` of ``/api/info``)."""
     explain: bool = False
     """Give each hit its ``why`` (each is encoded up to three times for it)."""
 
@@ -145,6 +148,8 @@ class WhyParameters(Parameters):
     """The item."""
     channel: Channel | None = None
     """``recall``, ``dense`` or ``hybrid``; left out: as a search chooses."""
+    rank: bool | None = None
+    """Whether the ranker says what it made of the item; left out: as a search chooses."""
 
 
 class PhotoWhyForm(WhyParameters):
@@ -177,6 +182,15 @@ class Item(Message):
     """The catalogue's further columns, those with a value."""
 
 
+class Placed(Message):
+    """What a ranker made of an item."""
+
+    place: int = Field(ge=1)
+    """Where the channel had it; of ``/api/why`` without filters."""
+    probability: float
+    """That it is chosen where it is shown, as the ranker sees it."""
+
+
 class Why(Message):
     """Why an item is where it is: what a side adds is ``unmasked`` less the score without it."""
 
@@ -195,6 +209,8 @@ class Why(Message):
     """Words that the query and the title have in common."""
     found_by: dict[str, int] | None
     """Channel to the item's place there, where the channel is ``hybrid``; ``/api/why`` has places without filters."""
+    ranked: Placed | None
+    """None where no ranker looked at it."""
 
 
 class Hit(Message):
@@ -234,6 +250,8 @@ class SearchAnswer(Message):
     """Number of items in the catalogue."""
     channel: Channel
     """What found the hits: as asked, or ``popularity`` where nothing in the words is known."""
+    ranked: bool
+    """Whether a ranker put the first of them into its order."""
     note: str | None
     """A sentence for the visitor, where the answer is not quite what was asked for."""
 

@@ -77,7 +77,7 @@ def _task(page: Page, result: TaskResult, *, is_first: bool) -> str:
     rows = select(page.rows, task=result.task)
     first = headline(rows, headline_k=page.config.headline_k)
     k, unit = page.config.headline_k, layout(result.task).unit
-    slices = distinct(single(rows), "slice")
+    slices = distinct(select(single(rows), metric=first.metric, k=first.k), "slice")
     everything = select(single(rows), slice="all")
     number = everything[0]["num_queries"] if everything else 0
     lead = (
@@ -122,7 +122,8 @@ def _with(line: str, flag: str) -> str:
 
 def _slices(rows: Sequence[Mapping[str, Any]], result: TaskResult, *, first: Column) -> str:
     metric, unit = first.metric, layout(result.task).unit
-    ks = sorted({first.k or 1, max(distinct(select(single(rows), metric=metric), "k"))})
+    ks = [None] if first.k is None else sorted({first.k, max(distinct(select(single(rows), metric=metric), "k"))})
+    over = "" if first.k is None else f", macro over the slice's {unit}"
     picture = figures.by_slice(rows, metric=metric, ks=ks)
     curve = figures.by_cutoff(rows, metric=metric)
     meanings = {name.replace("_", " "): meaning for name, meaning in result.definitions.items()}
@@ -130,8 +131,7 @@ def _slices(rows: Sequence[Mapping[str, Any]], result: TaskResult, *, first: Col
         "<h3>Where it is good, and where not</h3>"
         + figure(
             picture,
-            caption=f"Point: {label(metric)}, macro over the slice's {unit}. Line: 95 % interval. "
-            "Hollow: control or ceiling.",
+            caption=f"Point: {label(metric)}{over}. Line: 95 % interval. Hollow: control or ceiling.",
         )
         + tables.slice_table(rows, metric=metric, ks=ks)
         + '<div class="halves">'

@@ -82,9 +82,13 @@ def _metric_head(column: Column, *, is_headline: bool) -> str:
     definition = METRICS.get(column.metric)
     name = definition.label if definition else column.metric
     meaning = definition.meaning if definition else ""
-    at = "" if column.k is None else f"<small>@{column.k}</small>"
-    words = f'<abbr title="{text(meaning)}">{text(name)}</abbr>{at}'
+    words = f'<abbr title="{text(meaning)}">{text(name)}</abbr>{_cut(column.k)}'
     return f"<strong>{words}</strong>" if is_headline else words
+
+
+def _cut(k: int | None) -> str:
+    """Write a cut-off; "" where there is none."""
+    return "" if k is None else f"<small>@{k}</small>"
 
 
 def _cell(row: Row | None, *, is_best: bool, scale: float | None) -> str:
@@ -172,12 +176,12 @@ def _pair_name(row: Row, *, sign: str, colour: str) -> str:
     return f'<span class="pair">{model} <em>{sign}</em> {text(row["baseline"])}</span>'
 
 
-def slice_table(rows: Rows, *, metric: str, ks: Sequence[int]) -> str:
+def slice_table(rows: Rows, *, metric: str, ks: Sequence[int | None]) -> str:
     """One metric of every model on every slice, for reading off what the figure shows."""
     found = select(single(rows), metric=metric)
     slices, models = distinct(found, "slice"), ordered_models(rows)
     colours = variables(models)
-    head = ["Model", *(f"{text(name.replace('_', ' '))}<small>@{k}</small>" for name in slices for k in ks)]
+    head = ["Model", *(f"{text(name.replace('_', ' '))}{_cut(k)}" for name in slices for k in ks)]
     body = []
     for model in models:
         cells = [select(found, model=model, slice=name, k=k) for name in slices for k in ks]

@@ -46,6 +46,8 @@ class EvaluationConfig(Config):
     """The recall model over `model`, which claims to be above it."""
     hybrid_model: str = "hybrid"
     """The fused channels, which claim to be above `model`, `recall_model` and bm25."""
+    ranked_model: str = "ranked"
+    """The whole line: what is found, its first in the ranker's order, which claims to be above what finds."""
     min_photo_gain: float = Field(1.25, gt=0)
     """Claim: recall of `model` / recall of `title_model` is at least this on the slice photo_only."""
     max_control_gain: float = Field(1.05, gt=0)

@@ -67,6 +67,11 @@ class ContentConfig(Config):
         """Whether it reads what items are made of; as it stands, it does."""
         return True
 
+    @property
+    def fuses_modalities(self) -> bool:
+        """Whether it makes one vector of several modalities itself, and so is given each; as it stands, it does not."""
+        return False
+
     @abstractmethod
     def build(self, modalities: Mapping[str, int], *, id_dim: int, catalogue_items: int) -> ContentModule:
         """Make the plug-in with new weights.

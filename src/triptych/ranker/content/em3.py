@@ -126,6 +126,11 @@ class Em3ContentConfig(ContentConfig):
         return self
 
     @property
+    def fuses_modalities(self) -> bool:
+        """It does."""
+        return True
+
+    @property
     def trains_weights(self) -> bool:
         """Whether either side trains the shared weights."""
         return Train.ADAPTER in (self.train, self.train_behaviours)

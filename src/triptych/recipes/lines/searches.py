@@ -11,8 +11,15 @@ from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
-from triptych.recipes.config import HYBRID, RECALL
+from triptych.recipes.config import HYBRID, RANKED, RECALL
 from triptych.recipes.hybrid import hybrid_of_run
+from triptych.recipes.ranker import (
+    ranked_line,
+    ranker_inputs,
+    ranker_of_run,
+    ranking_of_run,
+    require_shown,
+)
 from triptych.recipes.recall import recall_inputs, recall_of_run
 from triptych.recipes.served import served_of_run
 from triptych.recipes.stages import Stages
@@ -29,6 +36,7 @@ def run(stages: Stages) -> Artifact:
     has_queries = bool(np.any(catalogue.event_array("query_row") >= 0))
     require_behaviour(config, has_queries=has_queries, has_users=catalogue.num_users > 0)
     split = stages.split()
+    require_shown(config, catalogue=catalogue, split=split)
     tokenizer = stages.tokenizer(split)
     popularity, bm25 = stages.popularity(split), stages.bm25()
     trained = stages.train(split, tokenizer)
@@ -44,7 +52,10 @@ def run(stages: Stages) -> Artifact:
         bm25=bm25,
         recalled=own,
     )
-    recall = own[0] if own else None
+    rankers = ranker_of_run(trained, stages=stages, split=split, served=served.plan)
+    line = ranked_line(rankers, trained, stages=stages, split=split, served=served.plan, recalled=own, hybrids=hybrids)
+    ranking = None if line is None else line.rule(stages)
+    recall, ranker = own[0] if own else None, rankers[0] if rankers else None
     stages.bundle(
         trained,
         served=served.plan,
@@ -53,6 +64,9 @@ def run(stages: Stages) -> Artifact:
         recall=None if recall is None else recall.model,
         recall_index=None if recall is None else recall.index,
         hybrid=hybrids[0].artifact if hybrids else None,
+        ranker=None if ranker is None else ranker.artifact,
+        ranking=ranking,
+        item_views=None if ranker is None else ranker.views,
     )
 
     def searched() -> TaskResult:
@@ -64,6 +78,8 @@ def run(stages: Stages) -> Artifact:
         }
         if hybrids:
             fused[HYBRID] = [one.retriever(name=HYBRID) for one in hybrids]
+        if line is not None:
+            fused[RANKED] = [*line.retrievers(config.evaluation.part)]
         return search.evaluate(
             {**models, **stages.encoders(trained), **fused, **oracle},
             catalogue=catalogue,
@@ -71,8 +87,17 @@ def run(stages: Stages) -> Artifact:
             config=config.evaluation,
         )
 
+    shown = ranking_of_run(
+        rankers,
+        trained,
+        stages=stages,
+        split=split,
+        served=served.plan,
+        popularity=popularity,
+        recalled=own,
+    )
     return stages.report(
-        [searched, *stages.relit_photos(split, trained, served=served.plan)],
+        [searched, *shown, *stages.relit_photos(split, trained, served=served.plan)],
         split=split,
         trained=trained,
         inputs={
@@ -81,6 +106,8 @@ def run(stages: Stages) -> Artifact:
             "photo queries": str(config.photo_queries),
             **served.inputs,
             **recall_inputs(recalled, stages=stages),
+            **ranker_inputs(rankers, stages=stages),
+            **({} if ranking is None else {"ranking": ranking}),
             **{f"hybrid seed {seed}": one.artifact for seed, one in zip(config.seeds, hybrids, strict=False)},
         },
         chosen=served.words,

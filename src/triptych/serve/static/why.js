@@ -50,7 +50,7 @@ async function explain(section, item, { state, channel, hit, queryPhoto, signal 
   section.replaceChildren(el("div", { class: "line" }), el("div", { class: "line half" }), el("div", { class: "bars-wait" }));
   try {
     const { answer } = await api.why(state, item.item_id, { channel, photo: queryPhoto, signal });
-    section.replaceChildren(...reasons(answer, { state, channel, hit }));
+    section.replaceChildren(...reasons(answer, { state, channel, hit }), ...ranked(answer));
     markWords(byId("why-body").querySelector(".title"), answer.shared_words);
   } catch (failure) {
     if (failure.name === "AbortError") return;
@@ -59,6 +59,13 @@ async function explain(section, item, { state, channel, hit, queryPhoto, signal 
   } finally {
     section.removeAttribute("aria-busy");
   }
+}
+
+/** What the ranker made of it, in a line; nothing where none looked at it. */
+function ranked({ ranked: placed }) {
+  if (!placed) return [];
+  const percent = (100 * placed.probability).toLocaleString("en", { maximumSignificantDigits: 2 });
+  return [el("p", { class: "note" }, `Ranked by how likely it is to be chosen: ${percent} %. Before that it stood at place ${placed.place}.`)];
 }
 
 function reasons(why, { state, channel, hit }) {
