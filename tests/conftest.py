@@ -72,7 +72,8 @@ def hybrid_run(demo_run: Path, tmp_path_factory: pytest.TempPathFactory, request
 @pytest.fixture(scope="session")
 def ranked_run(demo_run: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """The small demo with a ranker that reads the encoder's vectors. Read it, never change it."""
-    settings = (f"ranker={json.dumps(SMALL_RANKER)}", "rank_candidates=50")
+    less = ("compare=[]", "photo_queries=0", "evaluation.examples=0", "evaluation.bootstrap_repeats=100")
+    settings = (f"ranker={json.dumps(SMALL_RANKER)}", "rank_candidates=50", *less)
     return _demo("ranked_run", settings, tmp_path_factory=tmp_path_factory, request=request, start=demo_run)
 
 

@@ -23,7 +23,7 @@ DEMO_SETTINGS = (
 SMALL_RANKER = {
     "model": {"kind": "din", "dim": 8, "history_items": 10, "hidden_dims": [32]},
     "content": {"kind": "em3", "dim": 16},
-    "negative_rate": 0.2,
+    "negative_rate": 0.1,
     "batch_samples": 512,
     "validations": 1,
     "validation_samples": 2000,
