@@ -43,6 +43,7 @@ OPERATIONS = {
     "why",
     "why_by_photo",
     "similar",
+    "codes",
     "recommend",
     "recommend_by_history",
     "item",
