@@ -335,8 +335,6 @@ class Engine:
         row = now.shelf.row(item)
         if now.code_paths is None:
             raise EngineError("This shop has no semantic IDs. Run it with [semantic_ids] set.")
-        if k < 1:
-            raise EngineError(f"k is {k}, it must be at least 1.")
         return now.code_path(row, k=k)
 
     def add_items(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:

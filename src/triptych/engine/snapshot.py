@@ -254,13 +254,8 @@ class Snapshot:
         steps = []
         for depth in range(len(codes), 0, -1):
             keep = there & (shared == depth)
-            found = self.dense.retrieve([Request(item_row=row, keep=keep)], k)
-            hits = [
-                Hit(int(one), self.shelf.item_id(int(one)), float(score))
-                for one, score in zip(found.item_rows[0], found.scores[0], strict=True)
-                if one >= 0
-            ]
-            steps.append(CodeStep(depth, int(np.count_nonzero(keep)), hits))
+            nearest = self.answer(Request(item_row=row, keep=keep), k=k, channel=Channel.DENSE)
+            steps.append(CodeStep(depth, int(np.count_nonzero(keep)), list(nearest)))
         return CodePath(codes, steps)
 
     def explained(self, hits: Sequence[Hit], request: Request, channel: Channel) -> list[Hit]:

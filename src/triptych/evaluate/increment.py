@@ -58,6 +58,8 @@ def increments(
     asked = np.flatnonzero(np.diff(judged.offsets) > 0)
     relevant = relevant_targets(judged, catalogue=catalogue, config=config)
     old = [rankings.item_rows[name][asked, :k] for name in there]
+    first_pair = rankings.query_rows[asked, None] * catalogue.num_items
+    shown = _shown_by_photos(catalogue)
     found = []
     for model, rows in rankings.item_rows.items():
         if model in there:
@@ -65,11 +67,13 @@ def increments(
         own = rows[asked, :k]
         right = match(rows[:, :k], targets=relevant).pairs[asked] >= 0
         new = (own >= 0) & ~_any_of(own, old)
-        unseen = _shown_by_photos(own, query_rows=rankings.query_rows[asked], catalogue=catalogue)
         added, good = new.sum(axis=1), (new & right).sum(axis=1)
         some, any_good = added > 0, good > 0
         whole = right.sum(axis=1) / np.maximum((own >= 0).sum(axis=1), 1)
-        of_photos = np.empty(0) if unseen is None else (new & right & unseen).sum(axis=1)[any_good] / good[any_good]
+        of_photos = np.empty(0)
+        if shown is not None:
+            unseen = new & right & np.isin(first_pair + own, shown)
+            of_photos = unseen.sum(axis=1)[any_good] / good[any_good]
         found.append(
             Increment(
                 model,
@@ -97,10 +101,12 @@ def _any_of(own: IntArray, old: Sequence[IntArray]) -> BoolArray:
     return found
 
 
-def _shown_by_photos(own: IntArray, *, query_rows: IntArray, catalogue: Catalogue) -> BoolArray | None:
-    """Say of which items ``[queries, k]`` only the photo shows something asked for; None: no judgement says so."""
+def _shown_by_photos(catalogue: Catalogue) -> IntArray | None:
+    """Number the (query, item) pairs of which only the photo shows something asked for; None: no judgement says so."""
     judgements = catalogue.judgements
     if judgements is None or PHOTO_ONLY not in judgements.columns:
         return None
-    pairs = judgements.filter(pl.col(PHOTO_ONLY)).select(pl.col("query_row", "item_row").cast(pl.Int64)).to_numpy()
-    return np.isin(query_rows[:, None] * catalogue.num_items + own, pairs @ [catalogue.num_items, 1]) & (own >= 0)
+    pairs = judgements.filter(pl.col(PHOTO_ONLY)).select(
+        pl.col("query_row").cast(pl.Int64) * catalogue.num_items + pl.col("item_row").cast(pl.Int64)
+    )
+    return np.asarray(pairs.to_series())
