@@ -22,7 +22,9 @@ demo: $(VENV)/serve.installed
 	$(BIN)/triptych report $(OUT)
 	@if [ "$(SERVE)" != "0" ]; then $(BIN)/triptych serve $(OUT) --port $(PORT); fi
 
-test: lint contracts types tests
+# mypy has one core to itself and the tests begin on the other.
+test: lint contracts
+	@$(MAKE) --no-print-directory --jobs 2 types tests
 
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
