@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from planted_content import Encoder, content_of
 
 from triptych.data.catalogue import Catalogue
@@ -56,6 +58,7 @@ def test_every_fusion_learns_what_is_chosen(planted_shop, tmp_path, fusion):
         {"log_q": "tf"},
         {"log_q": "none"},
         {"hard_mixes": 5},
+        {"mined_negatives": 2, "mined_from": 1, "mined_to": 6},
         {"query_buckets": 200, "item_buckets": 200},
     ],
 )
@@ -64,6 +67,26 @@ def test_so_does_every_way_of_training(planted_shop, tmp_path, settings):
     if settings.get("against") in ("full", "in_batch"):
         settings["num_negatives"] = RecallTrainConfig.model_fields["num_negatives"].default
     assert trained(planted_shop, tmp_path, **settings).summary["metrics"]["recall@1"] > 0.9
+
+
+def test_what_was_mined_is_for_its_page_alone(planted_shop):
+    """And what is drawn beside it is what would have been drawn without."""
+    mining = RecallTask(config(mined_negatives=3, mined_from=2, mined_to=9), given(planted_shop))
+    plain = RecallTask(config(), given(planted_shop))
+    for index in range(3):
+        batch, without = mining.batch(index), plain.batch(index)
+        count = without.masked.shape[1]
+        assert torch.equal(batch.masked[:, :count], without.masked)
+        assert torch.equal(batch.negative_bias[:count], without.negative_bias)
+        seen = ~batch.masked[:, count:]
+        assert torch.equal(seen.sum(dim=1), torch.full((len(seen),), 3))
+        assert seen.sum(dim=0).max() == 1
+
+
+def test_mining_needs_the_vectors_of_an_encoder(planted_shop):
+    lacking = replace(given(planted_shop), query_content=None, item_content=None)
+    with pytest.raises(ConfigError, match="mined_negatives: they are mined by"):
+        RecallTask(config(mined_negatives=2, model={"fusion": "id"}), lacking)
 
 
 def test_a_retriever_answers_known_queries_new_ones_and_finds_new_items(planted_shop, tmp_path):

@@ -1,4 +1,4 @@
-"""Where a batch's negatives come from, and how often each is expected, against draws."""
+"""Where a batch's negatives come from, how often each is expected, against draws, and what is mined, against a loop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from triptych.data.pages import Pages, PageSampler
+from triptych.data.sampling import KnownPairs
+from triptych.recall.mining import MinedNegatives
 from triptych.recall.negatives import Against, LogQ, NegativeSource
 
 
@@ -35,3 +37,25 @@ def test_negatives_of_the_batch_are_weighed_by_how_often_they_are_met(against, d
         weights[drawn] += np.exp(bias) / 3_000
     np.testing.assert_allclose(weights[0], 1, atol=0.02)
     np.testing.assert_allclose(weights[1:].mean(), 1, atol=0.02)
+
+
+def test_what_is_mined_is_what_a_loop_finds():
+    """All ranks that were asked for, but what was chosen; a query all of whose neighbours were chosen has none."""
+    rng = np.random.default_rng(0)
+    queries, items = (rng.standard_normal((count, 5)).astype(np.float32) for count in (7, 40))
+    asked = np.array([5, 2, 2, 6, 0])
+    order = np.argsort(-(queries @ items.T), axis=1)
+    pairs = [(5, order[5, 4]), (2, order[2, 0]), (2, order[2, 3]), *((6, item) for item in order[6, :8])]
+    mined = MinedNegatives.fit(
+        asked,
+        query_content=queries,
+        item_content=items,
+        chosen=KnownPairs(*np.array(pairs).T),
+        first=3,
+        last=8,
+    )
+    found, there = mined.draw(asked, number=200, rng=rng)
+    for place, query in enumerate(asked):
+        right = set(order[query, 2:8]) - {item for row, item in pairs if row == query}
+        assert there[place].all() if right else not there[place].any()
+        assert set(found[place, there[place]]) == right

@@ -50,6 +50,13 @@ class RecallTrainConfig(EpochsConfig):
     """Least share of the choice in such a mixture, drawn uniformly for each page."""
     mix_high: float = Field(0.6, ge=0, le=1)
     """Largest share."""
+    mined_negatives: int = Field(0, ge=0)
+    """For each page so many items more, for it alone, that the pretrained encoder ranks high for its query and that
+    nobody chose under it; drawn for each batch."""
+    mined_from: int = Field(10, ge=1)
+    """Best of those ranks: nearer items may be right ones that nobody happened to choose."""
+    mined_to: int = Field(100, ge=1)
+    """Worst of those ranks."""
     batch_pages: int = Field(256, ge=1)
     """Pages of a batch; fewer where the log has fewer."""
     most_positives: int = Field(3, ge=1)
@@ -103,6 +110,11 @@ class RecallTrainConfig(EpochsConfig):
             raise ValueError("most_positives has no effect where each choice is a page by itself. Remove it.")
         if self.loss is Loss.BPR and (self.hard_mixes or self.log_q is LogQ.TF):
             raise ValueError("loss = 'bpr' has no denominator: remove hard_mixes and log_q = 'tf'.")
+        if self.mined_from > self.mined_to:
+            raise ValueError(f"mined_from is {self.mined_from} and mined_to {self.mined_to}: set them in order.")
+        if self.mined_negatives and (not needs.query or self.against is Against.FULL):
+            other = "against = 'full'" if needs.query else f"model.kind = '{self.model.kind}', which reads no queries"
+            raise ValueError(f"mined_negatives has no effect with {other}. Remove it.")
         draws = self.against in (Against.SAMPLED, Against.MIXED)
         without_effect = {
             "num_negatives": not draws,
@@ -111,10 +123,13 @@ class RecallTrainConfig(EpochsConfig):
             "log_q": self.against is Against.FULL,
             "mix_low": not self.hard_mixes,
             "mix_high": not self.hard_mixes,
+            "mined_from": not self.mined_negatives,
+            "mined_to": not self.mined_negatives,
         }
         for name, idle in without_effect.items():
             if idle and getattr(self, name) != _default(name):
-                other = "hard_mixes = 0" if name.startswith("mix") else f"against = '{self.against}'"
+                unset = {"mix": "hard_mixes = 0", "mined": "mined_negatives = 0"}
+                other = unset.get(name.partition("_")[0], f"against = '{self.against}'")
                 raise ValueError(f"{name} has no effect with {other}. Remove one of them.")
         return self
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.ids import UNK
-from triptych.data.pages import PageBatch, PageSampler, PagesOf, Runs, RunSampler, Sampler, read_pages
+from triptych.data.pages import PageBatch, Pages, PageSampler, PagesOf, Runs, RunSampler, Sampler, read_pages
 from triptych.data.sampling import KnownPairs
 from triptych.data.splits import Split
-from triptych.foundation.errors import DataError
+from triptych.foundation.errors import ConfigError, DataError
 from triptych.losses.base import LossOutput
 from triptych.losses.bpr import bpr
 from triptych.losses.sampled_softmax import HardMixes, sampled_softmax
@@ -28,6 +28,7 @@ from triptych.recall.config import Loss, RecallTrainConfig
 from triptych.recall.features import Features
 from triptych.recall.ids import Ids
 from triptych.recall.learned import GraphModel, ItemFeatures, ModalityModel, RecallModel, RequestFeatures, Step
+from triptych.recall.mining import MinedNegatives
 from triptych.recall.negatives import NegativeSource
 from triptych.recall.validation import nearest, some_queries, some_users
 from triptych.training.distributed import ALONE, Group
@@ -74,7 +75,7 @@ class RecallBatch(NamedTuple):
     negative: Tensor
     """int64 ``[negatives]``, the places of the negatives."""
     masked: Tensor
-    """bool ``[pages, negatives]``, True where a negative was chosen on the page."""
+    """bool ``[pages, negatives]``, True where a negative was chosen on the page, or was mined for another one."""
     negative_bias: Tensor
     """float32 ``[negatives]``."""
     positive_bias: Tensor | None
@@ -157,6 +158,7 @@ class RecallTask:
         own_page = np.arange(len(pages.query_row))
         self._asker = pages.user_row if config.pages_of is PagesOf.CHOICES else own_page
         self._known = KnownPairs(np.repeat(self._asker, np.diff(pages.offsets)), pages.item_rows)
+        self._mined = _mined(config, given, pages=pages)
         most = config.validation_queries
         self._validation = (
             some_queries(given.split, most=most)
@@ -187,9 +189,17 @@ class RecallTask:
         rng = np.random.default_rng([self._seed, index, 2])  # apart from the sampler's streams
         drawn = self._sampler.batch(index)
         negatives, negative_bias = self._negatives.draw(drawn, rng=rng)
+        query_rows = self._pages.query_row[drawn.pages]
+        masked = self._known.among(self._asker[drawn.pages], item_rows=negatives)
+        if self._mined is not None:
+            more, there = self._mined.draw(
+                query_rows, number=config.mined_negatives, rng=np.random.default_rng([self._seed, index, 3])
+            )
+            negatives = np.concatenate([negatives, more.ravel()])
+            negative_bias = np.concatenate([negative_bias, np.zeros(more.size, dtype=np.float32)])
+            masked = np.concatenate([masked, _of_others(there)], axis=1)
         item_rows, place = np.unique(np.concatenate([drawn.item_rows, negatives]), return_inverse=True)
         positive, negative = np.split(place, [len(drawn.item_rows)])
-        query_rows = self._pages.query_row[drawn.pages]
         hidden = [rng.random(len(rows)) < config.id_dropout_rate for rows in (query_rows, item_rows)]
         mix_share = rng.uniform(config.mix_low, config.mix_high, size=len(query_rows)).astype(np.float32)
         unknown = rng.random(len(query_rows)) < (config.history_dropout_rate if self.features.needs.query else 0.0)
@@ -211,7 +221,7 @@ class RecallTask:
             page=torch.from_numpy(np.searchsorted(mine, drawn.page[kept])),
             positive=torch.from_numpy(positive[kept]),
             negative=torch.from_numpy(negative),
-            masked=torch.from_numpy(self._known.among(self._asker[drawn.pages[mine]], item_rows=negatives)),
+            masked=torch.from_numpy(masked[mine]),
             negative_bias=torch.from_numpy(negative_bias),
             positive_bias=None if positive_bias is None else torch.from_numpy(positive_bias[kept]),
             mix_share=torch.from_numpy(mix_share[mine]) if config.hard_mixes else None,
@@ -298,6 +308,34 @@ def _known(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return distinct rows of a table without that of the unknown."""
     distinct = np.unique(ids)
     return distinct[distinct != UNK]
+
+
+def _mined(config: RecallTrainConfig, given: Given, *, pages: Pages) -> MinedNegatives | None:
+    """Rank the encoder's neighbours of the queries that are learned from, where some are wanted."""
+    if not config.mined_negatives:
+        return None
+    if given.query_content is None or given.item_content is None:
+        raise ConfigError(
+            "mined_negatives: they are mined by the vectors of a pretrained encoder, and there are none. Train one, or "
+            "set mined_negatives = 0."
+        )
+    asked = np.repeat(pages.query_row, np.diff(pages.offsets))
+    return MinedNegatives.fit(
+        pages.query_row,
+        query_content=given.query_content,
+        item_content=given.item_content,
+        chosen=KnownPairs(asked, pages.item_rows),
+        first=config.mined_from,
+        last=config.mined_to,
+    )
+
+
+def _of_others(there: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mask what was mined for other pages ``[pages, pages * number]``, and where nothing was."""
+    pages, number = there.shape
+    masked = np.ones((pages, pages, number), dtype=bool)
+    masked[np.arange(pages), np.arange(pages)] = ~there
+    return masked.reshape(pages, -1)
 
 
 def _own_pages(drawn: PageBatch, *, group: Group) -> NDArray[np.int64]:
