@@ -8,7 +8,6 @@ reads, `ranker.train` trains it, `ranker.scorer` answers with it.
 
 from __future__ import annotations
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,13 +16,12 @@ from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from triptych.foundation.artifact import write_json
 from triptych.foundation.config import Config
-from triptych.foundation.errors import ArtifactError, ConfigError
+from triptych.foundation.errors import ConfigError
 from triptych.foundation.registry import config_class
+from triptych.nn.model_folder import load_weights, read_described, write_model
 from triptych.nn.target_attention import Steps
 from triptych.ranker.content.base import Asked, ContentConfig, ContentModule, Described, Term
 from triptych.ranker.feature_vectors import FeatureVectors
@@ -31,7 +29,7 @@ from triptych.ranker.inputs import Candidates, Sizes
 
 MODELS, CONTENTS = "triptych.ranker.models", "triptych.ranker.content"
 """The registry folders."""
-WEIGHTS_FILE, CONFIG_FILE, SIZES_FILE = "model.safetensors", "config.json", "sizes.json"
+WHAT = "Ranker"
 
 
 class Seen(NamedTuple):
@@ -196,15 +194,13 @@ class RankModel(nn.Module, ABC):
 
     def save(self, folder: Path) -> None:
         """Write weights, configs and sizes."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous().cpu() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
-        write_json(folder / CONFIG_FILE, {"model": self.config.dump(), "content": self.content_config.dump()})
         # A list keeps the order of what a mapping names; JSON's writer may sort keys.
         sizes = {
             name: list(map(list, value.items())) if isinstance(value, Mapping) else value
             for name, value in self.sizes._asdict().items()
         }
-        write_json(folder / SIZES_FILE, sizes)
+        config = {"model": self.config.dump(), "content": self.content_config.dump()}
+        write_model(folder, self, config=config, sizes=sizes)
 
 
 def load_model(folder: Path) -> RankModel:
@@ -213,19 +209,10 @@ def load_model(folder: Path) -> RankModel:
     Raises:
         ArtifactError: files are absent or do not belong together.
     """
-    absent = [name for name in (WEIGHTS_FILE, CONFIG_FILE, SIZES_FILE) if not (folder / name).is_file()]
-    if absent:
-        raise ArtifactError(f"Ranker {str(folder)!r} has no {absent[0]}. Train it again.")
-    tree, sizes = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (CONFIG_FILE, SIZES_FILE))
+    tree, sizes = read_described(folder, what=WHAT)
     mappings = ("item_fields", "item_lists", "request_fields", "request_lists", "modalities")
     shape: dict[str, Any] = {name: dict(value) if name in mappings else value for name, value in sizes.items()}
     config = config_class(MODELS, tree["model"]["kind"]).parse(tree["model"])
     content = config_class(CONTENTS, tree["content"]["kind"]).parse(tree["content"])
     assert isinstance(config, RankModelConfig) and isinstance(content, ContentConfig)
-    model = config.build(Sizes(**shape), content=content, seed=0)
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ArtifactError(f"Ranker {str(folder)!r}: the weights are not of this config ({reason}).") from None
-    return model.eval()
+    return load_weights(config.build(Sizes(**shape), content=content, seed=0), folder, what=WHAT)

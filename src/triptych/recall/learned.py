@@ -6,7 +6,6 @@ One model per file in `recall.models`. A model knows nothing of logs or files: `
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -14,21 +13,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from triptych.foundation.artifact import write_json
-from triptych.foundation.errors import ArtifactError, ConfigError
+from triptych.foundation.errors import ConfigError
 from triptych.foundation.registry import config_class
 from triptych.losses.base import LossOutput
 from triptych.nn.bags import Bags, TableBags
 from triptych.nn.id_table import WHOLE, Shard
+from triptych.nn.model_folder import load_weights, read_described, write_model
 from triptych.recall.base import RetrieverConfig
 
 MODELS = "triptych.recall.models"
 """The registry folder; models that are not trained are in it too."""
-WEIGHTS_FILE, CONFIG_FILE, SIZES_FILE = "model.safetensors", "config.json", "sizes.json"
+WHAT = "Recall model"
 
 
 FLAT_TEMPERATURE = 1.0
@@ -294,10 +292,7 @@ class RecallModel(nn.Module, ABC):
 
     def save(self, folder: Path) -> None:
         """Write weights, config and sizes."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous().cpu() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
-        write_json(folder / CONFIG_FILE, self.config.dump())
-        write_json(folder / SIZES_FILE, self.sizes._asdict())
+        write_model(folder, self, config=self.config.dump(), sizes=self.sizes._asdict())
 
 
 class GraphModel(RecallModel):
@@ -332,22 +327,14 @@ def load_model(folder: Path) -> RecallModel:
     Raises:
         ArtifactError: files are absent or do not belong together.
     """
-    absent = [name for name in (WEIGHTS_FILE, CONFIG_FILE, SIZES_FILE) if not (folder / name).is_file()]
-    if absent:
-        raise ArtifactError(f"Recall model {str(folder)!r} has no {absent[0]}. Train it again: triptych run.")
-    tree, sizes = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (CONFIG_FILE, SIZES_FILE))
+    tree, sizes = read_described(folder, what=WHAT)
     model = model_config(config_class(MODELS, tree["kind"]).parse(tree)).build(Sizes(**sizes), seed=0)
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ArtifactError(f"Recall model {str(folder)!r}: the weights are not of this config ({reason}).") from None
-    return model.eval()
+    return load_weights(model, folder, what=WHAT)
 
 
 def read_needs(folder: Path) -> Needs:
     """Say what a saved model reads, without opening it."""
-    tree = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    tree = read_described(folder, what=WHAT).config
     return model_config(config_class(MODELS, tree["kind"]).parse(tree)).needs
 
 

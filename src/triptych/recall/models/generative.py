@@ -8,7 +8,6 @@ of what he has chosen.
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -17,16 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from triptych.foundation.artifact import write_json
-from triptych.foundation.errors import ArtifactError
 from triptych.nn.code_decoder import CodeDecoder
 from triptych.nn.code_reader import CodeReader
+from triptych.nn.model_folder import load_weights, read_described, write_model
 from triptych.recall.base import RetrieverConfig
 
-WEIGHTS_FILE, CONFIG_FILE, SIZES_FILE = "model.safetensors", "config.json", "sizes.json"
+WHAT = "Generative model"
 
 
 class Asks(StrEnum):
@@ -160,10 +157,7 @@ class Generative(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write weights, config and sizes."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous().cpu() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
-        write_json(folder / CONFIG_FILE, self.config.dump())
-        write_json(folder / SIZES_FILE, self.sizes._asdict())
+        write_model(folder, self, config=self.config.dump(), sizes=self.sizes._asdict())
 
     @classmethod
     def load(cls, folder: Path) -> Generative:
@@ -172,17 +166,8 @@ class Generative(nn.Module):
         Raises:
             ArtifactError: files are absent or do not belong together.
         """
-        absent = [name for name in (WEIGHTS_FILE, CONFIG_FILE, SIZES_FILE) if not (folder / name).is_file()]
-        if absent:
-            raise ArtifactError(f"Generative model {str(folder)!r} has no {absent[0]}. Train it again.")
-        sizes = GenerativeSizes(**json.loads((folder / SIZES_FILE).read_text(encoding="utf-8")))
-        model = GenerativeConfig.load(folder / CONFIG_FILE).build(sizes, seed=0)
-        try:
-            model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise ArtifactError(f"Generative model {str(folder)!r}: weights of another config ({reason}).") from None
-        return model.eval()
+        tree, sizes = read_described(folder, what=WHAT)
+        return load_weights(GenerativeConfig.parse(tree).build(GenerativeSizes(**sizes), seed=0), folder, what=WHAT)
 
 
 CONFIG = GenerativeConfig
