@@ -358,15 +358,17 @@ def main() -> None:
         be_child(options)
         return
     on_gpu, threads = options.device == "cuda", options.threads
-    result: dict[str, Any] = {
-        "benchmark": "pretraining",
-        "machine": {**machine(), "gpu": torch.cuda.get_device_name(0) if on_gpu else None},
-        "smoke": options.smoke,
-        "threads": threads,
-        "rounds": options.rounds,
-    }
     out = options.out or Path(__file__).parent / "results" / f"pretraining{'_gpu' if on_gpu else ''}.json"
+    result: dict[str, Any] = {"benchmark": "pretraining", "how": {}}
+    if out.is_file():  # parts that are not measured now stay, each with what it was measured on
+        result = json.loads(out.read_text())
     for part in options.only:
+        result["how"][part] = {
+            "machine": {**machine(), "gpu": torch.cuda.get_device_name(0) if on_gpu else None},
+            "smoke": options.smoke,
+            "threads": threads,
+            "rounds": options.rounds,
+        }
         match part:
             case "memory":
                 result[part] = measure_memory(options, SMOKE if options.smoke else FULL, threads=threads)
