@@ -95,6 +95,14 @@ class Pairs:
         rows = np.arange(self.num_items)
         return TrainPairs(rows, rows, np.ones(self.num_items, dtype=np.int32))
 
+    def items_known(self, _catalogue: Any) -> np.ndarray:
+        """All items were there from the start."""
+        return np.ones(self.num_items, dtype=bool)
+
+    def items_of_validation(self, _catalogue: Any) -> np.ndarray:
+        """None came later."""
+        return np.zeros(self.num_items, dtype=bool)
+
     def targets(self, _part: Part) -> Targets:
         """Return a target for one query: nothing is validated here."""
         return Targets(np.zeros(1, dtype=np.int32), np.arange(2), np.zeros(1, dtype=np.int32))

@@ -153,6 +153,14 @@ class Shop:
         """Return the random clicks."""
         return self._pairs
 
+    def items_known(self, _catalogue: Any) -> np.ndarray:
+        """All items were there from the start."""
+        return np.ones(self.num_items, dtype=bool)
+
+    def items_of_validation(self, _catalogue: Any) -> np.ndarray:
+        """None came later."""
+        return np.zeros(self.num_items, dtype=bool)
+
     def targets(self, _part: Part) -> Targets:
         """Return a target for ten queries: validation is not what is measured."""
         return Targets(np.arange(10, dtype=np.int32), np.arange(11), np.arange(10, dtype=np.int32))

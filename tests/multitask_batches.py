@@ -99,6 +99,7 @@ def everything(**changes: Any) -> MultitaskBatch:
         has_title=has_title,
         has_photo=has_photo,
         log_q=-torch.rand(8, generator=torch.Generator().manual_seed(7)) * 3,
+        query_log_q=-torch.rand(len(POSITIVE), generator=torch.Generator().manual_seed(8)) * 3,
         query_tokens=queries,
         own_queries=torch.arange(len(POSITIVE)),
         positive=positive,

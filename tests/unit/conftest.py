@@ -90,7 +90,7 @@ def shop_tables() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     return items, events, judgements
 
 
-def build_shop(folder: Path, tables: Sequence[pl.DataFrame | None]) -> Shop:
+def build_shop(folder: Path, tables: Sequence[pl.DataFrame | None], *, photo_px: int = 24) -> Shop:
     """Write tables, read, check and number them, and split by the last day."""
     names = ("items", "events", "judgements")
     for name, table in zip(names, tables, strict=True):
@@ -101,7 +101,7 @@ def build_shop(folder: Path, tables: Sequence[pl.DataFrame | None]) -> Shop:
         read_events(EventsConfig(path="events.parquet"), base=folder),
         None if tables[2] is None else read_judgements(JudgementsConfig(path="judgements.parquet"), base=folder),
     )
-    config = CatalogueConfig(photo_px=24, display_px=32)
+    config = CatalogueConfig(photo_px=photo_px, display_px=32)
     artifact = catalogue_stage.build(config, tables=checked, inputs={"tables": folder.name}, out=folder / "catalogue")
     catalogue = Catalogue.open(artifact)
     return Shop(catalogue, Split.open(splits.build(SplitConfig(), catalogue=catalogue, out=folder / "split")))
@@ -116,9 +116,10 @@ def small_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 def other_shop(tmp_path: Path):
     """Build a shop from changed tables: `other_shop(events=lambda table: ...)`."""
 
-    def build(**changes: Callable[[pl.DataFrame], pl.DataFrame | None]) -> Shop:
+    def build(*, photo_px: int = 24, **changes: Callable[[pl.DataFrame], pl.DataFrame | None]) -> Shop:
         tables = dict(zip(("items", "events", "judgements"), shop_tables(), strict=True))
-        return build_shop(tmp_path, [changes.get(name, lambda same: same)(table) for name, table in tables.items()])
+        changed = [changes.get(name, lambda same: same)(table) for name, table in tables.items()]
+        return build_shop(tmp_path, changed, photo_px=photo_px)
 
     return build
 

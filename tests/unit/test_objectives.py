@@ -132,6 +132,10 @@ def test_queries_find_what_is_theirs_as_a_loop_has_it(kind: str, between: str, s
     def logit(query: int, item: int) -> float:
         return dot(queries[query], items[item]) / temperature - weight * float(batch.log_q[item])
 
+    def logit_back(query: int, asking: int) -> float:
+        found = dot(queries[query], items[POSITIVE[asking]]) / temperature
+        return found - weight * float(batch.query_log_q[query])
+
     forth = [
         (logit(query, POSITIVE[query]), [logit(query, item) for item in negatives])
         for query, negatives in answers_to_queries(batch, there=there, alike=alike)
@@ -140,8 +144,8 @@ def test_queries_find_what_is_theirs_as_a_loop_has_it(kind: str, between: str, s
     if settings.get("symmetric"):
         back = [
             (
-                dot(queries[query], items[POSITIVE[query]]) / temperature,
-                [dot(queries[other], items[POSITIVE[query]]) / temperature for other in others],
+                logit_back(query, query),
+                [logit_back(other, query) for other in others],
             )
             for query, others in asked_by_items(batch, there=there, alike=alike)
         ]

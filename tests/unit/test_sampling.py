@@ -183,6 +183,27 @@ def test_log_q_of_items_is_how_often_they_are_in_a_batch(power: float):
         assert probability.max() / probability.min() > 2, "the case must have rare and frequent items"
 
 
+def test_log_q_of_queries_is_how_often_they_are_expected_in_a_batch():
+    pairs = random_pairs(num_pairs=300)
+    sampler = ItemQuerySampler(**pairs, batch_items=12, queries_per_item=3, item_power=0.5, seed=0)
+    batches = [sampler.batch(index) for index in range(4_000)]
+    told = {q: float(e) for b in batches for q, e in zip(b.query_rows.tolist(), b.query_log_q, strict=True)}
+    met = np.bincount(np.concatenate([batch.query_rows for batch in batches])) / len(batches)
+    expected = np.array([np.exp(told[query]) for query in sorted(told)])
+    assert expected.sum() == pytest.approx(36, rel=0.01)
+    assert expected.max() / expected.min() > 4
+    # A query's draws come in the threes of an item, so counts vary more than those of single draws.
+    assert (np.abs(met[sorted(told)] - expected) < 4.5 * np.sqrt(3 * expected / len(batches)) + expected / 12).all()
+
+
+def test_an_item_that_is_never_drawn_counts_as_the_rarest():
+    given = {"query_row": np.arange(4), "item_row": np.array([2, 5, 7, 9]), "clicks": np.array([1, 8, 3, 2])}
+    sampler = ItemQuerySampler(**given, batch_items=2, item_power=1.0, seed=0)
+    batches = [sampler.batch(index) for index in range(50)]
+    told = {i: q for batch in batches for i, q in zip(batch.item_rows.tolist(), batch.log_q.tolist(), strict=True)}
+    assert sampler.log_q(np.array([0, 2, 5, 6, 9, 11])).tolist() == [told[row] for row in (2, 2, 5, 2, 9, 2)]
+
+
 def test_chances_where_all_are_drawn_and_where_one_is():
     weights = np.array([1.0, 2.0, 3.0, 994.0])
     assert inclusion_chances(np.log(weights), size=4).tolist() == [1.0] * 4

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from triptych.data.text import TextTokenizer, TokenizerConfig
 from triptych.encoders.inputs import Modalities
 from triptych.foundation.errors import ConfigError, DataError
 from triptych.foundation.registry import config_class
+from triptych.pretrain import probe
 from triptych.pretrain.base import TASKS, Given, Phase
 from triptych.pretrain.probe import HardItems
 from triptych.pretrain.stage_task import StageTask
@@ -256,6 +259,24 @@ def test_a_model_of_titles_leaves_out_what_takes_a_photo(given: Given):
         phases_of(titles_only([stage(PHOTOS)]), given)
 
 
+def test_items_that_came_after_training_are_not_learned_and_judge(
+    given: Given, other_shop: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Every fourth item of the shop is new on the validation day."""
+    shop = other_shop(photo_px=32)
+    given = replace(given, catalogue=shop.catalogue, split=shop.split)
+    config = parse([stage(TITLE_PHOTO, data="items", validate_on="title-photo")], encoder=LATE_FUSION)
+    new = np.arange(3, given.catalogue.num_items, 4)
+    for least, judges_by_new in ((5, True), (50, False)):
+        monkeypatch.setattr(probe, "LEAST_NEW", least)
+        (phase,) = phases_of(config, given)
+        assert isinstance(phase.task, StageTask)
+        drawn = np.concatenate([phase.task.batch(index).item_rows.numpy() for index in range(5)])
+        assert not np.isin(new, drawn).any()
+        judged = phase.task._feed.probe._items
+        assert np.isin(judged, new).all() == np.isin(judged, new).any() == judges_by_new
+
+
 def test_a_stage_is_chosen_by_query_and_item_where_its_own_measure_is_not_to_be_had(given: Given):
     config = titles_only([stage(CLICKED, PHOTOS, validate_on="query-photo")], diagnose=False, validation_k=3)
     (phase,) = phases_of(config, given)
@@ -274,8 +295,8 @@ def test_an_epoch_is_as_many_pairs_or_items_as_there_are(given: Given):
     settings = {"loop": {"steps": 8, "accumulate": 2}, "batch_items": 5, "queries_per_item": 3, "validation_k": 3}
     clicks, items = phases_of(titles_only(stages, diagnose=False, **settings), given)
     num_pairs = len(given.split.train_pairs(given.catalogue).item_row)
-    seen = given.catalogue.titles, given.catalogue.photos.has
-    num_both = sum(bool(title) and bool(has) for title, has in zip(*seen, strict=True))
+    seen = given.catalogue.titles, given.catalogue.photos.has, given.split.items_known(given.catalogue)
+    num_both = sum(bool(title) and bool(has) and bool(known) for title, has, known in zip(*seen, strict=True))
     for phase, per_batch, total in ((clicks, 15, num_pairs), (items, 5, num_both)):
         for index in range(4):
             phase.task.losses(phase.task.batch(index))
@@ -435,7 +456,9 @@ def test_hard_negatives_are_of_middling_rank_in_a_cell_of_the_item(num_cells: in
     hard = HardItems(query_rows, ranked, item_cells=cells)
     item_rows = np.array([10, 20, 30])
     asked, positive = np.array([7, 2, 5, 13]), np.array([0, 1, 1, 2])
-    drawn = ItemQueryBatch(item_rows, asked, positive, np.zeros((4, 3), dtype=bool), np.zeros(3, dtype=np.float32))
+    drawn = ItemQueryBatch(
+        item_rows, asked, positive, np.zeros((4, 3), dtype=bool), *np.zeros((2, 3), dtype=np.float32)
+    )
     allowed: list[set[int]] = []
     for item, query in ((10, 7), (20, 2), (30, 13)):  # one query of each
         near = [

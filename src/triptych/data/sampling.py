@@ -32,6 +32,8 @@ class ItemQueryBatch(NamedTuple):
     """``[queries, items]``, True where the pair was clicked in training: no negative, whether drawn for it or not."""
     log_q: NDArray[np.float32]
     """``[items]``, log probability of each to be in a batch, as far as it is drawn by its clicks alone."""
+    query_log_q: NDArray[np.float32]
+    """``[queries]``, log of how often each query is expected in a batch."""
 
 
 class ItemPairBatch(NamedTuple):
@@ -145,6 +147,10 @@ class ItemQuerySampler:
         self._log_weight = item_power * np.log(np.diff(self._item_clicks))
         self.batch_items = min(batch_items, len(self._items))
         self._log_q = np.log(np.maximum(inclusion_chances(self._log_weight, size=self.batch_items), _LEAST_CHANCE))
+        # A query is drawn for each of its items, by its share of that item's clicks.
+        of_item = np.repeat(np.exp(self._log_q) / np.diff(self._item_clicks), np.diff(np.append(starts, len(by_item))))
+        expected = queries_per_item * np.bincount(self._item_queries, weights=of_item * clicks[by_item])
+        self._query_log_q = np.log(np.maximum(expected, _LEAST_CHANCE))
         self._from_cells = from_cells
         self._cells = None if from_cells is None else from_cells.item_cells[self._items]
 
@@ -166,7 +172,14 @@ class ItemQuerySampler:
             positive=np.repeat(np.arange(len(chosen)), self._queries_per_item),
             known=self._known.among(query_rows, item_rows=item_rows),
             log_q=self._log_q[chosen].astype(np.float32),
+            query_log_q=self._query_log_q[query_rows].astype(np.float32),
         )
+
+    def log_q(self, item_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the log probability of items ``[n]`` to be in a batch; one never drawn counts as the rarest."""
+        place = np.minimum(np.searchsorted(self._items, item_rows), len(self._items) - 1)
+        found = np.where(self._items[place] == item_rows, self._log_q[place], self._log_q.min())
+        return found.astype(np.float32)
 
     def known(self, query_rows: NDArray[np.integer], *, item_rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Say which pairs were clicked in training; see `KnownPairs.among`."""

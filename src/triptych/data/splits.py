@@ -221,6 +221,15 @@ class Split:
         known: NDArray[np.bool_] = (first_seen.is_null() | (first_seen < catalogue.events["time"][first])).to_numpy()
         return known
 
+    def items_of_validation(self, catalogue: Catalogue) -> NDArray[np.bool_]:
+        """Say which items ``[items]`` came while validation lasted, which training does not know; see `items_known`."""
+        found = ~self.items_known(catalogue)
+        places = np.arange(len(catalogue.events))[self.test]
+        if found.any() and len(places):
+            first_seen = catalogue.items["first_seen"]
+            found &= (first_seen < catalogue.events["time"][int(places[0])]).fill_null(value=False).to_numpy()
+        return found
+
     def _event_codes(self, catalogue: Catalogue) -> NDArray[np.int8]:
         codes = np.full(len(catalogue.events), -1, dtype=np.int8)
         for code, part in enumerate(PARTS):

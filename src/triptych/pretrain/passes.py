@@ -76,6 +76,8 @@ class MultitaskBatch(NamedTuple):
     """bool ``[items]``."""
     log_q: Tensor
     """float32 ``[items]``, log probability of each to be in a batch."""
+    query_log_q: Tensor
+    """float32 ``[queries]``, log of how often each is expected in a batch."""
     query_tokens: Tensor
     """int32 ``[own queries, tokens]``."""
     own_queries: Tensor

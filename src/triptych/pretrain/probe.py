@@ -1,4 +1,7 @@
-"""How far an encoder in training has come: recall by each way of asking, on a fixed sample, and what it finds hard."""
+"""How far an encoder in training has come: recall by each way of asking, on a fixed sample, and what it finds hard.
+
+Titles and photos are those of items that training does not know, where enough of them came while validation lasted.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,9 @@ HIDDEN = (View.WITHOUT_PHOTO, View.WITHOUT_TITLE)
 EASIEST, HARDEST = 200, 20
 """Ranks between which an item nobody chose is hard and probably wrong: the first twenty are often right (SMGR
 reconstruction, section 4.1)."""
+LEAST_NEW = 50
+"""Items that came while validation lasted, by whose photos and titles an encoder is judged; where fewer did, those that
+training knows."""
 LOOKED_AT = 1_000
 """Items of a query's ranking among which those of a cell are looked for."""
 
@@ -69,6 +75,9 @@ class Probe:
             self._losses = LossProbe(pairs=pairs, log=split.train_pairs(given.catalogue), targets=targets)
         rng = np.random.default_rng(VALIDATION_SEED)
         both = np.flatnonzero(reader.has_title & reader.has_photo)
+        if given.split is not None:
+            new = both[given.split.items_of_validation(given.catalogue)[both]]
+            both = new if len(new) >= LEAST_NEW else both[given.split.items_known(given.catalogue)[both]]
         self._items = np.sort(rng.permutation(both)[: config.validation_queries])
 
     def measure(

@@ -65,11 +65,12 @@ class Feed:
         of_both = [stage.name for stage in stages if stage.data is Data.ITEMS or not stage.validate_on.asks]
         catalogue = given.catalogue
         self.reader = ItemReader(config, given)
-        self.with_both = np.flatnonzero(self.reader.has_title & self.reader.has_photo)
+        known = np.ones(catalogue.num_items, dtype=bool) if given.split is None else given.split.items_known(catalogue)
+        self.with_both = np.flatnonzero(self.reader.has_title & self.reader.has_photo & known)
         if of_both and len(self.with_both) < 2:
             raise DataError(
-                f"items: {len(self.with_both)} have both title and photo, and contrasting them (stage '{of_both[0]}') "
-                "takes two."
+                f"items: {len(self.with_both)} that training may know have both title and photo, and contrasting them "
+                f"(stage '{of_both[0]}') takes two."
             )
         if of_clicks:
             split = given.require_split(
@@ -117,16 +118,16 @@ class Feed:
         item_rows = np.sort(rng.choice(self.with_both, size=size, replace=False))
         nothing = np.zeros(0, dtype=np.int64)
         unknown = np.zeros((0, size), dtype=np.bool_)
-        return ItemQueryBatch(item_rows, nothing, nothing, unknown, np.zeros(size, dtype=np.float32))
+        even, none = (np.zeros(count, dtype=np.float32) for count in (size, 0))
+        return ItemQueryBatch(item_rows, nothing, nothing, unknown, even, none)
 
     def with_more(self, drawn: ItemQueryBatch, more: NDArray[np.int64]) -> ItemQueryBatch:
         """Add items to a batch; what was clicked under its queries is known of them too."""
         item_rows = np.union1d(drawn.item_rows, more)
         place = np.searchsorted(item_rows, drawn.item_rows)
-        log_q = np.full(len(item_rows), drawn.log_q.min(initial=0.0), dtype=np.float32)
-        log_q[place] = drawn.log_q
         known = self._sampler.known(drawn.query_rows, item_rows=item_rows)
-        return ItemQueryBatch(item_rows, drawn.query_rows, place[drawn.positive], known, log_q)
+        log_q = self._sampler.log_q(item_rows)
+        return ItemQueryBatch(item_rows, drawn.query_rows, place[drawn.positive], known, log_q, drawn.query_log_q)
 
 
 class StageTask:
@@ -217,6 +218,7 @@ class StageTask:
             has_title=torch.from_numpy(reader.has_title[rows]),
             has_photo=torch.from_numpy(reader.has_photo[rows]),
             log_q=torch.from_numpy(drawn.log_q),
+            query_log_q=torch.from_numpy(drawn.query_log_q),
             query_tokens=torch.from_numpy(np.ascontiguousarray(tokens[own_queries])),
             own_queries=torch.from_numpy(own_queries),
             positive=torch.from_numpy(drawn.positive),

@@ -35,8 +35,8 @@ class Plan(NamedTuple):
     permutes_photos: bool = False
     """Whether each item is shown another item's photo: the permuted-photo control."""
     start: PretrainConfig | None = None
-    """A training that comes before, once for all seeds and all plans that name it: a warm start that they share. Its
-    encoder has the shape of this one's. None: new weights."""
+    """A training that comes before, once for all seeds and all plans that name it: a warm start that they share, with
+    photos permuted if this one's are. Its encoder has the shape of this one's. None: new weights."""
 
     @property
     def pretrain(self) -> PretrainConfig:
@@ -47,7 +47,8 @@ class Plan(NamedTuple):
     def start_plan(self) -> Plan:
         """That training as a plan of its own."""
         assert self.start is not None
-        return Plan("warm start", self.start)
+        name = "warm start with permuted photos" if self.permutes_photos else "warm start"
+        return Plan(name, self.start, permutes_photos=self.permutes_photos)
 
 
 @dataclass(frozen=True)

@@ -346,16 +346,24 @@ class Stages:
 
     def _starts(self, plans: Sequence[Plan], work: Callable[..., EncoderWork]) -> dict[str, Artifact | None]:
         """Train the warm starts that plans name, each once: plan → the encoder it starts from."""
-        made: dict[str, Artifact] = {}
+        made: dict[tuple[str, bool], Artifact] = {}
+        found: dict[str, Artifact | None] = {}
         for plan in plans:
-            if plan.start is not None and plan.start.to_json() not in made:
+            if plan.start is None:
+                found[plan.name] = None
+                continue
+            key = plan.start.to_json(), plan.permutes_photos
+            if key not in made:
                 models = self.models_for(plan.start)
-                made[plan.start.to_json()] = self._warm(work(plan=plan.start_plan, seed=WARM_START_SEED, models=models))
-        return {plan.name: None if plan.start is None else made[plan.start.to_json()] for plan in plans}
+                made[key] = self._warm(work(plan=plan.start_plan, seed=WARM_START_SEED, models=models))
+            found[plan.name] = made[key]
+        return found
 
     def _warm(self, work: EncoderWork) -> Artifact:
         is_new = work.find() is None
-        return self.stage("encoder", lambda _: work.train(self._group), record="encoder warm start", is_new=is_new)
+        return self.stage(
+            "encoder", lambda _: work.train(self._group), record=f"encoder {work.plan.name}", is_new=is_new
+        )
 
     def semantic_ids(self, own: Trained, *, config: SemanticIdsConfig, name: str) -> Artifact:
         """Make the semantic IDs of an encoder's vectors of the items, or open them; equal settings share them.

@@ -187,7 +187,8 @@ class Contrast(Objective):
         first = self._loss(forth)
         if not self._config.symmetric:
             return first
-        second = self._loss(_photos(passes, forth) if titles_ask else _answers(passes, forth))
+        weight = self._config.log_q_weight
+        second = self._loss(_photos(passes, forth) if titles_ask else _answers(passes, forth, log_q_weight=weight))
         both = {f"{name}_back": value for name, value in second.parts.items()}
         return LossOutput((first.total + second.total) / 2, {**first.parts, **both})
 
@@ -263,7 +264,7 @@ class Contrast(Objective):
         )
 
 
-def _answers(passes: Passes, forth: _Side) -> _Side:
+def _answers(passes: Passes, forth: _Side, *, log_q_weight: float) -> _Side:
     """Turn the roles round: each query's item asks for that query among those of the batch.
 
     No negatives are the queries under which the item was clicked too.
@@ -278,6 +279,7 @@ def _answers(passes: Passes, forth: _Side) -> _Side:
         positive=everyone,
         known=asked,
         usable=forth.usable,
+        log_q=log_q_weight * batch.query_log_q if log_q_weight else None,
     )
 
 
