@@ -344,6 +344,22 @@ def test_a_frozen_model_takes_no_part_in_what_is_saved(parts):
         assert not any(layer.training for layer in slot.pretrained.modules())
 
 
+def test_a_model_that_a_stage_does_not_train_drops_nothing_out(parts):
+    given = parts(bert, None, weights="trained")
+    module, tokens = make(given), queries(given.tokenizer)
+    model = module.slots["text_model"].pretrained
+
+    def differ() -> bool:
+        module.train()
+        return not torch.equal(module.encode_queries(tokens), module.encode_queries(tokens))
+
+    assert differ(), "it has dropout, and is trained"
+    model.requires_grad_(False)
+    assert not differ()
+    model.requires_grad_(True)
+    assert differ()
+
+
 def test_a_frozen_model_that_has_gone_or_is_another_is_a_sentence(parts, tmp_path):
     given = parts(bert, vit)
     folder = tmp_path / "encoder" / "id"

@@ -66,6 +66,13 @@ class _Slot(nn.Module):
         """The model."""
         return self._held[0] if self.is_frozen else self.model
 
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, except of a model none of whose weights is trained now: nothing of its states is dropped."""
+        super().train(mode)
+        if not self.is_frozen and not any(weight.requires_grad for weight in self.model.parameters()):
+            self.model.eval()
+        return self
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the held model along: to another device, or another type."""
         if self.is_frozen:
