@@ -1,6 +1,6 @@
 """Where does staged pretraining win, tie or lose against joint? A map over regimes, on the validation day.
 
-    python benchmarks/staging_map.py --out runs/staging [--regimes cold warm …] [--seeds 0 1 2] [--jobs 2]
+    python benchmarks/staging_map.py --out runs/staging [--regimes cold warm …] [--arms o1 …] [--seeds 0 1 2] [--jobs 2]
     python benchmarks/staging_map.py --draw        the picture and the table of what was measured, again
 
 Fashion photos and titles, simulated shoppers. Every regime has the same arms: the fused loss alone, all losses at
@@ -48,7 +48,7 @@ RESULTS = Path(__file__).parent / "results" / "staging_map.json"
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "staging-map.svg"
 STEPS = 400
 HEADLINE, PHOTO_ONLY = Column("recall", 5), Column("recall", 20)
-AGAINST = "joint"
+AGAINST, BLENDED = "joint", "joint-blended"
 RATE, FUSED_RATE = 2e-3, 1e-3
 """Chosen on validation in that table: joint training and stages alike are best at twice the rate of the fused loss."""
 
@@ -173,7 +173,7 @@ def blended(stages: Stages, regime: Regime, *, split: Split, tokenizer: Artifact
     weights = blend_weights(first, last)
     tasks = [TITLE_PHOTO, *({**task, "weight": weights[name]} for name, task in ALONE.items() if weights[name] > 0)]
     stage = {"name": "joint", "tasks": tasks}
-    return Plan("joint-blended", training([stage], steps=regime.steps, **(regime.settings or {})), start=start)
+    return Plan(BLENDED, training([stage], steps=regime.steps, **(regime.settings or {})), start=start)
 
 
 def measure(
@@ -231,16 +231,16 @@ def _one_epoch_indices(log: Sequence[Mapping[str, Any]]) -> dict[str, float | No
     return {name: one_epoch_index(lines, "recall@10/query-item") for name, lines in by_stage.items()}
 
 
-def run(name: str, *, out: Path, seeds: Sequence[int], jobs: int) -> dict[str, Any]:
-    """Train and measure one regime."""
+def run(name: str, *, out: Path, seeds: Sequence[int], jobs: int, arms: Sequence[str] | None) -> dict[str, Any]:
+    """Train and measure one regime: all of its arms, or those named and joint training."""
     regime = REGIMES[name]
     config = resolve("fashion", settings=("compare=[]", "photo_queries=0", *regime.data)).config
     folder = out / ("-".join(setting.replace("=", "-") for setting in regime.data) or "default")
     stages = Stages(config, base=Path(), out=folder, command="", jobs=jobs)
-    plans = plans_of(regime)
+    plans = [plan for plan in plans_of(regime) if arms is None or plan.name in (AGAINST, *arms)]
     split = stages.split()
     tokenizer = stages.tokenizer(split)
-    if regime.blends:
+    if regime.blends and (arms is None or BLENDED in arms):
         plans.append(blended(stages, regime, split=split, tokenizer=tokenizer))
     trained = stages.train_plans(plans, seeds=seeds, split=split, tokenizer=tokenizer)
     measured = measure(stages, trained, names=[plan.name for plan in plans], seeds=seeds)
@@ -328,6 +328,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--draw", action="store_true")
     parser.add_argument("--regimes", nargs="*", default=list(REGIMES), choices=list(REGIMES))
+    parser.add_argument("--arms", nargs="*", help="beside joint training; default: all of a regime")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--result", type=Path, default=RESULTS)
@@ -338,7 +339,7 @@ def main() -> None:
         if chosen.out is None:
             parser.error("--out: where encoders are kept")
         for name in chosen.regimes:
-            known[name] = run(name, out=chosen.out, seeds=chosen.seeds, jobs=chosen.jobs)
+            known[name] = run(name, out=chosen.out, seeds=chosen.seeds, jobs=chosen.jobs, arms=chosen.arms)
             content = {"machine": machine(), "simulated": True, "part": "validation", "regimes": known}
             chosen.result.write_text(json.dumps(content, indent=1) + "\n")
     draw({name: known[name] for name in REGIMES if name in known}, chosen.picture)
