@@ -115,7 +115,11 @@ REGIMES = {
             *((name, name, {}) for name in ("o2", "o3", "o4", "o5", "three")),
         ),
     ),
-    "long": Regime("both warm, three times the steps", steps=3 * STEPS),
+    "long": Regime(
+        "both warm, three times the steps",
+        steps=3 * STEPS,
+        more=(("o1-own-stops", [{**stage, "patience": 2} for stage in PRESETS["o1"]], {}),),
+    ),
     "full-titles": Regime("titles keep what the photo shows", data=("dataset.shoppers.title_keep=0.9",)),
     "bare-titles": Regime("titles keep hardly any of it", data=("dataset.shoppers.title_keep=0.1",)),
     "unequal": Regime("text warm, photo new", start=warm_text),
