@@ -14,6 +14,8 @@ PORT   ?= 8000
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# pip would compile one file after the other; some files of some packages are of no Python that runs here.
+COMPILE := $(BIN)/python -m compileall -qq --workers 0 $(VENV)/lib || true
 
 .PHONY: demo test lint contracts types tests test-fast clean
 
@@ -51,17 +53,19 @@ $(VENV)/python.made:
 
 $(VENV)/torch.installed: $(VENV)/python.made
 	@echo "installing torch into $(VENV) ..."
-	$(PIP) install $(TORCH)
+	$(PIP) install --no-compile $(TORCH)
 	@touch $@
 
 $(VENV)/serve.installed: $(VENV)/torch.installed pyproject.toml
 	@echo "installing triptych into $(VENV) ..."
-	$(PIP) install --editable '.[serve]'
+	$(PIP) install --no-compile --editable '.[serve]'
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/dev.installed: $(VENV)/torch.installed pyproject.toml
 	@echo "installing triptych and its dev extra into $(VENV) ..."
-	$(PIP) install --editable '.[dev]'
+	$(PIP) install --no-compile --editable '.[dev]'
+	@$(COMPILE)
 	@touch $@ $(VENV)/serve.installed
 
 clean:
