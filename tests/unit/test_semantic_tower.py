@@ -216,7 +216,7 @@ def test_what_says_an_id_never_reads_one_of_its_codes():
 
 
 def test_ids_that_a_query_has_chosen_are_no_negatives_for_it_and_are_for_a_title():
-    model = tower(tasks={"generative_query": 0, "generative_features": 0})
+    model = tower(tasks={"generative_query": 0, "generative_features": 0}, temperature=0.5)
     chosen = torch.zeros(PAGES, PAGES, dtype=torch.bool)
     chosen[0, 3] = True
 
