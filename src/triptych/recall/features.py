@@ -82,7 +82,7 @@ class Features:
             num_users=ids.others[USERS].num_rows if needs.user else 0,
             modalities=tuple((name, vectors.shape[1]) for name, vectors in self._item_modalities.items()),
             title_content_dim=0 if title_content is None else title_content.shape[1],
-            code_sets=tuple(tuple(one.shape) for one in item_codes),
+            code_sets=tuple((one.shape.levels, one.shape.num_codes) for one in item_codes),
         )
 
     def requests(

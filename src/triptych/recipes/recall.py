@@ -18,7 +18,7 @@ from triptych.encoders import embeddings
 from triptych.encoders.base import Export
 from triptych.encoders.embed import Embedder
 from triptych.encoders.embeddings import load_vectors, load_views
-from triptych.encoders.inputs import View
+from triptych.encoders.inputs import Modalities, View
 from triptych.engine.bundle import write_index
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.config import Config
@@ -73,8 +73,8 @@ class RecallConfig(Config):
             raise ValueError("semantic_ids have no effect with this recall.model.content. Remove them.")
         if needs.title_content and self.export is not None:
             raise ValueError("recall.model reads titles as the encoder answers with them. Remove export.")
-        reads = None if self.pretrain is None else self.pretrain.encoder.modalities
-        if needs.title_content and reads is not None and not (reads.reads_title and reads.reads_photo):
+        modalities = None if self.pretrain is None else self.pretrain.encoder.modalities
+        if needs.title_content and modalities not in (None, Modalities.TITLE_PHOTO):
             raise ValueError(
                 "recall.model reads titles by themselves beside titles with photos: the encoder must read both. Set "
                 "pretrain.encoder.modalities to 'title+photo'."
@@ -159,7 +159,7 @@ class RecallWork:
             self.item_content,
             self.seed,
             title_content=self._title_content,
-            item_codes=self._item_codes,
+            item_codes=self.item_codes,
         )
         return train.run(self.plan.config.recall, given, inputs=self._inputs, out=self.out)
 
@@ -188,7 +188,7 @@ class RecallWork:
         return load_views(self.content.item_views)[View.TITLE.value]
 
     @property
-    def _item_codes(self) -> tuple[ItemCodes, ...]:
+    def item_codes(self) -> tuple[ItemCodes, ...]:
         """The IDs that it reads as tokens; one against collisions means nothing, and is not among them."""
         if self.content is None or self.content.semantic_ids is None or self._needs.codes is None:
             return ()
