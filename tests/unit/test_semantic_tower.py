@@ -197,6 +197,11 @@ def test_telling_ids_apart_is_what_a_loop_says(form):
     settings = {"masked": masked, "masked_negatives": masked_negatives, "temperature": 0.1}
     found = tasks.tell(asked, targets(), ids=ids, negatives=negatives, **settings).total
     torch.testing.assert_close(found, expected)
+    halves = 0.0
+    for own in (torch.tensor([0, 3]), torch.tensor([1, 2, 4])):  # as two processes share the pages
+        settings |= {"masked": masked[own], "masked_negatives": masked_negatives[own]}
+        halves = halves + tasks.tell(asked[own], targets(own=own), ids=ids, negatives=negatives[own], **settings).total
+    torch.testing.assert_close(halves, expected)
 
 
 def test_what_says_an_id_never_reads_one_of_its_codes():
