@@ -17,7 +17,7 @@ from triptych.recall.models.semantic_tower import Content as Semantic
 from triptych.recipes import resolve
 from triptych.recipes.config import RunConfig
 from triptych.recipes.encoders import Plan
-from triptych.recipes.generation import GenerationConfig
+from triptych.recipes.generation import GenerationConfig, GenerationPlan, GenerationWork, each_once
 from triptych.recipes.recall import Content, RecallPlan, RecallWork, TrainedRecall, recall_of_run
 from triptych.recipes.reproduce.smgr import fused, tower
 from triptych.semantic_ids import fit
@@ -107,12 +107,20 @@ def test_recipes_without_queries_take_models_of_users_and_histories(recipe, kind
     assert resolve(recipe, settings=[]).config.recall is None
 
 
-def test_tokens_are_of_the_codes_that_mean_something(tmp_path):
-    """Not of the one against collisions; in the control the items change IDs, and as many share one as before."""
-    file, vectors = tmp_path / "item.npy", np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
-    np.save(file, vectors)
+VECTORS = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def ids(tmp_path_factory):
+    """IDs of those vectors, a token against collisions behind."""
+    folder = tmp_path_factory.mktemp("ids")
+    np.save(folder / "item.npy", VECTORS)
     tree = {"quantizer": {"levels": 2, "codes": 4}, "collisions": {"policy": "extra_token"}}
-    ids = fit.run(SemanticIdsConfig.parse(tree), embeddings=file, out=tmp_path / "ids")
+    return fit.run(SemanticIdsConfig.parse(tree), embeddings=folder / "item.npy", out=folder)
+
+
+def test_tokens_are_of_the_codes_that_mean_something(ids, tmp_path):
+    """Not of the one against collisions; in the control the items change IDs, and as many share one as before."""
     content = Content(encoder=ids, embeddings=ids, query_embeddings=None, semantic_ids=ids)
 
     def read(**control: bool) -> ItemCodes:
@@ -123,7 +131,7 @@ def test_tokens_are_of_the_codes_that_mean_something(tmp_path):
         return found
 
     own, shuffled = read(), read(shuffled_ids=True)
-    np.testing.assert_array_equal(own.codes, SemanticIds.open(ids).assign(vectors))
+    np.testing.assert_array_equal(own.codes, SemanticIds.open(ids).assign(VECTORS))
     np.testing.assert_array_equal(own.codebooks, SemanticIds.open(ids).quantizer.codebooks)
     assert sorted(map(tuple, own.codes)) == sorted(map(tuple, shuffled.codes))
     assert (own.codes != shuffled.codes).any(axis=1).mean() > 0.5
@@ -139,3 +147,16 @@ def test_a_decoder_is_fused_with_its_encoder_by_a_rule_that_is_given():
             GenerationConfig.parse({"hybrid": {**rule, **changes}})
     with pytest.raises(ConfigError, match="histories ask this decoder"):
         GenerationConfig.parse({"hybrid": rule, "generative": {"model": {"asks": "history"}}})
+
+
+def test_a_decoder_that_two_rows_share_is_trained_once(ids, tmp_path):
+    """Two processes would train it side by side into one folder."""
+
+    def work(config: GenerationConfig, *, seed: int = 0, shuffled: bool = False) -> GenerationWork:
+        plan = GenerationPlan("row", config, shuffled)
+        return GenerationWork(plan, seed, ids, ids, None, ids, num_pages=1, out=tmp_path)
+
+    other = GenerationConfig().override("generative.learning_rate=0.01")
+    works = [work(GenerationConfig()), work(fused()), work(fused(), seed=1), work(fused(), shuffled=True), work(other)]
+    assert works[0]._inputs == works[1]._inputs, "so that both have one artefact"
+    assert each_once(works) == [works[0], *works[2:]]

@@ -107,6 +107,18 @@ def test_an_item_begins_as_the_sum_of_what_it_is_read_from(content):
     torch.testing.assert_close(model.title(asked), model.query(asked), msg="all maps begin as one")
 
 
+def test_codebooks_of_another_length_keep_their_angles():
+    """RQ-VAE's codes stand for what its encoder makes of vectors, not for these."""
+    model = tower()
+    model.begin_with(codebooks(4))
+    (levels, num_codes), book = SETS[1], codebooks(4)[1].flatten(0, 1)
+    tokens = model.codes.tokens.weight[-levels * num_codes :]
+    torch.testing.assert_close(tokens @ tokens.T, book @ book.T / book.norm(dim=1).mean() ** 2, atol=1e-5, rtol=1e-4)
+    random = tower(tokens_begin="random").codes.tokens.weight.detach()
+    assert not random.equal(tower().codes.tokens.weight)
+    torch.testing.assert_close(random, tower(tokens_begin="random").codes.tokens.weight.detach(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("content", ["sid", "dense", "both", "none"])
 def test_nothing_else_is_read(content):
     model = tower(content=content)

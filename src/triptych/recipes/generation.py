@@ -214,7 +214,7 @@ def train_generation(
             owns.append(own)
     new = {work.name for work in works if work.find() is None}
     if stages.jobs > 1 and len(new) > 1:
-        train_side_by_side(_each_once(works), jobs=stages.jobs, what="decoder")
+        train_side_by_side(each_once(works), jobs=stages.jobs, what="decoder")
     return {
         (work.plan.name, work.seed): TrainedGeneration(
             _finish(work, is_new=work.name in new, stages=stages),
@@ -227,7 +227,7 @@ def train_generation(
     }
 
 
-def _each_once(works: Sequence[GenerationWork]) -> list[GenerationWork]:
+def each_once(works: Sequence[GenerationWork]) -> list[GenerationWork]:
     """Leave out decoders that another plan trains, such as that of a hybrid: two processes would train the same."""
     found: dict[tuple[str, int, str, bool], GenerationWork] = {}
     for work in works:

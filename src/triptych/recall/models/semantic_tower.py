@@ -49,6 +49,7 @@ class Content(StrEnum):
     DENSE = "dense"
     """The vector that the encoder makes of title and photo."""
     BOTH = "both"
+    """Both."""
     NONE = "none"
     """Nothing."""
 
@@ -206,10 +207,6 @@ class SemanticTower(CodeModel):
                 codes=items.codes if reads.reads_codes else None,
             )
         )
-
-    def features(self, items: ItemFeatures) -> Tensor:
-        """Return what titles alone say ``[n, vector_dim]``, before they are made unit vectors."""
-        return self._read(title=items.title_content)
 
     def ids(self, codes: Tensor) -> Tensor:
         """Return unit vectors of semantic IDs ``[..., levels of all sets]`` by themselves: ``[..., vector_dim]``."""
