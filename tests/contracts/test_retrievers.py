@@ -30,6 +30,7 @@ from triptych.recall.features import Features
 from triptych.recall.fusion import Fusion
 from triptych.recall.generative_retriever import GenerativeRetriever
 from triptych.recall.ids import Ids
+from triptych.recall.item_codes import ItemCodes
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.dense import Dense
 from triptych.recall.models.generative import GenerativeConfig, GenerativeSizes
@@ -124,11 +125,15 @@ def learned(shop, kind, **settings):
     content = shop.index.vectors(np.arange(NUM_ITEMS)) if config.reads_content else None
     rng = np.random.default_rng(3)
     modalities = {name: rng.normal(size=(NUM_ITEMS, 6)).astype(np.float32) for name in ("image", "text")}
+    codes = [ItemCodes(rng.integers(4, size=(NUM_ITEMS, 2)), np.ones((2, 4, 12), np.float32))]
     features = Features(
         shop.catalogue,
         ids=ids,
         needs=needs,
+        query_content=content,
         item_content=content,
+        title_content=content if needs.title_content else None,
+        item_codes=codes if needs.codes else (),
         item_modalities=modalities if needs.modalities else None,
     )
     sizes = features.sizes._replace(num_edges=len(pages.item_rows) if needs.graph else 0)
@@ -143,13 +148,18 @@ def learned(shop, kind, **settings):
     vectors[NUM_ITEMS // 2 :] = vectors[: NUM_ITEMS // 2]
     shop.learned[kind] = ExactIndex.build(vectors)
     return LearnedRetriever(
-        model, shop.learned[kind], ids=ids, encoder=None, features=None if needs.query else features
+        model,
+        shop.learned[kind],
+        ids=ids,
+        encoder=shop.embedder if config.reads_content and needs.query else None,
+        features=None if needs.query else features,
     )
 
 
 def learned_again(shop, folder, *, kind):
     catalogue = None if kind in BY_QUERY else shop.catalogue
-    return LearnedRetriever.load(folder, index=shop.learned[kind], encoder=None, catalogue=catalogue)
+    encoder = shop.embedder if kind == "semantic_tower" else None
+    return LearnedRetriever.load(folder, index=shop.learned[kind], encoder=encoder, catalogue=catalogue)
 
 
 def hybrid_channels(shop):
@@ -207,6 +217,10 @@ SUITE = {
     "two_tower": (
         lambda shop: learned(shop, "two_tower", fusion="id"),
         lambda shop, folder: learned_again(shop, folder, kind="two_tower"),
+    ),
+    "semantic_tower": (
+        lambda shop: learned(shop, "semantic_tower"),
+        lambda shop, folder: learned_again(shop, folder, kind="semantic_tower"),
     ),
     "mgdspr": (
         lambda shop: learned(shop, "mgdspr", heads=2, id_init_std=0.5),

@@ -5,16 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from triptych.evaluate.tasks import search
 from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.foundation.errors import ConfigError
 from triptych.recall.base import Request
+from triptych.recall.item_codes import ItemCodes, check_item_codes
+from triptych.recall.models.semantic_tower import Content as Semantic
 from triptych.recipes import resolve
 from triptych.recipes.config import RunConfig
 from triptych.recipes.encoders import Plan
-from triptych.recipes.recall import TrainedRecall, recall_of_run
+from triptych.recipes.generation import GenerationConfig, GenerationPlan, GenerationWork, each_once
+from triptych.recipes.recall import Content, RecallPlan, RecallWork, TrainedRecall, recall_of_run
+from triptych.recipes.reproduce.smgr import fused, tower
+from triptych.semantic_ids import fit
+from triptych.semantic_ids.config import SemanticIdsConfig
+from triptych.semantic_ids.stored import SemanticIds
 
 SETTINGS = {"num_negatives": 20, "validations": 1, "device": "cpu", "precision": "fp32"}
 MODELS = {
@@ -66,6 +74,11 @@ def test_a_model_that_does_not_read_words_is_refused_before_anything_is_trained(
         ("feed", ["hybrid={}"], "hybrid fuses answers to queries, and this recipe has none"),
         ("catalogue", ["recall.model.kind=sasrec"], "recall learns from searches or users that led to a choice"),
         ("judged", ["recall.epochs=1"], "recall learns from searches or users that led to a choice"),
+        (
+            "shop",
+            ["recall.model.kind=semantic_tower"],
+            "reads titles by themselves, and semantic IDs, which a run does",
+        ),
         ("shop", ["recall.model.kind=lightgcn"], "recall.model goes by users or histories alone"),
         ("shop", ['recall_beside={"mf":{"model":"vbpr"}}'], "recall_beside.mf.model goes by users or histories"),
         ("feed", ['recall_beside={"mf":{"model":"vbpr"}}'], "names models beside the served one, and there is none"),
@@ -92,3 +105,58 @@ def test_recipes_without_queries_take_models_of_users_and_histories(recipe, kind
     found = resolve(recipe, settings=[f"recall.model.kind={kind}", "recall.single_choices=false"]).config
     assert found.recall.model.kind == kind
     assert resolve(recipe, settings=[]).config.recall is None
+
+
+VECTORS = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def ids(tmp_path_factory):
+    """IDs of those vectors, a token against collisions behind."""
+    folder = tmp_path_factory.mktemp("ids")
+    np.save(folder / "item.npy", VECTORS)
+    tree = {"quantizer": {"levels": 2, "codes": 4}, "collisions": {"policy": "extra_token"}}
+    return fit.run(SemanticIdsConfig.parse(tree), embeddings=folder / "item.npy", out=folder)
+
+
+def test_tokens_are_of_the_codes_that_mean_something(ids, tmp_path):
+    """Not of the one against collisions; in the control the items change IDs, and as many share one as before."""
+    content = Content(encoder=ids, embeddings=ids, query_embeddings=None, semantic_ids=ids)
+
+    def read(**control: bool) -> ItemCodes:
+        plan = RecallPlan("tower", tower(Semantic.SID), **control)
+        work = RecallWork(plan, 3, ids, ids, content, num_pages=1, out=tmp_path)
+        (found,) = work.item_codes
+        check_item_codes([found], num_items=60)
+        return found
+
+    own, shuffled = read(), read(shuffled_ids=True)
+    np.testing.assert_array_equal(own.codes, SemanticIds.open(ids).assign(VECTORS))
+    np.testing.assert_array_equal(own.codebooks, SemanticIds.open(ids).quantizer.codebooks)
+    assert sorted(map(tuple, own.codes)) == sorted(map(tuple, shuffled.codes))
+    assert (own.codes != shuffled.codes).any(axis=1).mean() > 0.5
+    without = RecallWork(RecallPlan("none", tower(Semantic.NONE)), 3, ids, ids, content, num_pages=1, out=tmp_path)
+    assert without.item_codes == ()
+
+
+def test_a_decoder_is_fused_with_its_encoder_by_a_rule_that_is_given():
+    assert fused().hybrid.weights == {"dense": 0.5, "generative": 0.5}
+    rule = fused().hybrid.dump()
+    for changes in ({"weights": None}, {"channels": ["dense", "bm25"], "weights": {"dense": 1, "bm25": 1}}):
+        with pytest.raises(ConfigError, match=r"set hybrid.channels = \['dense', 'generative'\], fusion and weights"):
+            GenerationConfig.parse({"hybrid": {**rule, **changes}})
+    with pytest.raises(ConfigError, match="histories ask this decoder"):
+        GenerationConfig.parse({"hybrid": rule, "generative": {"model": {"asks": "history"}}})
+
+
+def test_a_decoder_that_two_rows_share_is_trained_once(ids, tmp_path):
+    """Two processes would train it side by side into one folder."""
+
+    def work(config: GenerationConfig, *, seed: int = 0, shuffled: bool = False) -> GenerationWork:
+        plan = GenerationPlan("row", config, shuffled)
+        return GenerationWork(plan, seed, ids, ids, None, ids, num_pages=1, out=tmp_path)
+
+    other = GenerationConfig().override("generative.learning_rate=0.01")
+    works = [work(GenerationConfig()), work(fused()), work(fused(), seed=1), work(fused(), shuffled=True), work(other)]
+    assert works[0]._inputs == works[1]._inputs, "so that both have one artefact"
+    assert each_once(works) == [works[0], *works[2:]]

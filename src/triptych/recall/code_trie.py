@@ -132,6 +132,28 @@ class CodeTrie:
             by_depth.append(found)
         return tuple(by_depth[::-1])
 
+    def leaves(self, item_rows: NDArray[Any]) -> IntArray:
+        """Return the leaves that items are under ``[n]``; it has all of these rows."""
+        place = self._by_row[np.searchsorted(self._item_rows, item_rows, sorter=self._by_row)]
+        return np.searchsorted(self._first_item, place, side="right") - 1
+
+    def relatives(self) -> tuple[IntArray, IntArray]:
+        """Return of each leaf those that share its longest prefix that any other leaf has.
+
+        Returns:
+            ``[leaves]`` each: the first of them, and the one behind the last; the leaf itself is among them.
+        """
+        leaf = np.arange(self.num_leaves)
+        first, last = np.zeros(self.num_leaves, np.int64), np.full(self.num_leaves, self.num_leaves)
+        for depth in range(1, self.levels):
+            bounds = np.arange(self.num_nodes(depth) + 1)
+            for below in self._first[depth:]:
+                bounds = below[bounds]
+            node = np.searchsorted(bounds, leaf, side="right") - 1
+            shared = bounds[node + 1] - bounds[node] > 1
+            first, last = np.where(shared, bounds[node], first), np.where(shared, bounds[node + 1], last)
+        return first, last
+
     @cached_property
     def _by_row(self) -> IntArray:
         """``[items]``, places of the items in the order of their rows."""

@@ -152,8 +152,19 @@ class RecallTrainConfig(EpochsConfig):
         for name in ("id_min_count", "query_buckets", "item_buckets", "id_dropout_rate"):
             if not self.recall_model.reads_ids and getattr(self, name) != _default(name):
                 raise ValueError(
-                    f"{name} has no effect with model.fusion = 'mm', which has no vectors by ID. Remove it."
+                    f"{name} has no effect with model.kind = '{self.model.kind}' as it is set (fusion = 'mm', or no "
+                    "fusion): it has no vectors by ID. Remove it."
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_contrasted(self) -> Self:
+        first = self.recall_model.first_epochs
+        if self.epochs <= first:
+            raise ValueError(
+                f"epochs is {self.epochs:g}, and the first {first} are of the model's own tasks: requests and items "
+                "would never be contrasted. Raise epochs, or lower model.tasks.first_epochs."
+            )
         return self
 
     @property

@@ -17,6 +17,7 @@ from triptych.data.text import folded
 from triptych.nn.bags import TableBags, bags_of
 from triptych.recall.behaviour import NUM_KINDS, BehaviourLog, Choices, Moments
 from triptych.recall.ids import USERS, Ids, attribute_rows
+from triptych.recall.item_codes import ItemCodes, joined
 from triptych.recall.learned import Behaviour, ItemFeatures, Needs, PastQueries, QueryUnits, RequestFeatures, Sizes
 from triptych.recall.text_units import UNITS
 
@@ -32,6 +33,8 @@ class Features:
         query_content: NDArray[Any] | None = None,
         item_content: NDArray[Any] | None = None,
         item_modalities: Mapping[str, NDArray[Any]] | None = None,
+        title_content: NDArray[Any] | None = None,
+        item_codes: Sequence[ItemCodes] = (),
         needs: Needs | None = None,
     ) -> None:
         """Look the ids up once.
@@ -42,6 +45,8 @@ class Features:
             query_content: ``[queries, dim]``, in memory or mapped; None where the model reads none.
             item_content: ``[items, dim]``, likewise.
             item_modalities: name → ``[items, dim]``, likewise; read in training alone.
+            title_content: ``[items, dim]``, of titles alone, likewise; NaN for none.
+            item_codes: sets of semantic IDs; empty where the model reads none.
             needs: of the model; None: nothing but IDs and content.
         """
         self.needs = needs = Needs() if needs is None else needs
@@ -50,6 +55,9 @@ class Features:
         self._item_ids = ids.items.rows(catalogue.item_ids)
         self._query_content, self._item_content = query_content, item_content
         self._item_modalities = dict(item_modalities or {})
+        self._title_content = title_content
+        self._codes = joined(item_codes) if item_codes else None
+        self._set_of_level = np.repeat(np.arange(len(item_codes)), [one.shape.levels for one in item_codes])
         self._units = {
             name: ids.units(catalogue.queries, name=name, most=needs.query_units)
             for name in (UNITS if needs.query_units else ())
@@ -73,6 +81,8 @@ class Features:
             attribute_rows=tuple(ids.others[name].num_rows for name in ids.attributes),
             num_users=ids.others[USERS].num_rows if needs.user else 0,
             modalities=tuple((name, vectors.shape[1]) for name, vectors in self._item_modalities.items()),
+            title_content_dim=0 if title_content is None else title_content.shape[1],
+            code_sets=tuple((one.shape.levels, one.shape.num_codes) for one in item_codes),
         )
 
     def requests(
@@ -164,11 +174,39 @@ class Features:
             found._item_content = np.concatenate([self._item_content, content])
         return found
 
-    def items(self, item_rows: NDArray[np.integer], *, hidden: NDArray[np.bool_] | None = None) -> ItemFeatures:
-        """Gather what is known of some items; arguments as of `requests`."""
+    def items(
+        self,
+        item_rows: NDArray[np.integer],
+        *,
+        hidden: NDArray[np.bool_] | None = None,
+        hidden_codes: NDArray[np.bool_] | None = None,
+    ) -> ItemFeatures:
+        """Gather what is known of some items.
+
+        Args:
+            item_rows: ``[n]``, of the catalogue.
+            hidden: as of `requests`.
+            hidden_codes: bool ``[n, sets]``, whose semantic IDs are hidden; None: nobody's.
+        """
         ids = _shown(self._item_ids[item_rows], hidden)
         words = None if self._title_words is None else TableBags.of(self._title_words[item_rows])
-        return ItemFeatures(torch.from_numpy(ids), taken(self._item_content, item_rows), words)
+        return ItemFeatures(
+            torch.from_numpy(ids),
+            taken(self._item_content, item_rows),
+            words,
+            title_content=taken(self._title_content, item_rows),
+            codes=self._shown_codes(item_rows, hidden_codes),
+        )
+
+    def _shown_codes(
+        self, item_rows: NDArray[np.integer], hidden: NDArray[np.bool_] | None = None
+    ) -> torch.Tensor | None:
+        if self._codes is None:
+            return None
+        codes = self._codes[item_rows]
+        if hidden is not None:
+            codes[hidden[:, self._set_of_level]] = -1
+        return torch.from_numpy(codes)
 
     def _past(self, query_rows: NDArray[np.int32]) -> PastQueries:
         assert self._past_words is not None

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.pages import Pages, PagesOf, read_pages
@@ -27,6 +26,7 @@ from triptych.data.splits import Split
 from triptych.foundation.artifact import Artifact, find, produce
 from triptych.foundation.errors import ConfigError, DataError
 from triptych.losses.base import LossOutput
+from triptych.losses.next_code import next_code
 from triptych.metrics.ranking import macro, match, recall_at_k
 from triptych.recall.behaviour import BehaviourLog, Moments, latest_of
 from triptych.recall.code_trie import Codes, CodeTrie
@@ -158,14 +158,8 @@ class GenerativeTask:
 
     def losses(self, batch: _Batch) -> LossOutput:
         """Score the true code of every level; the loss is their sum, as an ID's log probability is."""
-        logits = self.module(batch.ask, batch.codes).float()
-        smoothing = self._config.label_smoothing_rate
-        levels = [
-            functional.cross_entropy(logits[:, level], batch.codes[:, level], label_smoothing=smoothing)
-            for level in range(logits.shape[1])
-        ]
-        parts = {f"level_{level}": one for level, one in enumerate(levels, start=1)}
-        return LossOutput(torch.stack(levels).sum(), parts)
+        logits = self.module(batch.ask, batch.codes)
+        return next_code(logits, codes=batch.codes, smoothing_rate=self._config.label_smoothing_rate)
 
     def validate(self) -> Validation:
         """Answer a fixed sample of validation queries, or users but for what they had chosen, and measure recall."""

@@ -56,6 +56,19 @@ class Score(StrEnum):
         return functional.normalize(vectors, dim=-1) if self is Score.COSINE else vectors
 
 
+class CodeNeeds(NamedTuple):
+    """What a model reads of semantic IDs, and what it is asked of them in training."""
+
+    dropout_rate: float = 0.0
+    """Share of items of which the ID of a set is hidden in training, each set by itself."""
+    targets: bool = False
+    """Whether it learns tasks of IDs: of each page one choice is drawn, and IDs that are almost its own."""
+    prefix_negatives: int = 0
+    """Of these, IDs of other items that begin alike."""
+    corrupted_negatives: int = 0
+    """And its own with one code replaced."""
+
+
 class Needs(NamedTuple):
     """What a model reads beside IDs and content, and at most how much of each; 0: it does not.
 
@@ -89,6 +102,10 @@ class Needs(NamedTuple):
     """Category, brand and merchant of the items in histories."""
     history_content: bool = False
     """Content of the items in histories."""
+    title_content: bool = False
+    """What the pretrained encoder makes of an item's title alone."""
+    codes: CodeNeeds | None = None
+    """Semantic IDs of items; None: it reads none."""
 
     @property
     def choices(self) -> bool:
@@ -122,6 +139,10 @@ class Sizes(NamedTuple):
     """Pairs of a user and an item that he chose in training, for a model that reads them; else 0."""
     modalities: Sequence[tuple[str, int]] = ()
     """Name and length of the vectors that items have by modality, for a model that reads them."""
+    title_content_dim: int = 0
+    """Length of the vector of an item's title alone, for a model that reads it."""
+    code_sets: Sequence[tuple[int, int]] = ()
+    """Levels and codes of each set of semantic IDs, for a model that reads them."""
 
 
 class QueryUnits(NamedTuple):
@@ -189,6 +210,33 @@ class ItemFeatures(NamedTuple):
     """Of ``[n]`` titles, rows of the table of words; None: nobody reads them."""
     attributes: Tensor | None = None
     """int64 ``[n, attributes]``, rows of each attribute's table, -1 for none; None: nobody reads them."""
+    title_content: Tensor | None = None
+    """float32 ``[n, title_content_dim]``, what the encoder makes of the title alone, NaN where there is none;
+    None: nobody reads it."""
+    codes: Tensor | None = None
+    """int64 ``[n, levels of all sets]``, semantic IDs, -1 where one is hidden or there is none; None: nobody reads
+    them."""
+
+
+class CodeTargets(NamedTuple):
+    """What tasks of semantic IDs are asked in a step: one choice of each page, of all processes."""
+
+    items: ItemFeatures
+    """``[pages]``, with all of their IDs."""
+    code_set: Tensor
+    """int64 ``[pages]``, the set whose ID is to be said; every item has one of the first."""
+    own: Tensor
+    """int64 ``[own pages]``, the places of this process's pages, in the order of its requests."""
+    negatives: Tensor
+    """int64 ``[own pages, negatives, levels of all sets]``, IDs that are almost those of the choice."""
+    same: Tensor
+    """bool ``[own pages, pages]``, True where an item has the ID of the page's choice."""
+    chosen: Tensor
+    """bool ``[own pages, pages]``, True where its ID was chosen under the page's query in training."""
+    same_negatives: Tensor
+    """bool ``[own pages, negatives]``, likewise."""
+    chosen_negatives: Tensor
+    """bool ``[own pages, negatives]``, likewise."""
 
 
 class Step(NamedTuple):
@@ -206,6 +254,8 @@ class Step(NamedTuple):
     """Times that all pages have been seen before."""
     shard: Shard = WHOLE
     """This process's place among those that train together."""
+    targets: CodeTargets | None = None
+    """What tasks of semantic IDs are asked; None: the model needs none."""
 
 
 class View(NamedTuple):
@@ -239,6 +289,8 @@ class Encoded(NamedTuple):
     """float32 ``[n, vector_dim]``."""
     views: Sequence[View] = ()
     terms: Sequence[Term] = ()
+    contrasted: bool = True
+    """Whether requests and items are contrasted; False: the step is learned from by the terms alone."""
 
 
 class RecallModelConfig(RetrieverConfig):
@@ -261,6 +313,11 @@ class RecallModelConfig(RetrieverConfig):
     def needs(self) -> Needs:
         """What else it reads; as it stands, nothing."""
         return Needs()
+
+    @property
+    def first_epochs(self) -> int:
+        """Times through the log before requests and items are contrasted; as it stands, none."""
+        return 0
 
     @abstractmethod
     def build(self, sizes: Sizes, *, seed: int) -> RecallModel:
@@ -293,6 +350,18 @@ class RecallModel(nn.Module, ABC):
     def save(self, folder: Path) -> None:
         """Write weights, config and sizes."""
         write_model(folder, self, config=self.config.dump(), sizes=self.sizes._asdict())
+
+
+class CodeModel(RecallModel):
+    """A model that reads semantic IDs; its config `Needs` them."""
+
+    @abstractmethod
+    def begin_with(self, codebooks: Sequence[Tensor]) -> None:
+        """Be told what codes stand for, before training begins.
+
+        Args:
+            codebooks: of each set float32 ``[levels, num_codes, code_dim]``, as `Sizes.code_sets` has them.
+        """
 
 
 class GraphModel(RecallModel):

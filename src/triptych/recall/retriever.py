@@ -203,6 +203,8 @@ class LearnedRetriever:
         *,
         content: NDArray[np.float32] | None,
         titles: Sequence[str] | None = None,
+        title_content: NDArray[np.float32] | None = None,
+        codes: NDArray[Any] | None = None,
     ) -> FloatArray:
         """Encode items that the index has not met, for instance new ones, by what is known of them.
 
@@ -210,9 +212,11 @@ class LearnedRetriever:
             item_ids: ``[n]``; of an item that training has not met, or None, content and title alone count.
             content: ``[n, dim]``, from the pretrained encoder; left unread by a model that reads none.
             titles: ``[n]``, "" for none; left unread by a model that reads none.
+            title_content: ``[n, dim]``, what the encoder makes of titles alone, NaN for none; likewise.
+            codes: ``[n, levels of all sets]``, semantic IDs that the frozen quantisers assign; likewise.
 
         Raises:
-            EngineError: the model reads titles, and there are none.
+            EngineError: the model reads titles, or semantic IDs, and there are none.
         """
         rows = torch.from_numpy(self._ids.items.rows(item_ids))
         known = None if content is None or not self._model.config.reads_content else torch.from_numpy(content)
@@ -221,7 +225,16 @@ class LearnedRetriever:
             if titles is None:
                 raise EngineError(f"{self._name} reads the titles of items. Give those of the new ones, '' for none.")
             words = TableBags.of(self._ids.units(titles, name="words", most=self._needs.title_words))
-        vectors: FloatArray = self._model.encode_items(ItemFeatures(rows, known, words)).numpy()
+        items = ItemFeatures(rows, known, words)
+        if self._needs.title_content:
+            if title_content is None:
+                raise EngineError(f"{self._name} reads what the encoder makes of titles alone. Give title_content.")
+            items = items._replace(title_content=torch.from_numpy(title_content.astype(np.float32)))
+        if self._needs.codes is not None:
+            if codes is None:
+                raise EngineError(f"{self._name} reads semantic IDs. Give the codes that the quantiser assigns.")
+            items = items._replace(codes=torch.from_numpy(codes.astype(np.int64)))
+        vectors: FloatArray = self._model.encode_items(items).numpy()
         return vectors
 
     def _asked(self, requests: Sequence[Request]) -> RequestFeatures:

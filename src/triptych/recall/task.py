@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,10 +24,21 @@ from triptych.losses.sampled_softmax import HardMixes, sampled_softmax
 from triptych.metrics.ranking import macro, match, recall_at_k
 from triptych.nn.id_table import Shard
 from triptych.recall.behaviour import Moments, choices_of
+from triptych.recall.code_targets import CodeTargetSource
 from triptych.recall.config import Loss, RecallTrainConfig
 from triptych.recall.features import Features
 from triptych.recall.ids import Ids
-from triptych.recall.learned import GraphModel, ItemFeatures, ModalityModel, RecallModel, RequestFeatures, Step
+from triptych.recall.item_codes import ItemCodes, check_item_codes
+from triptych.recall.learned import (
+    CodeModel,
+    CodeTargets,
+    GraphModel,
+    ItemFeatures,
+    ModalityModel,
+    RecallModel,
+    RequestFeatures,
+    Step,
+)
 from triptych.recall.mining import MinedNegatives
 from triptych.recall.negatives import NegativeSource
 from triptych.recall.validation import nearest, some_queries, some_users
@@ -60,6 +71,10 @@ class Given:
     item_modalities: Mapping[str, NDArray[Any]] | None = None
     """What items are made of by modality, for models that read it: name → ``[items, dim]`` by item row, such as
     `data.datasets.mmrec.MmrecConfig.vectors`; NaN in the row of an item that lacks the modality."""
+    title_content: NDArray[Any] | None = None
+    """``[items, dim]``, what the encoder makes of titles alone, NaN for none, for models that read it."""
+    item_codes: Sequence[ItemCodes] = ()
+    """Sets of semantic IDs of the items, for models that read them; the first is that of what `item_content` is of."""
 
 
 class RecallBatch(NamedTuple):
@@ -94,6 +109,8 @@ class RecallBatch(NamedTuple):
     """Items of all processes."""
     num_pairs: int
     """Choices of all processes."""
+    targets: CodeTargets | None = None
+    """What tasks of semantic IDs are asked; None: the model has none."""
 
 
 class RecallTask:
@@ -105,7 +122,8 @@ class RecallTask:
         """Gather the pages and make the model.
 
         Raises:
-            DataError: nothing was chosen under a query in training, or in validation.
+            DataError: nothing was chosen under a query in training, or in validation; or the semantic IDs are not of
+                these items.
         """
         self._config = config
         self._group = given.group
@@ -140,8 +158,17 @@ class RecallTask:
             query_content=given.query_content if reads_content else None,
             item_content=given.item_content if reads_content else None,
             item_modalities=given.item_modalities if needs.modalities else None,
+            title_content=given.title_content if needs.title_content else None,
+            item_codes=given.item_codes if needs.codes else (),
             needs=needs,
         )
+        self._targets = None
+        if needs.codes is not None:
+            check_item_codes(given.item_codes, num_items=given.catalogue.num_items)
+        if needs.codes is not None and needs.codes.targets:
+            self._targets = CodeTargetSource(
+                pages, sets=given.item_codes, needs=needs.codes, features=self.features, seed=given.seed
+            )
         self._num_items = given.catalogue.num_items
         self._negatives = NegativeSource(
             pages,
@@ -177,6 +204,9 @@ class RecallTask:
         if needs.modalities:
             assert isinstance(self.module, ModalityModel), "it needs the modalities"
             self.module.describe(self.features.modalities())
+        if needs.codes is not None:
+            assert isinstance(self.module, CodeModel), "it needs the semantic IDs"
+            self.module.begin_with([torch.from_numpy(one.codebooks.astype(np.float32)) for one in given.item_codes])
 
     @property
     def batches_per_epoch(self) -> float:
@@ -209,6 +239,11 @@ class RecallTask:
         mine = _own_pages(drawn, group=group)
         kept = np.isin(drawn.page, mine)
         positive_bias = self._negatives.positive_bias(drawn.item_rows)
+        codes = self.features.needs.codes
+        hidden_codes = None
+        if codes is not None:
+            hidden_codes = rng.random((len(item_rows), len(self.features.sizes.code_sets))) < codes.dropout_rate
+            hidden_codes = hidden_codes[own_items]
         return RecallBatch(
             requests=(
                 self.features.requests(
@@ -217,7 +252,7 @@ class RecallTask:
                 if drawn.runs is None
                 else self.features.in_runs(_own_runs(drawn.runs, mine))
             ),
-            items=self.features.items(item_rows[own_items], hidden=hidden[1][own_items]),
+            items=self.features.items(item_rows[own_items], hidden=hidden[1][own_items], hidden_codes=hidden_codes),
             page=torch.from_numpy(np.searchsorted(mine, drawn.page[kept])),
             positive=torch.from_numpy(positive[kept]),
             negative=torch.from_numpy(negative),
@@ -231,6 +266,7 @@ class RecallTask:
             num_pages=len(query_rows),
             num_items=len(item_rows),
             num_pairs=len(drawn.item_rows),
+            targets=None if self._targets is None else self._targets.draw(drawn, own=mine, index=index),
         )
 
     def num_samples(self, batch: RecallBatch) -> int:
@@ -240,9 +276,11 @@ class RecallTask:
     def losses(self, batch: RecallBatch) -> LossOutput:
         """Contrast the choices of each page with the batch's negatives."""
         shard = Shard(self._group.rank, self._group.size)
-        step = Step(batch.requests, batch.items, batch.chosen, batch.batch_index, batch.epoch, shard)
+        step = Step(batch.requests, batch.items, batch.chosen, batch.batch_index, batch.epoch, shard, batch.targets)
         encoded = self.module.encode(step)
-        whole = self._contrast(batch, requests=encoded.requests, own_items=encoded.items)
+        whole = LossOutput(torch.zeros((), device=encoded.items.device))
+        if encoded.contrasted:
+            whole = self._contrast(batch, requests=encoded.requests, own_items=encoded.items)
         total, parts = whole.total, dict(whole.parts)
         for view in encoded.views:
             loss = self._contrast(batch, requests=view.requests, own_items=view.items).total

@@ -42,7 +42,7 @@ def run(config: RecallTrainConfig, given: Given, *, inputs: Mapping[str, Artifac
 
     Raises:
         DataError: there is nothing to train or validate on.
-        ConfigError: the model reads content, or modalities, and there are none.
+        ConfigError: the model reads content, modalities or semantic IDs, and there are none.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -80,7 +80,7 @@ def follow(config: RecallTrainConfig, given: Given) -> None:
 
 
 def check_content(config: RecallTrainConfig, given: Given) -> None:
-    """Refuse a model that reads content where there is none.
+    """Refuse a model that reads content, or semantic IDs, where there are none.
 
     Raises:
         ConfigError: so it is.
@@ -96,6 +96,16 @@ def check_content(config: RecallTrainConfig, given: Given) -> None:
         raise ConfigError(
             f"model: '{config.model.kind}' reads what items are made of by modality, and nobody gave it: set "
             "Given.item_modalities, from Python."
+        )
+    if model.needs.title_content and given.title_content is None:
+        raise ConfigError(
+            f"model: '{config.model.kind}' reads what the encoder makes of titles alone, and nobody gave it: such rows "
+            "are in `triptych reproduce smgr --part retrieval`; from Python set Given.title_content."
+        )
+    if model.needs.codes and not given.item_codes:
+        raise ConfigError(
+            f"model: '{config.model.kind}' reads semantic IDs, and there are none: give semantic_ids beside recall, or "
+            "from Python set Given.item_codes."
         )
     for name, vectors in (given.item_modalities or {}).items():
         if vectors.ndim != 2 or len(vectors) != given.catalogue.num_items:

@@ -225,6 +225,11 @@ class RunConfig(Config):
         asks_words = self.pretrain.learns_from is LearnsFrom.QUERIES
         every = {RECALL: self.recall, **{f"recall_beside.{name}": one for name, one in self.recall_beside.items()}}
         for place, one in every.items():
+            if one.recall_model.needs.title_content:
+                raise ValueError(
+                    f"{place}.model = '{one.model.kind}' reads titles by themselves, and semantic IDs, which a run "
+                    "does not give it. Set another kind; `triptych reproduce smgr --part retrieval` has it."
+                )
             if asks_words and not one.recall_model.needs.query:
                 raise ValueError(
                     f"{place}.model goes by users or histories alone, and this recipe asks it by words. Set "

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
+from pydantic import model_validator
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.pages import read_pages
@@ -21,9 +22,12 @@ from triptych.foundation.registry import one_of
 from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recall import generative_train
+from triptych.recall.fusion_choice import given_rule
 from triptych.recall.generative_retriever import GenerativeRetriever
-from triptych.recall.generative_train import GenerativeTrainConfig, Given
+from triptych.recall.generative_train import KIND, GenerativeTrainConfig, Given
+from triptych.recall.hybrid_channels import DENSE
 from triptych.recall.models.generative import Asks
+from triptych.recall.models.hybrid import AskedBy, Hybrid, HybridChannel, HybridConfig
 from triptych.recipes.config import RunConfig
 from triptych.recipes.semantic_ids import codes_of
 from triptych.recipes.side_by_side import train_side_by_side
@@ -41,6 +45,21 @@ class GenerationConfig(Config):
     """How IDs are made of its vectors of the items."""
     generative: GenerativeTrainConfig = GenerativeTrainConfig()
     """The decoder and its training."""
+    hybrid: HybridConfig | None = None
+    """How its answers are fused with the encoder's, channels dense and generative; none: they are not."""
+
+    @model_validator(mode="after")
+    def _fused_by_a_given_rule(self) -> Self:
+        if self.hybrid is None:
+            return self
+        if self.generative.model.asks is not Asks.QUERY:
+            raise ValueError("hybrid fuses answers to queries, and histories ask this decoder. Remove it.")
+        if self.hybrid.channels != (DENSE, KIND) or self.hybrid.weights is None:
+            raise ValueError(
+                f"hybrid fuses the encoder with the decoder by a rule that is given: set hybrid.channels = ['{DENSE}', "
+                f"'{KIND}'], fusion and weights."
+            )
+        return self
 
 
 class GenerationPlan(NamedTuple):
@@ -133,22 +152,33 @@ class TrainedGeneration:
     """In whose log users are looked up."""
     asks: Asks
     """What a request is."""
+    hybrid: HybridConfig | None = None
+    """How its answers are fused with the encoder's; None: they are not."""
 
     @property
     def index(self) -> Artifact:
         """The encoder's."""
         return self.own.index
 
-    def retriever(self, *, name: str, config: RunConfig) -> GenerativeRetriever:
-        """Put before the decoder what gives it requests: the encoder, or the log."""
-        del config  # of how an encoder's retriever is asked
-        return GenerativeRetriever.load(
+    def retriever(self, *, name: str, config: RunConfig) -> GenerativeRetriever | Hybrid:
+        """Put before the decoder what gives it requests, encoder or log, and beside it what it is fused with."""
+        alone = GenerativeRetriever.load(
             self.model.path,
             encoder=Embedder.open(self.own.encoder) if self.asks is Asks.QUERY else None,
             vectors=np.asarray(load_vectors(self.own.embeddings), dtype=np.float32),
             catalogue=self.catalogue,
             name=name,
         )
+        if self.hybrid is None:
+            return alone
+        words = frozenset({AskedBy.WORDS})
+        channels = {
+            DENSE: HybridChannel(self.own.retriever(name=DENSE, config=config), words),
+            KIND: HybridChannel(alone, words),
+        }
+        rule = given_rule(list(channels), config=self.hybrid)
+        assert rule is not None, "its weights are given"
+        return Hybrid(channels, rule=rule, config=self.hybrid, name=name)
 
 
 AllGeneration = Mapping[tuple[str, int], TrainedGeneration]
@@ -184,16 +214,27 @@ def train_generation(
             owns.append(own)
     new = {work.name for work in works if work.find() is None}
     if stages.jobs > 1 and len(new) > 1:
-        train_side_by_side(works, jobs=stages.jobs, what="decoder")
+        train_side_by_side(each_once(works), jobs=stages.jobs, what="decoder")
     return {
         (work.plan.name, work.seed): TrainedGeneration(
             _finish(work, is_new=work.name in new, stages=stages),
             own,
             stages.catalogue,
             work.plan.config.generative.model.asks,
+            work.plan.config.hybrid,
         )
         for work, own in zip(works, owns, strict=True)
     }
+
+
+def each_once(works: Sequence[GenerationWork]) -> list[GenerationWork]:
+    """Leave out decoders that another plan trains, such as that of a hybrid: two processes would train the same."""
+    found: dict[tuple[str, int, str, bool], GenerationWork] = {}
+    for work in works:
+        plan = work.plan
+        key = (plan.config.generative.to_json(), work.seed, work.ids.id, plan.shuffled_ids)
+        found.setdefault(key, work)
+    return list(found.values())
 
 
 def _queries(own: Trained, *, name: str, stages: Stages) -> Artifact:

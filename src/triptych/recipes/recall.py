@@ -17,7 +17,8 @@ from triptych.data.splits import Split
 from triptych.encoders import embeddings
 from triptych.encoders.base import Export
 from triptych.encoders.embed import Embedder
-from triptych.encoders.embeddings import load_vectors
+from triptych.encoders.embeddings import load_vectors, load_views
+from triptych.encoders.inputs import Modalities, View
 from triptych.engine.bundle import write_index
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.config import Config
@@ -26,16 +27,19 @@ from triptych.index.backends.exact import ExactIndex
 from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.recall import train
 from triptych.recall.config import RecallTrainConfig
+from triptych.recall.item_codes import ItemCodes
+from triptych.recall.learned import Needs
 from triptych.recall.models.dense import Dense
 from triptych.recall.recommender import Recommender
 from triptych.recall.retriever import LearnedRetriever
 from triptych.recall.task import Given
 from triptych.recipes.config import RECALL, RunConfig
 from triptych.recipes.encoders import Plan, permuted_photos
-from triptych.recipes.semantic_ids import said_by
+from triptych.recipes.semantic_ids import codes_of, said_by
 from triptych.recipes.side_by_side import train_side_by_side
 from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.semantic_ids.config import SemanticIdsConfig
+from triptych.semantic_ids.stored import SemanticIds
 
 
 class RecallConfig(Config):
@@ -46,8 +50,8 @@ class RecallConfig(Config):
     export: Export | None = None
     """Which of the encoder's vectors are read; none: those that it answers with."""
     semantic_ids: SemanticIdsConfig | None = None
-    """Of the items, the model reads what their semantic IDs stand for, made so of the encoder's vectors; none: it reads
-    the vectors."""
+    """Of the items, the model reads what their semantic IDs stand for, made so of the encoder's vectors, or the IDs
+    themselves where it has tokens for them; none: it reads the vectors."""
     recall: RecallTrainConfig = RecallTrainConfig()
     """Model and training."""
 
@@ -62,6 +66,19 @@ class RecallConfig(Config):
             )
         if self.semantic_ids is not None and self.export is not None:
             raise ValueError("semantic_ids are made of the vectors that the encoder answers with. Remove export.")
+        needs = self.recall.recall_model.needs
+        if needs.codes is not None and self.semantic_ids is None:
+            raise ValueError("recall.model reads semantic IDs: set semantic_ids.")
+        if needs.title_content and needs.codes is None and self.semantic_ids is not None:
+            raise ValueError("semantic_ids have no effect with this recall.model.content. Remove them.")
+        if needs.title_content and self.export is not None:
+            raise ValueError("recall.model reads titles as the encoder answers with them. Remove export.")
+        modalities = None if self.pretrain is None else self.pretrain.encoder.modalities
+        if needs.title_content and modalities not in (None, Modalities.TITLE_PHOTO):
+            raise ValueError(
+                "recall.model reads titles by themselves beside titles with photos: the encoder must read both. Set "
+                "pretrain.encoder.modalities to 'title+photo'."
+            )
         return self
 
 
@@ -94,7 +111,9 @@ class Content(NamedTuple):
     query_embeddings: Artifact | None
     """And of the queries; None: the model answers none."""
     semantic_ids: Artifact | None = None
-    """Of the items, read in the place of their vectors; None: the vectors are read."""
+    """Of the items, read in the place of their vectors, or as tokens; None: the vectors are read."""
+    item_views: Artifact | None = None
+    """Its vectors of titles and photos alone; None: they are not read."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +152,15 @@ class RecallWork:
         of_queries = None if self.content is None else self.content.query_embeddings
         query_content = None if of_queries is None else load_vectors(of_queries)
         catalogue, split = Catalogue.open(self.catalogue), Split.open(self.split)
-        given = Given(catalogue, split, query_content, self.item_content, self.seed)
+        given = Given(
+            catalogue,
+            split,
+            query_content,
+            self.item_content,
+            self.seed,
+            title_content=self._title_content,
+            item_codes=self.item_codes,
+        )
         return train.run(self.plan.config.recall, given, inputs=self._inputs, out=self.out)
 
     @property
@@ -141,11 +168,33 @@ class RecallWork:
         """What it reads of the items ``[items, dim]``; None: nothing."""
         if self.content is None:
             return None
-        if self.content.semantic_ids is not None:
-            shuffled_by = self.seed if self.plan.shuffled_ids else None
-            return said_by(self.content.semantic_ids, shuffled_by=shuffled_by)
+        if self.content.semantic_ids is not None and self._needs.codes is None:
+            return said_by(self.content.semantic_ids, shuffled_by=self._shuffled_by)
         vectors = load_vectors(self.content.embeddings)
         return _random(len(vectors), dim=vectors.shape[1], seed=self.seed) if self.plan.random_vectors else vectors
+
+    @property
+    def _needs(self) -> Needs:
+        return self.plan.config.recall.recall_model.needs
+
+    @property
+    def _shuffled_by(self) -> int | None:
+        return self.seed if self.plan.shuffled_ids else None
+
+    @property
+    def _title_content(self) -> NDArray[Any] | None:
+        if self.content is None or self.content.item_views is None:
+            return None
+        return load_views(self.content.item_views)[View.TITLE.value]
+
+    @property
+    def item_codes(self) -> tuple[ItemCodes, ...]:
+        """The IDs that it reads as tokens; one against collisions means nothing, and is not among them."""
+        if self.content is None or self.content.semantic_ids is None or self._needs.codes is None:
+            return ()
+        codebooks = SemanticIds.open(self.content.semantic_ids).quantizer.codebooks
+        codes = codes_of(self.content.semantic_ids, shuffled_by=self._shuffled_by)
+        return (ItemCodes(codes[:, : len(codebooks)], codebooks),)
 
     @property
     def _inputs(self) -> dict[str, Artifact | str]:
@@ -311,14 +360,22 @@ def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> C
         )
     config, name = plan.config.semantic_ids, f"{plan.name} seed {seed}"
     ids = None if config is None else stages.semantic_ids(own, config=config, name=name)
+    views = None
+    if plan.config.recall.recall_model.needs.title_content:
+        features = stages.models_for(pretrain).features
+        views = stages.stage(
+            "item_views",
+            lambda out: embeddings.run_views(encoder=own.encoder, catalogue=catalogue, features=features, out=out),
+            record=f"titles alone {name}",
+        )
     if not plan.config.recall.recall_model.needs.query:
-        return Content(own.encoder, items, None, ids)
+        return Content(own.encoder, items, None, ids, views)
     queries = stages.stage(
         "query_embeddings",
         lambda out: embeddings.run_queries(encoder=own.encoder, catalogue=catalogue, out=out, export=export),
         record=f"query embeddings {plan.name} seed {seed}",
     )
-    return Content(own.encoder, items, queries, ids)
+    return Content(own.encoder, items, queries, ids, views)
 
 
 def _random(count: int, *, dim: int, seed: int) -> NDArray[np.float32]:

@@ -25,6 +25,7 @@ from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.pretrain.stages import PRESETS, TITLE_PHOTO, Tree
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.pretrain.tasks.multitask import MultitaskConfig
+from triptych.recall.models.semantic_tower import Content
 from triptych.recipes.config import RunConfig
 from triptych.recipes.generation import GenerationConfig
 from triptych.recipes.recall import RecallConfig
@@ -149,7 +150,11 @@ PRETRAINING_CLAIMS = (
 
 
 def retrieval() -> Table:
-    """Return the definition of the part on semantic IDs and retrieval by generation."""
+    """Return the definition of the part on semantic IDs: read as tokens, said, and fused with the encoder.
+
+    The rows whose names begin with `tower` have one tower of items, which reads the title and what their names say, and
+    the same steps; those with tasks spend the first third of them on tasks that titles ask (C1).
+    """
     return Table(
         name="smgr --part retrieval",
         title="SMGR, reconstructed: semantic IDs as what is read, and as what is said",
@@ -158,13 +163,26 @@ def retrieval() -> Table:
         protocol=Protocol.CELLS,
         full=Form(
             run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2), evaluation=EVALUATION),
-            hours=1.0,
+            hours=4.0,
             settings=("pretrain.loop.steps=600", "pretrain.loop.warmup_steps=50"),
             num_trials=2,
         ),
         quick=Form(
             run=RunConfig(dataset=GeneratedShopConfig(), seeds=(0,), evaluation=EVALUATION),
-            hours=0.2,
+            hours=0.4,
+            rows=(
+                "encoder",
+                "towers",
+                "towers over ids",
+                "generative",
+                "hybrid",
+                "tower none",
+                "tower sid",
+                "tower sid + tasks",
+                "random-id towers",
+                "random-id generative",
+                "random-id tower sid",
+            ),
             settings=(
                 "pretrain.loop.steps=200",
                 "pretrain.loop.warmup_steps=20",
@@ -183,9 +201,30 @@ def reader(*, semantic_ids: bool) -> RecallConfig:
     return RecallConfig.parse({**tree, "semantic_ids": {}} if semantic_ids else tree)
 
 
+def tower(content: Content, *, tasks: Tree | None = None) -> RecallConfig:
+    """One tower of items over their titles and what `content` says, with tasks of semantic IDs or without."""
+    model = {"kind": "semantic_tower", "content": content.value, "tasks": tasks}
+    tree: dict[str, Any] = {"pretrain": ContrastiveConfig().dump(), "recall": {"model": model, "epochs": TOWER_EPOCHS}}
+    return RecallConfig.parse({**tree, "semantic_ids": {}} if content.reads_codes else tree)
+
+
+def fused() -> GenerationConfig:
+    """A decoder whose answers are fused with the encoder's, by the reciprocals of places alone."""
+    rule = {"channels": ["dense", "generative"], "fusion": "rrf", "weights": {"dense": 0.5, "generative": 0.5}}
+    return GenerationConfig.parse({"hybrid": rule})
+
+
+TOWER_EPOCHS = 3.0
+"""Of every row of a tower; with tasks, one of them is of C1."""
+_NO_SAYING: Tree = {"generative_query": 0.0, "generative_features": 0.0}
+_NO_TELLING: Tree = {"discriminative_query": 0.0, "discriminative_features": 0.0}
 _RECALL_RATES = tuple((f"recall.learning_rate={value}",) for value in (0.001, 0.003))
 _DECODER_RATES = tuple((f"generative.learning_rate={value}",) for value in (0.001, 0.002))
 _ENCODER_TRIALS = (("temperature=0.05",), ("temperature=0.07",))
+
+
+def _tower(name: str, what: str, content: Content, *, tasks: Tree | None = None, shuffled_ids: bool = False) -> Row:
+    return Row(name, what, lambda: tower(content, tasks=tasks), _RECALL_RATES, shuffled_ids=shuffled_ids)
 
 
 RETRIEVAL_ROWS = (
@@ -193,6 +232,16 @@ RETRIEVAL_ROWS = (
     Row("towers", "two towers over its vectors", lambda: reader(semantic_ids=False), _RECALL_RATES),
     Row("towers over ids", "… over what their IDs stand for", lambda: reader(semantic_ids=True), _RECALL_RATES),
     Row("generative", "a decoder says the IDs", GenerationConfig, _DECODER_RATES),
+    Row("hybrid", "… and its answers are fused with the encoder's", fused, _DECODER_RATES),
+    _tower("tower none", "one tower of items, over their titles", Content.NONE),
+    _tower("tower dense", "… and the encoder's vectors", Content.DENSE),
+    _tower("tower sid", "… and tokens of their IDs", Content.SID),
+    _tower("tower both", "… and both", Content.BOTH),
+    _tower("tower sid + tasks", "tokens, with all four tasks of IDs", Content.SID, tasks={}),
+    _tower("tower both + tasks", "both, with all four", Content.BOTH, tasks={}),
+    _tower("tower sid - generative", "tokens, without the tasks that say IDs", Content.SID, tasks=_NO_SAYING),
+    _tower("tower sid - discriminative", "… without those that tell them", Content.SID, tasks=_NO_TELLING),
+    _tower("tower sid, bce", "… told pair by pair", Content.SID, tasks={"form": "bce"}),
     Row(
         "random-id towers",
         "towers over IDs that belong to other items",
@@ -203,6 +252,9 @@ RETRIEVAL_ROWS = (
     Row(
         "random-id generative", "a decoder says IDs of other items", GenerationConfig, _DECODER_RATES, shuffled_ids=True
     ),
+    _tower("random-id tower sid", "tokens of other items' IDs", Content.SID, shuffled_ids=True),
+    _tower("random-id tower both", "… and the encoder's vectors", Content.BOTH, shuffled_ids=True),
+    _tower("random-id tower sid + tasks", "… with all four tasks", Content.SID, tasks={}, shuffled_ids=True),
 )
 RETRIEVAL_CLAIMS = (
     Ordering("Vectors hold more than their codes", "towers", "towers over ids"),
@@ -214,4 +266,21 @@ RETRIEVAL_CLAIMS = (
     Ordering("… nor of new items", "towers", "generative", slice="new_items"),
     Ordering("IDs that mean something are said better", "generative", "random-id generative"),
     Ordering("… of new items too", "generative", "random-id generative", slice="new_items"),
+    Ordering("Tokens of IDs add to the title", "tower sid", "tower none"),
+    Ordering("… of new items too", "tower sid", "tower none", slice="new_items"),
+    Ordering("… in the order of results", "tower sid", "tower none", column=_NDCG),
+    Ordering("It is what IDs say that adds", "tower sid", "random-id tower sid"),
+    Ordering("… of new items too", "tower sid", "random-id tower sid", slice="new_items"),
+    Ordering("Vectors tell more than tokens", "tower dense", "tower sid"),
+    Ordering("Tokens add to the vectors that they are of", "tower both", "tower dense"),
+    Ordering("… by what they say", "tower both", "random-id tower both"),
+    Ordering("The tasks help: full > without", "tower sid + tasks", "tower sid"),
+    Ordering("… in the order of results", "tower sid + tasks", "tower sid", column=_NDCG),
+    Ordering("… beside vectors too", "tower both + tasks", "tower both"),
+    Ordering("… more than with IDs of other items", "tower sid + tasks", "random-id tower sid + tasks"),
+    Ordering("Saying IDs has a share in it: full > -generative", "tower sid + tasks", "tower sid - generative"),
+    Ordering("So has telling them: full > -discriminative", "tower sid + tasks", "tower sid - discriminative"),
+    Ordering("A contrast of IDs teaches more than pairs", "tower sid + tasks", "tower sid, bce"),
+    Ordering("What says IDs and what compares vectors find different things", "hybrid", "encoder"),
+    Ordering("… to both sides", "hybrid", "generative"),
 )
