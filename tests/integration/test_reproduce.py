@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from triptych.cli import app
@@ -22,6 +23,7 @@ from triptych.foundation.artifact import MANIFEST, Artifact
 from triptych.foundation.errors import ArtifactError, ConfigError
 from triptych.metrics.significance import judge, paired_difference
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
+from triptych.recall.learned import load_model
 from triptych.recipes.config import Arm, RunConfig
 from triptych.recipes.reproduce.base import Form, Row, Table
 from triptych.recipes.reproduce.harness import read_per_query, reproduce
@@ -303,3 +305,36 @@ def test_users_are_recommended_to_beside_neighbours_tried_as_often(tmp_path: Pat
     ids = Artifact.open(folder.stage("semantic ids generative seed 0").path)
     assert said.inputs["semantic_ids"] == ids.id and ids.inputs["embeddings"] == read.inputs["embeddings"]
     assert "Fused recall beats item-knn" in judged and "The graph helps: lightgcn > bpr-mf" not in judged
+
+
+def test_graphs_of_items_are_made_of_title_and_photo_under_mmrecs_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    shop = [*(one.replace("dataset.", "dataset.of.") for one in SMALL_SHOP), "dataset.of.shoppers.num_users=150"]
+    tiny = [f"pretrain.{one.replace('batch_items', 'batch_pairs')}" for one in TINY]
+    small = [*shop, *tiny, "pretrain.loop.steps=4", "evaluation.bootstrap_repeats=100"]
+    small += ["recall.epochs=1", "recall.validations=1", "recall.num_negatives=50"]
+    out = tmp_path / "core"
+    arguments = ["reproduce", "em3-public", "--part", "movielens", "--quick", "--json", "--out", str(out)]
+    arguments += [word for one in small for word in ("--set", one)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    rows = {row["name"]: row for row in result["rows"] if (row["slice"], row["metric"]) == ("all", "recall@50")}
+    assert {"popularity", "item-knn", "bpr-mf", "lightgcn", "vbpr", "lattice", "freedom", "em3"} <= set(rows)
+    assert rows["permuted-content em3"]["role"] == "control"
+    assert {"EM3 > FREEDOM", "FREEDOM > LATTICE", "LATTICE > VBPR"} <= {one["claim"] for one in result["orderings"]}
+    folder = RunFolder.existing(out)
+    own, other = (folder.stage(f"recall {name} seed 0") for name in ("em3", "permuted-content em3"))
+    assert own.inputs["item_views"] == folder.stage("recall freedom seed 0").inputs["item_views"]
+    weights, others = (load_model(one.path).state_dict() for one in (own, other))
+    for side in ("title", "photo"):  # the same vectors, of other items
+        mine, theirs = (one[f"vectors_{side}"][1:] for one in (weights, others))
+        assert not torch.equal(mine, theirs)
+        torch.testing.assert_close(mine.sort(dim=0).values, theirs.sort(dim=0).values)
+    split = Split.open(folder.stage("split"))
+    user, item = (Catalogue.open(folder.stage("catalogue")).event_array(name) for name in ("user_row", "item_row"))
+    assert min(np.bincount(user).min(), np.bincount(item).min()) >= 5
+    assert len(set(zip(user.tolist(), item.tolist(), strict=True))) == len(user)
+    assert {len(np.unique(user[split.part(part)])) for part in Part} == {len(np.unique(user))}

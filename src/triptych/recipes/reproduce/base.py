@@ -64,7 +64,8 @@ class Size(StrEnum):
 class Row:
     """A trained row of a table: an encoder, a recall model behind one, or a decoder of its semantic IDs.
 
-    A control's name begins with `permuted-photo`, `random-vector` or `random-id` (`evaluate.records.role_of`).
+    A control's name begins with `permuted-photo`, `permuted-content`, `random-vector` or `random-id`
+    (`evaluate.records.role_of`).
     """
 
     name: str
@@ -80,6 +81,8 @@ class Row:
     """Whether a recall model is given a random vector for each item's content."""
     shuffled_ids: bool = False
     """Whether items have changed semantic IDs among each other."""
+    permuted_content: bool = False
+    """Whether items have changed content among each other: what a model behind an encoder reads of them."""
     start: Callable[[], PretrainConfig] | None = None
     """A training that comes before, once for all rows and seeds that name it; its settings are the form's too."""
     steps_rate: float = 1.0
@@ -151,6 +154,11 @@ class Table:
         for name in named:
             if name not in names and name not in self.protocol.standing:
                 raise ConfigError(f"table '{self.name}': there is no row '{name}'.{did_you_mean(name, names)}")
+
+    @property
+    def reads_items(self) -> bool:
+        """Whether any row stands behind an encoder, or is one."""
+        return any(isinstance(config := row.config(), PretrainConfig) or config.pretrain for row in self.rows)
 
     @property
     def is_of_encoders(self) -> bool:

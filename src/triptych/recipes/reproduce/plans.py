@@ -125,7 +125,8 @@ def trial_plans(row: Row, form: Form) -> list[AnyPlan]:
     for number, trial in enumerate(row.trials[: form.num_trials], start=1):
         name, tried = f"{row.name} trial {number}", config.override(*shorter, *trial)
         if isinstance(tried, RecallConfig):
-            plans.append(RecallPlan(name, tried, row.permutes_photos, row.random_vectors, row.shuffled_ids))
+            controls = row.permutes_photos, row.random_vectors, row.shuffled_ids, row.permuted_content
+            plans.append(RecallPlan(name, tried, *controls))
         elif isinstance(tried, GenerationConfig):
             plans.append(GenerationPlan(name, tried, row.shuffled_ids))
         else:
