@@ -338,3 +338,38 @@ def test_graphs_of_items_are_made_of_title_and_photo_under_mmrecs_protocol(
     assert min(np.bincount(user).min(), np.bincount(item).min()) >= 5
     assert len(set(zip(user.tolist(), item.tolist(), strict=True))) == len(user)
     assert {len(np.unique(user[split.part(part)])) for part in Part} == {len(np.unique(user))}
+
+
+def test_rankers_are_judged_by_gauc_of_what_was_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    small = [*SMALL_SHOP, *(f"pretrain.{one}" for one in TINY), "evaluation.bootstrap_repeats=100"]
+    small += ["pretrain.loop.steps=4", "ranker.validations=1", "ranker.model.hidden_dims=[16]", "ranker.model.dim=4"]
+    out = tmp_path / "em3"
+    arguments = ["reproduce", "em3", "--part", "fashion", "--quick", "--json", "--out", str(out)]
+    arguments += [word for one in small for word in ("--set", one)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["settings"]["protocol"], result["settings"]["headline"]) == ("rank", "gauc")
+    rows = {(row["name"], row["slice"]): row for row in result["rows"] if row["metric"] == "gauc"}
+    assert rows["constant", "all"]["value"] == 0.5
+    assert rows["permuted-content din, em3", "all"]["role"] == "control"
+    trained = {name for name, _ in rows} - {"constant", "popularity"}
+    assert trained == {"din", "din, frozen", "din, simtier", "din, em3", "permuted-content din, em3"}
+    judged = [one for one in result["orderings"] if one["rows"] == "din, em3 > din, frozen"]
+    assert {one["slice"] for one in judged} >= {"all", "shown 1–5 times"}
+    for one in judged:  # weighed by what users were shown, as the rows are
+        better, worse = (rows[name, one["slice"]] for name in ("din, em3", "din, frozen"))
+        assert one["difference"] == pytest.approx(better["value"] - worse["value"])
+        assert one["low"] < one["difference"] < one["high"]
+        assert one["num_queries"] == better["num_queries"]
+    folder = RunFolder.existing(out)
+    plain, frozen, own, other = (
+        folder.stage(f"ranker {name} seed 0")
+        for name in ("din", "din, frozen", "din, em3", "permuted-content din, em3")
+    )
+    assert "embeddings" not in plain.inputs
+    assert "item_views" not in frozen.inputs
+    assert own.inputs["item_views"] == other.inputs["item_views"]
+    assert own.id != other.id
+    assert "GAUC" in (out / "report.html").read_text()

@@ -32,7 +32,9 @@ def test_each_user_is_divided_as_mmrec_does():
 
 def test_a_core_is_what_is_left_when_leaving_out_has_an_end():
     rng = np.random.default_rng(0)
-    pairs = {(int(user), int(item)) for user, item in zip(rng.zipf(1.4, 900) % 60, rng.zipf(1.3, 900) % 50, strict=True)}
+    pairs = {
+        (int(user), int(item)) for user, item in zip(rng.zipf(1.4, 900) % 60, rng.zipf(1.3, 900) % 50, strict=True)
+    }
     left = set(pairs)
     while True:
         users, items = Counter(user for user, _ in left), Counter(item for _, item in left)

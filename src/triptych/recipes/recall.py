@@ -38,7 +38,6 @@ from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.recipes.views import Modality, item_views, of_modalities, permuted
 from triptych.semantic_ids.config import SemanticIdsConfig
 
-
 SIDES = (Modality.TITLE, Modality.PHOTO)
 
 
