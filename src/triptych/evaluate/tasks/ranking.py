@@ -183,8 +183,8 @@ def _records(
                     model, CALIBRATION, seed_values=np.array(errors), num_queries=int(inside.keep.sum())
                 )
             )
-    for other in models if main is not None else ():
-        if other != main and role_of(other) is not Role.CEILING:
+    for other in models:
+        if main is not None and other != main and role_of(other) is not Role.CEILING:
             found += [comparison.difference(main, baseline=other, column=column) for column in (GAUC, AUC)]
             found.append(comparison.difference(main, baseline=other, column=LOG_LOSS, claim=None))
     yield from (record for record in found if record is not None)

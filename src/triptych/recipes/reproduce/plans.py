@@ -22,8 +22,10 @@ RECIPE = "reproduce "
 PRETRAIN, RECALL, GENERATIVE, IDS, RANKER = "pretrain.", "recall.", "generative.", "semantic_ids.", "ranker."
 """In front of a setting of every row's training that has such a part; all others are of data, split and evaluation."""
 PARTS = (PRETRAIN, RECALL, GENERATIVE, IDS, RANKER)
-WHAT_A_ROW_IS = ("pretrain.kind", "pretrain.stages", "recall.model", "generative.model.asks")
-WHAT_A_ROW_IS += ("ranker.model.kind", "ranker.content.kind", "ranker.content.train")
+WHAT_A_ROW_IS = (
+    *("pretrain.kind", "pretrain.stages", "recall.model", "generative.model.asks"),
+    *("ranker.model.kind", "ranker.content.kind", "ranker.content.train"),
+)
 
 AnyPlan = Plan | RecallPlan | GenerationPlan | RankingPlan
 
