@@ -311,7 +311,8 @@ def test_graphs_of_items_are_made_of_title_and_photo_under_mmrecs_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
-    shop = [*(one.replace("dataset.", "dataset.of.") for one in SMALL_SHOP), "dataset.of.shoppers.num_users=150"]
+    log = ("dataset.of.shoppers.num_users=100", "dataset.of.shoppers.num_pages=1200")
+    shop = [*(one.replace("dataset.", "dataset.of.") for one in SMALL_SHOP), *log]
     tiny = [f"pretrain.{one.replace('batch_items', 'batch_pairs')}" for one in TINY]
     small = [*shop, *tiny, "pretrain.loop.steps=4", "evaluation.bootstrap_repeats=100"]
     small += ["recall.epochs=1", "recall.validations=1", "recall.num_negatives=50"]
@@ -342,7 +343,8 @@ def test_graphs_of_items_are_made_of_title_and_photo_under_mmrecs_protocol(
 
 def test_rankers_are_judged_by_gauc_of_what_was_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
-    small = [*SMALL_SHOP, *(f"pretrain.{one}" for one in TINY), "evaluation.bootstrap_repeats=100"]
+    log = ("dataset.shoppers.num_users=300", "dataset.shoppers.num_pages=800")
+    small = [*SMALL_SHOP, *log, *(f"pretrain.{one}" for one in TINY), "evaluation.bootstrap_repeats=100"]
     small += ["pretrain.loop.steps=4", "ranker.validations=1", "ranker.model.hidden_dims=[16]", "ranker.model.dim=4"]
     out = tmp_path / "em3"
     arguments = ["reproduce", "em3", "--part", "fashion", "--quick", "--json", "--out", str(out)]
@@ -373,3 +375,22 @@ def test_rankers_are_judged_by_gauc_of_what_was_shown(tmp_path: Path, monkeypatc
     assert own.inputs["item_views"] == other.inputs["item_views"]
     assert own.id != other.id
     assert "GAUC" in (out / "report.html").read_text()
+
+
+def test_a_graph_without_titles_is_enough_for_rows_of_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    rng, lines = np.random.default_rng(0), ["userID\titemID\tx_label"]
+    for user in range(30):
+        lines += [f"{user}\t{item}\t0" for item in rng.permutation(20)[:12].tolist()]
+    (tmp_path / "graph.inter").write_text("\n".join(lines) + "\n")
+    small = ["dataset.of.kind=mmrec", f"dataset.of.path={tmp_path}", "evaluation.bootstrap_repeats=100"]
+    small += ["recall.epochs=1", "recall.validations=1", "evaluation.ks=[5,10]", "evaluation.headline_k=10"]
+    arguments = ["reproduce", "em3-public", "--part", "baby", "--quick", "--json", "--out", str(tmp_path / "out")]
+    arguments += [word for one in small for word in ("--set", one)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert {row["name"] for row in result["rows"]} == {"chance", "popularity", "item-knn", "bpr-mf", "lightgcn"}
+    assert [one["claim"] for one in result["orderings"]] == ["The graph helps: lightgcn > bpr-mf"]
+    counts = [result["data"]["split"]["parts"][part]["events"] for part in ("train", "validation", "test")]
+    assert counts == [300, 30, 30]  # of twelve: two held out, one each

@@ -226,7 +226,7 @@ class _Making:
             found = evaluate({name: opened()}, catalogue=self._stages.catalogue, split=self._split, config=config)
             rows = to_rows(found.records)
             write_json(folder / RECORDS, rows)
-            (row,) = select(single(rows), slice="all", metric=headline.metric, k=headline.k)
+            (row,) = select(single(rows), model=name, slice="all", metric=headline.metric, k=headline.k)
             return {"metric": str(headline), "value": row["value"]}
 
         described = {
