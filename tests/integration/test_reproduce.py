@@ -311,10 +311,10 @@ def test_graphs_of_items_are_made_of_title_and_photo_under_mmrecs_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
-    log = ("dataset.of.shoppers.num_users=100", "dataset.of.shoppers.num_pages=1200")
+    log = ("dataset.of.num_items=120", "dataset.of.shoppers.num_users=60", "dataset.of.shoppers.num_pages=800")
     shop = [*(one.replace("dataset.", "dataset.of.") for one in SMALL_SHOP), *log]
     tiny = [f"pretrain.{one.replace('batch_items', 'batch_pairs')}" for one in TINY]
-    small = [*shop, *tiny, "pretrain.loop.steps=4", "evaluation.bootstrap_repeats=100"]
+    small = [*shop, *tiny, "pretrain.loop.steps=4", "evaluation.bootstrap_repeats=100", "evaluation.ks=[20,50]"]
     small += ["recall.epochs=1", "recall.validations=1", "recall.num_negatives=50"]
     out = tmp_path / "core"
     arguments = ["reproduce", "em3-public", "--part", "movielens", "--quick", "--json", "--out", str(out)]
@@ -341,12 +341,15 @@ def test_graphs_of_items_are_made_of_title_and_photo_under_mmrecs_protocol(
     assert {len(np.unique(user[split.part(part)])) for part in Part} == {len(np.unique(user))}
 
 
-def test_rankers_are_judged_by_gauc_of_what_was_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_rankers_are_judged_by_gauc_of_what_was_shown(made: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
-    log = ("dataset.shoppers.num_users=300", "dataset.shoppers.num_pages=800")
-    small = [*SMALL_SHOP, *log, *(f"pretrain.{one}" for one in TINY), "evaluation.bootstrap_repeats=100"]
-    small += ["pretrain.loop.steps=4", "ranker.validations=1", "ranker.model.hidden_dims=[16]", "ranker.model.dim=4"]
     out = tmp_path / "em3"
+    for stage in ("tables", "catalogue", "split", "tokenizer", "popularity", "encoder", "embeddings", "index"):
+        shutil.copytree(made.path.parents[1] / stage, out / stage)
+    encoder = [f"pretrain.{one}" for one in (*TINY, *TRIALS[1])]
+    small = [*SMALL_SHOP, *encoder, "evaluation.bootstrap_repeats=100", "evaluation.max_queries=200"]
+    small += ["ranker.epochs=0.3", "ranker.validations=1", "ranker.validation_samples=1000"]
+    small += ["ranker.model.hidden_dims=[16]", "ranker.model.dim=4"]
     arguments = ["reproduce", "em3", "--part", "fashion", "--quick", "--json", "--out", str(out)]
     arguments += [word for one in small for word in ("--set", one)]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
@@ -359,7 +362,7 @@ def test_rankers_are_judged_by_gauc_of_what_was_shown(tmp_path: Path, monkeypatc
     trained = {name for name, _ in rows} - {"constant", "popularity"}
     assert trained == {"din", "din, frozen", "din, simtier", "din, em3", "permuted-content din, em3"}
     judged = [one for one in result["orderings"] if one["rows"] == "din, em3 > din, frozen"]
-    assert {one["slice"] for one in judged} >= {"all", "shown 1–5 times"}
+    assert "all" in {one["slice"] for one in judged}
     for one in judged:  # weighed by what users were shown, as the rows are
         better, worse = (rows[name, one["slice"]] for name in ("din, em3", "din, frozen"))
         assert one["difference"] == pytest.approx(better["value"] - worse["value"])
@@ -374,6 +377,7 @@ def test_rankers_are_judged_by_gauc_of_what_was_shown(tmp_path: Path, monkeypatc
     assert "item_views" not in frozen.inputs
     assert own.inputs["item_views"] == other.inputs["item_views"]
     assert own.id != other.id
+    assert len(list((out / "encoder").iterdir())) == len(list((made.path.parents[1] / "encoder").iterdir()))
     assert "GAUC" in (out / "report.html").read_text()
 
 

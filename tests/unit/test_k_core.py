@@ -60,9 +60,5 @@ def test_baby_has_the_published_parts(tmp_path: Path):
     assert (items.height, events["user"].n_unique()) == (7_050, 19_445)
     counts = dict(events["part"].value_counts().iter_rows())
     assert counts == {Part.TRAIN: 118_551, Part.VALIDATION: 20_559, Part.TEST: 21_682}
-
-
-@pytest.mark.real_data
-def test_nothing_left_is_told(tmp_path: Path):
     with pytest.raises(DataError, match="nothing is left of 'amazon_baby' when .* 900 choices"):
         KCoreConfig.parse({"of": "amazon_baby", "core": 900}).prepare(tmp_path)

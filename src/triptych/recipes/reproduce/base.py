@@ -165,11 +165,6 @@ class Table:
                 raise ConfigError(f"table '{self.name}': there is no row '{name}'.{did_you_mean(name, names)}")
 
     @property
-    def reads_items(self) -> bool:
-        """Whether any row stands behind an encoder, or is one."""
-        return any(isinstance(config := row.config(), PretrainConfig) or config.pretrain for row in self.rows)
-
-    @property
     def is_of_encoders(self) -> bool:
         """Whether all rows are encoders; else some are what stands behind one."""
         return all(isinstance(row.config(), PretrainConfig) for row in self.rows)
