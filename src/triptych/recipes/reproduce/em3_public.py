@@ -52,7 +52,7 @@ EVENLY = "recall.model.modality_weights.photo=0.5", "recall.model.modality_weigh
 
 def trials(*own: Settings) -> tuple[Settings, ...]:
     """Return two settings of a model's own with two learning rates each; a model without has four rates."""
-    rates = (0.001, 0.003) if own else (0.001, 0.003, 0.0003, 0.01)
+    rates = (0.001, 0.003) if own else (0.001, 0.003, 0.0003, 0.0001)
     return tuple((f"recall.learning_rate={rate}", *one) for one in own or ((),) for rate in rates)
 
 
