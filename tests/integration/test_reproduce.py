@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from triptych.cli import app
@@ -22,6 +23,7 @@ from triptych.foundation.artifact import MANIFEST, Artifact
 from triptych.foundation.errors import ArtifactError, ConfigError
 from triptych.metrics.significance import judge, paired_difference
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
+from triptych.recall.learned import load_model
 from triptych.recipes.config import Arm, RunConfig
 from triptych.recipes.reproduce.base import Form, Row, Table
 from triptych.recipes.reproduce.harness import read_per_query, reproduce
@@ -303,3 +305,96 @@ def test_users_are_recommended_to_beside_neighbours_tried_as_often(tmp_path: Pat
     ids = Artifact.open(folder.stage("semantic ids generative seed 0").path)
     assert said.inputs["semantic_ids"] == ids.id and ids.inputs["embeddings"] == read.inputs["embeddings"]
     assert "Fused recall beats item-knn" in judged and "The graph helps: lightgcn > bpr-mf" not in judged
+
+
+def test_graphs_of_items_are_made_of_title_and_photo_under_mmrecs_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    log = ("dataset.of.num_items=120", "dataset.of.shoppers.num_users=60", "dataset.of.shoppers.num_pages=800")
+    shop = [*(one.replace("dataset.", "dataset.of.") for one in SMALL_SHOP), *log]
+    tiny = [f"pretrain.{one.replace('batch_items', 'batch_pairs')}" for one in TINY]
+    small = [*shop, *tiny, "pretrain.loop.steps=4", "evaluation.bootstrap_repeats=100", "evaluation.ks=[20,50]"]
+    small += ["recall.epochs=1", "recall.validations=1", "recall.num_negatives=50"]
+    out = tmp_path / "core"
+    arguments = ["reproduce", "em3-public", "--part", "movielens", "--quick", "--json", "--out", str(out)]
+    arguments += [word for one in small for word in ("--set", one)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    rows = {row["name"]: row for row in result["rows"] if (row["slice"], row["metric"]) == ("all", "recall@50")}
+    assert {"popularity", "item-knn", "bpr-mf", "lightgcn", "vbpr", "lattice", "freedom", "em3"} <= set(rows)
+    assert rows["permuted-content em3"]["role"] == "control"
+    assert {"EM3 > FREEDOM", "FREEDOM > LATTICE", "LATTICE > VBPR"} <= {one["claim"] for one in result["orderings"]}
+    folder = RunFolder.existing(out)
+    own, other = (folder.stage(f"recall {name} seed 0") for name in ("em3", "permuted-content em3"))
+    assert own.inputs["item_views"] == folder.stage("recall freedom seed 0").inputs["item_views"]
+    weights, others = (load_model(one.path).state_dict() for one in (own, other))
+    for side in ("title", "photo"):  # the same vectors, of other items
+        mine, theirs = (one[f"vectors_{side}"][1:] for one in (weights, others))
+        assert not torch.equal(mine, theirs)
+        torch.testing.assert_close(mine.sort(dim=0).values, theirs.sort(dim=0).values)
+    split = Split.open(folder.stage("split"))
+    user, item = (Catalogue.open(folder.stage("catalogue")).event_array(name) for name in ("user_row", "item_row"))
+    assert min(np.bincount(user).min(), np.bincount(item).min()) >= 5
+    assert len(set(zip(user.tolist(), item.tolist(), strict=True))) == len(user)
+    assert {len(np.unique(user[split.part(part)])) for part in Part} == {len(np.unique(user))}
+
+
+def test_rankers_are_judged_by_gauc_of_what_was_shown(made: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    out = tmp_path / "em3"
+    for stage in ("tables", "catalogue", "split", "tokenizer", "popularity", "encoder", "embeddings", "index"):
+        shutil.copytree(made.path.parents[1] / stage, out / stage)
+    encoder = [f"pretrain.{one}" for one in (*TINY, *TRIALS[1])]
+    small = [*SMALL_SHOP, *encoder, "evaluation.bootstrap_repeats=100", "evaluation.max_queries=200"]
+    small += ["ranker.epochs=0.3", "ranker.validations=1", "ranker.validation_samples=1000"]
+    small += ["ranker.model.hidden_dims=[16]", "ranker.model.dim=4"]
+    arguments = ["reproduce", "em3", "--part", "fashion", "--quick", "--json", "--out", str(out)]
+    arguments += [word for one in small for word in ("--set", one)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert (result["settings"]["protocol"], result["settings"]["headline"]) == ("rank", "gauc")
+    rows = {(row["name"], row["slice"]): row for row in result["rows"] if row["metric"] == "gauc"}
+    assert rows["constant", "all"]["value"] == 0.5
+    assert rows["permuted-content din, em3", "all"]["role"] == "control"
+    trained = {name for name, _ in rows} - {"constant", "popularity"}
+    assert trained == {"din", "din, frozen", "din, simtier", "din, em3", "permuted-content din, em3"}
+    judged = [one for one in result["orderings"] if one["rows"] == "din, em3 > din, frozen"]
+    assert "all" in {one["slice"] for one in judged}
+    for one in judged:  # weighed by what users were shown, as the rows are
+        better, worse = (rows[name, one["slice"]] for name in ("din, em3", "din, frozen"))
+        assert one["difference"] == pytest.approx(better["value"] - worse["value"])
+        assert one["low"] < one["difference"] < one["high"]
+        assert one["num_queries"] == better["num_queries"]
+    folder = RunFolder.existing(out)
+    plain, frozen, own, other = (
+        folder.stage(f"ranker {name} seed 0")
+        for name in ("din", "din, frozen", "din, em3", "permuted-content din, em3")
+    )
+    assert "embeddings" not in plain.inputs
+    assert "item_views" not in frozen.inputs
+    assert own.inputs["item_views"] == other.inputs["item_views"]
+    assert own.id != other.id
+    assert len(list((out / "encoder").iterdir())) == len(list((made.path.parents[1] / "encoder").iterdir()))
+    assert "GAUC" in (out / "report.html").read_text()
+
+
+def test_a_graph_without_titles_is_enough_for_rows_of_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    rng, lines = np.random.default_rng(0), ["userID\titemID\tx_label"]
+    for user in range(30):
+        lines += [f"{user}\t{item}\t0" for item in rng.permutation(20)[:12].tolist()]
+    (tmp_path / "graph.inter").write_text("\n".join(lines) + "\n")
+    small = ["dataset.of.kind=mmrec", f"dataset.of.path={tmp_path}", "evaluation.bootstrap_repeats=100"]
+    small += ["recall.epochs=1", "recall.validations=1", "evaluation.ks=[5,10]", "evaluation.headline_k=10"]
+    arguments = ["reproduce", "em3-public", "--part", "baby", "--quick", "--json", "--out", str(tmp_path / "out")]
+    arguments += [word for one in small for word in ("--set", one)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert {row["name"] for row in result["rows"]} == {"chance", "popularity", "item-knn", "bpr-mf", "lightgcn"}
+    assert [one["claim"] for one in result["orderings"]] == ["The graph helps: lightgcn > bpr-mf"]
+    counts = [result["data"]["split"]["parts"][part]["events"] for part in ("train", "validation", "test")]
+    assert counts == [300, 30, 30]  # of twelve: two held out, one each

@@ -7,6 +7,8 @@ import pytest
 
 from triptych.data.schema import Part
 from triptych.evaluate import report
+from triptych.evaluate.compare import Column
+from triptych.evaluate.orderings import Ordering, judge_ordering
 from triptych.evaluate.report import About, read_records, text_tables
 from triptych.evaluate.tasks import ranking
 from triptych.evaluate.tasks.base import EvaluationConfig
@@ -91,6 +93,21 @@ def test_gauc_varies_as_users_are_drawn_again(samples, logits, result):
     found = record_of(result, "ranker", "gauc")
     assert found.value == pytest.approx(np.mean([figures(held_out, one, by=GroupBy.USER).gauc for one in logits]))
     np.testing.assert_allclose([found.low, found.high], np.quantile(drawn, [0.025, 0.975]), atol=0.025)
+
+
+def test_an_ordering_is_the_paired_record_of_the_task(small_shop, samples, logits):
+    """From the table of users alone: each counts as often as he was shown something."""
+    models = {"ranker": Scored(logits, are_logits=True), "other": Scored([logits[0][::-1]], are_logits=True)}
+    result = evaluated(small_shop, samples, models)
+    paired = [one for one in result.records if getattr(one, "baseline", "") == "other" and one.metric == "gauc"]
+    assert {one.slice for one in paired} > {"all"}
+    for record in paired:
+        claim = Ordering("it is better", "ranker", "other", slice=record.slice)
+        column = Column("gauc")
+        found = judge_ordering(claim, result.per_query, headline=column, config=CONFIG, weighed_by=result.weighed_by)
+        told = (found.difference, found.low, found.high)
+        np.testing.assert_allclose(told, (record.value, record.low, record.high), rtol=1e-9)
+        assert (found.num_queries, found.verdict) == (record.num_queries, record.verdict)
 
 
 def by_user(samples, scores):

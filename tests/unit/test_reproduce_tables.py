@@ -12,12 +12,14 @@ from triptych.cli import app
 from triptych.data.pages import PagesOf
 from triptych.data.schema import Part
 from triptych.data.splits import SplitBy
+from triptych.data.targets import HistoryFrom
 from triptych.evaluate.orderings import Ordering
 from triptych.evaluate.records import Role, role_of
 from triptych.foundation.errors import ConfigError
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recall.config import Loss
 from triptych.recipes.config import RunConfig
+from triptych.recipes.ranking import RankingConfig
 from triptych.recipes.recall import RecallConfig
 from triptych.recipes.reproduce import TABLES, find_table
 from triptych.recipes.reproduce.base import Form, Row, Size, Table
@@ -70,7 +72,8 @@ def test_every_trial_of_every_row_is_a_config_of_its_own(name, size):
     for one in made.rows_of(form):
         plans = trial_plans(one, form)
         assert len({plan.config.to_json() for plan in plans}) == len(plans)
-        assert (one.permutes_photos or one.random_vectors or one.shuffled_ids) == (role_of(one.name) is Role.CONTROL)
+        spoilt = one.permutes_photos or one.random_vectors or one.shuffled_ids or one.permuted_content
+        assert spoilt == (role_of(one.name) is Role.CONTROL)
     assert made.quick.hours <= 0.5
     assert len(made.quick.run.seeds) == 1
     assert len(made.full.run.seeds) >= 3
@@ -236,6 +239,56 @@ def test_rows_of_the_recommendation_table_differ_in_model_and_loss_alone(part):
     assert len(made.item_knn) == len(made.rows[0].trials)
     by = {"within-users": SplitBy.USER, "by-time": SplitBy.FRACTION}[part]
     assert resolve(made, size=Size.FULL, part=Part.TEST, settings=[]).run.split.by is by
+
+
+@pytest.mark.parametrize("part", ["movielens", "fashion", "baby"])
+def test_rows_of_em3s_public_table_differ_in_the_model_alone(part):
+    made = find_table("em3-public", part=part)
+    configs = {one.name: one.config() for one in made.rows}
+    trees = [{**one.recall.dump(), "model": ""} for one in configs.values()]
+    assert all(tree == trees[0] for tree in trees)
+    assert {one.recall.model.dim for one in configs.values()} == {64}
+    assert len({one.pretrain.to_json() for one in configs.values() if one.pretrain is not None}) == (part != "baby")
+    assert len(made.item_knn) == len(made.rows[0].trials)
+    planned = resolve(made, size=Size.FULL, part=Part.TEST, settings=[])
+    assert (planned.run.split.by, planned.evaluation.history) == (SplitBy.GIVEN, HistoryFrom.TRAIN)
+    assert planned.evaluation.ks == (5, 10, 20, 50)
+    if part != "baby":
+        one, control = configs["em3"], configs["permuted-content em3"]
+        assert one == control and configs["freedom"] == configs["permuted-content freedom"]
+        assert one.recall.model.modality_weights == configs["freedom"].recall.model.modality_weights
+
+
+@pytest.mark.parametrize("part", ["movielens", "fashion"])
+def test_rows_of_em3s_table_differ_in_model_and_content_alone(part):
+    made = find_table("em3", part=part)
+    configs = {one.name: one.config() for one in made.rows}
+    trees = [{**one.ranker.dump(), "model": "", "content": ""} for one in configs.values()]
+    assert all(tree == trees[0] for tree in trees)
+    for name, one in configs.items():
+        first = name.removeprefix("permuted-content ").split(",")[0]
+        assert one.ranker.model == configs[first].ranker.model
+        assert one.ranker.content.reads_modalities == (one.pretrain is not None) == ("," in name)
+    assert len({one.pretrain.to_json() for one in configs.values() if one.pretrain is not None}) == 1
+    assert configs["din, em3"].modalities == configs["din, concat"].modalities == ("title", "photo", "item")
+    assert len({one.trials for one in made.rows}) == 1
+    with pytest.raises(ConfigError, match=r"ranker\.epochs=2 would have no effect"):
+        resolve(made, size=Size.FULL, part=Part.TEST, settings=["ranker.epochs=2"])
+    planned = resolve(made, size=Size.QUICK, part=Part.TEST, settings=["ranker.epochs=2"])
+    assert {plans[0].config.ranker.epochs for plans in planned.plans.values()} == {2}
+
+
+@pytest.mark.parametrize(
+    ("config", "tree", "message"),
+    [
+        (RankingConfig, {"ranker": {"content": {"kind": "frozen"}}}, "reads vectors of items: set pretrain"),
+        (RankingConfig, {"modalities": ["item"]}, "reads no vectors of items: remove"),
+        (RecallConfig, {"modalities": ["title"], "recall": {"model": {"kind": "lightgcn"}}}, "have no effect"),
+    ],
+)
+def test_content_that_nobody_reads_is_refused(config, tree, message):
+    with pytest.raises(ConfigError, match=message):
+        config.parse(tree)
 
 
 def _first_trial(name: str) -> tuple[str, ...]:

@@ -31,7 +31,9 @@ def reproduce(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Override a field: a.b=value; pretrain.a.b=, recall.a.b=value in every row. May be repeated."
+            "--set",
+            help="Override a field: a.b=value; pretrain.a.b=, recall.a.b=, ranker.a.b=value in every row. "
+            "May be repeated.",
         ),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Encoders trained at a time, each on its share of the cores.")] = 1,

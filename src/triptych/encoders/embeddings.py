@@ -86,13 +86,21 @@ def run_queries(*, encoder: Artifact, catalogue: Catalogue, out: Path, export: E
     return produce(out, kind=QUERY_KIND, config=_exported(export), inputs=inputs, build=build)
 
 
-def run_views(*, encoder: Artifact, catalogue: Catalogue, out: Path, features: Artifact | None = None) -> Artifact:
+def run_views(
+    *,
+    encoder: Artifact,
+    catalogue: Catalogue,
+    out: Path,
+    photo_rows: NDArray[np.integer] | None = None,
+    features: Artifact | None = None,
+) -> Artifact:
     """Encode title and photo of every item of a catalogue by themselves, or open what was encoded before.
 
     Args:
         encoder: the encoder's artefact; it reads both.
         catalogue: items and photos.
         out: the stage's folder.
+        photo_rows: as of `run`.
         features: as of `run`.
 
     Returns:
@@ -103,7 +111,7 @@ def run_views(*, encoder: Artifact, catalogue: Catalogue, out: Path, features: A
     def build(folder: Path) -> Mapping[str, Any]:
         seen = None if features is None else PhotoFeatures(features, photos=catalogue.photos)
         embedder = Embedder.open(encoder)
-        found = embedder.embed_views(catalogue, views=SIDES, features=seen)
+        found = embedder.embed_views(catalogue, views=SIDES, photo_rows=photo_rows, features=seen)
         titles = item_texts(catalogue, features=embedder.title_features)
         for view, is_there in zip(SIDES, _sides(titles, catalogue.photos.has), strict=True):
             np.save(folder / f"{view}.npy", np.where(is_there[:, None], found[view], np.float16(np.nan)))
@@ -112,7 +120,8 @@ def run_views(*, encoder: Artifact, catalogue: Catalogue, out: Path, features: A
     if features is not None:
         encoder.require_input("photo_features", features)
     inputs = {"encoder": encoder, "catalogue": catalogue.artifact}
-    return produce(out, kind=VIEWS_KIND, config={"views": [view.value for view in SIDES]}, inputs=inputs, build=build)
+    config = {"views": [view.value for view in SIDES], **({} if photo_rows is None else {"permuted": True})}
+    return produce(out, kind=VIEWS_KIND, config=config, inputs=inputs, build=build)
 
 
 def load_views(item_views: Artifact) -> dict[str, NDArray[np.float16]]:

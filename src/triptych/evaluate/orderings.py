@@ -71,6 +71,7 @@ def judge_ordering(
     headline: Column,
     config: EvaluationConfig,
     drawn_by: str | None = None,
+    weighed_by: str | None = None,
 ) -> Judged | None:
     """Compare the rows of an ordering on the same requests.
 
@@ -80,6 +81,7 @@ def judge_ordering(
         headline: The metric of an ordering that names none.
         config: Number of resamples and their seed; the part, for the record.
         drawn_by: As `TaskResult.drawn_by`.
+        weighed_by: As `TaskResult.weighed_by`; not beside `drawn_by`.
 
     Returns:
         None where its slice is empty.
@@ -94,6 +96,12 @@ def judge_ordering(
     if str(column) not in own.columns:
         raise DataError(f"claim '{ordering.claim}': there is no metric '{column}' in the table.")
     values = {row: _values(own, row, column, claim=ordering.claim) for row in ordering.rows}
+    groups = _groups(own, ordering.better, drawn_by)
+    if weighed_by is not None:
+        assert drawn_by is None
+        times = _first_seed(own, ordering.better)[weighed_by].to_numpy()
+        groups = np.repeat(np.arange(len(times)), times)
+        values = {row: np.repeat(by_seed, times, axis=1) for row, by_seed in values.items()}
     names = (ordering.better, ordering.worse)
     by_seed = _seed_differences(values[names[0]], values[names[1]], claim=ordering.claim)
     if ordering.than is not None:
@@ -108,7 +116,7 @@ def judge_ordering(
         slice_name=ordering.slice,
         split=config.part.value,
         config=config,
-        groups=_groups(own, ordering.better, drawn_by),
+        groups=groups,
     )
     found = comparison.difference(names[0], baseline=names[1], column=column)
     if found is None:
@@ -151,7 +159,11 @@ def _seed_differences(better: FloatArray, worse: FloatArray, *, claim: str) -> F
 def _groups(own: pl.DataFrame, row: str, drawn_by: str | None) -> IntArray | None:
     if drawn_by is None:
         return None
-    frame = own.filter(pl.col("model") == row)
-    first = frame.filter(pl.col("seed") == frame["seed"].min())
-    numbers: IntArray = first[drawn_by].to_numpy().astype(np.int64)
+    numbers: IntArray = _first_seed(own, row)[drawn_by].to_numpy().astype(np.int64)
     return numbers
+
+
+def _first_seed(own: pl.DataFrame, row: str) -> pl.DataFrame:
+    """Return a row's requests, each once."""
+    frame = own.filter(pl.col("model") == row)
+    return frame.filter(pl.col("seed") == frame["seed"].min())

@@ -35,6 +35,7 @@ _ROLES = {
     "colour-histogram": Role.BASELINE,
     "oracle": Role.CEILING,
     "permuted-photo": Role.CONTROL,
+    "permuted-content": Role.CONTROL,
     "random-vector": Role.CONTROL,
     "random-id": Role.CONTROL,
 }

@@ -14,7 +14,6 @@ from triptych.data.catalogue import Catalogue
 from triptych.data.events import is_positive
 from triptych.data.schema import Part
 from triptych.data.splits import Split
-from triptych.encoders import embeddings
 from triptych.encoders.embeddings import load_vectors, load_views
 from triptych.engine.answers import Channel
 from triptych.engine.ranking import RankedRetriever, Ranking, RankRule
@@ -40,6 +39,7 @@ from triptych.recipes.hybrid import ChosenHybrid
 from triptych.recipes.recall import TrainedRecall
 from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.recipes.validation import validation_queries
+from triptych.recipes.views import item_views
 
 RULE_KIND = "ranking"
 MOST_QUERIES, NDCG_K = 500, 10
@@ -306,7 +306,8 @@ def _train(
         inputs |= {"encoder": own.encoder, "embeddings": vectors}
         modalities = served.config.encoder.modalities
         if content.fuses_modalities and modalities.reads_title and modalities.reads_photo:
-            views = _views(own, seed=seed, stages=stages, served=served)
+            name = f"{served.name} seed {seed}"
+            views = item_views(own, pretrain=served.config, stages=stages, name=name)
             inputs["item_views"] = views
     given = Given(catalogue, split, seed, modalities_of(vectors, views))
     artifact = stages.stage(
@@ -352,13 +353,3 @@ def _products(
         pairs = vectors[samples.request[own] - start], items[samples.item_row[own]].astype(np.float32)
         found[own] = np.einsum("nd,nd->n", *pairs)
     return found
-
-
-def _views(own: Trained, *, seed: int, stages: Stages, served: Plan) -> Artifact:
-    """Encode title and photo of each item by themselves."""
-    features = stages.models_for(served.config).features
-    return stages.stage(
-        "item_views",
-        lambda out: embeddings.run_views(encoder=own.encoder, catalogue=stages.catalogue, features=features, out=out),
-        record=f"item views {served.name} seed {seed}",
-    )

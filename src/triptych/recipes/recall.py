@@ -38,8 +38,11 @@ from triptych.recipes.encoders import Plan, permuted_photos
 from triptych.recipes.semantic_ids import codes_of, said_by
 from triptych.recipes.side_by_side import train_side_by_side
 from triptych.recipes.stages import AllTrained, Stages, Trained
+from triptych.recipes.views import Modality, item_views, of_modalities, permuted
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
+
+SIDES = (Modality.TITLE, Modality.PHOTO)
 
 
 class RecallConfig(Config):
@@ -52,14 +55,21 @@ class RecallConfig(Config):
     semantic_ids: SemanticIdsConfig | None = None
     """Of the items, the model reads what their semantic IDs stand for, made so of the encoder's vectors, or the IDs
     themselves where it has tokens for them; none: it reads the vectors."""
+    modalities: tuple[Modality, ...] = SIDES
+    """What items are made of, for a model that fuses it itself: title, photo, item (both together)."""
     recall: RecallTrainConfig = RecallTrainConfig()
     """Model and training."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        reads = self.recall.recall_model.reads_content
-        if reads and self.pretrain is None:
+        model = self.recall.recall_model
+        reads = model.reads_content or model.needs.modalities
+        if model.reads_content and self.pretrain is None:
             raise ValueError("recall.model reads the vectors of a pretrained encoder: set pretrain.")
+        if self.modalities != SIDES and not model.needs.modalities:
+            raise ValueError("modalities have no effect on a model that does not fuse them itself. Remove them.")
+        if model.needs.modalities and (self.export or self.semantic_ids):
+            raise ValueError("export and semantic_ids have no effect on a model that reads modalities. Remove them.")
         if not reads and (self.pretrain or self.export or self.semantic_ids):
             raise ValueError(
                 "pretrain, export and semantic_ids have no effect on a model that reads no content. Remove them."
@@ -95,6 +105,8 @@ class RecallPlan(NamedTuple):
     """Whether each item has a random vector in the place of its content: the random-vector control."""
     shuffled_ids: bool = False
     """Whether items have changed semantic IDs among each other: the random-id control."""
+    permuted_content: bool = False
+    """Whether items have changed content among each other: the permuted-content control."""
 
     @property
     def pretrain(self) -> PretrainConfig | None:
@@ -113,7 +125,7 @@ class Content(NamedTuple):
     semantic_ids: Artifact | None = None
     """Of the items, read in the place of their vectors, or as tokens; None: the vectors are read."""
     item_views: Artifact | None = None
-    """Its vectors of titles and photos alone; None: they are not read."""
+    """Title and photo of the items each; None: the model reads neither by itself."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +170,7 @@ class RecallWork:
             query_content,
             self.item_content,
             self.seed,
+            item_modalities=self._item_modalities,
             title_content=self._title_content,
             item_codes=self.item_codes,
         )
@@ -166,12 +179,31 @@ class RecallWork:
     @property
     def item_content(self) -> NDArray[Any] | None:
         """What it reads of the items ``[items, dim]``; None: nothing."""
-        if self.content is None:
+        if self.content is None or not self.plan.config.recall.recall_model.reads_content:
             return None
         if self.content.semantic_ids is not None and self._needs.codes is None:
             return said_by(self.content.semantic_ids, shuffled_by=self._shuffled_by)
-        vectors = load_vectors(self.content.embeddings)
-        return _random(len(vectors), dim=vectors.shape[1], seed=self.seed) if self.plan.random_vectors else vectors
+        found = self._controlled({Modality.ITEM.value: load_vectors(self.content.embeddings)})
+        return found[Modality.ITEM]
+
+    @property
+    def _item_modalities(self) -> dict[str, NDArray[Any]] | None:
+        """What items are made of, name → ``[items, dim]``; None: the model does not fuse it itself."""
+        if self.content is None or not self._needs.modalities:
+            return None
+        item_vectors, views = self.content.embeddings, self.content.item_views
+        return self._controlled(of_modalities(self.plan.config.modalities, item_vectors=item_vectors, views=views))
+
+    def _controlled(self, content: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return content as the plan's control has it."""
+        if self.plan.permuted_content:
+            return permuted(content, seed=self.seed)
+        if self.plan.random_vectors:
+            return {
+                name: _random(*vectors.shape, seed=self.seed, place=place)
+                for place, (name, vectors) in enumerate(content.items())
+            }
+        return content
 
     @property
     def _needs(self) -> Needs:
@@ -185,7 +217,7 @@ class RecallWork:
     def _title_content(self) -> NDArray[Any] | None:
         if self.content is None or self.content.item_views is None:
             return None
-        return load_views(self.content.item_views)[View.TITLE.value]
+        return load_views(self.content.item_views)[View.TITLE.value] if self._needs.title_content else None
 
     @property
     def item_codes(self) -> tuple[ItemCodes, ...]:
@@ -203,6 +235,8 @@ class RecallWork:
             inputs |= {name: one for name, one in self.content._asdict().items() if one is not None}
         if self.plan.random_vectors:
             inputs["control"] = "random vectors"
+        if self.plan.permuted_content:
+            inputs["control"] = "permuted content"
         if self.plan.shuffled_ids:
             inputs["control"] = "shuffled ids"
         return inputs
@@ -360,14 +394,7 @@ def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> C
         )
     config, name = plan.config.semantic_ids, f"{plan.name} seed {seed}"
     ids = None if config is None else stages.semantic_ids(own, config=config, name=name)
-    views = None
-    if plan.config.recall.recall_model.needs.title_content:
-        features = stages.models_for(pretrain).features
-        views = stages.stage(
-            "item_views",
-            lambda out: embeddings.run_views(encoder=own.encoder, catalogue=catalogue, features=features, out=out),
-            record=f"titles alone {name}",
-        )
+    views = _views(plan, seed=seed, own=own, stages=stages)
     if not plan.config.recall.recall_model.needs.query:
         return Content(own.encoder, items, None, ids, views)
     queries = stages.stage(
@@ -378,8 +405,19 @@ def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> C
     return Content(own.encoder, items, queries, ids, views)
 
 
-def _random(count: int, *, dim: int, seed: int) -> NDArray[np.float32]:
-    """Draw unit vectors ``[count, dim]``."""
-    drawn = np.random.default_rng([seed, 4]).standard_normal((count, dim), dtype=np.float32)
+def _views(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> Artifact | None:
+    """Encode title and photo each for a model that reads one of them by itself."""
+    needs = plan.config.recall.recall_model.needs
+    reads_one = needs.title_content or (needs.modalities and set(SIDES) & set(plan.config.modalities))
+    if plan.pretrain is None or not reads_one:
+        return None
+    photos_of = seed if plan.permutes_photos else None
+    name = f"{plan.name} seed {seed}"
+    return item_views(own, pretrain=plan.pretrain, stages=stages, name=name, photos_of=photos_of)
+
+
+def _random(count: int, dim: int, *, seed: int, place: int = 0) -> NDArray[np.float32]:
+    """Draw unit vectors ``[count, dim]``, others for each place among an item's modalities."""
+    drawn = np.random.default_rng([seed, 4, place]).standard_normal((count, dim), dtype=np.float32)
     unit: NDArray[np.float32] = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
     return unit

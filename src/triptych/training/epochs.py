@@ -18,6 +18,8 @@ class EpochsConfig(Config):
     """Times through what is learned from."""
     validations: int = Field(4, ge=1)
     """Validations, spread evenly over the training; the best of them is kept."""
+    patience: int | None = Field(None, ge=1)
+    """Validations without a new best after which training ends early; none: it goes to the end."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate."""
     warmup_rate: float = Field(0.05, ge=0, lt=1)
@@ -43,4 +45,5 @@ class EpochsConfig(Config):
             precision=self.precision,
             device=self.device,
             validate_every=math.ceil(steps / self.validations),
+            patience=self.patience,
         )

@@ -108,6 +108,9 @@ class TaskResult:
     rankings: Rankings | None = None
     drawn_by: str | None = None
     """Column of `per_query` whose equal values were resampled together; None: each row of a slice by itself."""
+    weighed_by: str | None = None
+    """Column of `per_query` that says how often a row counts, as a whole number; its repetitions are resampled
+    together. None: once."""
 
 
 def seeds_of(models: Models) -> dict[str, Sequence[Retriever]]:

@@ -55,7 +55,7 @@ def evaluate(
     catalogue: Catalogue,
     by: GroupBy,
     config: EvaluationConfig,
-    main: str,
+    main: str | None = None,
 ) -> TaskResult:
     """Compare scores of what was shown in a held-out period.
 
@@ -66,7 +66,7 @@ def evaluate(
         catalogue: items, users.
         by: within what GAUC judges the order, and what the intervals draw.
         config: resamples; which period.
-        main: the model that is compared with every other.
+        main: the model that is compared with every other; None: none is.
 
     Raises:
         DataError: nothing was shown in the period, or nothing of it chosen, or everything.
@@ -104,6 +104,7 @@ def evaluate(
         records=records,
         per_query=pl.concat(frames, how="diagonal"),
         definitions=definitions,
+        weighed_by="samples",
     )
 
 
@@ -168,7 +169,7 @@ def _group_values(scores: FloatArray, inside: _Inside) -> FloatArray:
 
 
 def _records(
-    comparison: Comparison, models: Mapping[str, Scored], inside: _Inside, *, main: str
+    comparison: Comparison, models: Mapping[str, Scored], inside: _Inside, *, main: str | None
 ) -> Iterator[AnyRecord]:
     """Every model's figures, then the main one against each other."""
     found: list[AnyRecord | None] = []
@@ -183,7 +184,7 @@ def _records(
                 )
             )
     for other in models:
-        if other != main and role_of(other) is not Role.CEILING:
+        if main is not None and other != main and role_of(other) is not Role.CEILING:
             found += [comparison.difference(main, baseline=other, column=column) for column in (GAUC, AUC)]
             found.append(comparison.difference(main, baseline=other, column=LOG_LOSS, claim=None))
     yield from (record for record in found if record is not None)

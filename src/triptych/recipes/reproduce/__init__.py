@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from triptych.foundation.errors import ConfigError, did_you_mean
-from triptych.recipes.reproduce import recommendation, smgr, taobao_pretraining, taobao_recall
+from triptych.recipes.reproduce import em3, em3_public, recommendation, smgr, taobao_pretraining, taobao_recall
 from triptych.recipes.reproduce.base import Table
 
 TABLES: dict[str, Callable[[], Table]] = {
@@ -15,6 +15,11 @@ TABLES: dict[str, Callable[[], Table]] = {
     "smgr --part retrieval": smgr.retrieval,
     "recommendation --part within-users": recommendation.within_users,
     "recommendation --part by-time": recommendation.by_time,
+    "em3 --part fashion": em3.on_fashion,
+    "em3 --part movielens": em3.on_movielens,
+    "em3-public --part movielens": em3_public.on_movielens,
+    "em3-public --part fashion": em3_public.on_fashion,
+    "em3-public --part baby": em3_public.on_baby,
 }
 """What `triptych reproduce` is asked with → the table."""
 

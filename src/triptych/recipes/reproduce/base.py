@@ -14,16 +14,19 @@ from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.errors import ConfigError, did_you_mean
 from triptych.pretrain.base import PretrainConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
+from triptych.recipes import ranking
 from triptych.recipes.config import RunConfig
 from triptych.recipes.generation import GenerationConfig
+from triptych.recipes.ranking import RankingConfig
 from triptych.recipes.recall import RecallConfig
 
 Settings = tuple[str, ...]
 """Overrides ``a.b=value`` of a row's training config."""
-RowConfig = PretrainConfig | RecallConfig | GenerationConfig
+RowConfig = PretrainConfig | RecallConfig | GenerationConfig | RankingConfig
 
 
 CHANCE, POPULARITY, BM25, ITEM_KNN, ORACLE = "chance", "popularity", "bm25", "item-knn", "oracle"
+CONSTANT = "constant"
 """Names of rows without training."""
 
 
@@ -36,10 +39,14 @@ class Protocol(StrEnum):
     """A query in a delivery cell, among the items delivered there: SMGR."""
     RECOMMEND = "recommend"
     """A user with what he has chosen before, among all other items."""
+    RANK = "rank"
+    """What somebody was shown, chosen or not, is to be told apart; nothing else is ranked."""
 
     @property
     def evaluate(self) -> Callable[..., TaskResult]:
         """The evaluation task."""
+        if self is Protocol.RANK:
+            return ranking.evaluate
         if self is Protocol.RECOMMEND:
             return recommend.evaluate
         return search.evaluate if self is Protocol.SEARCH else cells.evaluate
@@ -49,6 +56,8 @@ class Protocol(StrEnum):
         """Rows that need no training and stand in every such table; the oracle where there are judgements."""
         if self is Protocol.RECOMMEND:
             return (CHANCE, POPULARITY, ITEM_KNN)
+        if self is Protocol.RANK:
+            return (CONSTANT, POPULARITY)
         return (CHANCE, POPULARITY, BM25, ORACLE)
 
 
@@ -62,9 +71,10 @@ class Size(StrEnum):
 
 @dataclass(frozen=True)
 class Row:
-    """A trained row of a table: an encoder, a recall model behind one, or a decoder of its semantic IDs.
+    """A trained row of a table: an encoder, a recall model or a ranker behind one, or a decoder of its semantic IDs.
 
-    A control's name begins with `permuted-photo`, `random-vector` or `random-id` (`evaluate.records.role_of`).
+    A control's name begins with `permuted-photo`, `permuted-content`, `random-vector` or `random-id`
+    (`evaluate.records.role_of`).
     """
 
     name: str
@@ -80,6 +90,8 @@ class Row:
     """Whether a recall model is given a random vector for each item's content."""
     shuffled_ids: bool = False
     """Whether items have changed semantic IDs among each other."""
+    permuted_content: bool = False
+    """Whether items have changed content among each other: what a model behind an encoder reads of them."""
     start: Callable[[], PretrainConfig] | None = None
     """A training that comes before, once for all rows and seeds that name it; its settings are the form's too."""
     steps_rate: float = 1.0

@@ -32,6 +32,7 @@ from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.encoders import Plan
 from triptych.recipes.generation import GenerationPlan, TrainedGeneration, train_generation
+from triptych.recipes.ranking import RankingPlan, Ranks, TrainedRanking, train_ranking
 from triptych.recipes.recall import RecallPlan, TrainedRecall, train_recall
 from triptych.recipes.reproduce.base import BM25, ITEM_KNN, ORACLE, POPULARITY, Row, Size, Table
 from triptych.recipes.reproduce.choices import FILE as CHOICES
@@ -53,7 +54,7 @@ from triptych.training.log import LOG_FILE, read_log
 
 log = logging.getLogger(__name__)
 
-AnyTrained = Trained | TrainedRecall | TrainedGeneration
+AnyTrained = Trained | TrainedRecall | TrainedGeneration | TrainedRanking
 AllMade = Mapping[tuple[str, int], AnyTrained]
 """Name of a plan and seed → what was trained."""
 
@@ -188,7 +189,7 @@ class _Making:
             **self._standing,
         }
         for (name, seed), one in trained.items():
-            inputs |= {f"{name} seed {seed}": one.model, f"index {name} seed {seed}": one.index}
+            inputs |= {f"{part}{name} seed {seed}": artifact for part, artifact in _made_of(one).items()}
 
         def build(folder: Path) -> Mapping[str, Any]:
             return self._written(folder, result=self._measured(trained), rows=rows, inputs=inputs, tried=tried)
@@ -205,13 +206,17 @@ class _Making:
         return made[found.index(max(found))]
 
     def _validated_plan(self, plan: AnyPlan, trained: AnyTrained) -> float:
-        return self._validated(
-            plan.name,
-            partial(trained.retriever, name=plan.name, config=self._planned.run),
-            inputs={"model": trained.model, "index": trained.index},
-        )
+        inputs = {part.strip() or "model": artifact for part, artifact in _made_of(trained).items()}
+        return self._validated(plan.name, partial(self._open, trained, name=plan.name), inputs=inputs)
 
-    def _validated(self, name: str, opened: Callable[[], Retriever], *, inputs: Mapping[str, Artifact]) -> float:
+    def _open(self, trained: AnyTrained, *, name: str) -> Retriever | Ranks:
+        if isinstance(trained, TrainedRanking):
+            return trained.open()
+        return trained.retriever(name=name, config=self._planned.run)
+
+    def _validated(
+        self, name: str, opened: Callable[[], Retriever | Ranks], *, inputs: Mapping[str, Artifact]
+    ) -> float:
         """Measure the headline on the validation part."""
         planned = self._planned
         config = planned.evaluation.override("part=validation", f"bootstrap_repeats={_TRIAL_REPEATS}")
@@ -221,7 +226,7 @@ class _Making:
             found = evaluate({name: opened()}, catalogue=self._stages.catalogue, split=self._split, config=config)
             rows = to_rows(found.records)
             write_json(folder / RECORDS, rows)
-            (row,) = select(single(rows), slice="all", metric=headline.metric, k=headline.k)
+            (row,) = select(single(rows), model=name, slice="all", metric=headline.metric, k=headline.k)
             return {"metric": str(headline), "value": row["value"]}
 
         described = {
@@ -241,14 +246,14 @@ class _Making:
         """Ask every row, those without training included."""
         planned, catalogue = self._planned, self._stages.catalogue
         counts = Popularity.load(self._standing[POPULARITY].path)
-        models: dict[str, Retriever | list[Retriever]] = {POPULARITY: counts}
+        models: dict[str, Retriever | Ranks | list[Retriever | Ranks]] = {POPULARITY: counts}
         if BM25 in self._standing:
             models[BM25] = Bm25.load(self._standing[BM25].path)
         if ITEM_KNN in self._standing:
             models[ITEM_KNN] = ItemKnn.load(self._standing[ITEM_KNN].path)
         for row in planned.rows:
             own = [trained[row.name, seed] for seed in planned.run.seeds]
-            models[row.name] = [one.retriever(name=row.name, config=planned.run) for one in own]
+            models[row.name] = [self._open(one, name=row.name) for one in own]
         if ORACLE in planned.table.protocol.standing and catalogue.judgements is not None:
             models[ORACLE] = Oracle.fit(catalogue, counts=counts.counts)
         return planned.table.protocol.evaluate(
@@ -308,7 +313,12 @@ class _Making:
                 unjudged[claim.claim] = f"not in this form: {', '.join(absent)}"
                 continue
             found = judge_ordering(
-                claim, result.per_query, headline=planned.headline, config=planned.evaluation, drawn_by=result.drawn_by
+                claim,
+                result.per_query,
+                headline=planned.headline,
+                config=planned.evaluation,
+                drawn_by=result.drawn_by,
+                weighed_by=result.weighed_by,
             )
             if found is None:
                 unjudged[claim.claim] = f"the slice {claim.slice} is empty"
@@ -340,13 +350,23 @@ def _train(
     encoders = [plan for plan in plans if isinstance(plan, Plan)]
     recalls = [plan for plan in plans if isinstance(plan, RecallPlan)]
     decoders = [plan for plan in plans if isinstance(plan, GenerationPlan)]
+    rankers = [plan for plan in plans if isinstance(plan, RankingPlan)]
     if encoders:
         found |= stages.train_plans(encoders, seeds=seeds, split=split, tokenizer=tokenizer)
     if recalls:
         found |= train_recall(recalls, stages=stages, seeds=seeds, split=split, tokenizer=tokenizer)
     if decoders:
         found |= train_generation(decoders, stages=stages, seeds=seeds, split=split, tokenizer=tokenizer)
+    if rankers:
+        found |= train_ranking(rankers, stages=stages, seeds=seeds, split=split, tokenizer=tokenizer)
     return found
+
+
+def _made_of(trained: AnyTrained) -> dict[str, Artifact]:
+    """Return what stands for a trained row among inputs: what goes before its name there → artefact."""
+    if isinstance(trained, TrainedRanking):
+        return {"": trained.model}
+    return {"": trained.model, "index ": trained.index}
 
 
 def _logs(row: Row, trained: AllMade) -> dict[int, list[dict[str, Any]]]:

@@ -82,12 +82,14 @@ def _sentence(made: Made) -> str:
 
 def _rows(made: Made) -> str:
     rows, k = made.records, made.planned.evaluation.headline_k
-    unit = layout(made.result.task).unit
+    unit, drawn = layout(made.result.task).unit, layout(made.result.task).over
     columns = table_columns(rows, headline_k=k)
     meanings = {label(one.metric): made.result.meanings.get(one.metric, METRICS[one.metric].meaning) for one in columns}
     slices = distinct(rows, "slice")
     metric = columns[0].metric
-    ks = sorted({made.planned.headline.k or k, max(made.planned.evaluation.ks)})
+    ks: list[int | None] = [None]
+    if made.planned.headline.k is not None:
+        ks = [*sorted({made.planned.headline.k, max(made.planned.evaluation.ks)})]
     where = {name.replace("_", " "): meaning for name, meaning in made.result.definitions.items()}
     return section(
         "results",
@@ -102,7 +104,7 @@ def _rows(made: Made) -> str:
         ),
         tables.slice_table(rows, metric=metric, ks=ks),
         definitions(where),
-        lead=f"{rows[0]['num_queries']:,} {unit}; shares in percent; small print: 95 % bootstrap interval over queries "
+        lead=f"{rows[0]['num_queries']:,} {unit}; shares in percent; small print: 95 % bootstrap interval over {drawn} "
         "of the seeds' mean. Every row was tried with as many settings, and the best on validation was taken.",
     )
 

@@ -13,16 +13,21 @@ from triptych.pretrain.base import PretrainConfig
 from triptych.recipes.config import RunConfig
 from triptych.recipes.encoders import Plan
 from triptych.recipes.generation import GenerationConfig, GenerationPlan
+from triptych.recipes.ranking import RankingConfig, RankingPlan
 from triptych.recipes.recall import RecallConfig, RecallPlan
 from triptych.recipes.reproduce.base import Form, Row, RowConfig, Settings, Size, Table
 
 RECIPE = "reproduce "
 """In front of a table's name where others have that of a recipe."""
-PRETRAIN, RECALL, GENERATIVE, IDS = "pretrain.", "recall.", "generative.", "semantic_ids."
+PRETRAIN, RECALL, GENERATIVE, IDS, RANKER = "pretrain.", "recall.", "generative.", "semantic_ids.", "ranker."
 """In front of a setting of every row's training that has such a part; all others are of data, split and evaluation."""
-WHAT_A_ROW_IS = ("pretrain.kind", "pretrain.stages", "recall.model", "generative.model.asks")
+PARTS = (PRETRAIN, RECALL, GENERATIVE, IDS, RANKER)
+WHAT_A_ROW_IS = (
+    *("pretrain.kind", "pretrain.stages", "recall.model", "generative.model.asks"),
+    *("ranker.model.kind", "ranker.content.kind", "ranker.content.train"),
+)
 
-AnyPlan = Plan | RecallPlan | GenerationPlan
+AnyPlan = Plan | RecallPlan | GenerationPlan | RankingPlan
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,13 @@ def resolve(table: Table, *, size: Size, part: Part, settings: Sequence[str]) ->
         table: what is to be made.
         size: in which form.
         part: of which part.
-        settings: overrides ``a.b=value`` of the form's run config; with ``pretrain.``, ``recall.``, ``generative.`` or
-            ``semantic_ids.`` in front, of that part of every row that has it.
+        settings: overrides ``a.b=value`` of the form's run config; with ``pretrain.``, ``recall.``, ``generative.``,
+            ``semantic_ids.`` or ``ranker.`` in front, of that part of every row that has it.
 
     Raises:
         ConfigError: rows that cannot be made together, or a setting that is what a row is tried with.
     """
-    training = [one for one in settings if one.startswith((PRETRAIN, RECALL, GENERATIVE, IDS))]
+    training = [one for one in settings if one.startswith(PARTS)]
     others = [one for one in settings if one not in training]
     for one in training:
         if one.partition("=")[0].startswith(WHAT_A_ROW_IS):
@@ -125,7 +130,10 @@ def trial_plans(row: Row, form: Form) -> list[AnyPlan]:
     for number, trial in enumerate(row.trials[: form.num_trials], start=1):
         name, tried = f"{row.name} trial {number}", config.override(*shorter, *trial)
         if isinstance(tried, RecallConfig):
-            plans.append(RecallPlan(name, tried, row.permutes_photos, row.random_vectors, row.shuffled_ids))
+            controls = row.permutes_photos, row.random_vectors, row.shuffled_ids, row.permuted_content
+            plans.append(RecallPlan(name, tried, *controls))
+        elif isinstance(tried, RankingConfig):
+            plans.append(RankingPlan(name, tried, row.permutes_photos, row.permuted_content))
         elif isinstance(tried, GenerationConfig):
             plans.append(GenerationPlan(name, tried, row.shuffled_ids))
         else:
@@ -136,9 +144,8 @@ def trial_plans(row: Row, form: Form) -> list[AnyPlan]:
 def _of(config: RowConfig, settings: Settings) -> Settings:
     """Return those settings of a form that a row has a place for, as the row's config calls them."""
     if isinstance(config, PretrainConfig):
-        others = (RECALL, GENERATIVE, IDS)
-        return tuple(one.removeprefix(PRETRAIN) for one in settings if not one.startswith(others))
-    absent = tuple(part for part in (PRETRAIN, RECALL, GENERATIVE, IDS) if not getattr(config, part[:-1], None))
+        return tuple(one.removeprefix(PRETRAIN) for one in settings if not one.startswith(PARTS[1:]))
+    absent = tuple(part for part in PARTS if not getattr(config, part[:-1], None))
     return tuple(one for one in settings if not one.startswith(absent))
 
 
@@ -148,6 +155,8 @@ def _shorter(config: RowConfig, *, rate: float) -> Settings:
         return ()
     if isinstance(config, RecallConfig):
         return (f"recall.epochs={rate * config.recall.epochs}",)
+    if isinstance(config, RankingConfig):
+        return (f"ranker.epochs={rate * config.ranker.epochs}",)
     if isinstance(config, GenerationConfig):
         return (f"generative.epochs={rate * config.generative.epochs}",)
     return (f"loop.steps={max(1, round(rate * config.loop.steps))}",)

@@ -1,0 +1,85 @@
+"""What items are made of, for models that fuse it themselves: an encoder's vectors of title and photo alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triptych.encoders import embeddings
+from triptych.encoders.embeddings import load_vectors, load_views
+from triptych.foundation.artifact import Artifact
+from triptych.foundation.errors import ConfigError
+from triptych.pretrain.base import PretrainConfig
+from triptych.recipes.encoders import permuted_photos
+from triptych.recipes.stages import Stages, Trained
+
+CONTENT_SEED = 9
+"""Beside the training's seed, draws whose content each item has in the permuted-content control."""
+
+
+class Modality(StrEnum):
+    """One of the vectors that an encoder makes of an item."""
+
+    ITEM = "item"
+    """Of title and photo together."""
+    TITLE = "title"
+    PHOTO = "photo"
+
+
+def item_views(
+    own: Trained, *, pretrain: PretrainConfig, stages: Stages, name: str, photos_of: int | None = None
+) -> Artifact:
+    """Encode title and photo of each item by themselves, or open what was encoded before.
+
+    Args:
+        own: the encoder.
+        pretrain: how it was trained.
+        stages: of the run.
+        name: of the row and seed, for the record.
+        photos_of: seed of the permuted-photo control; None: each item is shown its own.
+
+    Raises:
+        ConfigError: the encoder reads one of both alone.
+    """
+    read = pretrain.encoder.modalities
+    if not (read.reads_title and read.reads_photo):
+        raise ConfigError(f"{name}: an encoder of {read} has no vectors of title and photo each.")
+    features = stages.models_for(pretrain).features
+    photo_rows = None if photos_of is None else permuted_photos(stages.catalogue, seed=photos_of)
+    return stages.stage(
+        "item_views",
+        lambda out: embeddings.run_views(
+            encoder=own.encoder, catalogue=stages.catalogue, features=features, photo_rows=photo_rows, out=out
+        ),
+        record=f"item views {name}",
+    )
+
+
+def of_modalities(
+    wanted: Sequence[Modality], *, item_vectors: Artifact, views: Artifact | None
+) -> dict[str, NDArray[Any]]:
+    """Open the vectors that a model reads: name → ``[items, dim]``, NaN where an item has no such side.
+
+    Args:
+        wanted: in the order in which the model has them.
+        item_vectors: an ``embeddings`` artefact.
+        views: an ``item_views`` artefact; None where neither title nor photo is wanted.
+    """
+    found: dict[str, NDArray[Any]] = {Modality.ITEM.value: load_vectors(item_vectors)}
+    if views is not None:
+        found |= load_views(views)
+    return {name.value: found[name] for name in wanted}
+
+
+def permuted(modalities: Mapping[str, NDArray[Any]], *, seed: int) -> dict[str, NDArray[Any]]:
+    """Exchange content among items, all of an item's together: the permuted-content control.
+
+    What is alike stays alike, so that a graph of items has the same shape; it is about other items.
+    """
+    (count,) = {len(vectors) for vectors in modalities.values()}
+    rows = np.random.default_rng([seed, CONTENT_SEED]).permutation(count)
+    return {name: np.asarray(vectors)[rows] for name, vectors in modalities.items()}
