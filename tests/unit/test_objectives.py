@@ -121,7 +121,9 @@ OF_QUERIES = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("between", OF_QUERIES)
-@pytest.mark.parametrize("settings", [{}, {"symmetric": True}, {"log_q_weight": 0.7, "symmetric": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"symmetric": True}, {"log_q_weight": 0.7, "query_log_q_weight": 0.4, "symmetric": True}]
+)
 def test_queries_find_what_is_theirs_as_a_loop_has_it(kind: str, between: str, settings: dict[str, Any]):
     batch, temperature = everything(), 0.3
     view, there, alike = OF_QUERIES[between]
@@ -134,7 +136,7 @@ def test_queries_find_what_is_theirs_as_a_loop_has_it(kind: str, between: str, s
 
     def logit_back(query: int, asking: int) -> float:
         found = dot(queries[query], items[POSITIVE[asking]]) / temperature
-        return found - weight * float(batch.query_log_q[query])
+        return found - settings.get("query_log_q_weight", 0.0) * float(batch.query_log_q[query])
 
     forth = [
         (logit(query, POSITIVE[query]), [logit(query, item) for item in negatives])
@@ -594,7 +596,8 @@ def test_the_way_back_has_figures_of_its_own():
             "learn_temperature has an effect with loss = 'softmax' only",
         ),
         ({"loss": "sigmoid", "symmetric": True}, "symmetric and log_q_weight have no effect with loss = 'sigmoid'"),
-        ({"between": "title-photo", "log_q_weight": 1.0}, "log_q_weight has no effect between title and photo"),
+        ({"between": "title-photo", "log_q_weight": 1.0}, "query_log_q_weight have no effect between title and photo"),
+        ({"query_log_q_weight": 1.0}, "query_log_q_weight has no effect where items do not ask"),
     ],
 )
 def test_options_of_contrast_without_effect_are_refused(settings: dict[str, Any], message: str):

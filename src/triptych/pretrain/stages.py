@@ -97,7 +97,7 @@ def _contrast(between: Between, weight: float = 1.0) -> Tree:
     """
     tree: Tree = {"kind": "contrast", "between": between.value, "weight": weight, "symmetric": True}
     tree |= {"temperature": 0.07, "learn_temperature": True}
-    return tree if between is Between.TITLE_PHOTO else {**tree, "log_q_weight": 1.0}
+    return tree if between is Between.TITLE_PHOTO else {**tree, "log_q_weight": 1.0, "query_log_q_weight": 1.0}
 
 
 TITLE_PHOTO, QUERY_TITLE = _contrast(Between.TITLE_PHOTO), _contrast(Between.QUERY_TITLE)

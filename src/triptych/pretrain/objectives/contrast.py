@@ -97,6 +97,9 @@ class ContrastConfig(ObjectiveConfig):
     the very pairs that teach to look. Titles alone, and identical photos alone, are never negatives of their like."""
     log_q_weight: float = Field(0.0, ge=0)
     """Share of an item's log probability to be in a batch that is taken off its score; only where queries ask."""
+    query_log_q_weight: float = Field(0.0, ge=0)
+    """Share of the log of how often a query is expected in a batch that is taken off its score, where items ask for
+    queries: with symmetric only."""
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:
@@ -117,8 +120,13 @@ class ContrastConfig(ObjectiveConfig):
             )
         if self.loss is ContrastLoss.SIGMOID and (self.symmetric or self.log_q_weight):
             raise ValueError("symmetric and log_q_weight have no effect with loss = 'sigmoid'. Remove them.")
-        if self.between is Between.TITLE_PHOTO and self.log_q_weight:
-            raise ValueError("log_q_weight has no effect between title and photo, which are drawn alike. Remove it.")
+        if self.between is Between.TITLE_PHOTO and (self.log_q_weight or self.query_log_q_weight):
+            raise ValueError(
+                "log_q_weight and query_log_q_weight have no effect between title and photo, which are drawn alike. "
+                "Remove them."
+            )
+        if self.query_log_q_weight and not self.symmetric:
+            raise ValueError("query_log_q_weight has no effect where items do not ask. Remove it, or set symmetric.")
         return self
 
     @property
@@ -187,7 +195,7 @@ class Contrast(Objective):
         first = self._loss(forth)
         if not self._config.symmetric:
             return first
-        weight = self._config.log_q_weight
+        weight = self._config.query_log_q_weight
         second = self._loss(_photos(passes, forth) if titles_ask else _answers(passes, forth, log_q_weight=weight))
         both = {f"{name}_back": value for name, value in second.parts.items()}
         return LossOutput((first.total + second.total) / 2, {**first.parts, **both})
