@@ -151,10 +151,9 @@ class RecallTrainConfig(EpochsConfig):
             )
         for name in ("id_min_count", "query_buckets", "item_buckets", "id_dropout_rate"):
             if not self.recall_model.reads_ids and getattr(self, name) != _default(name):
-                raise ValueError(
-                    f"{name} has no effect with model.kind = '{self.model.kind}' as it is set (fusion = 'mm', or no "
-                    "fusion): it has no vectors by ID. Remove it."
-                )
+                fusion = getattr(self.model, "fusion", None)
+                other = f"model.kind = '{self.model.kind}'" if fusion is None else f"model.fusion = '{fusion}'"
+                raise ValueError(f"{name} has no effect with {other}, which has no vectors by ID. Remove it.")
         return self
 
     @model_validator(mode="after")
