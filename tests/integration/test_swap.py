@@ -317,7 +317,9 @@ def started(run, *options, terminal=None):
     """Start ``triptych serve`` and return it with its address."""
     script = "from triptych.cli import main; import sys; main()"
     if terminal is not None:
-        script = f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); {script}"
+        # As a terminal starts it: what hangs up ends it, even where these tests themselves run under nohup.
+        own = "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+        script = f"{own}; signal.signal(signal.SIGHUP, signal.SIG_DFL); {script}"
     process = subprocess.Popen(
         [sys.executable, "-c", script, "serve", str(run), "--port", "0", *map(str, options)],
         stdin=terminal if terminal is not None else subprocess.DEVNULL,
@@ -367,4 +369,7 @@ def test_a_terminal_that_is_closed_ends_its_service(runs):
     os.close(terminal)
     with process:
         os.close(ours)
-        assert process.wait(120) == 0
+        try:
+            assert process.wait(120) == 0
+        finally:
+            process.kill()
