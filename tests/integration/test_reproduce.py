@@ -255,7 +255,7 @@ def test_ids_are_read_and_said_in_one_table(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
     tiny = [f"pretrain.{one}" for one in TINY if "steps" not in one and "validate" not in one]
     small = [*SMALL_SHOP, "evaluation.bootstrap_repeats=100", *tiny, "pretrain.loop.steps=16"]
-    small += ["recall.num_negatives=50", "recall.epochs=1", "recall.validations=1"]
+    small += ["recall.num_negatives=50", "recall.validations=1"]
     small += ["semantic_ids.quantizer.codes=16", "generative.epochs=1", "generative.validations=1"]
     small += ["generative.model.dim=16", "generative.model.heads=2", "generative.model.beams=12"]
     arguments = ["reproduce", "smgr", "--part", "retrieval", "--quick", "--json", "--out", str(tmp_path / "smgr")]
