@@ -30,6 +30,7 @@ from triptych.recipes.reproduce.harness import read_per_query, reproduce
 from triptych.recipes.run_folder import RunFolder
 
 SMALL_SHOP = ("dataset.num_items=200", "dataset.photo_px=64", "dataset.shoppers.num_pages=2500")
+FEW_QUERIES = ("evaluation.bootstrap_repeats=100", "evaluation.max_queries=60")
 TINY = (
     "encoder.dim=16",
     "encoder.layers=1",
@@ -235,7 +236,7 @@ def test_the_command_makes_a_real_table_in_its_quick_form(tmp_path: Path, monkey
     monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
     layers = ("encoder.text_layers=1", "encoder.photo_layers=1", "encoder.fusion_layers=1")
     tiny = [one for one in TINY if "layers" not in one] + list(layers)
-    small = [*SMALL_SHOP, "evaluation.bootstrap_repeats=100", *(f"pretrain.{one}" for one in tiny)]
+    small = [*SMALL_SHOP, *FEW_QUERIES, *(f"pretrain.{one}" for one in tiny)]
     arguments = ["reproduce", "smgr", "--part", "pretraining", "--quick", "--json", "--out", str(tmp_path / "smgr")]
     arguments += [word for one in (*small, "pretrain.loop.steps=4") for word in ("--set", one)]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
@@ -254,7 +255,7 @@ def test_ids_are_read_and_said_in_one_table(tmp_path: Path, monkeypatch: pytest.
     """Encoders, towers and decoders stand in one table; what one sort of row has no place for leaves it as it is."""
     monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
     tiny = [f"pretrain.{one}" for one in TINY if "steps" not in one and "validate" not in one]
-    small = [*SMALL_SHOP, "evaluation.bootstrap_repeats=100", *tiny, "pretrain.loop.steps=16"]
+    small = [*SMALL_SHOP, *FEW_QUERIES, *tiny, "pretrain.loop.steps=16"]
     small += ["recall.num_negatives=50", "recall.validations=1"]
     small += ["semantic_ids.quantizer.codes=16", "generative.epochs=1", "generative.validations=1"]
     small += ["generative.model.dim=16", "generative.model.heads=2", "generative.model.beams=12"]
@@ -281,7 +282,7 @@ def test_ids_are_read_and_said_in_one_table(tmp_path: Path, monkeypatch: pytest.
 def test_users_are_recommended_to_beside_neighbours_tried_as_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
     tiny = [one.replace("batch_items", "batch_pairs") for one in TINY]
-    small = [*SMALL_SHOP, "evaluation.bootstrap_repeats=100", *(f"pretrain.{one}" for one in tiny)]
+    small = [*SMALL_SHOP, *FEW_QUERIES, *(f"pretrain.{one}" for one in tiny)]
     out = tmp_path / "films"
     arguments = ["reproduce", "recommendation", "--part", "within-users", "--quick", "--json", "--out", str(out)]
     small += ["recall.epochs=1", "generative.epochs=1", "generative.validations=1", "semantic_ids.quantizer.codes=16"]
