@@ -263,9 +263,11 @@ def lines(known: dict[str, Any]) -> Iterator[str]:
                 continue
             own = {one["metric"]: one for one in regime["differences"] if one["arm"] == arm}
             shown = [_points(own.get(f"{HEADLINE} all")), _points(own.get(f"{PHOTO_ONLY} photo_only"))]
-            rate = sum(row["seconds"]) / sum(joint["seconds"])
+            rate = "–"
+            if row["seconds"] and joint["seconds"]:  # none where processes were paused
+                rate = f"{sum(row['seconds']) / sum(joint['seconds']):.2f}"
             value = f"{100 * joint[f'{HEADLINE} all']:.1f}"
-            yield f"| {regime['what']} | {len(regime['seeds'])} | {value} | {arm} | {' | '.join(shown)} | {rate:.2f} |"
+            yield f"| {regime['what']} | {len(regime['seeds'])} | {value} | {arm} | {' | '.join(shown)} | {rate} |"
 
 
 def _points(one: dict[str, Any] | None) -> str:
