@@ -7,6 +7,7 @@ import pytest
 
 from triptych.data.pages import Pages, PageSampler
 from triptych.data.sampling import KnownPairs
+from triptych.foundation.errors import DataError
 from triptych.recall.mining import MinedNegatives
 from triptych.recall.negatives import Against, LogQ, NegativeSource
 
@@ -59,3 +60,10 @@ def test_what_is_mined_is_what_a_loop_finds():
         right = set(order[query, 2:8]) - {item for row, item in pairs if row == query}
         assert there[place].all() if right else not there[place].any()
         assert set(found[place, there[place]]) == right
+
+
+def test_a_catalogue_too_small_to_mine_in_is_a_sentence():
+    vectors = np.eye(4, dtype=np.float32)
+    content = {"query_content": vectors, "item_content": vectors, "chosen": KnownPairs(np.arange(4), np.arange(4))}
+    with pytest.raises(DataError, match="of 4 items none has a rank from 5 to 4"):
+        MinedNegatives.fit(np.arange(4), first=5, last=9, **content)

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from triptych.data.sampling import KnownPairs
+from triptych.foundation.errors import DataError
 from triptych.recall.validation import nearest
 
 BLOCK = 1_024
@@ -61,12 +62,15 @@ class MinedNegatives:
             chosen: (query, item) pairs of the training part; none of them is a candidate.
             first: best rank that is kept, from 1.
             last: worst rank that is kept.
+
+        Raises:
+            DataError: there is no candidate for any query.
         """
         distinct = np.unique(query_rows).astype(np.int64)
         items = torch.from_numpy(np.asarray(item_content, dtype=np.float32))
         last = min(last, len(items))
         kept: list[NDArray[np.int64]] = []
-        for start in range(0, len(distinct), BLOCK):
+        for start in range(0, len(distinct) if first <= last else 0, BLOCK):
             rows = distinct[start : start + BLOCK]
             asked = torch.from_numpy(np.asarray(query_content[rows], dtype=np.float32))
             near = nearest(asked, items, k=last).numpy()[:, first - 1 :]
@@ -74,6 +78,11 @@ class MinedNegatives:
                 ascending = np.sort(ranked)
                 own = ascending[chosen.among(np.array([row]), item_rows=ascending)[0]]
                 kept.append(ranked[~np.isin(ranked, own)])
+        if not sum(len(rows) for rows in kept):
+            raise DataError(
+                f"mined_from: of {len(items):,} items none has a rank from {first} to {last} for any query without "
+                "having been chosen under it. Lower mined_from, or set mined_negatives = 0."
+            )
         offsets = np.concatenate([[0], np.cumsum([len(rows) for rows in kept])]).astype(np.int64)
         return cls(distinct, candidates=np.concatenate(kept), offsets=offsets)
 
