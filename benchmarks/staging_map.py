@@ -85,6 +85,15 @@ def with_ids(stages: list[Tree], *, last: float | None) -> list[Tree]:
     return [*before, {**final, "steps_rate": rate - last}, ending]
 
 
+def items_corrected(stages: list[Tree]) -> list[Tree]:
+    """Take log Q off the scores of items alone, not off those of queries that items ask for."""
+
+    def mended(task: Tree) -> Tree:
+        return {name: value for name, value in task.items() if name != "query_log_q_weight"}
+
+    return [{**stage, "tasks": [mended(task) for task in stage["tasks"]]} for stage in stages]
+
+
 @dataclass(frozen=True)
 class Regime:
     """One column of the map."""
@@ -112,6 +121,7 @@ REGIMES = {
         more=(
             ("o1-one-schedule", "o1", {"schedules": "one"}),
             ("joint-ogm-ge", "joint", {"balance": "ogm-ge"}),
+            *((f"{name}-item-log-q", items_corrected(PRESETS[name]), {}) for name in (AGAINST, "o1")),
             *((name, name, {}) for name in ("o2", "o3", "o4", "o5", "three")),
         ),
     ),
@@ -129,6 +139,7 @@ REGIMES = {
         start=warm_text,
     ),
     "few-pairs": Regime("5 % of the pairs: many epochs", settings={"pairs_rate": 0.05}),
+    "fewer-pairs": Regime("1 % of the pairs", settings={"pairs_rate": 0.01}),
     "ids": Regime(
         "20 % of the pairs, fast tables of ids",
         settings=IDS,

@@ -11,7 +11,10 @@ import torch
 
 from triptych.encoders.inputs import View
 from triptych.pretrain.base import Given
+from triptych.pretrain.objectives.contrast import Contrast, ContrastConfig
+from triptych.pretrain.passes import MultitaskBatch
 from triptych.pretrain.stage_task import StageTask
+from triptych.pretrain.stages import PRESETS
 from triptych.pretrain.tasks.multitask import MultitaskConfig
 from triptych.training.loop import fit
 
@@ -32,32 +35,46 @@ def first_task(planted_shop: Any, settings: MultitaskConfig) -> StageTask:
     return task
 
 
+def some_without_photos(task: StageTask) -> MultitaskBatch:
+    """A batch of which every third item has no photo to be compared by."""
+    batch = task.batch(0)
+    there = torch.arange(batch.num_items) % 3 > 0
+    assert bool((~there[batch.positive]).any())
+    return batch._replace(has_photo=batch.has_photo & there)
+
+
 def gradients(task: StageTask) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     task.module.zero_grad()
-    task.losses(task.batch(0)).total.backward()
+    task.losses(some_without_photos(task)).total.backward()
     return {name: p.grad.clone() for name, p in task.module.named_parameters() if p.grad is not None}
 
 
-def confidence(task: StageTask, view: View) -> float:
-    """Of the right item among those that are no known answers, pair by pair."""
-    batch = task.batch(0)
+def confidence(task: StageTask, view: View, *, temperature: float) -> float:
+    """Of the right item among those with title and photo that are no known answers, pair by pair."""
+    batch = some_without_photos(task)
     with torch.no_grad():
         queries = task.encoder.encode_queries(batch.query_tokens)
         items = task.encoder.encode_items(batch.items.only(view))
+    both = (batch.has_title & batch.has_photo).tolist()
     chances = []
     for query, (right, known) in enumerate(zip(batch.positive.tolist(), batch.known.tolist(), strict=True)):
-        scores = {i: float(queries[query] @ items[i]) / 0.05 for i in range(len(items)) if i == right or not known[i]}
-        whole = sum(np.exp(score) for score in scores.values())
-        chances.append(np.exp(scores[right]) / whole)
+        if both[right]:
+            there = [i for i in range(len(items)) if both[i] and (i == right or not known[i])]
+            scores = {i: float(queries[query] @ items[i]) / temperature for i in there}
+            whole = sum(np.exp(score) for score in scores.values())
+            chances.append(np.exp(scores[right]) / whole)
     return float(np.mean(chances))
 
 
 def test_the_leading_modality_is_held_back(planted_shop):
-    plain = gradients(first_task(planted_shop, config("joint")))
-    task = first_task(planted_shop, config("joint", balance="ogm-ge", balance_alpha=0.7))
+    (joint,) = PRESETS["joint"]
+    *others, last = joint["tasks"]  # the temperature is that of the loss of queries and items, here another
+    stages = [{**joint, "tasks": [*others, {**last, "temperature": 0.11}]}]
+    plain = gradients(first_task(planted_shop, config(stages)))
+    task = first_task(planted_shop, config(stages, balance="ogm-ge", balance_alpha=0.7))
     held = gradients(task)
-    ratio = confidence(task, View.PHOTO) / confidence(task, View.TITLE)
+    ratio = confidence(task, View.PHOTO, temperature=0.11) / confidence(task, View.TITLE, temperature=0.11)
     leading, other = ("photo", "text") if ratio > 1 else ("text", "photo")
     factor = 1 - np.tanh(0.7 * max(ratio, 1 / ratio))
     starts = {part: tuple(f"encoder.{start}" for start in task.encoder.parts()[part]) for part in (leading, other)}
@@ -73,6 +90,16 @@ def test_the_leading_modality_is_held_back(planted_shop):
     task.close()
     free = gradients(task)
     assert all(torch.equal(free[name], gradient) for name, gradient in plain.items())
+
+
+@pytest.mark.parametrize("loss", [{}, {"learn_temperature": True}, {"loss": "sigmoid"}])
+def test_temperature_is_what_scores_are_divided_by(loss):
+    contrast = ContrastConfig.parse({"kind": "contrast", "temperature": 0.2, **loss})
+    made = Contrast(contrast, batch_items=8)
+    assert made.temperature == pytest.approx(0.2)
+    if made.log_scale is not None:
+        made.log_scale.data.fill_(np.log(1_000))  # a softmax's is kept within bounds, a sigmoid's is free
+        assert made.temperature == pytest.approx(0.001 if loss.get("loss") else 0.01)
 
 
 def test_vectors_by_id_are_there_in_their_stage_alone(planted_shop, tmp_path: Path):

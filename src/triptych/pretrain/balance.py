@@ -26,20 +26,17 @@ class OgmGe:
     text part reads queries too, so that holding it back holds them back as well.
     """
 
-    def __init__(
-        self, model: nn.Module, *, parts: Mapping[str, tuple[str, ...]], alpha: float, temperature: float
-    ) -> None:
+    def __init__(self, model: nn.Module, *, parts: Mapping[str, tuple[str, ...]], alpha: float) -> None:
         """Hang on to the weights of both modalities.
 
         Args:
             model: whose weights are trained.
             parts: part → beginnings of its weights' names.
             alpha: how hard the leading modality is held back; > 0.
-            temperature: divides scores.
         """
         self.factors = {TEXT: 1.0, PHOTO: 1.0}
         """What gradients are multiplied by, since the last `look`."""
-        self._alpha, self._temperature = alpha, temperature
+        self._alpha = alpha
         self._hooks = [
             weight.register_hook(lambda gradient, part=part: self._modulated(gradient, part))
             for part in self.factors
@@ -47,12 +44,18 @@ class OgmGe:
             if weight.requires_grad and name.startswith(parts[part])
         ]
 
-    def look(self, passes: Passes) -> dict[str, Tensor]:
+    def look(self, passes: Passes, *, temperature: float) -> dict[str, Tensor]:
         """Compare the modalities on a batch, before its gradient is computed; returns what is worth logging.
 
-        Of several processes each compares them on the whole batch, so that all hold back the same.
+        Only items with title and photo are compared, and with one another: to hide the one modality of an item that has
+        no other says nothing of either. Of several processes each compares them on the whole batch, so that all hold
+        back the same.
+
+        Args:
+            passes: of the batch.
+            temperature: divides scores, as that of the loss does now.
         """
-        text, photo = (self._confidence(passes, view) for view in (View.TITLE, View.PHOTO))
+        text, photo = (self._confidence(passes, view, temperature=temperature) for view in (View.TITLE, View.PHOTO))
         ratio = photo / text
         self.factors[PHOTO] = float(1 - math.tanh(self._alpha * ratio)) if ratio > 1 else 1.0
         self.factors[TEXT] = float(1 - math.tanh(self._alpha / ratio)) if ratio < 1 else 1.0
@@ -67,15 +70,20 @@ class OgmGe:
         for hook in self._hooks:
             hook.remove()
 
-    def _confidence(self, passes: Passes, view: View) -> float:
+    def _confidence(self, passes: Passes, view: View, *, temperature: float) -> float:
         """Return the mean probability of the right item, by one modality alone."""
         batch = passes.batch
+        both = batch.has_title & batch.has_photo
+        asked = both[batch.positive]
+        if not asked.any():
+            return 1.0
         queries = passes.query_vectors.detach()  # made with a gradient: a pass is shared by all who ask
         with torch.no_grad():
             items = passes.of_all(passes.encoder.encode_items(batch.items.only(view)))
-            scores = queries @ items.T / self._temperature
-            own = batch.positive[:, None]
-            scores = scores.masked_fill(batch.known.scatter(1, own, False), float("-inf"))
+            scores = queries[asked] @ items.T / temperature
+            own = batch.positive[asked, None]
+            others = (batch.known[asked] | ~both).scatter(1, own, False)
+            scores = scores.masked_fill(others, float("-inf"))
             return float(scores.softmax(dim=1).gather(1, own).mean()) + 1e-9
 
     def _modulated(self, gradient: Tensor, part: str) -> Tensor:

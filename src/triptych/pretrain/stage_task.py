@@ -21,6 +21,7 @@ from triptych.pretrain.balance import OgmGe
 from triptych.pretrain.base import Given
 from triptych.pretrain.model import PretrainModel
 from triptych.pretrain.objectives.base import Objective, ObjectiveConfig
+from triptych.pretrain.objectives.contrast import Between, Contrast
 from triptych.pretrain.objectives.matching import QUERY_ITEM
 from triptych.pretrain.passes import HiddenPatches, Masked, MultitaskBatch, Passes
 from triptych.pretrain.probe import Probe
@@ -41,7 +42,7 @@ EPOCH = "epoch"
 
 
 TEMPERATURE = 0.05
-"""Divides scores where the modalities' confidence is compared."""
+"""Divides scores where the modalities' confidence is compared, in a stage without a contrast to take it from."""
 
 
 class Feed:
@@ -180,7 +181,7 @@ class StageTask:
         asks = any(task.needs.queries for task in tasks)
         self._balance = None
         if config.balance is Balance.OGM_GE and asks:
-            self._balance = OgmGe(model, parts=model.parts(), alpha=config.balance_alpha, temperature=TEMPERATURE)
+            self._balance = OgmGe(model, parts=model.parts(), alpha=config.balance_alpha)
         ranks = config.rank_queries > 0 and any(task.label == QUERY_ITEM for task in tasks)
         self._ranks = RankProbe(config, given, reader=feed.reader) if ranks else None
         self._hard = feed.probe.mine(model.encoder, pairs=feed.pairs) if stage.hard_negatives else None
@@ -253,7 +254,9 @@ class StageTask:
         )
         self._seen_batches = batch.number + 1 - self._first_batch
         total = torch.zeros((), device=batch.has_title.device)
-        parts: dict[str, Tensor] = {} if self._balance is None else self._balance.look(passes)
+        parts: dict[str, Tensor] = {}
+        if self._balance is not None:
+            parts |= self._balance.look(passes, temperature=self._temperature())
         learns = False
         for task in self._tasks:
             objective = self.module.objectives[task.label]
@@ -286,6 +289,13 @@ class StageTask:
         """End the stage."""
         if self._balance is not None:
             self._balance.remove()
+
+    def _temperature(self) -> float:
+        """Return that of the contrast by which the modalities are compared: of queries and items, or the first."""
+        made = [self.module.objectives[task.label] for task in self._tasks if task.needs.queries]
+        contrasts = [one for one in made if isinstance(one, Contrast)]
+        chosen = min(contrasts, key=lambda one: one.between is not Between.QUERY_ITEM, default=None)
+        return TEMPERATURE if chosen is None else chosen.temperature
 
     def _masked(self, tokens: NDArray[np.int32], own: NDArray[np.int64], *, rng: np.random.Generator) -> Masked:
         """Mask words of texts ``[texts, tokens]`` of all processes, and keep this one's."""

@@ -30,7 +30,7 @@ from triptych.recall.models.generative import Asks
 from triptych.recall.models.hybrid import AskedBy, Hybrid, HybridChannel, HybridConfig
 from triptych.recipes.config import RunConfig
 from triptych.recipes.semantic_ids import codes_of
-from triptych.recipes.side_by_side import train_side_by_side
+from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import Stages, Trained
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
@@ -212,9 +212,7 @@ def train_generation(
             count = num_pages[config.pages_of]
             works.append(GenerationWork(plan, seed, catalogue, split.artifact, queries, ids, count, out))
             owns.append(own)
-    new = {work.name for work in works if work.find() is None}
-    if stages.jobs > 1 and len(new) > 1:
-        train_side_by_side(each_once(works), jobs=stages.jobs, what="decoder")
+    new = train_new(each_once(works), jobs=stages.jobs, what="decoder")
     return {
         (work.plan.name, work.seed): TrainedGeneration(
             _finish(work, is_new=work.name in new, stages=stages),

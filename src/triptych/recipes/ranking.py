@@ -32,7 +32,7 @@ from triptych.ranker.scorer import KIND, Ranker
 from triptych.ranker.task import Given
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.recall import SIDES
-from triptych.recipes.side_by_side import train_side_by_side
+from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import Stages
 from triptych.recipes.views import Modality, item_views, of_modalities, permuted
 
@@ -189,9 +189,7 @@ def train_ranking(
                 read = Read(own.encoder, own.embeddings, views)
             catalogue, out = stages.catalogue.artifact, stages.out / KIND
             works.append(RankingWork(plan, seed, catalogue, split.artifact, read, num_samples, out))
-    new = {work.name for work in works if work.find() is None}
-    if stages.jobs > 1 and len(new) > 1:
-        train_side_by_side(works, jobs=stages.jobs, what="ranker")
+    new = train_new(works, jobs=stages.jobs, what="ranker")
     return {
         (work.plan.name, work.seed): TrainedRanking(
             _finish(work, is_new=work.name in new, stages=stages), stages.catalogue, work.modalities

@@ -36,7 +36,7 @@ from triptych.recall.task import Given
 from triptych.recipes.config import RECALL, RunConfig
 from triptych.recipes.encoders import Plan, permuted_photos
 from triptych.recipes.semantic_ids import codes_of, said_by
-from triptych.recipes.side_by_side import train_side_by_side
+from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.recipes.views import Modality, item_views, of_modalities, permuted
 from triptych.semantic_ids.config import SemanticIdsConfig
@@ -349,9 +349,7 @@ def _train(
         out, catalogue = stages.out / "recall", stages.catalogue.artifact
         count = num_pages[plan.config.recall.pages_of]
         works.append(RecallWork(plan, seed, catalogue, split.artifact, content, count, out))
-    new = {work.name for work in works if work.find() is None}
-    if stages.jobs > 1 and len(new) > 1:
-        train_side_by_side(works, jobs=stages.jobs, what="recall model")
+    new = train_new(works, jobs=stages.jobs, what="recall model")
     return {(work.plan.name, work.seed): _finish(work, is_new=work.name in new, stages=stages) for work in works}
 
 

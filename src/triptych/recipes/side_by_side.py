@@ -43,6 +43,25 @@ class Work(Protocol):
         ...
 
 
+def train_new(works: Sequence[Work], *, jobs: int, what: str = "encoder") -> set[str]:
+    """Train what is not finished yet, side by side where that is several models and more than one job is allowed.
+
+    A single one is left to whoever asks for it next, who trains it on all cores.
+
+    Args:
+        works: the models.
+        jobs: processes at a time.
+        what: they are called on the progress bar.
+
+    Returns:
+        The names of those that were not finished, for the record of the run.
+    """
+    new = {work.name: work for work in works if work.find() is None}
+    if jobs > 1 and len(new) > 1:
+        train_side_by_side(list(new.values()), jobs=jobs, what=what)
+    return set(new)
+
+
 def train_side_by_side(works: Sequence[Work], *, jobs: int, what: str = "encoder") -> None:
     """Train the models that are not finished yet, `jobs` at a time, each in a process with its share of the cores.
 

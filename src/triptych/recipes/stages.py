@@ -43,7 +43,7 @@ from triptych.recipes.config import Arm, RunConfig
 from triptych.recipes.encoders import EncoderWork, Plan
 from triptych.recipes.models import check_models
 from triptych.recipes.run_folder import RunFolder
-from triptych.recipes.side_by_side import train_side_by_side
+from triptych.recipes.side_by_side import train_new
 from triptych.recipes.tables import find_source, spoken
 from triptych.semantic_ids import fit as semantic_ids
 from triptych.semantic_ids.config import SemanticIdsConfig
@@ -313,9 +313,7 @@ class Stages:
             for seed in seeds
             for plan in plans
         ]
-        new = {work.name for work in works if work.find() is None}
-        if self.jobs > 1 and len(new) > 1:
-            train_side_by_side(works, jobs=self.jobs)
+        new = train_new(works, jobs=self.jobs)
         return {(work.plan.name, work.seed): self._finish(work, is_new=work.name in new) for work in works}
 
     def train_behind(

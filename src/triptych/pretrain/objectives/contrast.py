@@ -181,6 +181,19 @@ class Contrast(Objective):
         if config.loss is ContrastLoss.SIGMOID:
             self.bias = nn.Parameter(torch.tensor(-math.log(batch_items) if config.bias is None else config.bias))
 
+    @property
+    def between(self) -> Between:
+        """What is contrasted."""
+        return self._config.between
+
+    @property
+    def temperature(self) -> float:
+        """What scores are divided by now."""
+        if self.log_scale is None:
+            return self._config.temperature
+        scale = self.log_scale.detach().exp()
+        return 1 / float(_bounded(scale) if self._config.learn_temperature else scale)
+
     def rate_factors(self) -> dict[str, float]:
         """Return the rate of temperature and bias."""
         rate = self._config.scalar_rate
