@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_demo import DEMO_SETTINGS, REPOSITORY, SMALL_RANKER
+from small_demo import DEMO_SETTINGS, REPOSITORY, SMALL_DECODER, SMALL_RANKER
 
 
 def real_data_root() -> Path | None:
@@ -67,9 +67,11 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
 
 @pytest.fixture(scope="session")
 def hybrid_run(demo_run: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """The small demo with its channels fused; all else is found finished. Read it, never change it."""
+    """The small demo with its channels fused and a decoder of semantic IDs; all else is found finished. Read it, never
+    change it."""
     fused = 'hybrid={"channels":["recall","dense","bm25","new"],"quotas":{"new":2}}'
-    return _demo("hybrid_run", (fused,), tmp_path_factory=tmp_path_factory, request=request, start=demo_run)
+    settings = (fused, f"generative={json.dumps(SMALL_DECODER)}")
+    return _demo("hybrid_run", settings, tmp_path_factory=tmp_path_factory, request=request, start=demo_run)
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,15 @@ def begun(out: Path, *, like: Path) -> Path:
     return out
 
 
+SMALL_DECODER = {
+    "model": {"dim": 32, "layers": 1, "heads": 2, "beams": 100},
+    "epochs": 2,
+    "batch_pages": 128,
+    "learning_rate": 0.003,
+    "validations": 1,
+    "device": "cpu",
+}
+"""A decoder of semantic IDs for it."""
 SMALL_RANKER = {
     "model": {"kind": "din", "dim": 8, "history_items": 10, "hidden_dims": [32]},
     "content": {"kind": "em3", "dim": 16},

@@ -21,7 +21,8 @@ def search(
     min_price: Annotated[float | None, typer.Option(help="Lowest price.")] = None,
     max_price: Annotated[float | None, typer.Option(help="Highest price.")] = None,
     channel: Annotated[
-        str | None, typer.Option(help="recall, dense, bm25, popularity or hybrid (default: the best there is).")
+        str | None,
+        typer.Option(help="recall, dense, generative, bm25, popularity or hybrid (default: the best there is)."),
     ] = None,
     rank: Annotated[
         bool | None,

@@ -14,6 +14,8 @@ class Channel(StrEnum):
     """By what was chosen under such queries, and by meaning: the recall model's vectors, of IDs and content."""
     DENSE = "dense"
     """By meaning: the encoder's vectors of query and item, title and photo."""
+    GENERATIVE = "generative"
+    """By what a decoder says under such words: semantic IDs of items, code by code."""
     BM25 = "bm25"
     """By shared words of query and title."""
     POPULARITY = "popularity"

@@ -48,6 +48,8 @@ class Parts:
     """Which items the same users chose; None: the shop has no such channel."""
     semantic_ids: Artifact | None = None
     """Codes of `encoder`'s item vectors; None: the shop has none."""
+    generative: Artifact | None = None
+    """A decoder that says `semantic_ids`; None: the shop has none."""
     ranker: Artifact | None = None
     """Puts the first of what was found into another order; None: the shop has none."""
     ranking: Artifact | None = None
@@ -136,6 +138,7 @@ def write_bundle(
     hybrid: Artifact | None = None,
     item_knn: Artifact | None = None,
     semantic_ids: Artifact | None = None,
+    generative: Artifact | None = None,
     ranker: Artifact | None = None,
     ranking: Artifact | None = None,
     item_views: Artifact | None = None,
@@ -156,6 +159,7 @@ def write_bundle(
         hybrid: how these are fused; None: they are not.
         item_knn: from `write_retriever`; None: the shop has no such channel.
         semantic_ids: of the encoder's item vectors; None: there are none.
+        generative: a decoder that says them; None: there is none.
         ranker: over this catalogue, and this encoder if it reads content; None: there is none.
         ranking: what validation said of it.
         item_views: of the encoder, for a ranker that reads them.
@@ -175,6 +179,7 @@ def write_bundle(
         hybrid=hybrid,
         item_knn=item_knn,
         semantic_ids=semantic_ids,
+        generative=generative,
         ranker=ranker,
         ranking=ranking,
         item_views=item_views,
@@ -234,8 +239,12 @@ def check_lineage(parts: Parts) -> None:
         if "encoder" in parts.recall.inputs:
             parts.recall.require_input("encoder", parts.encoder)
         parts.recall_index.require_input("encoder", parts.recall)
+    if parts.generative is not None:
+        if parts.semantic_ids is None:
+            raise ArtifactError("A bundle's decoder says semantic IDs, and there are none. Run it again: triptych run.")
+        parts.generative.require_input("semantic_ids", parts.semantic_ids)
     if parts.hybrid is not None:
-        for name in ("catalogue", "encoder", "popularity", "bm25", "recall"):
+        for name in ("catalogue", "encoder", "popularity", "bm25", "recall", "generative"):
             part = getattr(parts, name)
             if part is not None:
                 parts.hybrid.require_input(name, part)

@@ -6,7 +6,7 @@ from triptych.engine.answers import Channel
 from triptych.engine.snapshot import BY_VECTORS, Snapshot
 from triptych.foundation.errors import EngineError, did_you_mean
 
-BY_MEANING = (*BY_VECTORS, Channel.HYBRID)
+BY_MEANING = (*BY_VECTORS, Channel.GENERATIVE, Channel.HYBRID)
 """Channels in which an encoder reads the words."""
 RECOMMENDING = (*BY_VECTORS, Channel.ITEM_KNN, Channel.POPULARITY)
 """Channels that answer users."""
@@ -27,6 +27,10 @@ def channel_of_search(now: Snapshot, channel: Channel | str | None, *, text: str
         raise EngineError(f"Channel '{chosen}' reads no photos. Use channel 'dense', or leave the photo out.")
     if chosen is Channel.HYBRID and now.hybrid is None:
         raise EngineError("This shop has no hybrid. Use another channel, or run it with [hybrid] set.")
+    if chosen is Channel.GENERATIVE and now.generation is None:
+        raise EngineError(
+            "This shop has no decoder of semantic IDs. Use another channel, or run it with [generative] set."
+        )
     if chosen is Channel.RECALL and now.recall is None:
         raise EngineError("This shop has no recall model. Use channel 'dense', or run it with [recall] set.")
     if chosen is Channel.ITEM_KNN:

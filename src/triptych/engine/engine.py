@@ -147,17 +147,17 @@ class Engine:
             user: who asks. A personal recall model and the ranker read his history in the log; the others answer
                 everybody alike.
             filters: which items may be in the answer.
-            channel: how items are found: recall, dense, bm25, popularity (which looks at neither words nor photo), or
-                hybrid, which fuses some of these. None, with words alone: by hybrid where validation found it better
-                than each of them, else by recall where the shop has a recall model that knows anything of them; in
-                all other cases by dense.
+            channel: how items are found: recall, dense, generative (a decoder says their semantic IDs), bm25,
+                popularity (which looks at neither words nor photo), or hybrid, which fuses some of these. None, with
+                words alone: by hybrid where validation found it better than each of them, else by recall where the shop
+                has a recall model that knows anything of them; in all other cases by dense.
             rank: whether the ranker puts the first of what the channel found into its own order, of words alone. None:
                 where validation found that better of this channel.
             explain: give each hit its `Why`; in channels recall and dense each is encoded up to three times for it.
 
         Returns:
             Hits, best first; equal scores by item row. Where nothing in the words is known (see `knows_words`),
-            channels recall, dense and hybrid go by the photo alone, or without one by popularity, and the answer's
+            channels that go by meaning answer by the photo alone, or without one by popularity, and the answer's
             `note` says so, as it does where a channel of the hybrid cannot read what was asked.
 
         Raises:
@@ -289,7 +289,8 @@ class Engine:
             query: words that were searched by.
             photo: a photo that was searched by.
             user: who asked.
-            channel: recall, dense or hybrid, whose places are those without filters; None: as `search` chooses.
+            channel: recall, dense, generative or hybrid, whose places are those without filters; None: as `search`
+                chooses.
             rank: whether the ranker says what it made of the item; its place is likewise that without filters. None:
                 where `search` would let it.
 

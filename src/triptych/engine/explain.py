@@ -126,7 +126,7 @@ def masked_scores(
 def explain_plain(
     query: str | None, *, rows: Sequence[int], scores: Sequence[float], shelf: Shelf, channel: Channel
 ) -> list[Why]:
-    """Explain hits of a channel without encoder: BM25 reads only titles (0 without), popularity nothing."""
+    """Explain hits of a channel that reads no item: BM25 has their titles (0 without), popularity and codes nothing."""
     without_title = 0.0 if channel is Channel.BM25 else None
     return [
         Why(score, score, without_title, None, None, shared_words(query, shelf.title(row)))

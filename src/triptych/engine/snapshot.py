@@ -19,6 +19,7 @@ from triptych.engine.answers import Answer, Channel, CodePath, CodeStep, Hit, Pl
 from triptych.engine.bundle import Parts
 from triptych.engine.code_paths import CodePaths
 from triptych.engine.explain import explain_dense, explain_hybrid, explain_plain
+from triptych.engine.generation import Generation
 from triptych.engine.new_items import NewItem
 from triptych.engine.ranking import Ranking, RankRule
 from triptych.engine.shelf import Shelf
@@ -63,6 +64,8 @@ class Snapshot:
     """None: the shop fuses nothing."""
     code_paths: CodePaths | None
     """None: the shop has no semantic IDs."""
+    generation: Generation | None
+    """None: nothing says them."""
     ranking: Ranking | None
     """None: the shop has no ranker."""
     rank_rule: RankRule | None
@@ -100,6 +103,7 @@ class Snapshot:
             recommends=recommends,
             hybrid=None,
             code_paths=None if parts.semantic_ids is None else CodePaths.open(parts.semantic_ids),
+            generation=Generation.open(parts, embedder=embedder, index=index),
             ranking=Ranking.open(parts, catalogue=catalogue, index=index),
             rank_rule=None if parts.ranking is None else RankRule.load(parts.ranking.path),
             embedder=embedder,
@@ -145,6 +149,9 @@ class Snapshot:
         own = [self.shelf.own_row(item_id) for item_id in ids]
         if item_knn is not None and own:
             item_knn = item_knn.with_items(own)
+        generation = self.generation
+        if generation is not None:
+            generation = generation.changed(vectors=vectors, gone=gone, index=index)
         dense, recommender = Dense(self.embedder, index, config=self.dense_config), self.recommender
         if recommender is not None and recall is not None:
             recommender = recommender.changed(recall, dense=dense, new_ids=ids)
@@ -160,6 +167,7 @@ class Snapshot:
             recommender=recommender,
             item_knn=item_knn,
             code_paths=code_paths,
+            generation=generation,
             ranking=ranking,
         )
         if self.hybrid is None:
@@ -240,6 +248,9 @@ class Snapshot:
             found = self.hybrid.retrieve([request], self.shelf.num_items)
             scores = found.scores[0][found.item_rows[0] == row]
             return float(scores[0]) if len(scores) else None
+        if channel is Channel.GENERATIVE:  # where nothing else may be said, it is the probability of that item's ID
+            alone = replace(request, keep=np.arange(self.index.num_rows) == row)
+            return float(self._retriever(channel).retrieve([alone], 1).scores[0, 0])
         if channel is Channel.RECALL and self.recall is not None and self.recall_index is not None:
             return _scores(self.recall_index, [row], self.recall.request_vectors([request])[0])[0]
         return _scores(self.index, [row], self.dense.request_vectors([request])[0])[0]
@@ -289,6 +300,7 @@ class Snapshot:
         retrievers: dict[Channel, Retriever | None] = {
             Channel.RECALL: self.recommender or self.recall,
             Channel.DENSE: self.dense,
+            Channel.GENERATIVE: None if self.generation is None else self.generation.retriever,
             Channel.BM25: self.bm25,
             Channel.POPULARITY: self.popularity,
             Channel.ITEM_KNN: self.item_knn,
@@ -301,7 +313,13 @@ class Snapshot:
     def _channels(self, names: Sequence[str], *, counts: LogCounts | None) -> dict[str, HybridChannel]:
         """Return the channels of a hybrid."""
         return search_channels(
-            names, dense=self.dense, bm25=self.bm25, popularity=self.popularity, recall=self.recall, counts=counts
+            names,
+            dense=self.dense,
+            bm25=self.bm25,
+            popularity=self.popularity,
+            recall=self.recall,
+            generative=None if self.generation is None else self.generation.retriever,
+            counts=counts,
         )
 
 

@@ -40,6 +40,19 @@ class QueryEncoder(Protocol):
         ...
 
 
+class VectorsByRow(Protocol):
+    """Vectors of items, looked up by their rows: an array ``[item rows, dim]``, or an index that holds them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(item rows, dim)``."""
+        ...
+
+    def __getitem__(self, item_rows: IntArray, /) -> Any:
+        """Return those of some rows ``[n, dim]``."""
+        ...
+
+
 class Requested(NamedTuple):
     """Some requests, as far as their answers go by them."""
 
@@ -75,7 +88,7 @@ class GenerativeRetriever:
         trie: CodeTrie,
         *,
         encoder: QueryEncoder | None = None,
-        vectors: FloatArray | None = None,
+        vectors: VectorsByRow | None = None,
         catalogue: Catalogue | None = None,
         name: str = "generative",
     ) -> None:
@@ -106,7 +119,7 @@ class GenerativeRetriever:
         folder: Path,
         *,
         encoder: QueryEncoder | None = None,
-        vectors: FloatArray | None = None,
+        vectors: VectorsByRow | None = None,
         catalogue: Catalogue | None = None,
         name: str = "generative",
     ) -> GenerativeRetriever:
@@ -134,7 +147,7 @@ class GenerativeRetriever:
         """Whether it recommends by what was chosen before; else it answers words."""
         return self._model.config.asks is Asks.HISTORY
 
-    def over(self, trie: CodeTrie, *, vectors: FloatArray | None) -> GenerativeRetriever:
+    def over(self, trie: CodeTrie, *, vectors: VectorsByRow | None) -> GenerativeRetriever:
         """Return the same over another tree, for instance with items added or taken out.
 
         Args:
@@ -238,7 +251,7 @@ def codes_in(rows: NDArray[Any], *, codes: NDArray[Any]) -> Tensor:
 
 @torch.inference_mode()
 def say_items(
-    model: Generative, asked: Requested, *, trie: CodeTrie, k: int, vectors: FloatArray | None = None
+    model: Generative, asked: Requested, *, trie: CodeTrie, k: int, vectors: VectorsByRow | None = None
 ) -> Hits:
     """Find the k items whose IDs are likeliest, on the device of the model.
 
@@ -272,7 +285,7 @@ def say_items(
     return hits
 
 
-def _means(rows: NDArray[Any], *, vectors: FloatArray) -> FloatArray:
+def _means(rows: NDArray[Any], *, vectors: VectorsByRow) -> FloatArray:
     """Return the mean of the vectors in each list ``[n, most]``, -1 behind the end; 0 where it is empty."""
     found = np.zeros((len(rows), vectors.shape[1]), dtype=np.float32)
     for place, own in enumerate(rows):

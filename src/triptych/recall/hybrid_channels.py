@@ -1,7 +1,8 @@
 """The channels of a shop's search by their names: what a run fuses, and the engine after it.
 
-``recall`` is the recall model, ``dense`` the served encoder, ``bm25`` and ``popularity`` what they say, and ``new`` the
-served encoder among the items that nobody chose in training, so that a quota can give them places.
+``recall`` is the recall model, ``dense`` the served encoder, ``generative`` the decoder of semantic IDs, ``bm25`` and
+``popularity`` what they say, and ``new`` the served encoder among the items that nobody chose in training, so that a
+quota can give them places.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import numpy as np
 from triptych.foundation.errors import EngineError
 from triptych.foundation.types import Hits
 from triptych.recall.base import BoolArray, Request, Retriever
+from triptych.recall.generative_retriever import GenerativeRetriever
 from triptych.recall.models.dense import Dense
 from triptych.recall.models.hybrid import AskedBy, HybridChannel, LogCounts
 from triptych.recall.retriever import LearnedRetriever
 
-RECALL, DENSE, BM25, POPULARITY, NEW = "recall", "dense", "bm25", "popularity", "new"
-CHANNELS = (RECALL, DENSE, BM25, POPULARITY, NEW)
+RECALL, DENSE, GENERATIVE, BM25, POPULARITY, NEW = "recall", "dense", "generative", "bm25", "popularity", "new"
+CHANNELS = (RECALL, DENSE, GENERATIVE, BM25, POPULARITY, NEW)
 
 
 def channel_names(chosen: Sequence[str] | None, *, has_recall: bool) -> list[str]:
@@ -36,6 +38,7 @@ def search_channels(
     bm25: Retriever,
     popularity: Retriever,
     recall: LearnedRetriever | None,
+    generative: GenerativeRetriever | None,
     counts: LogCounts | None,
 ) -> dict[str, HybridChannel]:
     """Name the channels of a shop.
@@ -46,6 +49,7 @@ def search_channels(
         bm25: over the titles.
         popularity: of the training part.
         recall: the recall model; None: there is none.
+        generative: the decoder of semantic IDs; None: there is none.
         counts: what training has seen of a log, which tells new items; None: there is no log, and no channel new.
 
     Raises:
@@ -62,6 +66,8 @@ def search_channels(
         there[NEW] = HybridChannel(among_new, seen)
     if recall is not None:
         there[RECALL] = HybridChannel(recall, frozenset({AskedBy.WORDS}), knows=recall.knows)
+    if generative is not None:
+        there[GENERATIVE] = HybridChannel(generative, frozenset({AskedBy.WORDS}))
     unknown = [name for name in names if name not in there]
     if unknown:
         raise EngineError(

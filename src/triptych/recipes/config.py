@@ -24,9 +24,11 @@ from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.pretrain.tasks.history_contrast import HistoryContrastConfig
 from triptych.ranker.config import RankTrainConfig
 from triptych.recall.config import RecallTrainConfig
+from triptych.recall.generative_train import GenerativeTrainConfig
 from triptych.recall.hybrid_channels import CHANNELS, NEW, channel_names
 from triptych.recall.models.bm25 import Bm25Config
 from triptych.recall.models.dense import DenseConfig
+from triptych.recall.models.generative import Asks
 from triptych.recall.models.hybrid import HybridConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recall.models.popularity import PopularityConfig
@@ -36,11 +38,13 @@ RECALL = "recall"
 """Row of the recall model in a run's tables."""
 HYBRID = "hybrid"
 """Row of the fused channels."""
+GENERATIVE = "generative"
+"""Row of the decoder of semantic IDs."""
 RANKER = "ranker"
 """Row of the ranker where scores of what was shown are measured."""
 RANKED = "ranked"
 """Row of the whole line: what is found, its first put into the ranker's order."""
-ROWS = (RECALL, HYBRID, RANKER, RANKED)
+ROWS = (RECALL, GENERATIVE, HYBRID, RANKER, RANKED)
 """Names that no training beside may have."""
 
 
@@ -128,6 +132,9 @@ class RunConfig(Config):
     semantic_ids: SemanticIdsConfig | None = None
     """Short codes of the served encoder's item vectors: the page shows an item's path of codes and who shares it; none:
     there are none. `triptych semantic-ids` makes and measures them by themselves."""
+    generative: GenerativeTrainConfig | None = None
+    """A decoder that answers words by saying semantic IDs, trained on clicked pages: channel and row `generative`. It
+    takes semantic_ids. None: there is none."""
     popularity: PopularityConfig = PopularityConfig()
     """The popularity baseline."""
     bm25: Bm25Config = Bm25Config()
@@ -185,6 +192,7 @@ class RunConfig(Config):
             raise ValueError("recommend has no effect: it is for recipes without queries, such as feed. Remove it.")
         if self.recommend == RECALL and self.recall is None:
             raise ValueError("recommend = 'recall', and there is no recall model. Set recall, or another.")
+        self._check_generative()
         if self.hybrid is not None:
             self._check_hybrid(self.hybrid)
         self._check_ranker()
@@ -241,6 +249,22 @@ class RunConfig(Config):
                     "'matrix_factorization', 'vbpr' or 'lightgcn', or 'two_tower' with asks = 'history'."
                 )
 
+    def _check_generative(self) -> None:
+        if self.generative is None:
+            return
+        if self.pretrain.learns_from is not LearnsFrom.QUERIES or self.split.by is SplitBy.QUERY:
+            raise ValueError(
+                "generative learns from searches that led to a choice, and this recipe has none. Remove it; "
+                "`triptych reproduce recommendation` has a decoder that goes by histories."
+            )
+        if self.generative.model.asks is not Asks.QUERY:
+            raise ValueError(
+                "generative.model.asks = 'history', and this recipe is asked by words. Set it to 'query', or leave it "
+                "out."
+            )
+        if self.semantic_ids is None:
+            raise ValueError("generative says semantic IDs, and there are none. Set semantic_ids.")
+
     def _check_hybrid(self, hybrid: HybridConfig) -> None:
         if self.pretrain.learns_from is not LearnsFrom.QUERIES:
             raise ValueError("hybrid fuses answers to queries, and this recipe has none. Remove it.")
@@ -250,6 +274,10 @@ class RunConfig(Config):
             raise ValueError(f"hybrid.channels: there is no '{unknown[0]}'. There are: {', '.join(CHANNELS)}.")
         if RECALL in names and self.recall is None:
             raise ValueError("hybrid.channels names recall, and there is no recall model. Set recall, or leave it out.")
+        if GENERATIVE in names and self.generative is None:
+            raise ValueError(
+                "hybrid.channels names generative, and there is no decoder. Set generative, or leave it out."
+            )
         if NEW in names and self.split.by is SplitBy.QUERY:
             raise ValueError("hybrid.channels names new, items that nobody chose, and there is no log. Leave it out.")
         for field, named in (("weights", hybrid.weights or {}), ("quotas", hybrid.quotas)):

@@ -1,4 +1,4 @@
-"""Generative retrieval in a table: an encoder, the semantic IDs of its vectors, and the decoder that says them."""
+"""Generative retrieval in a table or a run: an encoder, semantic IDs of its vectors, the decoder that says them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ from triptych.recall.generative_train import KIND, GenerativeTrainConfig, Given
 from triptych.recall.hybrid_channels import DENSE
 from triptych.recall.models.generative import Asks
 from triptych.recall.models.hybrid import AskedBy, Hybrid, HybridChannel, HybridConfig
-from triptych.recipes.config import RunConfig
+from triptych.recipes.config import GENERATIVE, RunConfig
+from triptych.recipes.encoders import Plan
 from triptych.recipes.semantic_ids import codes_of
 from triptych.recipes.side_by_side import train_new
-from triptych.recipes.stages import Stages, Trained
+from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
 
@@ -160,15 +161,19 @@ class TrainedGeneration:
         """The encoder's."""
         return self.own.index
 
-    def retriever(self, *, name: str, config: RunConfig) -> GenerativeRetriever | Hybrid:
-        """Put before the decoder what gives it requests, encoder or log, and beside it what it is fused with."""
-        alone = GenerativeRetriever.load(
+    def alone(self, *, name: str) -> GenerativeRetriever:
+        """Put before the decoder what gives it requests: encoder or log."""
+        return GenerativeRetriever.load(
             self.model.path,
             encoder=Embedder.open(self.own.encoder) if self.asks is Asks.QUERY else None,
             vectors=np.asarray(load_vectors(self.own.embeddings), dtype=np.float32),
             catalogue=self.catalogue,
             name=name,
         )
+
+    def retriever(self, *, name: str, config: RunConfig) -> GenerativeRetriever | Hybrid:
+        """Open it `alone`, or with what it is fused with beside it."""
+        alone = self.alone(name=name)
         if self.hybrid is None:
             return alone
         words = frozenset({AskedBy.WORDS})
@@ -198,20 +203,41 @@ def train_generation(
         tokenizer: from `Stages.tokenizer`.
     """
     behind = stages.train_behind(plans, seeds=seeds, split=split, tokenizer=tokenizer)
-    kinds = {plan.config.generative.pages_of for plan in plans}
-    num_pages = {of: len(read_pages(stages.catalogue, places=split.train, of=of).place) for of in kinds}
-    works, owns = [], []
+    wanted = []
     for seed in seeds:
         for plan in plans:
             own = behind[plan.name, seed]
             assert own is not None, "every decoder stands behind an encoder"
-            name, config = f"{plan.name} seed {seed}", plan.config.generative
-            queries = _queries(own, name=name, stages=stages) if config.model.asks is Asks.QUERY else None
-            ids = stages.semantic_ids(own, config=plan.config.semantic_ids, name=name)
-            catalogue, out = stages.catalogue.artifact, stages.out / generative_train.KIND
-            count = num_pages[config.pages_of]
-            works.append(GenerationWork(plan, seed, catalogue, split.artifact, queries, ids, count, out))
-            owns.append(own)
+            wanted.append((plan, seed, own))
+    return _train(wanted, stages=stages, split=split)
+
+
+def generation_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: Plan) -> list[TrainedGeneration]:
+    """Train the run's decoder over the semantic IDs of its served encoder, with each seed; none where it has none."""
+    config = stages.config
+    if config.generative is None or config.semantic_ids is None:
+        return []
+    decoder = GenerationConfig(pretrain=served.config, semantic_ids=config.semantic_ids, generative=config.generative)
+    plan = GenerationPlan(GENERATIVE, decoder)
+    found = _train([(plan, seed, trained[served.name, seed]) for seed in config.seeds], stages=stages, split=split)
+    return [found[plan.name, seed] for seed in config.seeds]
+
+
+def _train(
+    wanted: Sequence[tuple[GenerationPlan, int, Trained]], *, stages: Stages, split: Split
+) -> dict[tuple[str, int], TrainedGeneration]:
+    """Train plans with a seed and the encoder whose vectors their IDs are of each."""
+    kinds = {plan.config.generative.pages_of for plan, _, _ in wanted}
+    num_pages = {of: len(read_pages(stages.catalogue, places=split.train, of=of).place) for of in kinds}
+    works, owns = [], []
+    for plan, seed, own in wanted:
+        name, config = f"{plan.name} seed {seed}", plan.config.generative
+        queries = _queries(own, name=name, stages=stages) if config.model.asks is Asks.QUERY else None
+        ids = stages.semantic_ids(own, config=plan.config.semantic_ids, name=name)
+        catalogue, out = stages.catalogue.artifact, stages.out / generative_train.KIND
+        count = num_pages[config.pages_of]
+        works.append(GenerationWork(plan, seed, catalogue, split.artifact, queries, ids, count, out))
+        owns.append(own)
     new = train_new(each_once(works), jobs=stages.jobs, what="decoder")
     return {
         (work.plan.name, work.seed): TrainedGeneration(

@@ -11,13 +11,14 @@ from typing import Any
 from triptych.data.splits import Split, SplitBy
 from triptych.foundation.artifact import Artifact, produce
 from triptych.recall.fusion_choice import choose, given_rule
-from triptych.recall.hybrid_channels import RECALL, channel_names, search_channels
+from triptych.recall.hybrid_channels import GENERATIVE, RECALL, channel_names, search_channels
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.hybrid import Hybrid, HybridChannel, HybridConfig, LogCounts
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.encoders import Plan
+from triptych.recipes.generation import TrainedGeneration
 from triptych.recipes.recall import TrainedRecall
-from triptych.recipes.stages import AllTrained, Stages, Trained
+from triptych.recipes.stages import AllTrained, Stages
 from triptych.recipes.validation import validation_queries
 
 KIND = "hybrid"
@@ -44,6 +45,7 @@ def hybrid_of_run(
     popularity: Artifact,
     bm25: Artifact,
     recalled: Sequence[TrainedRecall] = (),
+    generated: Sequence[TrainedGeneration] = (),
 ) -> list[ChosenHybrid]:
     """Choose how the run's channels are fused, for each seed; none where the run has no hybrid.
 
@@ -55,6 +57,7 @@ def hybrid_of_run(
         popularity: the baseline.
         bm25: over the titles.
         recalled: the recall model of each seed, if there is one.
+        generated: the decoder of semantic IDs of each seed, likewise.
     """
     config = stages.config
     if config.hybrid is None:
@@ -66,39 +69,30 @@ def hybrid_of_run(
     for place, seed in enumerate(config.seeds):
         own = trained[served.name, seed]
         recall = recalled[place] if recalled else None
+        generation = generated[place] if generated else None
         channels = search_channels(
             names,
             dense=own.retriever(name="dense", config=config),
             bm25=Bm25.load(bm25.path),
             popularity=Popularity.load(popularity.path),
             recall=None if recall is None else recall.retriever(name=RECALL, config=config),
+            generative=None if generation is None else generation.alone(name=GENERATIVE),
             counts=counts,
         )
-        inputs = _inputs(own, stages=stages, split=split, popularity=popularity, bm25=bm25, recall=recall)
+        inputs = {
+            "catalogue": stages.catalogue.artifact,
+            "split": split.artifact,
+            "encoder": own.encoder,
+            "embeddings": own.embeddings,
+            "popularity": popularity,
+            "bm25": bm25,
+            **({} if recall is None else {"recall": recall.model}),
+            **({} if generation is None else {"generative": generation.model}),
+        }
         build = partial(_chosen, config.hybrid, channels=channels, counts=counts, stages=stages, split=split)
         make = partial(produce, kind=KIND, config=config.hybrid, inputs=inputs, build=build)
         found.append(ChosenHybrid(stages.stage(KIND, make, record=f"{KIND} seed {seed}"), channels))
     return found
-
-
-def _inputs(
-    own: Trained,
-    *,
-    stages: Stages,
-    split: Split,
-    popularity: Artifact,
-    bm25: Artifact,
-    recall: TrainedRecall | None,
-) -> dict[str, Artifact]:
-    inputs = {
-        "catalogue": stages.catalogue.artifact,
-        "split": split.artifact,
-        "encoder": own.encoder,
-        "embeddings": own.embeddings,
-        "popularity": popularity,
-        "bm25": bm25,
-    }
-    return inputs if recall is None else {**inputs, "recall": recall.model}
 
 
 def _chosen(

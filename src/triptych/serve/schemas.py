@@ -108,8 +108,9 @@ class SearchParameters(FilterParameters):
     """The query. May be left out with a photo, or with ``channel=popularity`` (browsing)."""
     channel: Channel | None = None
     """``recall``: by meaning and by what was chosen under such queries; ``dense``: by meaning, title and photo;
-    ``bm25``: by shared words; ``popularity``: by past clicks; ``hybrid``: by several of these, where the shop fuses
-    them. Left out: the best for words, ``search_channel`` of ``/api/info``, and ``dense`` where there is a photo."""
+    ``generative``: by a decoder that says semantic IDs, where the shop has one; ``bm25``: by shared words;
+    ``popularity``: by past clicks; ``hybrid``: by several of these, where the shop fuses them. Left out: the best
+    for words, ``search_channel`` of ``/api/info``, and ``dense`` where there is a photo."""
     rank: bool | None = None
     """Whether the ranker puts the first of what was found by words into its own order; left out: where validation found
     that better (``search_is_ranked`` of ``/api/info``)."""
@@ -147,7 +148,7 @@ class WhyParameters(Parameters):
     item_id: ItemId
     """The item."""
     channel: Channel | None = None
-    """``recall``, ``dense`` or ``hybrid``; left out: as a search chooses."""
+    """``recall``, ``dense``, ``generative`` or ``hybrid``; left out: as a search chooses."""
     rank: bool | None = None
     """Whether the ranker says what it made of the item; left out: as a search chooses."""
 

@@ -55,8 +55,9 @@ class HybridConfig(RetrieverConfig):
     kind: Literal["hybrid"] = "hybrid"
     """Name of the file that defines it."""
     channels: tuple[str, ...] | None = Field(None, min_length=2)
-    """Who is asked, of recall, dense (the served encoder), bm25, popularity, and new (dense among the items that
-    nobody chose in training); none: recall where there is a recall model, dense and bm25."""
+    """Who is asked, of recall, dense (the served encoder), generative (the decoder of semantic IDs), bm25, popularity,
+    and new (dense among the items that nobody chose in training); none: recall where there is a recall model, dense and
+    bm25."""
     candidates: int = Field(200, ge=1)
     """Items that each channel is asked for; no answer is longer than theirs together."""
     fusion: Fusion | None = None

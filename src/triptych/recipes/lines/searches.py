@@ -11,7 +11,8 @@ from triptych.recall.base import Retriever
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
-from triptych.recipes.config import HYBRID, RANKED, RECALL
+from triptych.recipes.config import GENERATIVE, HYBRID, RANKED, RECALL
+from triptych.recipes.generation import generation_of_run
 from triptych.recipes.hybrid import hybrid_of_run
 from triptych.recipes.ranker import (
     ranked_line,
@@ -43,6 +44,7 @@ def run(stages: Stages) -> Artifact:
     served = served_of_run(trained, stages=stages, split=split)
     recalled = recall_of_run(trained, stages=stages, split=split, served=served.plan)
     own = recalled.get(RECALL, [])
+    generated = generation_of_run(trained, stages=stages, split=split, served=served.plan)
     hybrids = hybrid_of_run(
         trained,
         stages=stages,
@@ -51,6 +53,7 @@ def run(stages: Stages) -> Artifact:
         popularity=popularity,
         bm25=bm25,
         recalled=own,
+        generated=generated,
     )
     rankers = ranker_of_run(trained, stages=stages, split=split, served=served.plan)
     line = ranked_line(rankers, trained, stages=stages, split=split, served=served.plan, recalled=own, hybrids=hybrids)
@@ -64,6 +67,7 @@ def run(stages: Stages) -> Artifact:
         recall=None if recall is None else recall.model,
         recall_index=None if recall is None else recall.index,
         hybrid=hybrids[0].artifact if hybrids else None,
+        generative=generated[0].model if generated else None,
         ranker=None if ranker is None else ranker.artifact,
         ranking=ranking,
         item_views=None if ranker is None else ranker.views,
@@ -76,6 +80,8 @@ def run(stages: Stages) -> Artifact:
         fused: dict[str, list[Retriever]] = {
             name: [one.retriever(name=name, config=config) for one in by_seed] for name, by_seed in recalled.items()
         }
+        if generated:
+            fused[GENERATIVE] = [one.alone(name=GENERATIVE) for one in generated]
         if hybrids:
             fused[HYBRID] = [one.retriever(name=HYBRID) for one in hybrids]
         if line is not None:
@@ -108,6 +114,7 @@ def run(stages: Stages) -> Artifact:
             **recall_inputs(recalled, stages=stages),
             **ranker_inputs(rankers, stages=stages),
             **({} if ranking is None else {"ranking": ranking}),
+            **{f"{GENERATIVE} seed {seed}": one.model for seed, one in zip(config.seeds, generated, strict=False)},
             **{f"hybrid seed {seed}": one.artifact for seed, one in zip(config.seeds, hybrids, strict=False)},
         },
         chosen=served.words,

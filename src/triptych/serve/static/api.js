@@ -44,7 +44,7 @@ export function search(state, { photo, signal }) {
 /** Why an item is among the hits of a state. */
 export function why(state, itemId, { channel, photo, signal }) {
   const asked = { item_id: itemId };
-  if (["recall", "dense", "hybrid"].includes(channel)) asked.channel = channel;
+  if (["recall", "dense", "generative", "hybrid"].includes(channel)) asked.channel = channel;
   if (state.q) asked.q = state.q;
   if (!photo) return ask(`/api/why?${new URLSearchParams(asked)}`, { signal });
   return ask("/api/why", { signal, body: form(asked, photo) });

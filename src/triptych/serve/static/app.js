@@ -284,7 +284,7 @@ async function showCatalogue() {
   const { signal } = new AbortController();
   const [facets, info] = await Promise.all(["/api/facets", "/api/info"].map((path) => whenReady(() => api.ask(path), signal)));
   hasCodes = Boolean(info.answer.details.parts.semantic_ids);
-  filters.fill(facets.answer, { searchChannel: info.answer.details.search_channel, hasHybrid: Boolean(info.answer.details.parts.hybrid) });
+  filters.fill(facets.answer, { searchChannel: info.answer.details.search_channel, parts: info.answer.details.parts });
   filters.show(state, { onchange: go, canChoose: Boolean(state.q) && !state.photo && !state.similar });
   const { num_items: number, example_queries: examples, limits, version } = info.answer;
   photos.limit(limits.photo_bytes);

@@ -11,6 +11,7 @@ const NOTES = {
   dense: "Title and photo together, by what they mean.",
   bm25: "Only titles that contain the words.",
   popularity: "What was clicked most, whatever was asked.",
+  generative: "Items whose semantic IDs a decoder says, code by code.",
   hybrid: "Several of these at once, fused into one list.",
 };
 
@@ -45,11 +46,12 @@ export function listen(onchange) {
 /** What finds results where nothing was chosen: `best` where that is the recall model or the hybrid. */
 let usual = "dense";
 
-/** Fill the form with what the catalogue has. @param {string} searchChannel what answers words. @param {boolean} hasHybrid whether the shop fuses channels. */
-export function fill(facets, { searchChannel, hasHybrid }) {
+/** Fill the form with what the catalogue has. @param {string} searchChannel what answers words. @param {object} parts of the shop, by name. */
+export function fill(facets, { searchChannel, parts }) {
   usual = searchChannel === "dense" ? "dense" : "best";
   byId("best-channel").hidden = usual !== "best";
-  byId("hybrid-channel").hidden = !hasHybrid || searchChannel === "hybrid";
+  byId("hybrid-channel").hidden = !parts.hybrid || searchChannel === "hybrid";
+  byId("generative-channel").hidden = !parts.generative;
   if (searchChannel === "hybrid") NOTES.best = NOTES.hybrid;
   const option = (value, name, number) => el("label", { class: "option" },
     el("input", { type: "radio", name: "category", value }), el("span", { class: "option-name" }, name), el("span", { class: "option-count" }, number));

@@ -15,7 +15,7 @@ export function parse(search) {
     const number = parameters.get(name) ? Number(parameters.get(name)) : NaN;
     state[name] = Number.isFinite(number) && number >= 0 ? number : null;
   }
-  if (!["dense", "bm25", "popularity", "hybrid"].includes(state.channel)) state.channel = null;
+  if (!["dense", "generative", "bm25", "popularity", "hybrid"].includes(state.channel)) state.channel = null;
   if (!["price", "-price"].includes(state.sort)) state.sort = null;
   if (state.k !== null) state.k = Math.min(Math.max(1, Math.round(state.k)), MAX_K);
   return state;

@@ -7,7 +7,7 @@ import * as api from "./api.js";
 const SMALL = 0.03;
 
 /** Channels that are fused, as the filters call them. */
-const CHANNELS = { recall: "Choices and meaning", dense: "Meaning", bm25: "Words", popularity: "Clicks", new: "New items" };
+const CHANNELS = { recall: "Choices and meaning", dense: "Meaning", generative: "Codes", bm25: "Words", popularity: "Clicks", new: "New items" };
 
 let pending = null;
 
@@ -74,6 +74,11 @@ function reasons(why, { state, channel, hit }) {
     : state.q ? el("p", { class: "words" }, el("span", { class: "label" }, "Shared words"), why.without_clicks === null && channel !== "hybrid" ? " none; it was found by meaning" : " none") : null;
   if (channel === "bm25") {
     return [el("p", { class: "verdict" }, "Its title contains words of the query."), words, el("p", { class: "note" }, `Word score ${score(hit?.score ?? why.score)}. Photos play no part in word search.`)];
+  }
+  if (channel === "generative") {
+    const chance = (100 * Math.exp(why.score)).toLocaleString("en", { maximumSignificantDigits: 2 });
+    return [el("p", { class: "verdict" }, "Its semantic ID is a likely answer to these words."), words,
+      el("p", { class: "note" }, `The decoder gives that ID ${chance} % of all it could say. The codes stand for what title and photo say together.`)];
   }
   if (channel === "hybrid") {
     const places = Object.entries(why.found_by).map(([name, place]) => [el("dt", {}, CHANNELS[name] ?? name), el("dd", {}, `place ${place}`)]);
