@@ -206,10 +206,10 @@ def retrieval() -> Table:
     )
 
 
-def reader(*, semantic_ids: bool) -> RecallConfig:
-    """Two towers over vectors of the items, or over what their semantic IDs stand for."""
+def reader(semantic_ids: Tree | None) -> RecallConfig:
+    """Two towers over vectors of the items, or over what their semantic IDs, made so, stand for."""
     tree: dict[str, Any] = {"pretrain": ContrastiveConfig().dump(), "recall": {"model": {"fusion": "mm"}}}
-    return RecallConfig.parse({**tree, "semantic_ids": {}} if semantic_ids else tree)
+    return RecallConfig.parse(tree if semantic_ids is None else {**tree, "semantic_ids": semantic_ids})
 
 
 def tower(content: Content, *, tasks: Tree | None = None) -> RecallConfig:
@@ -225,6 +225,8 @@ def fused() -> GenerationConfig:
     return GenerationConfig.parse({"hybrid": rule})
 
 
+PRODUCT_CODES: Tree = {"quantizer": {"kind": "product_kmeans"}}
+"""What an index keeps of a vector in as many bytes as its ID takes."""
 TOWER_EPOCHS = 3.0
 """Of every row of a tower; with tasks, one of them is of C1."""
 _NO_SAYING: Tree = {"generative_query": 0.0, "generative_features": 0.0}
@@ -240,8 +242,9 @@ def _tower(name: str, what: str, content: Content, *, tasks: Tree | None = None,
 
 RETRIEVAL_ROWS = (
     Row("encoder", "the encoder alone, by its vectors", ContrastiveConfig, _ENCODER_TRIALS),
-    Row("towers", "two towers over its vectors", lambda: reader(semantic_ids=False), _RECALL_RATES),
-    Row("towers over ids", "… over what their IDs stand for", lambda: reader(semantic_ids=True), _RECALL_RATES),
+    Row("towers", "two towers over its vectors", lambda: reader(None), _RECALL_RATES),
+    Row("towers over ids", "… over what their IDs stand for", lambda: reader({}), _RECALL_RATES),
+    Row("towers over parts", "… or product codes of as many bytes", lambda: reader(PRODUCT_CODES), _RECALL_RATES),
     Row("generative", "a decoder says the IDs", GenerationConfig, _DECODER_RATES),
     Row("hybrid", "… and its answers are fused with the encoder's", fused, _DECODER_RATES),
     _tower("tower none", "one tower of items, over their titles", Content.NONE),
@@ -256,7 +259,7 @@ RETRIEVAL_ROWS = (
     Row(
         "random-id towers",
         "towers over IDs that belong to other items",
-        lambda: reader(semantic_ids=True),
+        lambda: reader({}),
         _RECALL_RATES,
         shuffled_ids=True,
     ),
@@ -270,6 +273,7 @@ RETRIEVAL_ROWS = (
 RETRIEVAL_CLAIMS = (
     Ordering("Vectors hold more than their codes", "towers", "towers over ids"),
     Ordering("… also of new items", "towers", "towers over ids", slice="new_items"),
+    Ordering("Residual codes keep more than product codes", "towers over ids", "towers over parts"),
     Ordering("Codes say what an item is", "towers over ids", "random-id towers"),
     Ordering("… of new items too", "towers over ids", "random-id towers", slice="new_items"),
     Ordering("To say IDs finds more than the vectors that they were made of", "generative", "encoder"),

@@ -64,14 +64,24 @@ class ResidualKmeansConfig(ClosedFormConfig):
 
     def open_saved(self, folder: Path) -> ResidualKmeans:
         """Read the codebooks."""
-        path = folder / WEIGHTS_FILE
-        try:
-            return ResidualKmeans(load_file(path)[CODEBOOKS])
-        except (FileNotFoundError, SafetensorError, KeyError) as error:
-            raise ArtifactError(f"{str(path)!r} cannot be read ({error}). Make the semantic IDs again.") from None
+        return ResidualKmeans(read_codebooks(folder))
 
 
 CONFIG = ResidualKmeansConfig
+
+
+def read_codebooks(folder: Path) -> NDArray[np.float32]:
+    """Read the codebooks ``[levels, codes, dim]`` that `ResidualKmeans.save` wrote.
+
+    Raises:
+        ArtifactError: the file is absent or damaged.
+    """
+    path = folder / WEIGHTS_FILE
+    try:
+        found: NDArray[np.float32] = load_file(path)[CODEBOOKS]
+    except (FileNotFoundError, SafetensorError, KeyError) as error:
+        raise ArtifactError(f"{str(path)!r} cannot be read ({error}). Make the semantic IDs again.") from None
+    return found
 
 
 class ResidualKmeans(Quantizer):

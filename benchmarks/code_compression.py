@@ -1,0 +1,144 @@
+"""What is left of a run's search when item vectors are kept as codes: residual and product codes of as many bytes.
+
+    python benchmarks/code_compression.py runs/fashion [--result benchmarks/results/code_compression.json]
+
+The served encoder's vectors of the items are quantised, rebuilt, and searched by its own vectors of the validation
+day's queries: recall of what was chosen that day, and of each query's twenty nearest items by the whole vectors. Beside
+our quantisers stands faiss's product quantizer behind a learned rotation (OPQ), where its parts divide the vector. The
+test day is not read. One encoder: what codes lose of it, not what encoders differ in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+from machine import machine
+from numpy.typing import NDArray
+
+from triptych.data.catalogue import Catalogue
+from triptych.data.schema import Part
+from triptych.data.splits import Split
+from triptych.encoders.embed import Embedder
+from triptych.engine.bundle import open_bundle
+from triptych.index.base import open_index
+from triptych.metrics.ranking import TargetSets, match, recall_at_k
+from triptych.recipes.run_folder import RunFolder
+from triptych.semantic_ids.quantizers.product_kmeans import ProductKmeansConfig
+from triptych.semantic_ids.quantizers.residual_kmeans import ResidualKmeansConfig
+
+RESULT = Path(__file__).parent / "results" / "code_compression.json"
+LEVELS = (2, 3, 4, 6, 8, 9, 16)
+K = 20
+
+Vectors = NDArray[np.float32]
+
+
+class Asked(NamedTuple):
+    """The validation day's queries."""
+
+    vectors: Vectors
+    targets: TargetSets
+
+
+def read(run: Path) -> tuple[Vectors, Asked]:
+    """Return the item vectors of a run, and its queries."""
+    _, parts = open_bundle(run)
+    index = open_index(parts.index)
+    folder = RunFolder.existing(run)
+    catalogue, split = Catalogue.open(folder.stage("catalogue")), Split.open(folder.stage("split"))
+    targets = split.targets(Part.VALIDATION)
+    queries = Embedder.open(parts.encoder).queries([catalogue.queries[row] for row in targets.query_row])
+    items = np.asarray(index.vectors(np.arange(catalogue.num_items)), dtype=np.float32)
+    return items, Asked(queries, TargetSets(targets.offsets, targets.item_rows))
+
+
+def top(queries: Vectors, items: Vectors) -> NDArray[np.int64]:
+    """Return the K nearest items of each query, of equal ones the lowest row."""
+    found = []
+    for start in range(0, len(queries), 256):
+        scores = queries[start : start + 256] @ items.T
+        found.append(np.argsort(-scores, axis=1, kind="stable")[:, :K])
+    return np.concatenate(found)
+
+
+def opq(items: Vectors, parts: int) -> Vectors:
+    """Rebuild vectors from faiss's product codes behind a learned rotation."""
+    chain = faiss.IndexPreTransform(
+        faiss.OPQMatrix(items.shape[1], parts), faiss.IndexPQ(items.shape[1], parts, 8, faiss.METRIC_L2)
+    )
+    chain.train(items)
+    chain.add(items)
+    return np.asarray(chain.reconstruct_n(0, len(items)), dtype=np.float32)
+
+
+def kinds(dim: int) -> Iterator[tuple[str, int, Callable[[Vectors], Vectors]]]:
+    """Yield name, bytes of an item and how its vector is rebuilt."""
+    for levels in LEVELS:
+        for name, config in (
+            ("residual_kmeans", ResidualKmeansConfig(levels=levels)),
+            ("product_kmeans", ProductKmeansConfig(levels=levels)),
+        ):
+
+            def rebuilt(items: Vectors, config: ResidualKmeansConfig | ProductKmeansConfig = config) -> Vectors:
+                fitted = config.fit(items)
+                return fitted.reconstruct(fitted.assign(items))
+
+            yield name, levels, rebuilt
+        if dim % levels == 0:
+            yield "faiss OPQ + PQ", levels, lambda items, levels=levels: opq(items, levels)
+
+
+def measure(items: Vectors, asked: Asked) -> list[dict[str, Any]]:
+    """Search by the whole vectors, then by each kind of codes."""
+    whole = top(asked.vectors, items)
+    near = TargetSets(np.arange(0, whole.size + 1, K), np.sort(whole, axis=1).ravel())
+
+    def row(name: str, num_bytes: int, rebuilt: Vectors, seconds: float) -> dict[str, Any]:
+        found = top(asked.vectors, rebuilt)
+        recall = recall_at_k(match(found, targets=asked.targets), k=K)
+        return {
+            "kind": name,
+            "bytes": num_bytes,
+            f"recall@{K}": float(recall.mean()),
+            f"neighbours@{K}": float(recall_at_k(match(found, targets=near), k=K).mean()),
+            "mse": float(np.square(items - rebuilt).mean()),
+            "seconds": round(seconds, 2),
+        }
+
+    rows = [row("float16", 2 * items.shape[1], items, 0.0)]
+    for name, num_bytes, rebuild in kinds(items.shape[1]):
+        begun = time.perf_counter()
+        rebuilt = rebuild(items)
+        rows.append(row(name, num_bytes, rebuilt, time.perf_counter() - begun))
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--result", type=Path, default=RESULT)
+    chosen = parser.parse_args()
+    items, asked = read(chosen.run)
+    rows = measure(items, asked)
+    about = {"machine": machine(), "simulated": True, "items": len(items), "queries": len(asked.vectors)}
+    chosen.result.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    print(f"| {' | '.join(rows[0])} |")
+    for one in rows:
+        print(
+            "| "
+            + " | ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in one.values())
+            + " |"
+        )
+
+
+if __name__ == "__main__":
+    main()
