@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from triptych.engine.bundle import open_bundle
 from triptych.index.base import open_index
 from triptych.metrics.ranking import TargetSets, match, recall_at_k
 from triptych.recipes.run_folder import RunFolder
+from triptych.semantic_ids.base import ClosedFormConfig
 from triptych.semantic_ids.quantizers.product_kmeans import ProductKmeansConfig
 from triptych.semantic_ids.quantizers.residual_kmeans import ResidualKmeansConfig
 
@@ -68,7 +70,7 @@ def top(queries: Vectors, items: Vectors) -> NDArray[np.int64]:
     return np.concatenate(found)
 
 
-def opq(items: Vectors, parts: int) -> Vectors:
+def opq(items: Vectors, *, parts: int) -> Vectors:
     """Rebuild vectors from faiss's product codes behind a learned rotation."""
     chain = faiss.IndexPreTransform(
         faiss.OPQMatrix(items.shape[1], parts), faiss.IndexPQ(items.shape[1], parts, 8, faiss.METRIC_L2)
@@ -78,21 +80,20 @@ def opq(items: Vectors, parts: int) -> Vectors:
     return np.asarray(chain.reconstruct_n(0, len(items)), dtype=np.float32)
 
 
+def coded(items: Vectors, *, config: ClosedFormConfig) -> Vectors:
+    """Rebuild vectors from codes of ours."""
+    fitted = config.fit(items)
+    return fitted.reconstruct(fitted.assign(items))
+
+
 def kinds(dim: int) -> Iterator[tuple[str, int, Callable[[Vectors], Vectors]]]:
     """Yield name, bytes of an item and how its vector is rebuilt."""
     for levels in LEVELS:
-        for name, config in (
-            ("residual_kmeans", ResidualKmeansConfig(levels=levels)),
-            ("product_kmeans", ProductKmeansConfig(levels=levels)),
-        ):
-
-            def rebuilt(items: Vectors, config: ResidualKmeansConfig | ProductKmeansConfig = config) -> Vectors:
-                fitted = config.fit(items)
-                return fitted.reconstruct(fitted.assign(items))
-
-            yield name, levels, rebuilt
+        configs = (ResidualKmeansConfig(levels=levels), ProductKmeansConfig(levels=levels))
+        for config in configs:
+            yield config.kind, levels, partial(coded, config=config)
         if dim % levels == 0:
-            yield "faiss OPQ + PQ", levels, lambda items, levels=levels: opq(items, levels)
+            yield "faiss OPQ + PQ", levels, partial(opq, parts=levels)
 
 
 def measure(items: Vectors, asked: Asked) -> list[dict[str, Any]]:
