@@ -19,6 +19,7 @@ from triptych.data.catalogue import Catalogue, CatalogueConfig
 from triptych.foundation.artifact import Artifact, produce
 from triptych.foundation.errors import ArtifactError, ConfigError, DataError
 from triptych.metrics.codes import in_cell_collision_rate, normalised_mutual_information, number_ids
+from triptych.recipes.run_folder import RunFolder
 from triptych.semantic_ids.config import TrainingConfig
 from triptych.semantic_ids.stored import SemanticIds
 
@@ -125,3 +126,18 @@ def test_mistakes_are_sentences(shop_run):
     )
     with pytest.raises(ArtifactError, match=f"made from catalogue {shop_run.catalogue.id}, but is used with catalogue"):
         run("--catalogue", Catalogue.open(other).artifact.path, *SMALL)
+
+
+def test_what_it_made_stays_while_the_run_has_the_embeddings(shop_run):
+    folder = RunFolder(shop_run.folder)
+    folder.start({"recipe": "one"})
+    folder.record("catalogue", shop_run.catalogue)
+    folder.record("embeddings", shop_run.embeddings)
+    answer(shop_run.embeddings.path, *SMALL)
+    (made,) = (shop_run.folder / "semantic_ids").iterdir()
+    assert folder.prune(delete=False) == []
+    again = RunFolder(shop_run.folder)
+    again.start({"recipe": "another"})  # a run with another config, which has the embeddings no more
+    again.record("catalogue", shop_run.catalogue)
+    assert {path for path, _ in again.prune(delete=True)} == {shop_run.embeddings.path, made}
+    assert again.prune(delete=False) == []

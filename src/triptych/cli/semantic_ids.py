@@ -39,6 +39,7 @@ def semantic_ids(
     """
     from triptych.foundation.artifact import Artifact
     from triptych.foundation.config import read_tree
+    from triptych.recipes.run_folder import RUN, RunFolder
     from triptych.semantic_ids.config import SemanticIdsConfig
     from triptych.semantic_ids.fit import run
     from triptych.semantic_ids.stored import SemanticIds
@@ -51,6 +52,8 @@ def semantic_ids(
         folder = out or _beside(source) / "semantic_ids"
         made = run(resolved, embeddings=source, out=folder, catalogue=_catalogue(source, given=catalogue))
         found.append(made)
+        if made.path.parent.parent == _beside(source) and (_beside(source) / RUN).is_file():
+            RunFolder(_beside(source)).keep(made)
         if not as_json:
             _print(SemanticIds.open(made).quality, title=f"{path}, {resolved.quantizer.kind}")
             print(f"{made.path}\n")

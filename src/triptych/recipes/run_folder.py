@@ -3,7 +3,7 @@
 ::
 
     runs/shop/
-    ├── run.json                 stage → artefact of the latest run, its recipe and its config
+    ├── run.json                 stage → artefact of the latest run, its recipe and its config; what commands made
     ├── config.json              that config alone: what `triptych run` takes to make it all again
     ├── catalogue/<id>/          one artefact per piece of work; older ones stay until pruned
     ├── encoder/<id>/ ...
@@ -31,6 +31,8 @@ from triptych.foundation.errors import ArtifactError, did_you_mean
 
 RUN = "run.json"
 CONFIG = "config.json"
+MADE = "made"
+"""Field of `RUN`: places of what commands have made beside the run's stages."""
 
 
 class RunFolder:
@@ -84,6 +86,13 @@ class RunFolder:
         state.setdefault("stages", {})[stage] = artifact.path.relative_to(self.path).as_posix()
         write_json(self.path / RUN, state)
 
+    def keep(self, artifact: Artifact) -> None:
+        """Note what a command has made of the run's artefacts, so that `prune` leaves it while these are there."""
+        state = self._read()
+        place = artifact.path.relative_to(self.path).as_posix()
+        state[MADE] = [*(one for one in state.get(MADE, []) if one != place), place]
+        write_json(self.path / RUN, state)
+
     @property
     def recipe(self) -> str | None:
         """Name of the recipe that the folder was begun with; None: it is new."""
@@ -104,7 +113,8 @@ class RunFolder:
     def _write_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """Write the config, and return the state of a run that has no stage yet."""
         write_json(self.path / CONFIG, config)
-        return {"recipe": config.get("recipe"), "config": config, "stages": {}}
+        made = self._read().get(MADE)
+        return {"recipe": config.get("recipe"), "config": config, "stages": {}, **({MADE: made} if made else {})}
 
     def _read(self) -> dict[str, Any]:
         path = self.path / RUN
@@ -143,8 +153,9 @@ class RunFolder:
         """List, and where asked delete, what the latest run does not need.
 
         Returns:
-            Paths with their sizes in bytes: complete artefacts no stage of the latest run was made from, and what
-            interrupted work and interrupted deletions left. What a running process is building is not among them.
+            Paths with their sizes in bytes: complete artefacts that are no stage of the latest run, none of its stages
+            was made from, and no command has made of those; and what interrupted work and interrupted deletions left.
+            What a running process is building is not among them.
 
         Raises:
             ArtifactError: a process has just begun to build one of them.
@@ -157,6 +168,11 @@ class RunFolder:
             if current in by_id and current not in needed:
                 needed.add(current)
                 waiting.extend(by_id[current].inputs.values())
+        made = set(self._read().get(MADE, []))
+        for artifact in list(by_id.values()):
+            own = {one for one in artifact.inputs.values() if one in by_id}
+            if artifact.path.relative_to(self.path).as_posix() in made and own and own <= needed:
+                needed.add(artifact.id)
         gone = [artifact.path for artifact_id, artifact in by_id.items() if artifact_id not in needed]
         gone += [path for path in self.path.glob("*/*") if _is_left_over(path)]
         sizes = [(path, _size(path)) for path in sorted(gone) if not is_being_built(path)]
