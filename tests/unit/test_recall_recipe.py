@@ -17,9 +17,10 @@ from triptych.recall.models.semantic_tower import Content as Semantic
 from triptych.recipes import resolve
 from triptych.recipes.config import RunConfig
 from triptych.recipes.encoders import Plan
-from triptych.recipes.generation import GenerationConfig, GenerationPlan, GenerationWork, each_once
+from triptych.recipes.generation import GenerationConfig, GenerationPlan, GenerationWork
 from triptych.recipes.recall import Content, RecallPlan, RecallWork, TrainedRecall, recall_of_run
 from triptych.recipes.reproduce.smgr import fused, tower
+from triptych.recipes.side_by_side import train_new
 from triptych.semantic_ids import fit
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
@@ -152,11 +153,27 @@ def test_a_decoder_is_fused_with_its_encoder_by_a_rule_that_is_given():
 def test_a_decoder_that_two_rows_share_is_trained_once(ids, tmp_path):
     """Two processes would train it side by side into one folder."""
 
-    def work(config: GenerationConfig, *, seed: int = 0, shuffled: bool = False) -> GenerationWork:
-        plan = GenerationPlan("row", config, shuffled)
+    def work(name: str, config: GenerationConfig, *, seed: int = 0, shuffled: bool = False) -> GenerationWork:
+        plan = GenerationPlan(name, config, shuffled)
         return GenerationWork(plan, seed, ids, ids, None, ids, num_pages=1, out=tmp_path)
 
-    other = GenerationConfig().override("generative.learning_rate=0.01")
-    works = [work(GenerationConfig()), work(fused()), work(fused(), seed=1), work(fused(), shuffled=True), work(other)]
+    works = [
+        work("alone", GenerationConfig()),
+        work("fused", fused()),
+        work("fused", fused(), seed=1),
+        work("shuffled", fused(), shuffled=True),
+        work("other", GenerationConfig().override("generative.learning_rate=0.01")),
+    ]
     assert works[0]._inputs == works[1]._inputs, "so that both have one artefact"
-    assert each_once(works) == [works[0], *works[2:]]
+    assert train_new(works, jobs=1) == {"alone seed 0", "fused seed 1", "shuffled seed 0", "other seed 0"}
+
+
+def test_a_recall_model_and_the_same_with_its_answers_controlled_are_one_training(ids, tmp_path):
+    content = Content(encoder=ids, embeddings=ids, query_embeddings=None)
+
+    def key(**control: bool):
+        plan = RecallPlan("row", tower(Semantic.DENSE), **control)
+        return RecallWork(plan, 3, ids, ids, content, num_pages=1, out=tmp_path).key
+
+    assert key() == key(keeps_relevant=True)
+    assert len({key(), key(random_vectors=True), key(permuted_content=True), key(shuffled_ids=True)}) == 4

@@ -184,19 +184,19 @@ def test_rows_of_the_recall_table_differ_in_what_they_are_about_alone():
     for name, one in rows.items():
         tree = one.recall.dump()
         if one.recall.model.kind == "mgdspr":
-            assert tree.pop("hard_mixes") == (684 if name == "6 mgdspr" else 0)
+            published = name in ("6 mgdspr", "6 controlled")
+            assert tree.pop("hard_mixes") == (684 if published else 0)
             model = tree["model"]
-            assert (model["score"] == "inner", model["temperature"]) == (
-                name == "6 mgdspr",
-                2.0 if name == "6 mgdspr" else 0.05,
-            )
+            assert (model["score"] == "inner", model["temperature"]) == (published, 2.0 if published else 0.05)
             assert (model["fusion"] is None) == (one.pretrain is None) == (name[0] != "8")
             tree = {**tree, "hard_mixes": 0, "model": shared[0]["model"]}
         shared.append({**tree, **about, "model": {**tree["model"], **about["model"]}})
     assert all(tree == shared[0] for tree in shared)
     assert len({row.trials for row in made.rows}) == 1
     pretrained = {name: one.pretrain.to_json() for name, one in rows.items() if one.pretrain is not None}
-    assert set(rows) - set(pretrained) == {"2 id", "6 mgdspr", "mgdspr, our loss"}
+    assert set(rows) - set(pretrained) == {"2 id", "6 mgdspr", "6 controlled", "mgdspr, our loss"}
+    assert {one.name for one in made.rows if one.keeps_relevant} == {"6 controlled"}
+    assert rows["6 controlled"] == rows["6 mgdspr"], "one training"
     improved = {name for name, one in pretrained.items() if one != pretrained["5 idfc"]}
     assert improved == {"7 idfc, improved", "8 idfc + base"}
     by_pretraining = {one.name: one.config() for one in TABLES["taobao-pretraining"]().rows}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +73,11 @@ class EncoderWork:
     def name(self) -> str:
         """What the run calls it."""
         return f"{self.plan.name} seed {self.seed}"
+
+    @property
+    def key(self) -> Hashable:
+        """No two that a run wants are one training."""
+        return self.name
 
     @property
     def num_steps(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
@@ -105,6 +105,11 @@ class GenerationWork:
     def name(self) -> str:
         """What the run calls it."""
         return f"{self.plan.name} seed {self.seed}"
+
+    @property
+    def key(self) -> Hashable:
+        """That of a hybrid is the decoder's own."""
+        return self.plan.config.generative.to_json(), self.seed, self.ids.id, self.plan.shuffled_ids
 
     @property
     def num_steps(self) -> int:
@@ -238,7 +243,7 @@ def _train(
         count = num_pages[config.pages_of]
         works.append(GenerationWork(plan, seed, catalogue, split.artifact, queries, ids, count, out))
         owns.append(own)
-    new = train_new(each_once(works), jobs=stages.jobs, what="decoder")
+    new = train_new(works, jobs=stages.jobs, what="decoder")
     return {
         (work.plan.name, work.seed): TrainedGeneration(
             _finish(work, is_new=work.name in new, stages=stages),
@@ -249,16 +254,6 @@ def _train(
         )
         for work, own in zip(works, owns, strict=True)
     }
-
-
-def each_once(works: Sequence[GenerationWork]) -> list[GenerationWork]:
-    """Leave out decoders that another plan trains, such as that of a hybrid: two processes would train the same."""
-    found: dict[tuple[str, int, str, bool], GenerationWork] = {}
-    for work in works:
-        plan = work.plan
-        key = (plan.config.generative.to_json(), work.seed, work.ids.id, plan.shuffled_ids)
-        found.setdefault(key, work)
-    return list(found.values())
 
 
 def _queries(own: Trained, *, name: str, stages: Stages) -> Artifact:

@@ -75,7 +75,7 @@ def hybrid_of_run(
             dense=own.retriever(name="dense", config=config),
             bm25=Bm25.load(bm25.path),
             popularity=Popularity.load(popularity.path),
-            recall=None if recall is None else recall.retriever(name=RECALL, config=config),
+            recall=None if recall is None else recall.alone(name=RECALL),
             generative=None if generation is None else generation.alone(name=GENERATIVE),
             counts=counts,
         )

@@ -163,10 +163,7 @@ def ranking_of_run(
         }
         if recalled:
             models[RECALL] = Scored(
-                [
-                    _products(one.retriever(name=RECALL, config=config), samples, items=one.vectors, stages=stages)
-                    for one in recalled
-                ]
+                [_products(one.alone(name=RECALL), samples, items=one.vectors, stages=stages) for one in recalled]
             )
         models[RANKER] = Scored([one.open(catalogue).score_samples(samples) for one in rankers], are_logits=True)
         return ranking_task.evaluate(
@@ -283,7 +280,7 @@ def ranked_line(
         found = [one.retriever(name=HYBRID) for one in hybrids]
         first = FirstStage(Channel.HYBRID, found, {HYBRID: hybrids[0].artifact})
     elif recalled:
-        found = [one.retriever(name=RECALL, config=config) for one in recalled]
+        found = [one.alone(name=RECALL) for one in recalled]
         first = FirstStage(Channel.RECALL, found, {RECALL: recalled[0].model})
     else:
         found = [one.retriever(name=served.name, config=config) for one in encoders]

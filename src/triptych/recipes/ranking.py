@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
@@ -106,6 +106,11 @@ class RankingWork:
     def name(self) -> str:
         """What the run calls it."""
         return f"{self.plan.name} seed {self.seed}"
+
+    @property
+    def key(self) -> Hashable:
+        """No two that a table wants are one training."""
+        return self.name
 
     @property
     def num_steps(self) -> int:

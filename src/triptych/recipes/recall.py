@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -31,6 +31,7 @@ from triptych.recall.item_codes import ItemCodes
 from triptych.recall.learned import Needs
 from triptych.recall.models.dense import Dense
 from triptych.recall.recommender import Recommender
+from triptych.recall.relevance_control import ControlledRetriever, RequiredValues
 from triptych.recall.retriever import LearnedRetriever
 from triptych.recall.task import Given
 from triptych.recipes.config import RECALL, RunConfig
@@ -107,6 +108,8 @@ class RecallPlan(NamedTuple):
     """Whether items have changed semantic IDs among each other: the random-id control."""
     permuted_content: bool = False
     """Whether items have changed content among each other: the permuted-content control."""
+    keeps_relevant: bool = False
+    """Whether its answers keep only items of a category that the query asks for (`recall.relevance_control`)."""
 
     @property
     def pretrain(self) -> PretrainConfig | None:
@@ -147,6 +150,12 @@ class RecallWork:
     def name(self) -> str:
         """What the run calls it."""
         return f"{self.plan.name} seed {self.seed}"
+
+    @property
+    def key(self) -> Hashable:
+        """What becomes of its answers is no part of a training."""
+        made_of = tuple(sorted((name, str(one)) for name, one in self._inputs.items()))
+        return self.plan.config.recall.to_json(), self.seed, made_of
 
     @property
     def num_steps(self) -> int:
@@ -256,10 +265,17 @@ class TrainedRecall:
     """In whose log a personal model looks up who asks."""
     item_content: NDArray[Any] | None
     """What it reads of the items in a history ``[items, dim]``; None: it reads no content."""
+    required: RequiredValues | None = None
+    """What its answers must have; None: nothing."""
 
-    def retriever(self, *, name: str, config: RunConfig) -> LearnedRetriever:
-        """Put the model before its vectors, all of which are compared, as of `Trained.retriever`."""
+    def retriever(self, *, name: str, config: RunConfig) -> LearnedRetriever | ControlledRetriever:
+        """Open it `alone`, its answers cut down to what they must have."""
         del config  # of how an encoder's retriever is asked
+        alone = self.alone(name=name)
+        return alone if self.required is None else ControlledRetriever(alone, required=self.required)
+
+    def alone(self, *, name: str) -> LearnedRetriever:
+        """Put the model before its vectors, all of which are compared, as of `Trained.retriever`."""
         encoder = None if self.encoder is None else Embedder.open(self.encoder, export=self.export)
         return LearnedRetriever.load(
             self.model.path,
@@ -278,7 +294,8 @@ class TrainedRecall:
             config: of the run.
             dense: the served encoder of the same seed.
         """
-        return Recommender.of(self.retriever(name=name, config=config), dense=dense, item_ids=self.catalogue.item_ids)
+        del config
+        return Recommender.of(self.alone(name=name), dense=dense, item_ids=self.catalogue.item_ids)
 
     @property
     def vectors(self) -> NDArray[np.float16]:
@@ -350,7 +367,16 @@ def _train(
         count = num_pages[plan.config.recall.pages_of]
         works.append(RecallWork(plan, seed, catalogue, split.artifact, content, count, out))
     new = train_new(works, jobs=stages.jobs, what="recall model")
-    return {(work.plan.name, work.seed): _finish(work, is_new=work.name in new, stages=stages) for work in works}
+    required = None
+    if any(plan.keeps_relevant for plan, _, _ in wanted):
+        required = RequiredValues.fit(stages.catalogue, split=split)
+    return {
+        (work.plan.name, work.seed): replace(
+            _finish(work, is_new=work.name in new, stages=stages),
+            required=required if work.plan.keeps_relevant else None,
+        )
+        for work in works
+    }
 
 
 def _finish(work: RecallWork, *, is_new: bool, stages: Stages) -> TrainedRecall:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
@@ -30,6 +30,11 @@ class Work(Protocol):
         ...
 
     @property
+    def key(self) -> Hashable:
+        """Equal for those that are one training under two names, such as a model and it with its answers fused."""
+        ...
+
+    @property
     def num_steps(self) -> int:
         """Steps that its training counts, if it is not stopped early."""
         ...
@@ -49,14 +54,17 @@ def train_new(works: Sequence[Work], *, jobs: int, what: str = "encoder") -> set
     A single one is left to whoever asks for it next, who trains it on all cores.
 
     Args:
-        works: the models.
+        works: the models; of those with one key the first is trained.
         jobs: processes at a time.
         what: they are called on the progress bar.
 
     Returns:
         The names of those that were not finished, for the record of the run.
     """
-    new = {work.name: work for work in works if work.find() is None}
+    distinct: dict[Hashable, Work] = {}
+    for work in works:
+        distinct.setdefault(work.key, work)
+    new = {work.name: work for work in distinct.values() if work.find() is None}
     if jobs > 1 and len(new) > 1:
         train_side_by_side(list(new.values()), jobs=jobs, what=what)
     return set(new)

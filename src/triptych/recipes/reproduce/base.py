@@ -92,6 +92,8 @@ class Row:
     """Whether items have changed semantic IDs among each other."""
     permuted_content: bool = False
     """Whether items have changed content among each other: what a model behind an encoder reads of them."""
+    keeps_relevant: bool = False
+    """Whether a recall model's answers keep only items of a category that the query asks for."""
     start: Callable[[], PretrainConfig] | None = None
     """A training that comes before, once for all rows and seeds that name it; its settings are the form's too."""
     steps_rate: float = 1.0

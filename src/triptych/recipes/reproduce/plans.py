@@ -130,7 +130,13 @@ def trial_plans(row: Row, form: Form) -> list[AnyPlan]:
     for number, trial in enumerate(row.trials[: form.num_trials], start=1):
         name, tried = f"{row.name} trial {number}", config.override(*shorter, *trial)
         if isinstance(tried, RecallConfig):
-            controls = row.permutes_photos, row.random_vectors, row.shuffled_ids, row.permuted_content
+            controls = (
+                row.permutes_photos,
+                row.random_vectors,
+                row.shuffled_ids,
+                row.permuted_content,
+                row.keeps_relevant,
+            )
             plans.append(RecallPlan(name, tried, *controls))
         elif isinstance(tried, RankingConfig):
             plans.append(RankingPlan(name, tried, row.permutes_photos, row.permuted_content))

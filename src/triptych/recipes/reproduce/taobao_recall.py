@@ -105,6 +105,13 @@ ROWS = (
     _row("4 cat", "reduced content beside ID", Fusion.CAT),
     _row("5 idfc", "reduced content plus mapped ID: the article's choice", Fusion.IDFC),
     Row("6 mgdspr", "the baseline: its features, scores, mixtures", lambda: mgdspr(model={}, hard_mixes=684), TRIALS),
+    Row(
+        "6 controlled",
+        "… keeping what is of the query's categories",
+        lambda: mgdspr(model={}, hard_mixes=684),
+        TRIALS,
+        keeps_relevant=True,
+    ),
     _row("7 idfc, improved", "row 5 on the vectors of the improved pretraining", Fusion.IDFC, improved=True),
     Row(
         "8 idfc + base",
@@ -147,6 +154,7 @@ CLAIMS = (
         Ordering(f"The baseline finds more than those without its features: 6 > {name[0]}", "6 mgdspr", name)
         for name in ("1 mm", "2 id", "3 sum", "4 cat", "5 idfc")
     ),
+    Ordering("Its relevance control makes answers more relevant", "6 controlled", "6 mgdspr", column=_RELEVANCE),
     *(
         Ordering(f"{told}: {better} > {worse}", better, worse, column=column)
         for told, better, worse in (
