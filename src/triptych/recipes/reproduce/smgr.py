@@ -206,6 +206,20 @@ def retrieval() -> Table:
     )
 
 
+def text_encoder() -> ContrastiveConfig:
+    """The encoder that all else stands on, without photos."""
+    made = ContrastiveConfig().override("encoder.modalities=title")
+    assert isinstance(made, ContrastiveConfig)
+    return made
+
+
+def late_fusion() -> MultitaskConfig:
+    """Title and photo each by a tower of its own, their vectors joined by a gate; as many items a batch as all rows."""
+    return training(
+        "joint", encoder={"kind": "late_fusion", "fusion": "gated"}, batch_items=ContrastiveConfig().batch_items
+    )
+
+
 def reader(semantic_ids: Tree | None) -> RecallConfig:
     """Two towers over vectors of the items, or over what their semantic IDs, made so, stand for."""
     tree: dict[str, Any] = {"pretrain": ContrastiveConfig().dump(), "recall": {"model": {"fusion": "mm"}}}
@@ -233,7 +247,7 @@ _NO_SAYING: Tree = {"generative_query": 0.0, "generative_features": 0.0}
 _NO_TELLING: Tree = {"discriminative_query": 0.0, "discriminative_features": 0.0}
 _RECALL_RATES = tuple((f"recall.learning_rate={value}",) for value in (0.001, 0.003))
 _DECODER_RATES = tuple((f"generative.learning_rate={value}",) for value in (0.001, 0.002))
-_ENCODER_TRIALS = (("temperature=0.05",), ("temperature=0.07",))
+_ENCODER_TRIALS: tuple[Settings, ...] = (("temperature=0.05",), ("temperature=0.07",))
 
 
 def _tower(name: str, what: str, content: Content, *, tasks: Tree | None = None, shuffled_ids: bool = False) -> Row:
@@ -241,7 +255,11 @@ def _tower(name: str, what: str, content: Content, *, tasks: Tree | None = None,
 
 
 RETRIEVAL_ROWS = (
-    Row("encoder", "the encoder alone, by its vectors", ContrastiveConfig, _ENCODER_TRIALS),
+    Row("text encoder", "an encoder of titles, by its vectors", text_encoder, _ENCODER_TRIALS),
+    Row("late fusion", "title and photo joined at the end, all contrasts (Que2Search)", late_fusion, RATES[:2]),
+    Row(
+        "encoder", "title and photo in one stream (as MAKE); all below stand on it", ContrastiveConfig, _ENCODER_TRIALS
+    ),
     Row("towers", "two towers over its vectors", lambda: reader(None), _RECALL_RATES),
     Row("towers over ids", "… over what their IDs stand for", lambda: reader({}), _RECALL_RATES),
     Row("towers over parts", "… or product codes of as many bytes", lambda: reader(PRODUCT_CODES), _RECALL_RATES),
@@ -271,6 +289,9 @@ RETRIEVAL_ROWS = (
     _tower("random-id tower sid + tasks", "… with all four tasks", Content.SID, tasks={}, shuffled_ids=True),
 )
 RETRIEVAL_CLAIMS = (
+    Ordering("Photos find more than titles alone", "encoder", "text encoder"),
+    Ordering("… where only the photo shows what is asked for", "encoder", "text encoder", slice="photo_only"),
+    Ordering("Title and photo in one stream find more than joined at the end", "encoder", "late fusion"),
     Ordering("Vectors hold more than their codes", "towers", "towers over ids"),
     Ordering("… also of new items", "towers", "towers over ids", slice="new_items"),
     Ordering("Residual codes keep more than product codes", "towers over ids", "towers over parts"),
