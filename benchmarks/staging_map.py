@@ -46,6 +46,8 @@ from triptych.training.log import LOG_FILE, read_log
 
 RESULTS = Path(__file__).parent / "results" / "staging_map.json"
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "staging-map.svg"
+OF_PAIRS = "staging-pairs.svg"
+"""Beside it: what the gap depends on most."""
 STEPS, EVERY = 400, 50
 HEADLINE, PHOTO_ONLY = Column("recall", 5), Column("recall", 20)
 AGAINST, BLENDED = "joint", "joint-blended"
@@ -154,6 +156,10 @@ REGIMES = {
         ),
     ),
 }
+
+
+SHARES = {"fewer-pairs": 0.01, "few-pairs": 0.05, "ids": IDS["pairs_rate"], "warm": 1.0}
+"""Regimes that differ in their share of the pairs, and share the warm start and all else."""
 
 
 def plans_of(regime: Regime) -> list[Plan]:
@@ -342,6 +348,38 @@ def draw(known: dict[str, Any], place: Path) -> None:
         figure.savefig(place, metadata={"Date": None})
 
 
+def draw_pairs(known: dict[str, Any], place: Path) -> None:
+    """Draw how far stages are ahead of joint training, by the share of the pairs that both learn from."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    colours = {"fused": "#7a7a7a", "o1": "#c2410c", "o1-open": "#0f766e"}
+    names = {"fused": "query–item alone", "o1": "stages (o1)", "o1-open": "stages, nothing frozen"}
+    with mpl.rc_context({"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "staging pairs"}):
+        figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.axhline(0, color="#999999", linewidth=1, zorder=0)
+        for shift, (arm, colour) in zip((0.94, 1.0, 1.06), colours.items(), strict=True):
+            found = [
+                (share * shift, one)
+                for regime, share in SHARES.items()
+                for one in known.get(regime, {"differences": []})["differences"]
+                if (one["arm"], one["metric"]) == (arm, f"{HEADLINE} all")
+            ]
+            for at, one in found:
+                axes.plot([at, at], [100 * one["low"], 100 * one["high"]], color=colour, linewidth=1.6)
+            points = [(at, 100 * one["difference"]) for at, one in found]
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=4, linewidth=0.8, label=names[arm])
+        axes.set_xscale("log")
+        axes.set_xticks(list(SHARES.values()), [f"{100 * share:g} %" for share in SHARES.values()])
+        axes.minorticks_off()
+        axes.set_xlabel("share of the clicked pairs that is learned from")
+        axes.set_ylabel("points of recall@5\nahead of joint training")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+        figure.savefig(place, metadata={"Date": None})
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -363,6 +401,8 @@ def main() -> None:
             content = {"machine": machine(), "simulated": True, "part": "validation", "regimes": known}
             chosen.result.write_text(json.dumps(content, indent=1) + "\n")
     draw({name: known[name] for name in REGIMES if name in known}, chosen.picture)
+    if any(name in known for name in SHARES):
+        draw_pairs(known, chosen.picture.with_name(OF_PAIRS))
     print("\n".join(lines({name: known[name] for name in REGIMES if name in known})))
 
 
