@@ -331,6 +331,24 @@ def test_fused_channels_are_offered_where_there_are_some_and_say_who_found_an_it
         assert places.all_text_contents() == [f"place {place}" for place in answer[0].why.found_by.values()]
 
 
+def test_a_decoder_of_semantic_ids_is_offered_where_there_is_one_and_says_how_likely_an_item_is(
+    page: Page, query: str, hybrid_run: Path
+) -> None:
+    page.goto(f"/?q={quote(query)}")
+    expect(cards(page).first).to_be_visible()
+    expect(page.get_by_role("radio", name="Codes")).to_be_hidden()
+    shop = Engine.open(hybrid_run)
+    with served(shop) as at:
+        page.goto(f"{at}/?q={quote(query)}")
+        page.get_by_role("radio", name="Codes").check()
+        expect(page).to_have_url(re.compile("channel=generative"))
+        answer = shop.search(query, k=24, channel="generative")
+        expect(cards(page).first).to_have_attribute("data-item-id", answer[0].item_id)
+        assert shown_ids(page) == [hit.item_id for hit in answer]
+        cards(page).first.locator(".open").click()
+        expect(page.locator("#why .reason", has_text="The decoder gives that ID")).to_be_visible()
+
+
 def test_a_ranked_answer_says_where_an_item_stood_before(
     page: Page, query: str, ranked_run: Path, tmp_path: Path
 ) -> None:
