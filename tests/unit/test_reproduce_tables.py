@@ -114,7 +114,6 @@ def test_a_row_may_have_more_steps_than_the_form_gives():
     [
         ({"size": "quick"}, "these are of the quick form of 't', not of the full form of 't'"),
         ({"dataset": {"kind": "fashion"}}, "they were made on other data"),
-        ({"rows": {}}, "row 'a' is to be tried with other settings than these"),
         (
             {"rows": {"a": {"trials": [{"settings": ["temperature=0.3"], "validation": 0.5}]}}},
             "row 'a' is to be tried with other settings",
@@ -136,6 +135,15 @@ def test_choices_of_something_else_are_refused(tmp_path, change, message):
         read_choices(file, planned=planned)
     with pytest.raises(ConfigError, match=r"other\.json: No such file"):
         read_choices(tmp_path / "other.json", planned=planned)
+
+
+def test_a_row_that_choices_do_not_have_is_left_to_be_tried(tmp_path):
+    both = table(row("a", "temperature=0.1"), row("b", "temperature=0.2"))
+    planned = resolve(both, size=Size.FULL, part=Part.VALIDATION, settings=[])
+    trials = {"a": [Trial(("temperature=0.1",), 0.25)]}
+    write_choices(tmp_path / "choices.json", planned=planned, choices=new_choices(trials, planned=planned))
+    assert read_choices(tmp_path / "choices.json", planned=planned).rows == trials
+    assert [plan.name for plan in planned.trial_plans_of(planned.rows[1:])] == ["b trial 1"]
 
 
 def test_what_rows_are_tried_with_is_not_set_for_all():

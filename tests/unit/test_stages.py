@@ -66,7 +66,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a part of another encoder": (
         {"stages": "o1"},
-        "stage 'title-photo' trains 'photo_head', and with these tasks an encoder of kind 'two_tower' has no such part",
+        "an encoder of kind 'two_tower' has no such part. One of kind 'late_fusion' has: set encoder.kind.",
     ),
     "cross without tasks that cross": (
         {"stages": [stage(CLICKED, train={"cross": 1.0})]},

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from triptych.encoders.base import MODELS, EncoderConfig
 from triptych.foundation.config import Config
 from triptych.foundation.errors import did_you_mean
-from triptych.foundation.registry import one_of
+from triptych.foundation.registry import config_class, kinds, one_of
 from triptych.pretrain.objectives.base import OBJECTIVES, ObjectiveConfig
 from triptych.pretrain.objectives.contrast import Between
 
@@ -239,10 +240,17 @@ def check_stages(stages: Sequence[StageConfig], *, parts: Sequence[str], kind: s
             if part not in parts:
                 raise ValueError(
                     f"stage '{stage.name}' trains '{part}', and with these tasks an encoder of kind '{kind}' has no "
-                    f"such part.{did_you_mean(part, parts)} Its parts: {', '.join(parts)}."
+                    f"such part.{_hint(part, parts=parts)} Its parts: {', '.join(parts)}."
                 )
             if not 0 < rate <= 1:
                 raise ValueError(f"stage '{stage.name}' trains '{part}' at {rate} of the rate; it must be in (0, 1].")
+
+
+def _hint(part: str, *, parts: Sequence[str]) -> str:
+    """Name the kind of encoder that has a part, as the presets are made for one each, or the nearest part."""
+    made = {one: config_class(MODELS, one) for one in kinds(MODELS)}
+    having = [one for one, config in made.items() if issubclass(config, EncoderConfig) and part in config.PARTS]
+    return f" One of kind '{having[0]}' has: set encoder.kind." if having else did_you_mean(part, parts)
 
 
 def _check_heads(stages: Sequence[StageConfig]) -> None:

@@ -100,8 +100,9 @@ class RunConfig(Config):
     tokenizer: TokenizerConfig = TokenizerConfig()
     """Subwords of titles and queries."""
     pretrain: Annotated[PretrainConfig, one_of(TASKS)] = ContrastiveConfig()
-    """The encoder, and what it learns from: contrastive (queries and what was chosen under them), history_contrast
-    (what users chose one after another), item_contrast (titles and photos alone)."""
+    """The encoder, and what it learns from: contrastive (queries and what was chosen under them), multitask (many
+    objectives, in any mix and order of stages), history_contrast (what users chose one after another), item_contrast
+    (titles and photos alone)."""
     compare: tuple[Arm, ...] = (Arm.TITLE,)
     """Encoders trained beside the one that is served, to show what title and photo are worth."""
     beside: dict[str, Annotated[PretrainConfig, one_of(TASKS)]] = Field(default_factory=dict)

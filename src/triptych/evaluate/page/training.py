@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from triptych.evaluate import figures
-from triptych.evaluate.curves import LOSS, RATIO, checked, learned, metrics_of, one_epoch_index
+from triptych.evaluate.curves import EPOCH, LOSS, RATIO, checked, learned, metrics_of, one_epoch_index
 from triptych.evaluate.page.markup import definitions, figure, section, table, text
 
 Logs = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -46,17 +46,20 @@ def training_section(
 
 
 def _one_epoch(validated: Logs) -> str:
-    """Write what a second epoch costs each model, by each metric; nothing where no log has epochs."""
+    """Write what a second epoch costs each model, by each metric, or why that is not known; nothing without epochs."""
     metrics = [metric for metric in metrics_of(validated.values()) if not metric.startswith(LOSS)]
     body = []
     for name, lines in _by_phase(validated).items():
         costs = [one_epoch_index(lines, metric) for metric in metrics]
         if any(cost is not None for cost in costs):
             body.append([text(name), *("" if cost is None else _points(cost) for cost in costs)])
+    heading = "<h3>What a second epoch costs</h3>"
     if not body:
-        return ""
+        has_epochs = any(EPOCH in line for lines in validated.values() for line in lines)
+        why = "Not measured: that takes a validation within the first epoch and one behind the second."
+        return f"{heading}<p>{why}</p>" if has_epochs else ""
     said = (
-        "<h3>What a second epoch costs</h3><p>Best validation within the first epoch less that at the end of the "
+        f"{heading}<p>Best validation within the first epoch less that at the end of the "
         "second, in points. Positive: the second look at the data did harm. An epoch is once through all pairs.</p>"
     )
     return said + table(["Model", *(text(metric) for metric in metrics)], body, css="numbers")

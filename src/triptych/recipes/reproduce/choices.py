@@ -78,7 +78,8 @@ def read_choices(file: Path, *, planned: Planned) -> Choices:
     """Read what `write_choices` wrote, or the `result.json` of a table.
 
     Returns:
-        The trials of every row of the form, and how they were made.
+        The trials of every row of the form that it has, and how they were made; a row that was added to the table since
+        is not among them, and is still to be tried.
 
     Raises:
         ConfigError: it cannot be read, or is of another table, form, headline or data, or a row was tried with other
@@ -107,7 +108,9 @@ def read_choices(file: Path, *, planned: Planned) -> Choices:
     own = planned.run.dataset
     if dataset != (None if own is None else json.loads(json.dumps(own.dump()))):
         raise ConfigError(f"--choices {file}: they were made on other data. Leave it out to try the rows anew.")
-    found = {row.name: _of_row(row, rows.get(row.name, []), planned=planned, file=file) for row in planned.rows}
+    found = {
+        row.name: _of_row(row, rows[row.name], planned=planned, file=file) for row in planned.rows if row.name in rows
+    }
     return Choices(found, made)
 
 

@@ -90,8 +90,8 @@ def reproduce(
             row's training.
         jobs: encoders trained at a time.
         command: what the page names as the way to make it again.
-        choices: what an earlier making chose (`choices.json`, `result.json`), so that nothing is tried; None: all rows
-            are.
+        choices: what an earlier making chose (`choices.json`, `result.json`), so that only rows that it does not have
+            are tried; None: all are.
         trials_only: whether to stop when all rows have been tried: on the validation part, whatever `part` is.
 
     Returns:
@@ -104,7 +104,8 @@ def reproduce(
     """
     planned = resolve(table, size=size, part=part, settings=settings)
     tried = None if choices is None else read_choices(choices, planned=planned)
-    if tried is not None and trials_only:
+    untried = [row for row in planned.rows if tried is None or row.name not in tried.rows]
+    if trials_only and not untried:
         raise ConfigError("--choices says what was chosen, so that there is nothing to try. Leave out --trials-only.")
     _check_folder(out, recipe=planned.run.recipe)
     hours = f"{table.form(size).hours:g} hours on two cores"
@@ -115,7 +116,12 @@ def reproduce(
     tokenizer = stages.tokenizer(split)
     making = _Making(planned, stages=stages, split=split)
     train = partial(_train, stages=stages, split=split, tokenizer=tokenizer)
-    tried = tried or making.try_all(train(planned.trial_plans, seeds=planned.run.seeds[:1]))
+    if tried is None:
+        tried = new_choices({}, planned=planned)
+    elif untried:
+        log.info("%s has no trials of %s: they are made", choices, ", ".join(row.name for row in untried))
+    fresh = making.try_rows(untried, train(planned.trial_plans_of(untried), seeds=planned.run.seeds[:1]))
+    tried = tried._replace(rows={**tried.rows, **fresh})
     made = stages.stage("choices", partial(making.choose, choices=tried))
     _publish(made.file(CHOICES), out / CHOICES)
     if trials_only:
@@ -155,17 +161,16 @@ class _Making:
         if ITEM_KNN in planned.table.protocol.standing:
             self._standing[ITEM_KNN] = self._best_neighbours(planned.table.item_knn[: planned.form.num_trials])
 
-    def try_all(self, trained: AllMade) -> Choices:
-        """Measure every trial on the validation part."""
+    def try_rows(self, rows: Sequence[Row], trained: AllMade) -> dict[str, list[Trial]]:
+        """Measure every trial of some rows on the validation part."""
         seed = self._planned.run.seeds[0]
-        rows = {
+        return {
             row.name: [
                 Trial(settings, self._validated_plan(plan, trained[plan.name, seed]))
                 for settings, plan in zip(row.trials, self._planned.plans[row.name], strict=False)  # a form's are fewer
             ]
-            for row in self._planned.rows
+            for row in rows
         }
-        return new_choices(rows, planned=self._planned)
 
     def choose(self, out: Path, *, choices: Choices) -> Artifact:
         """Keep what was tried and chosen."""

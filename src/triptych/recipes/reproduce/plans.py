@@ -55,7 +55,11 @@ class Planned:
     @property
     def trial_plans(self) -> list[AnyPlan]:
         """Every trial of every row."""
-        return [plan for plans in self.plans.values() for plan in plans]
+        return self.trial_plans_of(self.rows)
+
+    def trial_plans_of(self, rows: Sequence[Row]) -> list[AnyPlan]:
+        """Every trial of some rows."""
+        return [plan for row in rows for plan in self.plans[row.name]]
 
     def chosen(self, row: Row, *, best: int) -> AnyPlan:
         """Return a row's trial as the row itself."""
