@@ -124,6 +124,19 @@ def test_what_a_stage_does_not_train_stays_bit_for_bit(
         assert {part_of(name, model) for name in changed} >= expected, phase.name
 
 
+def test_a_stage_hands_on_the_weights_that_its_validation_liked_best(given: Given, tmp_path: Path):
+    """The first one learns at a rate that undoes what it has learned."""
+    stages = [{"name": name, "tasks": [CLICKED], "steps_rate": 0.5} for name in ("first", "second")]
+    stages[0]["learning_rate"] = 0.3
+    phases = config(stages, steps=40, loop={"validate_every": 2, "warmup_steps": 8}).phases(given)
+    first = next(phases)
+    fit(first.task, config=first.loop, out=tmp_path, seed=0)
+    curve = [line["recall@1/query-item"] for line in read_log(tmp_path / "train.jsonl") if line["event"] == "validation"]
+    assert curve[-1] < max(curve)
+    second = next(phases)
+    assert second.task.validate().metrics["recall@1/query-item"] == max(curve)
+
+
 def test_parts_are_trained_at_their_rates(given: Given, tmp_path: Path):
     """One step of AdamW moves each weight by the learning rate, as far as it has a gradient."""
     stages = [{"name": "only", "tasks": [CLICKED], "train": {"text": 0.5, "photo": 0.1, "query_head": 1.0}}]
