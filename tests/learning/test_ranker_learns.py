@@ -21,6 +21,8 @@ from triptych.ranker.measure import GroupBy, by_group, figures, slices
 from triptych.ranker.samples import read_samples
 from triptych.ranker.scorer import Ranker
 from triptych.ranker.task import Given, RankTask
+from triptych.training.log import LOG_FILE, read_log
+from triptych.training.loop import fit
 
 QUICK: dict[str, Any] = {
     "device": "cpu",
@@ -99,6 +101,48 @@ def test_content_tells_what_ids_do_not(tmp_path):
     assert (figures_of(ranker, log).gauc > 0.9, figures_of(without, log).gauc < 0.75) == (True, True)
     with pytest.raises(ConfigError, match=r"trained with image \[4\], and is given none"):
         Ranker.load(artifact_in(tmp_path / "em3"), catalogue=log.catalogue)
+
+
+class Interrupted(RankTask):
+    """Ends in the middle of a training."""
+
+    at = 7
+
+    def losses(self, batch):
+        if self.at == 0:
+            raise KeyboardInterrupt
+        self.at -= 1
+        return super().losses(batch)
+
+
+def test_an_interrupted_training_with_kept_behaviours_ends_as_an_unbroken_one(log, tmp_path):
+    """What is kept, and what the log says of it, goes with the checkpoint."""
+    modalities = {"image": np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)}
+    content = {"kind": "em3", "dim": 8, "heads": 2, "train_behaviours": "lora_cache"}
+    config = config_of({"kind": "din"}, content=content, epochs=1.5, validations=3)
+    given, ends = Given(*log, seed=0, modalities=modalities), []
+    for name in ("unbroken", "broken"):
+        (tmp_path / name).mkdir()
+        task = RankTask(config, given)
+        loop = config.loop(batches_per_epoch=task.batches_per_epoch).merged({"checkpoint_every_s": 0, "log_every": 1})
+        if name == "broken":
+            with pytest.raises(KeyboardInterrupt):
+                fit(Interrupted(config, given), config=loop, out=tmp_path / name, seed=0)
+        fit(task, config=loop, out=tmp_path / name, seed=0)
+        ends.append((task.module.state_dict(), list(read_log(tmp_path / name / LOG_FILE))))
+    (weights, written), (other_weights, other_written) = ends
+    assert weights["content.cache.written"].any()
+    for key, value in weights.items():
+        assert torch.equal(value, other_weights[key]), key
+    told = [
+        {name: value for name, value in record.items() if "second" not in name and "samples_per_s" not in name}
+        | {"peak_memory_bytes": 0}
+        for record in (*written, *other_written)
+    ]
+    assert told[: len(written)] == told[len(written) :]
+    validations = [record for record in written if record["event"] == "validation"]
+    assert all(0 < one["cache_found"] <= 1 and 0.5 < one["cache_cosine"] <= 1 for one in validations)
+    assert validations[-1]["cache_found"] > 0.9 and validations[-1]["cache_age"] < loop.steps
 
 
 def test_what_is_loaded_has_the_scores_that_chose_it(din, log, din_folder):

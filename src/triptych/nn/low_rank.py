@@ -17,6 +17,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional
+
+
+class LowRankMap(nn.Module):
+    r"""Vectors changed by low rank, :math:`c + \frac{\alpha}{r} B A c`; B begins as 0, so they begin as they are."""
+
+    def __init__(self, dim: int, *, rank: int = 8, alpha: float = 16.0) -> None:
+        """Make the factors for vectors of a length; arguments as of `LowRankBranch`."""
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank {rank} must be at least 1")
+        self.scale = alpha / rank
+        self.down = nn.Parameter(torch.randn(rank, dim) * rank**-0.5)
+        self.up = nn.Parameter(torch.zeros(dim, rank))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Map ``[n, dim]`` to ``[n, dim]``."""
+        change = functional.linear(functional.linear(vectors, self.down), self.up)
+        return vectors + self.scale * change
 
 
 class LowRankBranch(nn.Module):

@@ -200,7 +200,8 @@ class RankModel(nn.Module, ABC):
             for name, value in self.sizes._asdict().items()
         }
         config = {"model": self.config.dump(), "content": self.content_config.dump()}
-        write_model(folder, self, config=config, sizes=sizes)
+        without = tuple(f"content.{name}" for name in self.content.unsaved())
+        write_model(folder, self, config=config, sizes=sizes, without=without)
 
 
 def load_model(folder: Path) -> RankModel:

@@ -35,7 +35,7 @@ from triptych.ranker.feature_ids import (
     first_seen_us,
     since,
 )
-from triptych.ranker.inputs import Candidates, ItemFeatures, RequestFeatures, Sizes
+from triptych.ranker.inputs import Candidates, ItemFeatures, RequestFeatures, Shown, Sizes
 from triptych.ranker.samples import Requests
 
 GAP_ROWS = 21
@@ -207,6 +207,10 @@ class Features:
         }
         return more
 
+    def shown(self, item_rows: NDArray[np.integer]) -> Shown:
+        """Gather what some items are made of."""
+        return Shown(tuple(_tokens(vectors, item_rows) for vectors in self._modalities.values()))
+
     def candidates(
         self,
         asking: Asking,
@@ -246,7 +250,7 @@ class Features:
                 fields=torch.from_numpy(fields),
                 lists=tuple(TableBags.of(one[distinct]) for one in items.lists),
                 numbers=torch.from_numpy(items.numbers[distinct]),
-                content=tuple(_tokens(vectors, distinct) for vectors in self._modalities.values()),
+                content=self.shown(distinct).content,
             ),
             RequestFeatures(
                 fields=torch.from_numpy(asked),

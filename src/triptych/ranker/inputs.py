@@ -36,6 +36,18 @@ class Sizes(NamedTuple):
     """Items of the catalogue, for plug-ins that keep something of each."""
 
 
+class Shown(NamedTuple):
+    """What some distinct items are made of, as a plug-in is given it."""
+
+    content: tuple[ModalityTokens, ...] = ()
+    """Tokens of each modality, as ``Sizes.modalities`` names them; none where nobody reads any."""
+
+    def at(self, places: Tensor) -> Shown:
+        """Take some of them, int64 ``[n]``."""
+        parts = [[None if part is None else part[places] for part in one] for one in self.content]
+        return Shown(tuple(ModalityTokens(tokens, keep) for tokens, keep in parts if tokens is not None))
+
+
 class ItemFeatures(NamedTuple):
     """What is known of some distinct items, each once, whether it is a candidate, in a history, or both."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import polars as pl
@@ -15,8 +15,10 @@ from triptych.nn.precision import find_device
 from triptych.ranker.base import RankModel, load_model
 from triptych.ranker.feature_ids import FeatureIds
 from triptych.ranker.features import Asking, Features, Modalities
-from triptych.ranker.inputs import Candidates
+from triptych.ranker.inputs import Candidates, Shown
 from triptych.ranker.samples import Samples
+
+Given = TypeVar("Given", Candidates, Shown)
 
 KIND = "ranker"
 ITEM_VECTORS = "item"
@@ -102,8 +104,8 @@ def _scored(model: RankModel, given: Candidates) -> NDArray[np.float32]:
     return logits
 
 
-def on_device(given: Candidates, device: torch.device) -> Candidates:
-    """Move candidates to a device."""
+def on_device(given: Given, device: torch.device) -> Given:
+    """Move candidates, or what items are made of, to a device."""
 
     def moved(part: Any) -> Any:
         if isinstance(part, torch.Tensor):
@@ -113,6 +115,5 @@ def on_device(given: Candidates, device: torch.device) -> Candidates:
             return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
         return part
 
-    found = moved(given)
-    assert isinstance(found, Candidates)
+    found: Given = moved(given)
     return found

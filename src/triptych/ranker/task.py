@@ -21,10 +21,10 @@ from triptych.ranker.base import RankModel
 from triptych.ranker.config import Headline, Order, RankTrainConfig
 from triptych.ranker.feature_ids import FeatureIds
 from triptych.ranker.features import Features
-from triptych.ranker.inputs import Candidates
+from triptych.ranker.inputs import Candidates, Shown
 from triptych.ranker.measure import figures, groups_of
 from triptych.ranker.samples import Samples, read_samples
-from triptych.ranker.scorer import score_samples
+from triptych.ranker.scorer import on_device, score_samples
 from triptych.training.task import Validation
 
 VALIDATION_SEED = 0
@@ -144,8 +144,17 @@ class RankTask:
                 "not, so there is no GAUC. Set headline = auc, or another grouped_by."
             )
         names = ("gauc", "auc", "log_loss", "predicted_over_observed")
-        values = {name: float(getattr(found, name)) for name in names}
+        values = {name: float(getattr(found, name)) for name in names} | self._report()
         return Validation({name: value for name, value in values.items() if not np.isnan(value)}, headline=headline)
+
+    def _report(self) -> dict[str, float]:
+        """Ask the plug-in what it has to tell of itself."""
+        device = next(self.module.parameters()).device
+
+        def shown(rows: Tensor) -> Shown:
+            return on_device(self.features.shown(rows.cpu().numpy()), device)
+
+        return dict(self.module.content.report(shown))
 
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
         """Return the samples of an epoch in their order; kept, as the next batch is mostly of the same one."""

@@ -9,7 +9,7 @@ Any model of `ranker.models` runs with any plug-in.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from triptych.foundation.config import Config
 from triptych.losses.base import LossOutput
 from triptych.nn.query_former import ModalityTokens
 from triptych.nn.target_attention import Steps
+from triptych.ranker.inputs import Shown
 
 
 class Asked(NamedTuple):
@@ -35,6 +36,11 @@ class Asked(NamedTuple):
     """int64 ``[n]``, the place of each candidate."""
     steps: Tensor
     """int64 ``[n, longest]``, places of what was chosen before, -1 behind the end."""
+
+    @property
+    def shown(self) -> Shown:
+        """What the items are made of."""
+        return Shown(self.content)
 
 
 class Described(NamedTuple):
@@ -104,4 +110,16 @@ class ContentModule(nn.Module, ABC):
 
     def terms(self, asked: Asked, described: Described) -> Sequence[Term]:
         """Return its own losses on what it has just described, in training; as it stands, none."""
+        return ()
+
+    def report(self, shown: Callable[[Tensor], Shown]) -> Mapping[str, float]:
+        """Return what training's log tells of it beside validation's figures; as it stands, nothing.
+
+        Args:
+            shown: gathers what items of the catalogue are made of, by rows, int64 ``[n]``, on the module's device.
+        """
+        return {}
+
+    def unsaved(self) -> Sequence[str]:
+        """Return how the names begin of what training alone needs; as it stands, nothing does."""
         return ()

@@ -2,7 +2,9 @@
 
 Each distinct item of a batch goes through the Q-Former once for each side. Candidates are one a sample, so their branch
 may train all weights; behaviours are a hundred times as many, and their branch follows those weights and learns a few
-factors of its own (`nn.low_rank`). The tokens come from encoders that stay as they are.
+factors of its own (`nn.low_rank`), or is not run at all: in training a behaviour may be what its item was when it last
+was a candidate (`nn.vector_cache`). Outside of training nothing is read from there, and behaviours are encoded by the
+weights as they are. The tokens come from encoders that stay as they are.
 
 An item's vector and its vector by ID find each other by a contrast (`losses.content_id`), among the candidates of a
 batch that have an ID.
@@ -26,10 +28,12 @@ from torch.utils.checkpoint import checkpoint
 from triptych.data.ids import UNK
 from triptych.foundation.errors import ConfigError
 from triptych.losses.content_id import Direction, Sides, Stop, content_id, draw_others
-from triptych.nn.low_rank import LowRankBranch
-from triptych.nn.query_former import ModalityTokens, QueryFormer
+from triptych.nn.low_rank import LowRankBranch, LowRankMap
+from triptych.nn.query_former import QueryFormer
 from triptych.nn.target_attention import Steps
+from triptych.nn.vector_cache import VectorCache
 from triptych.ranker.content.base import Asked, ContentConfig, ContentModule, Described, Term
+from triptych.ranker.inputs import Shown
 
 
 class Train(StrEnum):
@@ -41,6 +45,16 @@ class Train(StrEnum):
     """Low-rank factors of its own, over the shared weights."""
     ADAPTER = "adapter"
     """The shared weights."""
+    CACHE = "cache"
+    """Nothing, of behaviours alone: in training an item's vector is what it was when it last was a candidate."""
+    LORA_CACHE = "lora_cache"
+    """Low-rank factors of a map of that vector, of behaviours alone."""
+
+
+LEARNING = frozenset({Train.LORA, Train.ADAPTER})
+"""What sends gradient through the Q-Former."""
+CACHED = frozenset({Train.CACHE, Train.LORA_CACHE})
+"""What reads behaviours from a table in training."""
 
 
 class Form(StrEnum):
@@ -60,7 +74,8 @@ class Em3ContentConfig(ContentConfig):
     train: Train = Train.ADAPTER
     """What candidates train: frozen, lora or adapter."""
     train_behaviours: Train = Train.LORA
-    """What behaviours train: frozen, lora or adapter."""
+    """What behaviours train: frozen, lora, adapter; or cache (nothing, their vectors are kept from when they were last
+    candidates), lora_cache (low-rank factors of a map of those)."""
     form: Form = Form.AS_PUBLISHED
     """How the Q-Former is built: as_published or full."""
     dim: int = Field(64, ge=1)
@@ -104,15 +119,18 @@ class Em3ContentConfig(ContentConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        full, lora = self.form is Form.FULL, Train.LORA in (self.train, self.train_behaviours)
+        full = self.form is Form.FULL
+        low_rank = {Train.LORA, Train.LORA_CACHE} & {self.train, self.train_behaviours}
+        if self.train in CACHED:
+            raise ValueError(f"train = '{self.train}' is for train_behaviours: candidates are what fills the table.")
         if (self.width if full else self.dim) % self.heads:
             name = "width" if full else "dim"
             raise ValueError(f"{name} {self.width if full else self.dim} must be a multiple of heads ({self.heads}).")
         idle = {
             "width": (not full, "form = 'as_published'"),
             "modality_dropout_rate": (not full, "form = 'as_published'"),
-            "rank": (not lora, "neither train nor train_behaviours = 'lora'"),
-            "alpha": (not lora, "neither train nor train_behaviours = 'lora'"),
+            "rank": (not low_rank, "neither train nor train_behaviours = 'lora' (or 'lora_cache')"),
+            "alpha": (not low_rank, "neither train nor train_behaviours = 'lora' (or 'lora_cache')"),
             "fusion_rate_factor": (not self.trains_weights, "neither train nor train_behaviours = 'adapter'"),
             **{
                 name: (not self.contrast_weight, "contrast_weight = 0")
@@ -139,7 +157,7 @@ class Em3ContentConfig(ContentConfig):
         """Make it."""
         if not modalities:
             raise ConfigError("content: 'em3' reads what items are made of, and there is nothing. Give modalities.")
-        return Em3Content(self, list(modalities.values()), id_dim=id_dim)
+        return Em3Content(self, list(modalities.values()), id_dim=id_dim, catalogue_items=catalogue_items)
 
 
 CONFIG = Em3ContentConfig
@@ -150,7 +168,9 @@ class Em3Content(ContentModule):
 
     pair_dim = 0
 
-    def __init__(self, config: Em3ContentConfig, token_dims: Sequence[int], *, id_dim: int) -> None:
+    def __init__(
+        self, config: Em3ContentConfig, token_dims: Sequence[int], *, id_dim: int, catalogue_items: int
+    ) -> None:
         """Make the layers; use `Em3ContentConfig.build`."""
         super().__init__()
         self.config, self.dim = config, config.dim
@@ -174,6 +194,13 @@ class Em3Content(ContentModule):
         self.fusion.requires_grad_(config.trains_weights)
         self.target_factors = self._factors(config.train)
         self.behaviour_factors = self._factors(config.train_behaviours)
+        cached = config.train_behaviours in CACHED
+        self.cache = VectorCache(catalogue_items, config.dim) if cached else None
+        self.cache_map = (
+            LowRankMap(config.dim, rank=config.rank, alpha=config.alpha)
+            if config.train_behaviours is Train.LORA_CACHE
+            else None
+        )
         self.register_buffer("contrasted", torch.zeros((), dtype=torch.int64))
 
     def rate_factors(self) -> Mapping[str, float]:
@@ -182,15 +209,36 @@ class Em3Content(ContentModule):
 
     def forward(self, asked: Asked) -> Described:
         """Describe every distinct candidate, and every distinct item of a history, once."""
-        config = self.config
+        config, shown = self.config, asked.shown
         target, of = torch.unique(asked.target, return_inverse=True)
-        described = self._encode(asked, target, train=config.train, factors=self.target_factors)
+        described = self._encode(shown, target, train=config.train, factors=self.target_factors)
         keep = asked.steps >= 0
-        chosen, places = torch.unique(asked.steps[keep], return_inverse=True)
-        steps = self._encode(asked, chosen, train=config.train_behaviours, factors=self.behaviour_factors)
+        chosen, places, counts = torch.unique(asked.steps[keep], return_inverse=True, return_counts=True)
+        if self.cache is None:
+            steps = self._encode(shown, chosen, train=config.train_behaviours, factors=self.behaviour_factors)
+        elif self.training:
+            self.cache.begin()
+            self.cache.write(asked.item_rows[target], described)
+            steps = self._kept(asked, chosen, counts=counts, cache=self.cache)
+        else:
+            steps = self._as_candidates(shown, chosen)
+        if self.cache_map is not None:
+            steps = self.cache_map(steps).float()
         places = torch.full_like(asked.steps, -1).masked_scatter(keep, places)
         nothing = described.new_zeros(len(of), 0)
         return Described(functional.embedding(of, described), Steps(steps, places), nothing)
+
+    def report(self, shown: Callable[[Tensor], Shown]) -> Mapping[str, float]:
+        """How stale what is kept of behaviours is (`VectorCache.report`)."""
+
+        def fresh(rows: Tensor) -> Tensor:
+            return self._as_candidates(shown(rows), torch.arange(len(rows), device=rows.device))
+
+        return {} if self.cache is None else self.cache.report(fresh)
+
+    def unsaved(self) -> Sequence[str]:
+        """The table of kept vectors."""
+        return ("cache.",)
 
     def terms(self, asked: Asked, described: Described) -> Sequence[Term]:
         """Contrast the candidates' two sides; those without an ID have one."""
@@ -226,16 +274,38 @@ class Em3Content(ContentModule):
         config = self.config
         return LowRankBranch(self.fusion, rank=config.rank, alpha=config.alpha) if train is Train.LORA else None
 
-    def _encode(self, asked: Asked, places: Tensor, *, train: Train, factors: LowRankBranch | None) -> Tensor:
+    def _kept(self, asked: Asked, places: Tensor, *, counts: Tensor, cache: VectorCache) -> Tensor:
+        """Look distinct behaviours up, float32 ``[places, dim]``; those that nothing is kept of are encoded and kept.
+
+        Args:
+            asked: the batch.
+            places: int64 ``[n]``.
+            counts: int64 ``[n]``, how often each stands in a history.
+            cache: the table.
+        """
+        rows = asked.item_rows[places]
+        vectors, there = cache.read(rows, counts=counts)
+        lacking = ~there
+        if lacking.any():
+            fresh = self._as_candidates(asked.shown, places[lacking])
+            cache.write(rows[lacking], fresh)
+            vectors[lacking] = fresh
+        return vectors
+
+    def _as_candidates(self, shown: Shown, places: Tensor) -> Tensor:
+        """Encode distinct items as if they were candidates, without gradient."""
+        return self._encode(shown, places, train=Train.FROZEN, factors=self.target_factors)
+
+    def _encode(self, shown: Shown, places: Tensor, *, train: Train, factors: LowRankBranch | None) -> Tensor:
         """Encode distinct items, float32 ``[places, dim]``."""
         branch: Callable[..., Tensor] = self.fusion if factors is None else factors
-        learns = train is not Train.FROZEN and torch.is_grad_enabled()
+        learns = train in LEARNING and torch.is_grad_enabled()
         found = []
         with torch.set_grad_enabled(learns):
             for some in places.split(self.config.chunk_items) if len(places) else ():
-                given = [ModalityTokens(*(None if p is None else p[some] for p in one)) for one in asked.content]
+                given = shown.at(some).content
                 if learns and self.config.recompute:
                     found.append(checkpoint(branch, given, use_reentrant=False))
                 else:
                     found.append(branch(given))
-        return torch.cat(found).float() if found else asked.id_vectors.new_zeros(0, self.dim)
+        return torch.cat(found).float() if found else torch.zeros(0, self.dim, device=places.device)
