@@ -156,6 +156,7 @@ class RankModel(nn.Module, ABC):
             id_vectors=items[:, : self.config.dim],
             target=given.target,
             steps=steps.places,
+            looks=given.items.looks,
         )
         described = self.content(asked)
         seen = Seen(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from triptych.encoders.inputs import ItemInputs
 from triptych.nn.bags import TableBags
 from triptych.nn.query_former import ModalityTokens
 
@@ -41,11 +42,15 @@ class Shown(NamedTuple):
 
     content: tuple[ModalityTokens, ...] = ()
     """Tokens of each modality, as ``Sizes.modalities`` names them; none where nobody reads any."""
+    looks: ItemInputs | None = None
+    """Titles and photos, in the place of tokens, for a plug-in that trains the encoder of them; None: tokens."""
 
     def at(self, places: Tensor) -> Shown:
         """Take some of them, int64 ``[n]``."""
-        parts = [[None if part is None else part[places] for part in one] for one in self.content]
-        return Shown(tuple(ModalityTokens(tokens, keep) for tokens, keep in parts if tokens is not None))
+        content = (
+            ModalityTokens(one.tokens[places], None if one.keep is None else one.keep[places]) for one in self.content
+        )
+        return Shown(tuple(content), None if self.looks is None else self.looks.at(places))
 
 
 class ItemFeatures(NamedTuple):
@@ -62,6 +67,8 @@ class ItemFeatures(NamedTuple):
     them are there."""
     content: tuple[ModalityTokens, ...]
     """Tokens of each modality, as ``Sizes.modalities`` names them."""
+    looks: ItemInputs | None = None
+    """Titles and photos in their place; see `Shown`."""
 
 
 class RequestFeatures(NamedTuple):

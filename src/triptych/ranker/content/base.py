@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from triptych.encoders.base import Encoder
+from triptych.encoders.inputs import ItemInputs
 from triptych.foundation.config import Config
 from triptych.losses.base import LossOutput
 from triptych.nn.query_former import ModalityTokens
@@ -36,11 +38,13 @@ class Asked(NamedTuple):
     """int64 ``[n]``, the place of each candidate."""
     steps: Tensor
     """int64 ``[n, longest]``, places of what was chosen before, -1 behind the end."""
+    looks: ItemInputs | None = None
+    """Titles and photos of the items in the place of `content`, for a plug-in that encodes them itself; None: not."""
 
     @property
     def shown(self) -> Shown:
         """What the items are made of."""
-        return Shown(self.content)
+        return Shown(self.content, self.looks)
 
 
 class Described(NamedTuple):
@@ -78,6 +82,11 @@ class ContentConfig(Config):
         """Whether it makes one vector of several modalities itself, and so is given each; as it stands, it does not."""
         return False
 
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether it trains the encoder of titles and photos, and so is given one; as it stands, it does not."""
+        return False
+
     @abstractmethod
     def build(self, modalities: Mapping[str, int], *, id_dim: int, catalogue_items: int) -> ContentModule:
         """Make the plug-in with new weights.
@@ -103,6 +112,15 @@ class ContentModule(nn.Module, ABC):
     @abstractmethod
     def forward(self, asked: Asked) -> Described:
         """Describe candidates and histories."""
+
+    def encode_by(self, encoder: Encoder, *, seed: int) -> None:
+        """Take an encoder, to be trained as a part of it: items are then shown by their titles and photos.
+
+        Args:
+            encoder: whose vectors (`encoders.inputs.View`) are the modalities that it was built for.
+            seed: of new weights beside it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} trains no encoder; see ContentConfig.trains_encoder")
 
     def rate_factors(self) -> Mapping[str, float]:
         """Return the beginning of weights' names → their share of the learning rate; as it stands, all have 1."""
