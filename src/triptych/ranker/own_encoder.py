@@ -107,6 +107,11 @@ class OwnEncoder:
         }
         """Of the catalogue's items: view → ``[items, dim]``, NaN where there is no such side."""
 
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether the ranker in a folder has one."""
+        return (folder / VECTORS).is_dir()
+
     @cached_property
     def embedder(self) -> Embedder:
         """The encoder; opened when something is first encoded."""
