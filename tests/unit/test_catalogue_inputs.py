@@ -65,6 +65,9 @@ def test_what_is_gathered_is_encoded_as_in_bulk(catalogue, settings, control):
     given = inputs.of(some)
     with torch.no_grad():
         one_by_one = embedder.encoder.encode_views(given, views=views)
+        turned = embedder.encoder.encode_views(given.at(torch.arange(len(some)).flip(0)), views=views)
+    for view in views:
+        torch.testing.assert_close(turned[view].flip(0), one_by_one[view])
     in_bulk = inputs.embed(embedder, views=views, item_rows=some)
     whole = embedder.embed_views(catalogue, views=views, photo_rows=permuted.get("photo_rows"), label=None)
     there = {View.TITLE: given.has_title.numpy(), View.PHOTO: given.has_photo.numpy()}
