@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
-from planted_ranking import CATEGORIES, Log, event, make_log, planted_log
+from planted_ranking import CATEGORIES, Log, event, make_log, planted_log, planted_photo_log
+from safetensors.torch import load_file
+from tiny_encoders import tiny_encoder
 
 from triptych.data.schema import Part, Role
+from triptych.encoders import embeddings
+from triptych.encoders.inputs import View
+from triptych.encoders.models.two_tower import TwoTowerEncoder
 from triptych.foundation.artifact import Artifact
-from triptych.foundation.errors import ConfigError, DataError
+from triptych.foundation.errors import ArtifactError, ConfigError, DataError
 from triptych.ranker import train
 from triptych.ranker.config import RankTrainConfig
 from triptych.ranker.feature_ids import CATEGORY, ITEM, USER, FeatureIds, Quantiles
 from triptych.ranker.features import Features, Past
 from triptych.ranker.measure import GroupBy, by_group, figures, slices
+from triptych.ranker.own_encoder import EncoderStart, OwnEncoder
 from triptych.ranker.samples import read_samples
 from triptych.ranker.scorer import Ranker
 from triptych.ranker.task import Given, RankTask
+from triptych.training.log import LOG_FILE, read_log
+from triptych.training.loop import fit
 
 QUICK: dict[str, Any] = {
     "device": "cpu",
@@ -99,6 +109,189 @@ def test_content_tells_what_ids_do_not(tmp_path):
     assert (figures_of(ranker, log).gauc > 0.9, figures_of(without, log).gauc < 0.75) == (True, True)
     with pytest.raises(ConfigError, match=r"trained with image \[4\], and is given none"):
         Ranker.load(artifact_in(tmp_path / "em3"), catalogue=log.catalogue)
+
+
+class Interrupted(RankTask):
+    """Ends in the middle of a training."""
+
+    at = 7
+
+    def losses(self, batch):
+        if self.at == 0:
+            raise KeyboardInterrupt
+        self.at -= 1
+        return super().losses(batch)
+
+
+def broken_and_unbroken(config: RankTrainConfig, given: Given, out: Path) -> tuple[dict[str, Any], list[dict]]:
+    """Train twice, once interrupted; both end with the same weights and the same log, which are returned."""
+    ends = []
+    for name in ("unbroken", "broken"):
+        (out / name).mkdir()
+        task = RankTask(config, given)
+        loop = config.loop(batches_per_epoch=task.batches_per_epoch).merged({"log_every": 1})
+        if name == "broken":
+            saving = loop.merged({"checkpoint_every_s": 0})
+            with pytest.raises(KeyboardInterrupt):
+                fit(Interrupted(config, given), config=saving, out=out / name, seed=0)
+        fit(task, config=loop, out=out / name, seed=0)
+        ends.append((task.module.state_dict(), list(read_log(out / name / LOG_FILE))))
+    (weights, written), (other_weights, other_written) = ends
+    for key, value in weights.items():
+        assert torch.equal(value, other_weights[key]), key
+    told = [
+        {name: value for name, value in record.items() if not re.search("second|per_s|memory", name)}
+        for record in (*written, *other_written)
+    ]
+    assert told[: len(written)] == told[len(written) :]
+    return weights, written
+
+
+def test_an_interrupted_training_with_kept_behaviours_ends_as_an_unbroken_one(log, tmp_path):
+    """What is kept, and what the log says of it, goes with the checkpoint."""
+    modalities = {"image": np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)}
+    content = {"kind": "em3", "dim": 8, "heads": 2, "train_behaviours": "lora_cache"}
+    config = config_of({"kind": "din"}, content=content, epochs=1.5, validations=3)
+    weights, written = broken_and_unbroken(config, Given(*log, seed=0, modalities=modalities), tmp_path)
+    assert weights["content.cache.written"].any()
+    validations = [record for record in written if record["event"] == "validation"]
+    assert all(0 < one["cache_found"] <= 1 and 0.5 < one["cache_cosine"] <= 1 for one in validations)
+    assert validations[-1]["cache_found"] > 0.9 and validations[-1]["cache_age"] < max(one["step"] for one in written)
+
+
+@pytest.fixture(scope="module")
+def photo_log(tmp_path_factory: pytest.TempPathFactory) -> Log:
+    return planted_photo_log(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def blind(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """An encoder as drawn, whose four numbers tell the ground of a photo and nothing of what is on it."""
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"), vector_dim=4)
+
+
+SEES: dict[str, Any] = {
+    "epochs": 8,
+    "learning_rate": 1e-2,
+    "id_dropout_rate": 0.9,
+    "pairwise_weight": 1.0,
+    "content": {
+        "kind": "em3",
+        "dim": 16,
+        "heads": 2,
+        "fusion_rate_factor": 1.0,
+        "contrast_weight": 0.0,
+        "train": "full",
+        "encoder_rate_factor": 1.0,
+    },
+}
+"""Trains its eyes."""
+
+
+@pytest.fixture(scope="module")
+def seeing(photo_log: Log, blind: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    given = Given(*photo_log, seed=0, encoder=EncoderStart(blind, [View.PHOTO, View.ITEM]))
+    inputs = {"catalogue": photo_log.catalogue.artifact}
+    return train.run(config_of({"kind": "din"}, **SEES), given, inputs=inputs, out=tmp_path_factory.mktemp("seeing"))
+
+
+def test_end_to_end_it_learns_to_see_what_the_encoder_did_not(photo_log, blind, seeing, tmp_path):
+    """Items of the test part are new, so that nothing can be learned by heart."""
+    vectors = embeddings.run(encoder=blind, catalogue=photo_log.catalogue, out=tmp_path / "items")
+    views = embeddings.run_views(encoder=blind, catalogue=photo_log.catalogue, out=tmp_path / "views")
+    modalities = {"item": embeddings.load_vectors(vectors), "photo": embeddings.load_views(views)["photo"]}
+    content = {**SEES["content"], "train": "adapter", "train_behaviours": "adapter"}
+    del content["encoder_rate_factor"]
+    settings = {**SEES, "content": content}
+    adapter = trained(photo_log, {"kind": "din"}, out=tmp_path / "ranker", modalities=modalities, **settings)
+    full = Ranker.load(seeing, catalogue=photo_log.catalogue)
+    assert (figures_of(full, photo_log).gauc > 0.95, figures_of(adapter, photo_log).gauc < 0.75) == (True, True)
+
+
+def test_a_ranker_that_trained_its_encoder_answers_without_it(photo_log, blind, seeing, monkeypatch):
+    """It was measured by vectors of the encoder as it was then, and has them; none is encoded where it answers."""
+    monkeypatch.setattr(TwoTowerEncoder, "encode_views", None)
+    monkeypatch.setattr(TwoTowerEncoder, "encode_items", None)
+    samples = read_samples(photo_log.catalogue, places=photo_log.split.validation)
+    rankers = [Ranker.load(seeing, catalogue=photo_log.catalogue) for _ in range(2)]
+    logits = [ranker.score_samples(samples) for ranker in rankers]
+    np.testing.assert_array_equal(*logits)
+    found = figures(samples, logits[0], by=GroupBy.REQUEST)
+    for name in ("gauc", "auc", "log_loss"):
+        assert seeing.summary["metrics"][name] == pytest.approx(getattr(found, name), rel=1e-3)
+    with pytest.raises(ConfigError, match="has trained its encoder and has vectors of its own"):
+        Ranker.load(seeing, catalogue=photo_log.catalogue, modalities={"item": np.zeros((96, 4)), "photo": None})
+    assert not any(name.startswith("content.encoder") for name in load_file(seeing.file("model.safetensors")))
+
+
+def test_its_vectors_are_of_one_catalogue(seeing, log, tmp_path):
+    with pytest.raises(ArtifactError, match="has trained an encoder, and lacks it"):
+        OwnEncoder(tmp_path)
+    with pytest.raises(ArtifactError, match="catalogue"):
+        Ranker.load(seeing, catalogue=log.catalogue)
+
+
+def test_an_item_encoded_on_the_fly_is_the_one_of_the_catalogue(photo_log, seeing):
+    catalogue, ranker = photo_log.catalogue, Ranker.load(seeing, catalogue=photo_log.catalogue)
+    rows = np.array([0, 1, 5, 40])  # without photo, without title, and two with both
+    pixels, has_photo = catalogue.photos.pixels(rows), np.asarray(catalogue.photos.has)[rows]
+    assert has_photo.tolist() == [False, True, True, True]
+    modalities = ranker.encoder.encode([catalogue.titles[row] for row in rows], pixels=pixels, has_photo=has_photo)
+    for name, vectors in modalities.items():
+        np.testing.assert_allclose(vectors, ranker.encoder.vectors[name][rows], atol=1e-3)
+    assert np.isnan(modalities["photo"][0]).all() and not np.isnan(modalities["item"]).any()
+    columns = catalogue.items[rows.tolist()].with_columns(item_id=pl.lit("nobody has met it"))
+    grown = ranker.with_items(columns, modalities=modalities)
+    known = catalogue.items.with_columns(item_id=pl.lit("nobody has met it"))
+    unknown = Ranker(
+        ranker.model, Features(catalogue, ids=ranker.features.ids, history_items=50, modalities=ranker.encoder.vectors)
+    ).with_items(known, modalities=ranker.encoder.vectors)
+    asking = ranker.features.of_words(user="u1", query=None, cell=None, time_us=0, past=None)
+    scores = grown.score(asking, item_rows=catalogue.num_items + np.arange(4))
+    expected = unknown.score(asking, item_rows=catalogue.num_items + rows)
+    np.testing.assert_allclose(scores, expected, rtol=2e-3, atol=2e-3)
+    assert np.ptp(scores) > 1
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [
+        {"train": "adapter", "encoder_blocks": 1, "train_behaviours": "lora"},
+        {"train": "full", "train_behaviours": "lora_cache", "recompute": True},
+    ],
+    ids=["blocks", "cache"],
+)
+def test_an_interrupted_training_of_its_encoder_ends_as_an_unbroken_one(photo_log, blind, tmp_path, modes):
+    content = {"kind": "em3", "dim": 8, "heads": 2, **modes}
+    config = config_of({"kind": "din"}, content=content, epochs=1, validations=2)
+    given = Given(*photo_log, seed=0, encoder=EncoderStart(blind, [View.ITEM, View.TITLE, View.PHOTO]))
+    before = load_file(blind.file("model.safetensors"))
+    weights, _ = broken_and_unbroken(config, given, tmp_path)
+    changed = {
+        name for name, value in before.items() if not torch.equal(weights.get(f"content.encoder.{name}", value), value)
+    }
+    assert bool(changed) == (modes["train"] == "full")
+    task = RankTask(config, given)
+    task.module.load_state_dict(weights)
+    (tmp_path / "saved").mkdir()
+    task.save(tmp_path / "saved")
+    merged = load_file(tmp_path / "saved" / "encoder" / "model.safetensors")
+    assert merged.keys() == before.keys()
+    assert any(not torch.equal(value, before[name]) for name, value in merged.items())
+
+
+def test_an_encoder_is_given_where_one_is_trained_and_nowhere_else(photo_log, blind):
+    start = EncoderStart(blind, [View.ITEM])
+    vectors = {"item": np.zeros((96, 4), np.float32)}
+    full, adapter = {"kind": "em3", "dim": 8, "heads": 2, "train": "full"}, {"kind": "em3"}
+    for content, given, message in (
+        (full, {"modalities": vectors}, "train the encoder .* none is given"),
+        (full, {"encoder": start, "modalities": vectors}, "Leave them out"),
+        (adapter, {"encoder": start}, "no setting trains it"),
+        (full, {"encoder": EncoderStart(blind, [])}, "told which of its vectors"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            RankTask(config_of({}, content=content), Given(*photo_log, seed=0, **given))
 
 
 def test_what_is_loaded_has_the_scores_that_chose_it(din, log, din_folder):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_rankers import EM3, candidates, model_of
+from safetensors.torch import load_file
+from tiny_rankers import EM3, candidates, model_of, warmed
 from torch.nn import functional
 
 from triptych.foundation.errors import ConfigError
 from triptych.foundation.registry import config_class
-from triptych.ranker.base import CONTENTS
+from triptych.ranker.base import CONTENTS, load_model
 from triptych.ranker.content.base import Asked
 from triptych.ranker.content.em3 import Em3ContentConfig
 from triptych.ranker.content.simtier import SimTierConfig
@@ -78,6 +79,115 @@ def test_behaviours_by_low_rank_leave_the_weights_to_candidates():
     assert not torch.equal(
         gradients(shared, asked())["fusion.queries"], gradients(shared, asked(), steps=0.0)["fusion.queries"]
     )
+
+
+CACHED = {"train_behaviours": "lora_cache"}
+
+
+def trained_on(module, given, *, passes=1):
+    """Passes of training in which the Q-Former changes."""
+    module.train()
+    for _ in range(passes):
+        module(given)
+        with torch.no_grad():
+            module.fusion.queries.add_(0.3)
+    return module
+
+
+def as_candidates(given):
+    """Every item a candidate, so that all of what is kept is refreshed."""
+    return given._replace(target=torch.arange(len(given.item_rows)), steps=given.steps[[0] * len(given.item_rows)])
+
+
+@pytest.mark.parametrize("train", ["adapter", "lora", "frozen"])
+@pytest.mark.parametrize("behaviours", ["cache", "lora_cache"])
+def test_kept_vectors_are_those_of_their_last_time_as_candidates(train, behaviours):
+    """Items 1, 3 and 5 are candidates and in histories, 0 and 6 in histories alone: those are encoded once and kept."""
+    module = em3(train=train, train_behaviours=behaviours, contrast_weight=0.0)
+    given = asked()
+    old = module.eval()(given).steps.vectors
+    trained_on(module, given)
+    new = module.eval()(given).steps.vectors
+    vectors = module.train()(given).steps.vectors
+    chosen = given.steps[given.steps >= 0].unique().tolist()
+    assert chosen == [0, 1, 3, 5, 6] and sorted(set(given.target.tolist())) == [1, 2, 3, 4, 5]
+    candidates_too = [place for place, item in enumerate(chosen) if item in given.target.tolist()]
+    others = [place for place in range(len(chosen)) if place not in candidates_too]
+    torch.testing.assert_close(vectors[candidates_too], new[candidates_too], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(vectors[others], old[others], rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(old[others], new[others], atol=1e-3)
+    assert module.cache.passes == 2
+    rows = given.item_rows
+    assert module.cache.written[rows].tolist() == [1, 2, 2, 2, 2, 2, 1]
+    assert int((module.cache.written > 0).sum()) == len(rows)
+
+
+def test_after_a_refresh_what_is_kept_is_what_is_computed():
+    module = trained_on(em3(train_behaviours="cache", contrast_weight=0.0), asked(), passes=3)
+    found = {**module.report(lambda rows: asked().shown.at(places_of(rows)))}
+    assert found["cache_cosine"] < 0.999 and found["cache_age"] > 0
+    module(as_candidates(asked()))
+    kept = module.cache.vectors[asked().item_rows]
+    fresh = module.eval()(as_candidates(asked())).target
+    torch.testing.assert_close(kept, fresh, rtol=0, atol=1e-6)
+    found = module.report(lambda rows: asked().shown.at(places_of(rows)))
+    assert found == {"cache_found": 1.0, "cache_cosine": pytest.approx(1.0, abs=1e-6), "cache_age": 0.0}
+
+
+def places_of(rows):
+    return torch.tensor([asked().item_rows.tolist().index(row) for row in rows.tolist()], dtype=torch.int64)
+
+
+def test_the_report_counts_what_was_looked_for_since_the_last_one():
+    module = em3(train_behaviours="cache", contrast_weight=0.0)
+    assert module.report(lambda rows: asked().shown) == {}
+    given = asked()
+    slots = [place for place in given.steps.flatten().tolist() if place >= 0]
+    module.train()(given)
+    found = module.report(lambda rows: asked().shown.at(places_of(rows)))
+    assert found["cache_found"] == pytest.approx(np.mean([place in given.target.tolist() for place in slots]))
+    module(given)
+    assert module.report(lambda rows: asked().shown.at(places_of(rows)))["cache_found"] == 1.0
+    assert "cache_found" not in module.report(lambda rows: asked().shown.at(places_of(rows)))
+    assert em3().report(lambda rows: asked().shown) == {}
+
+
+def test_low_rank_over_kept_vectors_begins_as_they_are_and_sends_gradient_to_factors_alone():
+    plain, mapped = em3(train_behaviours="cache"), em3(**CACHED)
+    first = [module.train()(asked()).steps.vectors for module in (plain, mapped)]
+    assert torch.equal(*first)
+    with torch.no_grad():
+        mapped.cache_map.up.normal_(generator=torch.Generator().manual_seed(1))
+    kept = first[0]
+    expected = kept + 2.0 * kept @ mapped.cache_map.down.T @ mapped.cache_map.up.T
+    torch.testing.assert_close(mapped(asked()).steps.vectors, expected)
+    found = gradients(mapped, asked(), target=0.0)
+    trained = {name for name, grad in found.items() if grad is not None and grad.any()}
+    assert trained == {"cache_map.down", "cache_map.up"}
+
+
+def test_in_evaluation_the_table_is_neither_read_nor_written():
+    module = trained_on(em3(**CACHED, contrast_weight=0.0), asked())
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    fresh = em3(**CACHED, contrast_weight=0.0).eval()
+    fresh.load_state_dict({name: value for name, value in before.items() if not name.startswith("cache.")})
+    assert not fresh.cache.written.any()
+    said = module.eval()(asked())
+    assert torch.equal(fresh(asked()).steps.vectors, said.steps.vectors)
+    beyond = asked()._replace(item_rows=asked().item_rows + 10**6)  # added when serving
+    assert torch.equal(module(beyond).steps.vectors, said.steps.vectors)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_saved_ranker_holds_no_table(tmp_path):
+    model = warmed(model_of("din", {**EM3, **CACHED}))
+    model.train()(candidates())
+    model.eval().save(tmp_path)
+    loaded = load_model(tmp_path)
+    assert not any(name.startswith("content.cache.") for name in load_file(tmp_path / "model.safetensors"))
+    assert torch.equal(loaded(candidates()).logits, model(candidates()).logits)
+    assert model.content.cache.written.any() and not loaded.content.cache.written.any()
 
 
 def test_frozen_trains_nothing_and_low_rank_on_both_sides_leaves_the_weights():
@@ -163,6 +273,8 @@ def test_the_q_former_has_a_rate_of_its_own():
         ({"contrast_weight": 0, "contrast_negatives": 3}, "contrast_negatives has no effect with contrast_weight = 0"),
         ({"width": 32}, "width has no effect with form = 'as_published'"),
         ({"train": "lora", "fusion_rate_factor": 1.0}, "fusion_rate_factor has no effect"),
+        ({"train_behaviours": "cache", "rank": 4}, "rank has no effect"),
+        ({"train": "cache"}, "train = 'cache' is for train_behaviours"),
         ({"heads": 3}, "dim 8 must be a multiple of heads"),
     ],
 )

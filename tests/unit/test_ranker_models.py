@@ -76,7 +76,8 @@ def test_cross_layers_are_their_equation(rank):
     torch.testing.assert_close(cross(first), expected)
 
 
-CONTENT = {"none": "none", "frozen": "frozen", "simtier": "simtier", "em3": EM3}
+KEPT = {**EM3, "train_behaviours": "lora_cache"}
+CONTENT = {"none": "none", "frozen": "frozen", "simtier": "simtier", "em3": EM3, "em3 kept": KEPT}
 SIM = [("sim", {"search": search, "found_items": 2, "recent_items": 1}) for search in ("category", "features")]
 EVERY = [*((kind, {}) for kind in kinds(MODELS) if kind != "sim"), *SIM, ("mlp", {"history_items": 0})]
 

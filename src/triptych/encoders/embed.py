@@ -25,7 +25,7 @@ from triptych.encoders.pretrained import PretrainedTokenizer
 from triptych.encoders.slots import PhotoSlot, TextSlot
 from triptych.encoders.text import text_tensor
 from triptych.foundation.artifact import Artifact
-from triptych.foundation.errors import ConfigError, DataError
+from triptych.foundation.errors import ArtifactError, ConfigError, DataError
 from triptych.foundation.progress import Progress
 from triptych.nn.precision import Precision, autocast, find_device
 
@@ -89,19 +89,43 @@ class Embedder:
             ConfigError: an export is asked of an encoder that has but one.
         """
         artifact = Artifact.open(source.path if isinstance(source, Artifact) else source, kind=KIND)
-        encoder = load_encoder(artifact.path)
+        return cls.load(artifact.path, precision=precision, device=device, export=export)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        precision: Precision = Precision.AUTO,
+        device: str = "auto",
+        export: Export | None = None,
+    ) -> Self:
+        """Open an encoder's files, wherever they are; arguments and errors as of `open`."""
+        encoder = load_encoder(folder)
         if export is not None:
             if not isinstance(encoder, TwoTowerEncoder):
-                raise ConfigError(
-                    f"export: the encoder in {str(artifact.path)!r} has one kind of vectors. Leave it out."
-                )
+                raise ConfigError(f"export: the encoder in {str(folder)!r} has one kind of vectors. Leave it out.")
             encoder.export = export
         tokenizer: AnyTokenizer
         if isinstance(encoder.text, TextSlot):
             tokenizer = PretrainedTokenizer(encoder.text.pretrained.folder)
+        elif not (folder / TOKENIZER_FILE).is_file():
+            raise ArtifactError(f"{str(folder)!r} holds no '{TOKENIZER_FILE}'.")
         else:
-            tokenizer = TextTokenizer.load(artifact.file(TOKENIZER_FILE))
+            tokenizer = TextTokenizer.load(folder / TOKENIZER_FILE)
         return cls(encoder, tokenizer=tokenizer, precision=precision, device=device)
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` reads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._encoder.save(folder)
+        if isinstance(self._tokenizer, TextTokenizer):
+            self._tokenizer.save(folder / TOKENIZER_FILE)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model."""
+        return self._encoder
 
     @property
     def vector_dim(self) -> int:
@@ -246,9 +270,10 @@ class Embedder:
         views: Collection[View],
         photo_rows: NDArray[np.integer] | None = None,
         features: PhotoFeatures | None = None,
+        item_rows: NDArray[np.integer] | None = None,
         label: str | None = "embedding items",
     ) -> dict[View, NDArray[np.float16]]:
-        """Encode several vectors of every item of a catalogue, reading it once.
+        """Encode several vectors of every item of a catalogue, or of some, reading it once.
 
         Args:
             catalogue: items and photos.
@@ -256,27 +281,30 @@ class Embedder:
             photo_rows: ``[num_items]``; item i is shown the photo of item ``photo_rows[i]`` (the permuted-photo
                 control). None shows its own.
             features: what the encoder's frozen vision model sees in the photos, so that it need not look again.
+            item_rows: int ``[n]``, which items; None: all in their order.
             label: of the progress bar; None shows none.
 
         Returns:
-            For each view ``[num_items, vector_dim]`` in item row order.
+            For each view ``[n, vector_dim]``, in the order of `item_rows`.
 
         Raises:
             DataError: the catalogue's photos have another size than the encoder takes.
         """
-        photo_of = np.arange(catalogue.num_items) if photo_rows is None else np.asarray(photo_rows, dtype=np.int64)
+        rows = np.arange(catalogue.num_items) if item_rows is None else np.asarray(item_rows, dtype=np.int64)
+        photo_of = rows if photo_rows is None else np.asarray(photo_rows, dtype=np.int64)[rows]
+        texts = item_texts(catalogue, features=self.title_features)
         photos = catalogue.photos
         if self.modalities.reads_photo and photos.px != self.px:
             raise DataError(f"The catalogue's photos are {photos.px} px wide, the encoder takes {self.px} px.")
         source = photos if features is None else features
-        bar = None if label is None else Progress(label, total=catalogue.num_items, unit="item")
+        bar = None if label is None else Progress(label, total=len(rows), unit="item")
         with nullcontext() if bar is None else bar:
             vectors = self._items(
-                item_texts(catalogue, features=self.title_features),
-                source=lambda rows: source.pixels(photo_of[rows]),
+                texts if item_rows is None else [texts[row] for row in rows],
+                source=lambda some: source.pixels(photo_of[some]),
                 others=None
                 if self.photos == 1
-                else lambda rows: source.other_pixels(photo_of[rows], most=self.photos - 1),
+                else lambda some: source.other_pixels(photo_of[some], most=self.photos - 1),
                 present=np.asarray(photos.has)[photo_of],
                 bulk=True,
                 views=views,

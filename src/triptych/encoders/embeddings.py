@@ -5,7 +5,7 @@ An ``item_views`` artefact has the vectors of title and photo alone beside them,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,15 +130,19 @@ def load_views(item_views: Artifact) -> dict[str, NDArray[np.float16]]:
 
 
 def encode_views(
-    titles: Sequence[str | None], *, pixels: NDArray[np.uint8], has_photo: NDArray[np.bool_], embedder: Embedder
+    titles: Sequence[str | None],
+    *,
+    pixels: NDArray[np.uint8],
+    has_photo: NDArray[np.bool_],
+    embedder: Embedder,
+    views: Collection[View] = SIDES,
 ) -> dict[str, NDArray[np.float32]]:
-    """Encode title and photo of some items by themselves, as `run_views` does a catalogue's."""
-    found = embedder.item_views(titles, views=SIDES, pixels=pixels, has_photo=has_photo)
-    sides = _sides(titles, has_photo)
-    return {
-        view.value: np.where(is_there[:, None], found[view], np.float32(np.nan))
-        for view, is_there in zip(SIDES, sides, strict=True)
-    }
+    """Encode title and photo of some items by themselves, as `run_views` does a catalogue's; or other `views`."""
+    found = embedder.item_views(titles, views=views, pixels=pixels, has_photo=has_photo)
+    for view, is_there in zip(SIDES, _sides(titles, has_photo), strict=True):
+        if view in found:
+            found[view][~is_there] = np.nan
+    return {view.value: vectors for view, vectors in found.items()}
 
 
 def load_vectors(embeddings: Artifact) -> NDArray[np.float16]:

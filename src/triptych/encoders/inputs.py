@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +51,10 @@ class OtherPhotos(NamedTuple):
     present: Tensor
     """bool ``[batch, photos]``."""
 
+    def at(self, places: Tensor) -> OtherPhotos:
+        """Take those of some items, int64 ``[n]``."""
+        return OtherPhotos(self.pixels[places], self.present[places])
+
 
 class ItemInputs(NamedTuple):
     """A batch of items. What an item lacks may hold anything: it is never looked at."""
@@ -84,6 +88,10 @@ class ItemInputs(NamedTuple):
         """Bool ``[batch]``, whose photo enters the vector."""
         return self.has_photo if self.drop_photo is None else self.has_photo & ~self.drop_photo
 
+    def at(self, places: Tensor) -> ItemInputs:
+        """Take some of the items, int64 ``[n]``."""
+        return ItemInputs(*(None if part is None else _taken(part, places) for part in self))
+
     def only(self, view: View) -> ItemInputs:
         """Return the same items without their photos, or without their titles."""
         if view in (View.TITLE, View.WITHOUT_PHOTO):
@@ -92,6 +100,10 @@ class ItemInputs(NamedTuple):
         if view in (View.PHOTO, View.WITHOUT_TITLE):
             return self._replace(title_tokens=None, has_title=torch.zeros_like(self.has_title), drop_photo=None)
         return self
+
+
+def _taken(part: Any, places: Tensor) -> Any:
+    return part.at(places) if isinstance(part, OtherPhotos) else part[places]
 
 
 class Tokens(NamedTuple):

@@ -28,6 +28,7 @@ from triptych.foundation.errors import EngineError
 from triptych.foundation.types import Hits
 from triptych.index.base import Index
 from triptych.ranker.features import Past, Spoken
+from triptych.ranker.own_encoder import OwnEncoder
 from triptych.ranker.scorer import ITEM_VECTORS, SCORED_AT_ONCE, Ranker
 from triptych.recall.base import Request, Retriever
 
@@ -93,7 +94,9 @@ class Ranking:
         if parts.ranker is None or parts.ranking is None:
             return None
         modalities: dict[str, NDArray[Any]] = {} if parts.item_views is None else dict(load_views(parts.item_views))
-        if "encoder" in parts.ranker.inputs:
+        if OwnEncoder.is_in(parts.ranker.path):
+            modalities = {}  # it has vectors of its own
+        elif "encoder" in parts.ranker.inputs:
             modalities[ITEM_VECTORS] = index.vectors(np.arange(catalogue.num_items))
         ranker = Ranker.load(parts.ranker, catalogue=catalogue, modalities=modalities or None)
         return cls(ranker, candidates=RankRule.load(parts.ranking.path).candidates, catalogue=catalogue)
@@ -109,16 +112,20 @@ class Ranking:
         Args:
             new: the items.
             vectors: of the encoder, ``[n, dim]``.
-            embedder: that encoder.
+            embedder: that encoder. A ranker that has trained its own reads neither.
         """
-        features = self._ranker.features
+        features, own = self._ranker.features, self._ranker.encoder
+        embedder = embedder if own is None else own.embedder
         modalities: dict[str, NDArray[Any]] = {ITEM_VECTORS: vectors}
-        if len(features.sizes.modalities) > 1:
+        if own is not None or len(features.sizes.modalities) > 1:
             px = embedder.px
             pixels = np.stack([np.zeros((px, px, 3), np.uint8) if one.pixels is None else one.pixels for one in new])
             has_photo = np.array([one.pixels is not None for one in new], dtype=np.bool_)
             titles = [one.text(embedder.title_features) for one in new]
-            modalities |= encode_views(titles, pixels=pixels, has_photo=has_photo, embedder=embedder)
+            if own is None:
+                modalities |= encode_views(titles, pixels=pixels, has_photo=has_photo, embedder=embedder)
+            else:
+                modalities = dict(own.encode(titles, pixels=pixels, has_photo=has_photo))
         ids = features.ids
         types = {
             "item_id": pl.String(),

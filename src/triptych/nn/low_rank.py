@@ -11,12 +11,94 @@ another branch goes on training it, and the adapted one follows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class LowRankLinear(nn.Module):
+    """A linear layer that stays as it is, and factors beside it that are trained; it reads like the layer itself."""
+
+    def __init__(self, layer: nn.Linear, *, rank: int, alpha: float) -> None:
+        """Make the factors; most callers want `adapt`."""
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank {rank} must be at least 1")
+        self.layer, self.scale = layer.requires_grad_(False), alpha / rank
+        height, width = layer.weight.shape
+        self.down = nn.Parameter(torch.randn(rank, width) * rank**-0.5)
+        self.up = nn.Parameter(torch.zeros(height, rank))
+
+    @property
+    def weight(self) -> Tensor:
+        """The adapted matrix."""
+        own = self.layer.weight
+        return own + self.scale * (self.up @ self.down).to(own.dtype)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's."""
+        return self.layer.bias
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map ``[..., width]`` to ``[..., height]``."""
+        return functional.linear(states, self.weight, self.bias)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """Return the layer with the factors added in."""
+        self.layer.weight.copy_(self.weight)
+        return self.layer
+
+
+def adapt(module: nn.Module, names: Sequence[str], *, rank: int = 8, alpha: float = 16.0) -> None:
+    """Put factors beside linear layers of a module, in place, whose own weights are trained no more.
+
+    Args:
+        module: of which.
+        names: of the layers, as `named_modules` has them.
+        rank: as of `LowRankBranch`.
+        alpha: likewise.
+    """
+    for name in names:
+        layer = module.get_submodule(name)
+        assert isinstance(layer, nn.Linear), f"{name} is no linear layer"
+        module.set_submodule(name, LowRankLinear(layer, rank=rank, alpha=alpha))
+
+
+def merged(module: M) -> M:
+    """Return a copy of an adapted module in which the factors are added in: of the shape that it had before."""
+    found = copy.deepcopy(module)
+    for name in [name for name, part in found.named_modules() if isinstance(part, LowRankLinear)]:
+        part = found.get_submodule(name)
+        assert isinstance(part, LowRankLinear)
+        found.set_submodule(name, part.merged())
+    return found
+
+
+class LowRankMap(nn.Module):
+    r"""Vectors changed by low rank, :math:`c + \frac{\alpha}{r} B A c`; B begins as 0, so they begin as they are."""
+
+    def __init__(self, dim: int, *, rank: int = 8, alpha: float = 16.0) -> None:
+        """Make the factors for vectors of a length; arguments as of `LowRankBranch`."""
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank {rank} must be at least 1")
+        self.scale = alpha / rank
+        self.down = nn.Parameter(torch.randn(rank, dim) * rank**-0.5)
+        self.up = nn.Parameter(torch.zeros(dim, rank))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Map ``[n, dim]`` to ``[n, dim]``."""
+        change = functional.linear(functional.linear(vectors, self.down), self.up)
+        return vectors + self.scale * change
 
 
 class LowRankBranch(nn.Module):

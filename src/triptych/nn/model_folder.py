@@ -25,10 +25,26 @@ class Described(NamedTuple):
     sizes: dict[str, Any]
 
 
-def write_model(folder: Path, model: nn.Module, *, config: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
-    """Write a model's weights, and what it is built by; the folder is made where it is absent."""
+def write_model(
+    folder: Path,
+    model: nn.Module,
+    *,
+    config: Mapping[str, Any],
+    sizes: Mapping[str, Any],
+    without: tuple[str, ...] = (),
+) -> None:
+    """Write a model's weights, and what it is built by; the folder is made where it is absent.
+
+    Args:
+        folder: where.
+        model: whose state dict is written.
+        config: what it is built by.
+        sizes: what it was built for.
+        without: how the names begin of what training alone needs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous().cpu() for name, value in model.state_dict().items()}, folder / WEIGHTS_FILE)
+    kept = {name: value for name, value in model.state_dict().items() if not name.startswith(without)}
+    save_file({name: value.contiguous().cpu() for name, value in kept.items()}, folder / WEIGHTS_FILE)
     write_json(folder / CONFIG_FILE, config)
     write_json(folder / SIZES_FILE, sizes)
 

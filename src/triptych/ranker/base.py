@@ -156,6 +156,7 @@ class RankModel(nn.Module, ABC):
             id_vectors=items[:, : self.config.dim],
             target=given.target,
             steps=steps.places,
+            looks=given.items.looks,
         )
         described = self.content(asked)
         seen = Seen(
@@ -200,7 +201,8 @@ class RankModel(nn.Module, ABC):
             for name, value in self.sizes._asdict().items()
         }
         config = {"model": self.config.dump(), "content": self.content_config.dump()}
-        write_model(folder, self, config=config, sizes=sizes)
+        without = tuple(f"content.{name}" for name in self.content.unsaved())
+        write_model(folder, self, config=config, sizes=sizes, without=without)
 
 
 def load_model(folder: Path) -> RankModel:

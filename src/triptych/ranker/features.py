@@ -19,6 +19,8 @@ from triptych.data.catalogue import Catalogue
 from triptych.data.events import KIND_CODES
 from triptych.data.ids import UNK, IdVocabulary
 from triptych.data.text import folded, words
+from triptych.encoders.catalogue_inputs import CatalogueInputs
+from triptych.encoders.inputs import View
 from triptych.foundation.errors import ConfigError
 from triptych.nn.bags import TableBags
 from triptych.nn.query_former import ModalityTokens
@@ -35,7 +37,7 @@ from triptych.ranker.feature_ids import (
     first_seen_us,
     since,
 )
-from triptych.ranker.inputs import Candidates, ItemFeatures, RequestFeatures, Sizes
+from triptych.ranker.inputs import Candidates, ItemFeatures, RequestFeatures, Shown, Sizes
 from triptych.ranker.samples import Requests
 
 GAP_ROWS = 21
@@ -46,6 +48,14 @@ MINUTE_US, HOUR_US, DAY_US = 60_000_000, 3_600_000_000, 86_400_000_000
 
 Modalities = Mapping[str, NDArray[Any]]
 """What items are made of: name → ``[items, dim]`` or ``[items, tokens, dim]`` by item row, NaN where there is none."""
+
+
+class Looks(NamedTuple):
+    """How items look to an encoder, whose vectors are then what they are made of."""
+
+    inputs: CatalogueInputs
+    views: tuple[View, ...]
+    """Which of its vectors, in the order of their names."""
 
 
 class Asking(NamedTuple):
@@ -97,7 +107,13 @@ class Features:
     """What is known of a catalogue's items and of its log, in rows of a model's tables."""
 
     def __init__(
-        self, catalogue: Catalogue, *, ids: FeatureIds, history_items: int, modalities: Modalities | None = None
+        self,
+        catalogue: Catalogue,
+        *,
+        ids: FeatureIds,
+        history_items: int,
+        modalities: Modalities | None = None,
+        looks: Looks | None = None,
     ) -> None:
         """Look everything up.
 
@@ -106,19 +122,16 @@ class Features:
             ids: rows of tables, quantiles of numbers.
             history_items: the latest choices that are read, at most.
             modalities: what items are made of; None: nobody reads it.
+            looks: how they look, in the place of that, to an encoder that is being trained.
 
         Raises:
             ConfigError: a modality is not of these items.
         """
         self.ids = ids
         self._history_items = history_items
-        self._modalities = dict(sorted((modalities or {}).items()))  # in one order, whoever gives them
-        for name, vectors in self._modalities.items():
-            if vectors.ndim not in (2, 3) or len(vectors) != catalogue.num_items:
-                raise ConfigError(
-                    f"modalities: '{name}' has the shape {vectors.shape}; it must have one row, or one row of tokens, "
-                    f"for each of the {catalogue.num_items:,} items of the catalogue."
-                )
+        self._catalogue_items = catalogue.num_items
+        self._modalities = self._checked(modalities or {})
+        self._looks = looks
         self._items = _Items.of(catalogue.items, ids=ids)
         self._names = [*ids.request_fields, HOUR, WEEKDAY]
         texts = folded(catalogue.queries)
@@ -128,7 +141,6 @@ class Features:
         self._spoken = [_lists(spoken, ids=one) for one in ids.request_lists.values()]
         self._positions = catalogue.histories.positions
         self._log = {name: catalogue.event_array(name) for name in ("item_row", "time", "kind")}
-        self._catalogue_items = catalogue.num_items
 
     @property
     def sizes(self) -> Sizes:
@@ -143,9 +155,31 @@ class Features:
             sample_numbers=() if ids.age is None else (AGE,),
             gap_rows=1 + GAP_ROWS,
             kind_rows=1 + len(KIND_CODES),
-            modalities={name: vectors.shape[-1] for name, vectors in self._modalities.items()},
+            modalities=self._token_dims,
             catalogue_items=self._catalogue_items,
         )
+
+    @property
+    def _token_dims(self) -> dict[str, int]:
+        if self._looks is None:
+            return {name: vectors.shape[-1] for name, vectors in self._modalities.items()}
+        return {view.value: self._looks.inputs.vector_dim for view in self._looks.views}
+
+    def _checked(self, modalities: Modalities) -> dict[str, NDArray[Any]]:
+        """Bring modalities into one order, whoever gives them."""
+        for name, vectors in modalities.items():
+            if vectors.ndim not in (2, 3) or len(vectors) != self._catalogue_items:
+                raise ConfigError(
+                    f"modalities: '{name}' has the shape {vectors.shape}; it must have one row, or one row of tokens, "
+                    f"for each of the {self._catalogue_items:,} items of the catalogue."
+                )
+        return dict(sorted(modalities.items()))
+
+    def with_modalities(self, modalities: Modalities) -> Features:
+        """Return the same with vectors of items, as an encoder has them now, in the place of how items look."""
+        other = copy.copy(self)
+        other._modalities, other._looks = self._checked(modalities), None
+        return other
 
     def of_log(self, requests: Requests) -> Asking:
         """Gather requests of the catalogue's log, with what their users had chosen before."""
@@ -199,6 +233,7 @@ class Features:
                 training has not met is one that it does not know.
             modalities: what they are made of, the same names; left unread where nobody reads any.
         """
+        assert self._looks is None, "items are added to what answers, which has vectors of them"
         more = copy.copy(self)
         more._items = self._items.followed_by(_Items.of(items, ids=self.ids))
         more._modalities = {
@@ -206,6 +241,12 @@ class Features:
             for name, vectors in self._modalities.items()
         }
         return more
+
+    def shown(self, item_rows: NDArray[np.integer]) -> Shown:
+        """Gather what some items are made of."""
+        if self._looks is not None:
+            return Shown(looks=self._looks.inputs.of(item_rows))
+        return Shown(tuple(_tokens(vectors, item_rows) for vectors in self._modalities.values()))
 
     def candidates(
         self,
@@ -229,7 +270,7 @@ class Features:
         distinct, place = np.unique(np.concatenate([item_rows, asking.steps[there]]), return_inverse=True)
         steps = np.full(asking.steps.shape, -1, dtype=np.int64)
         steps[there] = place[len(item_rows) :]
-        items = self._items
+        items, shown = self._items, self.shown(distinct)
         fields, asked = items.fields[distinct], asking.fields.copy()
         if hide is not None and hide_rate:
             fields[hide.random(len(distinct)) < hide_rate, 0] = UNK
@@ -246,7 +287,8 @@ class Features:
                 fields=torch.from_numpy(fields),
                 lists=tuple(TableBags.of(one[distinct]) for one in items.lists),
                 numbers=torch.from_numpy(items.numbers[distinct]),
-                content=tuple(_tokens(vectors, distinct) for vectors in self._modalities.values()),
+                content=shown.content,
+                looks=shown.looks,
             ),
             RequestFeatures(
                 fields=torch.from_numpy(asked),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from triptych.encoders.inputs import ItemInputs
 from triptych.nn.bags import TableBags
 from triptych.nn.query_former import ModalityTokens
 
@@ -36,6 +37,22 @@ class Sizes(NamedTuple):
     """Items of the catalogue, for plug-ins that keep something of each."""
 
 
+class Shown(NamedTuple):
+    """What some distinct items are made of, as a plug-in is given it."""
+
+    content: tuple[ModalityTokens, ...] = ()
+    """Tokens of each modality, as ``Sizes.modalities`` names them; none where nobody reads any."""
+    looks: ItemInputs | None = None
+    """Titles and photos, in the place of tokens, for a plug-in that trains the encoder of them; None: tokens."""
+
+    def at(self, places: Tensor) -> Shown:
+        """Take some of them, int64 ``[n]``."""
+        content = (
+            ModalityTokens(one.tokens[places], None if one.keep is None else one.keep[places]) for one in self.content
+        )
+        return Shown(tuple(content), None if self.looks is None else self.looks.at(places))
+
+
 class ItemFeatures(NamedTuple):
     """What is known of some distinct items, each once, whether it is a candidate, in a history, or both."""
 
@@ -50,6 +67,8 @@ class ItemFeatures(NamedTuple):
     them are there."""
     content: tuple[ModalityTokens, ...]
     """Tokens of each modality, as ``Sizes.modalities`` names them."""
+    looks: ItemInputs | None = None
+    """Titles and photos in their place; see `Shown`."""
 
 
 class RequestFeatures(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import polars as pl
@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
 from triptych.foundation.artifact import Artifact
+from triptych.foundation.errors import ConfigError
 from triptych.nn.precision import find_device
 from triptych.ranker.base import RankModel, load_model
 from triptych.ranker.feature_ids import FeatureIds
 from triptych.ranker.features import Asking, Features, Modalities
-from triptych.ranker.inputs import Candidates
+from triptych.ranker.inputs import Candidates, Shown
+from triptych.ranker.own_encoder import OwnEncoder
 from triptych.ranker.samples import Samples
+
+Given = TypeVar("Given", Candidates, Shown)
 
 KIND = "ranker"
 ITEM_VECTORS = "item"
@@ -29,9 +33,11 @@ SCORED_AT_ONCE = 8_192
 class Ranker:
     """A model with what it reads."""
 
-    def __init__(self, model: RankModel, features: Features) -> None:
+    def __init__(self, model: RankModel, features: Features, *, encoder: OwnEncoder | None = None) -> None:
         """Put both together; use `load`."""
         self.model, self.features = model, features
+        self.encoder = encoder
+        """The encoder that it has trained as its own, for items that are not of the catalogue; None: it has none."""
 
     @classmethod
     def load(
@@ -47,19 +53,31 @@ class Ranker:
         Args:
             artifact: what `train.run` returned.
             catalogue: whose items are scored.
-            modalities: what they are made of, as given in training; None where the ranker reads none.
+            modalities: what they are made of, as given in training; None where the ranker reads none, or has trained
+                an encoder of its own and so has vectors of its own.
             device: cpu, cuda, or auto.
 
         Raises:
-            ArtifactError: it is no ranker, or files do not belong together.
+            ArtifactError: it is no ranker, or files do not belong together; it has vectors of another catalogue.
             ConfigError: modalities are not of these items, or are not those that it was trained with.
         """
         Artifact.open(artifact.path, kind=KIND)
         model = load_model(artifact.path).to(find_device(device))
+        encoder = None
+        if model.content_config.trains_encoder:
+            if modalities is not None:
+                raise ConfigError(
+                    "modalities: this ranker has trained its encoder and has vectors of its own, which go with its "
+                    "weights and no others. Leave them out."
+                )
+            if "catalogue" in artifact.inputs:
+                artifact.require_input("catalogue", catalogue.artifact)
+            encoder = OwnEncoder(artifact.path, device=device)
+            modalities = encoder.vectors
         ids = FeatureIds.load(artifact.path / FEATURES)
         features = Features(catalogue, ids=ids, history_items=model.config.history_items, modalities=modalities)
         model.check(features.sizes)
-        return cls(model, features)
+        return cls(model, features, encoder=encoder)
 
     def score_samples(self, samples: Samples) -> NDArray[np.float32]:
         """Return log odds of samples of the catalogue's log ``[samples]``."""
@@ -79,8 +97,13 @@ class Ranker:
         return _scored(self.model, self.features.candidates(asking, request=of, item_rows=item_rows))
 
     def with_items(self, items: pl.DataFrame, *, modalities: Modalities) -> Ranker:
-        """Return the same with more items behind the others; arguments as of `Features.with_items`."""
-        return Ranker(self.model, self.features.with_items(items, modalities=modalities))
+        """Return the same with more items behind the others.
+
+        Args:
+            items: as of `Features.with_items`.
+            modalities: likewise; of a ranker with an encoder of its own from `OwnEncoder.encode`.
+        """
+        return Ranker(self.model, self.features.with_items(items, modalities=modalities), encoder=self.encoder)
 
 
 def score_samples(model: RankModel, features: Features, samples: Samples) -> NDArray[np.float32]:
@@ -102,8 +125,8 @@ def _scored(model: RankModel, given: Candidates) -> NDArray[np.float32]:
     return logits
 
 
-def on_device(given: Candidates, device: torch.device) -> Candidates:
-    """Move candidates to a device."""
+def on_device(given: Given, device: torch.device) -> Given:
+    """Move candidates, or what items are made of, to a device."""
 
     def moved(part: Any) -> Any:
         if isinstance(part, torch.Tensor):
@@ -113,6 +136,5 @@ def on_device(given: Candidates, device: torch.device) -> Candidates:
             return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
         return part
 
-    found = moved(given)
-    assert isinstance(found, Candidates)
+    found: Given = moved(given)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,17 +15,19 @@ from torch import Tensor
 from triptych.data.catalogue import Catalogue
 from triptych.data.schema import Part
 from triptych.data.splits import Split
+from triptych.encoders.embed import Embedder
 from triptych.foundation.errors import ConfigError, DataError
 from triptych.losses.base import LossOutput
 from triptych.losses.choices import chosen_or_not, chosen_over_others
 from triptych.ranker.base import RankModel
 from triptych.ranker.config import Headline, Order, RankTrainConfig
 from triptych.ranker.feature_ids import FeatureIds
-from triptych.ranker.features import Features
-from triptych.ranker.inputs import Candidates
+from triptych.ranker.features import Features, Looks
+from triptych.ranker.inputs import Candidates, Shown
 from triptych.ranker.measure import figures, groups_of
+from triptych.ranker.own_encoder import EncoderStart, write_encoder
 from triptych.ranker.samples import Samples, read_samples
-from triptych.ranker.scorer import score_samples
+from triptych.ranker.scorer import FEATURES, on_device, score_samples
 from triptych.training.task import Validation
 
 VALIDATION_SEED = 0
@@ -44,6 +47,8 @@ class Given:
     modalities: Mapping[str, NDArray[Any]] | None = None
     """What items are made of, for a plug-in that reads it: name → ``[items, dim]`` (such as the vectors of an
     ``embeddings`` artefact) or ``[items, tokens, dim]``, NaN where there is none."""
+    encoder: EncoderStart | None = None
+    """An encoder in the place of `modalities`, for a plug-in that trains it (`ContentConfig.trains_encoder`)."""
 
 
 class RankBatch(NamedTuple):
@@ -64,9 +69,11 @@ class RankTask:
 
         Raises:
             DataError: there is nothing to tell apart in training, or in validation.
-            ConfigError: the plug-in reads what nobody gave, or reads nothing of what is given.
+            ConfigError: the plug-in reads what nobody gave, or reads nothing of what is given; it trains an encoder
+                and there is none, or trains none.
         """
         self._config, self._seed = config, given.seed
+        _check_encoder(config, given)
         if given.modalities and not config.content.reads_modalities:
             raise ConfigError(
                 f"content.kind = '{config.content.kind}' reads none of the modalities that are given. Leave them out, "
@@ -77,13 +84,21 @@ class RankTask:
         for part, samples in (("training", self.train), ("validation", self._validation)):
             _check_labels(samples, part=part)
         self.ids = FeatureIds.fit(given.catalogue, samples=self.train, min_count=config.id_min_count)
+        self._encoder = None if given.encoder is None else given.encoder.open()
+        self._looks: Looks | None = None
+        if given.encoder is not None and self._encoder is not None:
+            views = tuple(sorted(set(given.encoder.views)))
+            self._looks = Looks(given.encoder.inputs(given.catalogue, embedder=self._encoder), views)
         self.features = Features(
             given.catalogue,
             ids=self.ids,
             history_items=config.model.history_items,
             modalities=given.modalities if config.content.reads_modalities else None,
+            looks=self._looks,
         )
         self.module: RankModel = config.model.build(self.features.sizes, content=config.content, seed=given.seed)
+        if self._encoder is not None:
+            self.module.content.encode_by(self._encoder.encoder, seed=given.seed)
         self.module.begin_at(float(self.train.label.mean()))
         self._negatives = np.flatnonzero(~self.train.label)
         self._kept_negatives = max(1, round(config.negative_rate * len(self._negatives)))
@@ -135,7 +150,7 @@ class RankTask:
 
     def validate(self) -> Validation:
         """Score the validation samples and measure them."""
-        logits = score_samples(self.module, self.features, self._validation)
+        logits = score_samples(self.module, self._as_answering(self._validation), self._validation)
         found = figures(self._validation, logits, by=self._config.grouped_by)
         headline = self._config.headline
         if headline is Headline.GAUC and np.isnan(found.gauc):
@@ -144,8 +159,57 @@ class RankTask:
                 "not, so there is no GAUC. Set headline = auc, or another grouped_by."
             )
         names = ("gauc", "auc", "log_loss", "predicted_over_observed")
-        values = {name: float(getattr(found, name)) for name in names}
+        values = {name: float(getattr(found, name)) for name in names} | self._report()
         return Validation({name: value for name, value in values.items() if not np.isnan(value)}, headline=headline)
+
+    def save(self, folder: Path) -> None:
+        """Write the ranker as `scorer.Ranker` opens it; with an encoder of its own, that and its vectors of all items.
+
+        Everything of the catalogue is encoded for it.
+        """
+        self.module.save(folder)
+        self.ids.save(folder / FEATURES)
+        if self._looks is not None:
+            rows = np.arange(self.features.sizes.catalogue_items)
+            embedder = self._embedder()
+            vectors = self._looks.inputs.embed(
+                embedder, views=self._looks.views, item_rows=rows, label="encoding items"
+            )
+            write_encoder(folder, embedder=embedder, vectors=vectors)
+
+    def _embedder(self) -> Embedder:
+        """Put the encoder to use as it is now."""
+        assert self._encoder is not None
+        device = str(next(self.module.parameters()).device)
+        found = self._encoder
+        return Embedder(found.encoder, tokenizer=found.tokenizer, precision=self._config.precision, device=device)
+
+    def _as_answering(self, samples: Samples) -> Features:
+        """Return features as what answers has them: with vectors of the items in the place of how they look.
+
+        Each item of the samples and of their histories is encoded once, and not once for every batch of samples.
+        """
+        if self._looks is None:
+            return self.features
+        steps = self.features.of_log(samples.requests).steps
+        rows = np.unique(np.concatenate([samples.item_row, steps[steps >= 0]]))
+        found = self._looks.inputs.embed(self._embedder(), views=self._looks.views, item_rows=rows)
+        modalities = {}
+        for name, vectors in found.items():
+            modalities[name] = np.full(
+                (self.features.sizes.catalogue_items, vectors.shape[1]), np.nan, dtype=vectors.dtype
+            )
+            modalities[name][rows] = vectors
+        return self.features.with_modalities(modalities)
+
+    def _report(self) -> dict[str, float]:
+        """Ask the plug-in what it has to tell of itself."""
+        device = next(self.module.parameters()).device
+
+        def shown(rows: Tensor) -> Shown:
+            return on_device(self.features.shown(rows.cpu().numpy()), device)
+
+        return dict(self.module.content.report(shown))
 
     def _epoch(self, epoch: int) -> NDArray[np.int64]:
         """Return the samples of an epoch in their order; kept, as the next batch is mostly of the same one."""
@@ -170,6 +234,23 @@ class RankTask:
         before = np.cumsum(np.bincount(rank[of], minlength=len(groups)))
         enough = 1 + int(np.searchsorted(before, most))
         return samples.of_requests(np.unique(samples.request[rank[of] < enough]))
+
+
+def _check_encoder(config: RankTrainConfig, given: Given) -> None:
+    """See that there is an encoder exactly where one is trained, and that it is the only source of vectors."""
+    trains = config.content.trains_encoder
+    if trains and given.encoder is None:
+        raise ConfigError(
+            "content: its settings train the encoder of titles and photos (full, encoder_blocks), and none is given. "
+            "Give the pretrained one, or choose other modes."
+        )
+    if given.encoder is not None and not trains:
+        raise ConfigError(
+            "content: an encoder is given, and no setting trains it. Give its vectors as modalities, or set train = "
+            "'full' of content.kind = 'em3'."
+        )
+    if given.encoder is not None and given.modalities:
+        raise ConfigError("modalities: the encoder that is trained makes them. Leave them out.")
 
 
 def _check_labels(samples: Samples, *, part: str) -> None:

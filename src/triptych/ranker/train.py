@@ -8,7 +8,7 @@ from typing import Any
 
 from triptych.foundation.artifact import Artifact, find, produce
 from triptych.ranker.config import RankTrainConfig
-from triptych.ranker.scorer import FEATURES, KIND
+from triptych.ranker.scorer import KIND
 from triptych.ranker.task import Given, RankTask
 from triptych.training.loop import fit
 
@@ -23,20 +23,20 @@ def run(config: RankTrainConfig, given: Given, *, inputs: Mapping[str, Artifact 
         out: folder of the stage.
 
     Returns:
-        Artefact ``ranker``: the model's files, ``features`` (rows of tables, quantiles of numbers), ``train.jsonl``.
-        `scorer.Ranker` opens it.
+        Artefact ``ranker``: the model's files, ``features`` (rows of tables, quantiles of numbers), ``train.jsonl``;
+        of one that trains its encoder also that, and its vectors of the items (`own_encoder`). `scorer.Ranker` opens
+        it.
 
     Raises:
         DataError: there is nothing to tell apart in the training or the validation part.
-        ConfigError: the plug-in for content reads what nobody gave.
+        ConfigError: the plug-in for content reads, or trains, what nobody gave.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
         task = RankTask(config, given)
         loop = config.loop(batches_per_epoch=task.batches_per_epoch)
         result = fit(task, config=loop, out=folder, seed=given.seed)
-        task.module.save(folder)
-        task.ids.save(folder / FEATURES)
+        task.save(folder)
         parameters = sum(weight.numel() for weight in task.module.parameters())
         return {
             **result._asdict(),

@@ -15,6 +15,7 @@ from triptych.data.events import is_positive
 from triptych.data.schema import Part
 from triptych.data.splits import Split
 from triptych.encoders.embeddings import load_vectors, load_views
+from triptych.encoders.inputs import View
 from triptych.engine.answers import Channel
 from triptych.engine.ranking import RankedRetriever, Ranking, RankRule
 from triptych.evaluate.measure import some_requests
@@ -28,6 +29,7 @@ from triptych.metrics.significance import paired_difference
 from triptych.ranker import train
 from triptych.ranker.config import RankTrainConfig
 from triptych.ranker.measure import GroupBy
+from triptych.ranker.own_encoder import EncoderStart
 from triptych.ranker.samples import Samples, read_samples
 from triptych.ranker.scorer import ITEM_VECTORS, Ranker
 from triptych.ranker.task import Given
@@ -53,7 +55,7 @@ class TrainedRanker:
     artifact: Artifact
     """Kind ``ranker``."""
     embeddings: Artifact | None
-    """Item vectors of the encoder; None: it reads no content."""
+    """Item vectors of the encoder; None: it reads no content, or has trained the encoder and has vectors of its own."""
     views: Artifact | None
     """Those of title and photo; None: it fuses none."""
 
@@ -299,6 +301,11 @@ def _train(
     catalogue, content = stages.catalogue, config.content
     inputs: dict[str, Artifact | str] = {"catalogue": catalogue.artifact, "split": split.artifact}
     vectors, views = own.embeddings if content.reads_modalities else None, None
+    encoder = None
+    if content.trains_encoder:
+        vectors, encoder = None, _start(own, stages=stages, served=served)
+        seen = {} if encoder.features is None else {"photo_features": encoder.features}
+        inputs |= {"encoder": own.encoder, **seen}
     if vectors is not None:
         inputs |= {"encoder": own.encoder, "embeddings": vectors}
         modalities = served.config.encoder.modalities
@@ -306,11 +313,18 @@ def _train(
             name = f"{served.name} seed {seed}"
             views = item_views(own, pretrain=served.config, stages=stages, name=name)
             inputs["item_views"] = views
-    given = Given(catalogue, split, seed, modalities_of(vectors, views))
+    given = Given(catalogue, split, seed, modalities_of(vectors, views), encoder)
     artifact = stages.stage(
         RANKER, lambda out: train.run(config, given, inputs=inputs, out=out), record=f"{RANKER} seed {seed}"
     )
     return TrainedRanker(artifact, vectors, views)
+
+
+def _start(own: Trained, *, stages: Stages, served: Plan) -> EncoderStart:
+    """Have the ranker train on the served encoder, of which it reads all that there is."""
+    reads = served.config.encoder.modalities
+    views = [View.ITEM, View.TITLE, View.PHOTO] if reads.reads_title and reads.reads_photo else [View.ITEM]
+    return EncoderStart(own.encoder, views, features=stages.models_for(served.config).features)
 
 
 class _AsksByVectors(Protocol):

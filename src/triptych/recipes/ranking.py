@@ -16,6 +16,7 @@ from pydantic import model_validator
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
+from triptych.encoders.inputs import View
 from triptych.evaluate.measure import some_requests
 from triptych.evaluate.tasks import ranking as ranking_task
 from triptych.evaluate.tasks.base import EvaluationConfig, TaskResult
@@ -27,14 +28,16 @@ from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.ranker import train
 from triptych.ranker.config import RankTrainConfig
 from triptych.ranker.measure import GroupBy
+from triptych.ranker.own_encoder import EncoderStart
 from triptych.ranker.samples import Samples, read_samples
 from triptych.ranker.scorer import KIND, Ranker
 from triptych.ranker.task import Given
 from triptych.recall.models.popularity import Popularity
+from triptych.recipes.encoders import permuted_photos
 from triptych.recipes.recall import SIDES
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import Stages
-from triptych.recipes.views import Modality, item_views, of_modalities, permuted
+from triptych.recipes.views import Modality, item_views, of_modalities, permuted, permuted_rows
 
 Ranks = Popularity | Ranker
 """What gives a score to what was shown."""
@@ -77,14 +80,22 @@ class RankingPlan(NamedTuple):
         """How the encoder is trained; None: there is none."""
         return self.config.pretrain
 
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether the ranker goes on training it."""
+        return self.config.ranker.content.trains_encoder
+
 
 class Read(NamedTuple):
     """What a ranker reads of an encoder."""
 
     encoder: Artifact
-    embeddings: Artifact
+    embeddings: Artifact | None
+    """Its vectors of items; None: the ranker trains the encoder and makes its own."""
     item_views: Artifact | None
-    """Title and photo each; None: neither is read."""
+    """Title and photo each; None: neither is read, or likewise."""
+    photo_features: Artifact | None = None
+    """What its frozen vision model sees, for a ranker that trains the encoder; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -124,17 +135,32 @@ class RankingWork:
 
     def train(self) -> Artifact:
         """Train it, go on where an attempt was interrupted, or open it."""
-        given = Given(Catalogue.open(self.catalogue), Split.open(self.split), self.seed, self.modalities)
+        catalogue = Catalogue.open(self.catalogue)
+        encoder = self._encoder(catalogue) if self.plan.trains_encoder else None
+        given = Given(catalogue, Split.open(self.split), self.seed, self.modalities, encoder)
         return train.run(self.plan.config.ranker, given, inputs=self._inputs, out=self.out)
 
     @property
     def modalities(self) -> dict[str, NDArray[Any]] | None:
-        """What it reads of the items, name → ``[items, dim]``; None: nothing."""
-        if self.read is None:
+        """What it reads of the items, name → ``[items, dim]``; None: nothing, or what it makes itself."""
+        if self.read is None or self.read.embeddings is None:
             return None
         wanted, views = self.plan.config.modalities, self.read.item_views
         found = of_modalities(wanted, item_vectors=self.read.embeddings, views=views)
         return permuted(found, seed=self.seed) if self.plan.permuted_content else found
+
+    def _encoder(self, catalogue: Catalogue) -> EncoderStart:
+        """Describe the encoder that it trains on, shown what the encoder was shown in its own training."""
+        plan, read = self.plan, self.read
+        assert read is not None, "what trains an encoder reads one"
+        count = catalogue.num_items
+        return EncoderStart(
+            read.encoder,
+            [View(name.value) for name in plan.config.modalities],
+            features=read.photo_features,
+            photo_rows=permuted_photos(catalogue, seed=self.seed) if plan.permutes_photos else None,
+            content_rows=permuted_rows(count, seed=self.seed) if plan.permuted_content else None,
+        )
 
     @property
     def _inputs(self) -> dict[str, Artifact | str]:
@@ -155,7 +181,7 @@ class TrainedRanking:
     """Kind ``ranker``."""
     catalogue: Catalogue
     modalities: dict[str, NDArray[Any]] | None
-    """What it reads of the items; None: nothing."""
+    """What it reads of the items; None: nothing, or vectors of its own."""
 
     def open(self) -> Ranker:
         """Open it over its catalogue."""
@@ -186,12 +212,15 @@ def train_ranking(
             own, read = behind[plan.name, seed], None
             if own is not None:
                 assert plan.pretrain is not None
-                views = None
-                if set(SIDES) & set(plan.config.modalities):
+                views = features = None
+                vectors = None if plan.trains_encoder else own.embeddings
+                if plan.trains_encoder:
+                    features = stages.models_for(plan.pretrain).features
+                elif set(SIDES) & set(plan.config.modalities):
                     photos_of = seed if plan.permutes_photos else None
                     name = f"{plan.name} seed {seed}"
                     views = item_views(own, pretrain=plan.pretrain, stages=stages, name=name, photos_of=photos_of)
-                read = Read(own.encoder, own.embeddings, views)
+                read = Read(own.encoder, vectors, views, features)
             catalogue, out = stages.catalogue.artifact, stages.out / KIND
             works.append(RankingWork(plan, seed, catalogue, split.artifact, read, num_samples, out))
     new = train_new(works, jobs=stages.jobs, what="ranker")

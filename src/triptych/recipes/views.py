@@ -81,5 +81,11 @@ def permuted(modalities: Mapping[str, NDArray[Any]], *, seed: int) -> dict[str, 
     What is alike stays alike, so that a graph of items has the same shape; it is about other items.
     """
     (count,) = {len(vectors) for vectors in modalities.values()}
-    rows = np.random.default_rng([seed, CONTENT_SEED]).permutation(count)
+    rows = permuted_rows(count, seed=seed)
     return {name: np.asarray(vectors)[rows] for name, vectors in modalities.items()}
+
+
+def permuted_rows(count: int, *, seed: int) -> NDArray[np.int64]:
+    """Draw whose content each item has in the permuted-content control, ``[items]``."""
+    rows: NDArray[np.int64] = np.random.default_rng([seed, CONTENT_SEED]).permutation(count)
+    return rows

@@ -9,15 +9,18 @@ Any model of `ranker.models` runs with any plug-in.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from triptych.encoders.base import Encoder
+from triptych.encoders.inputs import ItemInputs
 from triptych.foundation.config import Config
 from triptych.losses.base import LossOutput
 from triptych.nn.query_former import ModalityTokens
 from triptych.nn.target_attention import Steps
+from triptych.ranker.inputs import Shown
 
 
 class Asked(NamedTuple):
@@ -35,6 +38,13 @@ class Asked(NamedTuple):
     """int64 ``[n]``, the place of each candidate."""
     steps: Tensor
     """int64 ``[n, longest]``, places of what was chosen before, -1 behind the end."""
+    looks: ItemInputs | None = None
+    """Titles and photos of the items in the place of `content`, for a plug-in that encodes them itself; None: not."""
+
+    @property
+    def shown(self) -> Shown:
+        """What the items are made of."""
+        return Shown(self.content, self.looks)
 
 
 class Described(NamedTuple):
@@ -72,6 +82,11 @@ class ContentConfig(Config):
         """Whether it makes one vector of several modalities itself, and so is given each; as it stands, it does not."""
         return False
 
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether it trains the encoder of titles and photos, and so is given one; as it stands, it does not."""
+        return False
+
     @abstractmethod
     def build(self, modalities: Mapping[str, int], *, id_dim: int, catalogue_items: int) -> ContentModule:
         """Make the plug-in with new weights.
@@ -98,10 +113,31 @@ class ContentModule(nn.Module, ABC):
     def forward(self, asked: Asked) -> Described:
         """Describe candidates and histories."""
 
+    def encode_by(self, encoder: Encoder, *, seed: int) -> None:
+        """Take an encoder, to be trained as a part of it: items are then shown by their titles and photos.
+
+        Args:
+            encoder: whose vectors (`encoders.inputs.View`) are the modalities that it was built for.
+            seed: of new weights beside it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} trains no encoder; see ContentConfig.trains_encoder")
+
     def rate_factors(self) -> Mapping[str, float]:
         """Return the beginning of weights' names → their share of the learning rate; as it stands, all have 1."""
         return {}
 
     def terms(self, asked: Asked, described: Described) -> Sequence[Term]:
         """Return its own losses on what it has just described, in training; as it stands, none."""
+        return ()
+
+    def report(self, shown: Callable[[Tensor], Shown]) -> Mapping[str, float]:
+        """Return what training's log tells of it beside validation's figures; as it stands, nothing.
+
+        Args:
+            shown: gathers what items of the catalogue are made of, by rows, int64 ``[n]``, on the module's device.
+        """
+        return {}
+
+    def unsaved(self) -> Sequence[str]:
+        """Return how the names begin of what training alone needs; as it stands, nothing does."""
         return ()

@@ -2,7 +2,13 @@
 
 Each distinct item of a batch goes through the Q-Former once for each side. Candidates are one a sample, so their branch
 may train all weights; behaviours are a hundred times as many, and their branch follows those weights and learns a few
-factors of its own (`nn.low_rank`). The tokens come from encoders that stay as they are.
+factors of its own (`nn.low_rank`), or is not run at all: in training a behaviour may be what its item was when it last
+was a candidate (`nn.vector_cache`). Outside of training nothing is read from there, and behaviours are encoded by the
+weights as they are.
+
+The tokens come from an encoder that stays as it is, or, end to end, from one that the ranking loss trains with all
+else. There is one encoder for both sides, as it is at that moment; `train`, `train_behaviours` and `encoder_blocks` say
+from where gradient reaches it.
 
 An item's vector and its vector by ID find each other by a contrast (`losses.content_id`), among the candidates of a
 batch that have an ID.
@@ -15,21 +21,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from triptych.data.ids import UNK
+from triptych.encoders.base import Encoder
+from triptych.encoders.inputs import View
 from triptych.foundation.errors import ConfigError
 from triptych.losses.content_id import Direction, Sides, Stop, content_id, draw_others
-from triptych.nn.low_rank import LowRankBranch
+from triptych.nn.low_rank import LowRankBranch, LowRankMap, adapt
 from triptych.nn.query_former import ModalityTokens, QueryFormer
 from triptych.nn.target_attention import Steps
+from triptych.nn.transformer import Transformer
+from triptych.nn.vector_cache import VectorCache
 from triptych.ranker.content.base import Asked, ContentConfig, ContentModule, Described, Term
+from triptych.ranker.inputs import Shown
 
 
 class Train(StrEnum):
@@ -41,6 +52,22 @@ class Train(StrEnum):
     """Low-rank factors of its own, over the shared weights."""
     ADAPTER = "adapter"
     """The shared weights."""
+    FULL = "full"
+    """Those, and the encoder of titles and photos that makes the tokens."""
+    CACHE = "cache"
+    """Nothing, of behaviours alone: in training an item's vector is what it was when it last was a candidate."""
+    LORA_CACHE = "lora_cache"
+    """Low-rank factors of a map of that vector, of behaviours alone."""
+
+
+LEARNING = frozenset({Train.LORA, Train.ADAPTER, Train.FULL})
+"""What sends gradient through the Q-Former."""
+CACHED = frozenset({Train.CACHE, Train.LORA_CACHE})
+"""What reads behaviours from a table in training."""
+
+
+LATER = ("encoder_blocks", "encoder_rate_factor")
+"""Settings that came when there were rankers already."""
 
 
 class Form(StrEnum):
@@ -58,9 +85,10 @@ class Em3ContentConfig(ContentConfig):
     kind: Literal["em3"] = "em3"
     """Name of the file that defines it."""
     train: Train = Train.ADAPTER
-    """What candidates train: frozen, lora or adapter."""
+    """What candidates train: frozen, lora, adapter, or full (the encoder of titles and photos as well)."""
     train_behaviours: Train = Train.LORA
-    """What behaviours train: frozen, lora or adapter."""
+    """What behaviours train: frozen, lora, adapter, full; or cache (nothing, and their vectors are kept from when they
+    were last candidates), lora_cache (low-rank factors of a map of those)."""
     form: Form = Form.AS_PUBLISHED
     """How the Q-Former is built: as_published or full."""
     dim: int = Field(64, ge=1)
@@ -83,6 +111,11 @@ class Em3ContentConfig(ContentConfig):
     """Factors' product is multiplied by alpha / rank."""
     fusion_rate_factor: float = Field(0.3, gt=0)
     """Learning rate of the Q-Former's own weights as a share of the loop's; factors have the loop's."""
+    encoder_blocks: int = Field(0, ge=0)
+    """Last blocks of each of the encoder's own transformers whose linear layers candidates train by low-rank factors
+    (rank, alpha), with train = lora or adapter; 0: they do not."""
+    encoder_rate_factor: float = Field(0.1, gt=0)
+    """Learning rate of the encoder's weights as a share of the loop's, with full; factors have the loop's."""
     chunk_items: int = Field(4096, ge=1)
     """Items encoded at a time."""
     recompute: bool = False
@@ -104,16 +137,31 @@ class Em3ContentConfig(ContentConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        full, lora = self.form is Form.FULL, Train.LORA in (self.train, self.train_behaviours)
+        full = self.form is Form.FULL
+        sides = {self.train, self.train_behaviours}
+        low_rank = {Train.LORA, Train.LORA_CACHE} & sides
+        blocks = self.encoder_blocks > 0
+        if blocks and (self.train not in (Train.LORA, Train.ADAPTER) or self.train_behaviours is Train.FULL):
+            raise ValueError(
+                "encoder_blocks goes with train = 'lora' or 'adapter', and no train_behaviours = 'full', which trains "
+                "all of the encoder. Set encoder_blocks = 0, or another mode."
+            )
+        low_rank_why = "neither train nor train_behaviours = 'lora' (or 'lora_cache'), nor encoder_blocks"
+        if self.train in CACHED:
+            raise ValueError(f"train = '{self.train}' is for train_behaviours: candidates are what fills the table.")
         if (self.width if full else self.dim) % self.heads:
             name = "width" if full else "dim"
             raise ValueError(f"{name} {self.width if full else self.dim} must be a multiple of heads ({self.heads}).")
         idle = {
             "width": (not full, "form = 'as_published'"),
             "modality_dropout_rate": (not full, "form = 'as_published'"),
-            "rank": (not lora, "neither train nor train_behaviours = 'lora'"),
-            "alpha": (not lora, "neither train nor train_behaviours = 'lora'"),
-            "fusion_rate_factor": (not self.trains_weights, "neither train nor train_behaviours = 'adapter'"),
+            "rank": (not low_rank and not blocks, low_rank_why),
+            "alpha": (not low_rank and not blocks, low_rank_why),
+            "fusion_rate_factor": (
+                not self.trains_weights,
+                "neither train nor train_behaviours = 'adapter' (or 'full')",
+            ),
+            "encoder_rate_factor": (Train.FULL not in sides, "neither train nor train_behaviours = 'full'"),
             **{
                 name: (not self.contrast_weight, "contrast_weight = 0")
                 for name in type(self).model_fields
@@ -125,6 +173,13 @@ class Em3ContentConfig(ContentConfig):
                 raise ValueError(f"{name} has no effect with {why}. Remove it.")
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_encoder(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what stands at its default and came later: rankers trained before keep their ids."""
+        tree: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {name: value for name, value in tree.items() if name not in LATER or value != fields[name].default}
+
     @property
     def fuses_modalities(self) -> bool:
         """It does."""
@@ -133,13 +188,18 @@ class Em3ContentConfig(ContentConfig):
     @property
     def trains_weights(self) -> bool:
         """Whether either side trains the shared weights."""
-        return Train.ADAPTER in (self.train, self.train_behaviours)
+        return bool({Train.ADAPTER, Train.FULL} & {self.train, self.train_behaviours})
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether gradient reaches the encoder of titles and photos from either side."""
+        return Train.FULL in (self.train, self.train_behaviours) or self.encoder_blocks > 0
 
     def build(self, modalities: Mapping[str, int], *, id_dim: int, catalogue_items: int) -> Em3Content:
         """Make it."""
         if not modalities:
             raise ConfigError("content: 'em3' reads what items are made of, and there is nothing. Give modalities.")
-        return Em3Content(self, list(modalities.values()), id_dim=id_dim)
+        return Em3Content(self, modalities, id_dim=id_dim, catalogue_items=catalogue_items)
 
 
 CONFIG = Em3ContentConfig
@@ -150,10 +210,14 @@ class Em3Content(ContentModule):
 
     pair_dim = 0
 
-    def __init__(self, config: Em3ContentConfig, token_dims: Sequence[int], *, id_dim: int) -> None:
+    def __init__(
+        self, config: Em3ContentConfig, modalities: Mapping[str, int], *, id_dim: int, catalogue_items: int
+    ) -> None:
         """Make the layers; use `Em3ContentConfig.build`."""
         super().__init__()
-        self.config, self.dim = config, config.dim
+        self.config, self.dim, self._modalities = config, config.dim, tuple(modalities)
+        self.encoder: Encoder | None = None
+        token_dims = tuple(modalities.values())
         shape = {"queries": config.queries, "layers": config.layers, "heads": config.heads}
         if config.form is Form.FULL:
             self.fusion = QueryFormer.full(
@@ -174,23 +238,89 @@ class Em3Content(ContentModule):
         self.fusion.requires_grad_(config.trains_weights)
         self.target_factors = self._factors(config.train)
         self.behaviour_factors = self._factors(config.train_behaviours)
+        cached = config.train_behaviours in CACHED
+        self.cache = VectorCache(catalogue_items, config.dim) if cached else None
+        self.cache_map = (
+            LowRankMap(config.dim, rank=config.rank, alpha=config.alpha)
+            if config.train_behaviours is Train.LORA_CACHE
+            else None
+        )
         self.register_buffer("contrasted", torch.zeros((), dtype=torch.int64))
 
+    def encode_by(self, encoder: Encoder, *, seed: int) -> None:
+        """Take an encoder: all of its weights are trained, or factors beside its last blocks.
+
+        Raises:
+            ConfigError: it has no blocks of its own to train.
+        """
+        config = self.config
+        self.encoder = encoder.requires_grad_(not config.encoder_blocks)
+        if not config.encoder_blocks:
+            return
+        layers = _last_layers(encoder, blocks=config.encoder_blocks)
+        if not layers:
+            raise ConfigError(
+                "content.encoder_blocks: the encoder has no transformer blocks of its own, only pretrained models. Set "
+                "content.train = 'full' in its place."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            adapt(encoder, layers, rank=config.rank, alpha=config.alpha)
+
     def rate_factors(self) -> Mapping[str, float]:
-        """The Q-Former's weights have a rate of their own."""
-        return {"fusion": self.config.fusion_rate_factor}
+        """The Q-Former's weights have a rate of their own, and those of an encoder another one."""
+        found = {"fusion": self.config.fusion_rate_factor}
+        if self.encoder is None or self.config.encoder_blocks:
+            return found
+        own = self.config.encoder_rate_factor
+        within = {f"encoder.{name}": own * share for name, share in self.encoder.rate_factors().items()}
+        return {**within, "encoder.": own, **found}
 
     def forward(self, asked: Asked) -> Described:
         """Describe every distinct candidate, and every distinct item of a history, once."""
-        config = self.config
+        config, shown = self.config, asked.shown
         target, of = torch.unique(asked.target, return_inverse=True)
-        described = self._encode(asked, target, train=config.train, factors=self.target_factors)
+        described = self._encode(
+            shown,
+            target,
+            train=config.train,
+            factors=self.target_factors,
+            reaches_encoder=config.train is Train.FULL or config.encoder_blocks > 0,
+        )
         keep = asked.steps >= 0
-        chosen, places = torch.unique(asked.steps[keep], return_inverse=True)
-        steps = self._encode(asked, chosen, train=config.train_behaviours, factors=self.behaviour_factors)
+        chosen, places, counts = torch.unique(asked.steps[keep], return_inverse=True, return_counts=True)
+        if self.cache is None:
+            train = config.train_behaviours
+            steps = self._encode(
+                shown,
+                chosen,
+                train=train,
+                factors=self.behaviour_factors,
+                reaches_encoder=train is Train.FULL,
+            )
+        elif self.training:
+            self.cache.begin()
+            self.cache.write(asked.item_rows[target], described)
+            steps = self._kept(asked, chosen, counts=counts, cache=self.cache)
+        else:
+            steps = self._as_candidates(shown, chosen)
+        if self.cache_map is not None:
+            steps = self.cache_map(steps).float()
         places = torch.full_like(asked.steps, -1).masked_scatter(keep, places)
         nothing = described.new_zeros(len(of), 0)
         return Described(functional.embedding(of, described), Steps(steps, places), nothing)
+
+    def report(self, shown: Callable[[Tensor], Shown]) -> Mapping[str, float]:
+        """How stale what is kept of behaviours is (`VectorCache.report`)."""
+
+        def fresh(rows: Tensor) -> Tensor:
+            return self._as_candidates(shown(rows), torch.arange(len(rows), device=rows.device))
+
+        return {} if self.cache is None else self.cache.report(fresh)
+
+    def unsaved(self) -> Sequence[str]:
+        """The table of kept vectors, and the encoder, which is saved by itself."""
+        return ("cache.", "encoder.")
 
     def terms(self, asked: Asked, described: Described) -> Sequence[Term]:
         """Contrast the candidates' two sides; those without an ID have one."""
@@ -226,16 +356,76 @@ class Em3Content(ContentModule):
         config = self.config
         return LowRankBranch(self.fusion, rank=config.rank, alpha=config.alpha) if train is Train.LORA else None
 
-    def _encode(self, asked: Asked, places: Tensor, *, train: Train, factors: LowRankBranch | None) -> Tensor:
+    def _kept(self, asked: Asked, places: Tensor, *, counts: Tensor, cache: VectorCache) -> Tensor:
+        """Look distinct behaviours up, float32 ``[places, dim]``; those that nothing is kept of are encoded and kept.
+
+        Args:
+            asked: the batch.
+            places: int64 ``[n]``.
+            counts: int64 ``[n]``, how often each stands in a history.
+            cache: the table.
+        """
+        rows = asked.item_rows[places]
+        vectors, there = cache.read(rows, counts=counts)
+        lacking = ~there
+        if lacking.any():
+            fresh = self._as_candidates(asked.shown, places[lacking])
+            cache.write(rows[lacking], fresh)
+            vectors[lacking] = fresh
+        return vectors
+
+    def _as_candidates(self, shown: Shown, places: Tensor) -> Tensor:
+        """Encode distinct items as if they were candidates, without gradient."""
+        return self._encode(shown, places, train=Train.FROZEN, factors=self.target_factors)
+
+    def _encode(
+        self,
+        shown: Shown,
+        places: Tensor,
+        *,
+        train: Train,
+        factors: LowRankBranch | None,
+        reaches_encoder: bool = False,
+    ) -> Tensor:
         """Encode distinct items, float32 ``[places, dim]``."""
         branch: Callable[..., Tensor] = self.fusion if factors is None else factors
-        learns = train is not Train.FROZEN and torch.is_grad_enabled()
-        found = []
+        learns = train in LEARNING and torch.is_grad_enabled()
+
+        def encoded(some: Tensor) -> Tensor:
+            found: Tensor = branch(self._tokens(shown.at(some), learns=learns and reaches_encoder))
+            return found
+
+        parts = []
         with torch.set_grad_enabled(learns):
             for some in places.split(self.config.chunk_items) if len(places) else ():
-                given = [ModalityTokens(*(None if p is None else p[some] for p in one)) for one in asked.content]
-                if learns and self.config.recompute:
-                    found.append(checkpoint(branch, given, use_reentrant=False))
-                else:
-                    found.append(branch(given))
-        return torch.cat(found).float() if found else asked.id_vectors.new_zeros(0, self.dim)
+                again = learns and self.config.recompute
+                parts.append(checkpoint(encoded, some, use_reentrant=False) if again else encoded(some))
+        return torch.cat(parts).float() if parts else torch.zeros(0, self.dim, device=places.device)
+
+    def _tokens(self, shown: Shown, *, learns: bool) -> Sequence[ModalityTokens]:
+        """Return the tokens of some items: those given, or one of each of the encoder's vectors, as it is now."""
+        looks = shown.looks
+        if looks is None:
+            return shown.content
+        assert self.encoder is not None, "items are shown by title and photo to a ranker that trains their encoder"
+        views = [View(name) for name in self._modalities]
+        with torch.set_grad_enabled(learns):
+            vectors = self.encoder.encode_views(looks, views=views)
+        always = torch.ones_like(looks.has_title)
+        there = {View.TITLE: looks.has_title, View.PHOTO: looks.has_photo}
+        return [ModalityTokens(vectors[view][:, None], there.get(view, always)[:, None]) for view in views]
+
+
+def _last_layers(encoder: Encoder, *, blocks: int) -> list[str]:
+    """Return the names of the linear layers in the last blocks of each of an encoder's transformers."""
+    names = []
+    for place, part in encoder.named_modules():
+        if isinstance(part, Transformer):
+            first = max(0, len(part.blocks) - blocks)
+            within = part.blocks.named_modules(prefix=f"{place}.blocks")
+            names += [
+                name
+                for name, layer in within
+                if isinstance(layer, nn.Linear) and int(name.removeprefix(f"{place}.blocks.").split(".")[0]) >= first
+            ]
+    return names
