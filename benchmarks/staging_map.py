@@ -3,11 +3,11 @@
     python benchmarks/staging_map.py --out runs/staging [--regimes cold warm …] [--arms o1 …] [--seeds 0 1 2] [--jobs 2]
     python benchmarks/staging_map.py --draw        the picture and the table of what was measured, again
 
-Fashion photos and titles, simulated shoppers. Every regime has the same arms: the fused loss alone, all losses at
-once, the stages of SMGR's reconstruction, and those with nothing frozen; same data, batches, steps and encoder within a
-regime, and the learning rates that trials have chosen, those of `triptych reproduce smgr --part pretraining`. Encoders
-are artefacts: an interrupted map goes on where it stopped, and more seeds add to what is there. The test day is never
-read. Results:
+Fashion photos and titles, simulated shoppers. Every regime has the same arms: the fused loss alone, all losses at once,
+the stages of SMGR's reconstruction, and those with nothing frozen; same data, batches, steps and encoder within a
+regime, and two learning rates, those that trials of `triptych reproduce smgr --part pretraining` have chosen for warm
+starts (from scratch, joint training chose half of it there); no regime was tried by itself. Encoders are artefacts: an
+interrupted map goes on where it stopped, and more seeds add to what is there. The test day is never read. Results:
 `results/staging_map.json` and `docs/images/staging-map.svg`.
 """
 
@@ -52,7 +52,7 @@ STEPS, EVERY = 400, 50
 HEADLINE, PHOTO_ONLY = Column("recall", 5), Column("recall", 20)
 AGAINST, BLENDED = "joint", "joint-blended"
 RATE, FUSED_RATE = 2e-3, 1e-3
-"""Chosen on validation in that table: joint training and stages alike are best at twice the rate of the fused loss."""
+"""Chosen on validation in that table, for warm starts: joint training and stages are best at twice the fused loss's."""
 
 
 def training(stages: str | list[Tree], *, steps: int = STEPS, every: int = EVERY, **settings: Any) -> MultitaskConfig:
