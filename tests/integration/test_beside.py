@@ -35,9 +35,12 @@ SETTINGS = (
 )
 
 
-def test_a_staged_training_stands_beside_the_served_one(demo_run: Path, tmp_path: Path):
+def test_a_staged_training_stands_beside_the_served_one(
+    demo_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     config = resolve("demo", settings=SETTINGS).config.merged({"beside": {"staged": STAGED}})
     report = run_pipeline(config, base=tmp_path, out=begun(tmp_path / "run", like=demo_run))
+    assert "staged learns from 640 items in all (loop.steps x batch_items), pretrain from 768" in caplog.text
     rows = read_records(report)
     assert {row["model"] for row in rows if row["task"] == "search"} >= {"title+photo", "staged", "bm25"}
     compared = {row["baseline"] for row in rows if row.get("model") == "title+photo" and "baseline" in row}

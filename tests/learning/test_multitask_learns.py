@@ -131,7 +131,9 @@ def test_a_stage_hands_on_the_weights_that_its_validation_liked_best(given: Give
     phases = config(stages, steps=40, loop={"validate_every": 2, "warmup_steps": 8}).phases(given)
     first = next(phases)
     fit(first.task, config=first.loop, out=tmp_path, seed=0)
-    curve = [line["recall@1/query-item"] for line in read_log(tmp_path / "train.jsonl") if line["event"] == "validation"]
+    curve = [
+        line["recall@1/query-item"] for line in read_log(tmp_path / "train.jsonl") if line["event"] == "validation"
+    ]
     assert curve[-1] < max(curve)
     second = next(phases)
     assert second.task.validate().metrics["recall@1/query-item"] == max(curve)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from triptych.recipes.config import Arm, RunConfig
 
-
 STAGED = {
     "kind": "multitask",
     "stages": "o1",

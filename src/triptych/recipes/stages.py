@@ -281,6 +281,16 @@ class Stages:
             for arm in self.config.arms
         ]
         plans += self.beside_plans
+        for plan in self.beside_plans:
+            own, other = (_items_seen(config) for config in (self.config.pretrain, plan.config))
+            if None not in (own, other) and own != other:
+                log.warning(
+                    "beside: %s learns from %s items in all (loop.steps x batch_items), pretrain from %s: the report "
+                    "compares unequal budgets",
+                    plan.name,
+                    f"{other:,}",
+                    f"{own:,}",
+                )
         served = self.config.pretrain
         if served.encoder.modalities.reads_photo and not served.varies_photos and self.config.photo_queries:
             log.warning(
@@ -561,6 +571,12 @@ class Stages:
             chosen=chosen,
             faults=checks["faults"] if checks else (),
         )
+
+
+def _items_seen(config: PretrainConfig) -> int | None:
+    """Return how many items a training learns from in all; None where it does not count them."""
+    batch = getattr(config, "batch_items", None)
+    return None if batch is None else batch * config.loop.steps
 
 
 def _brief(summary: Mapping[str, Any]) -> str:
