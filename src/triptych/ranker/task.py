@@ -84,8 +84,8 @@ class RankTask:
                 "or choose another kind, such as 'frozen'."
             )
         self.train = read_samples(given.catalogue, places=given.split.train)
-        self._validation = self._chosen(read_samples(given.catalogue, places=given.split.part(Part.VALIDATION)))
-        for part, samples in (("training", self.train), ("validation", self._validation)):
+        self.validation = self._chosen(read_samples(given.catalogue, places=given.split.part(Part.VALIDATION)))
+        for part, samples in (("training", self.train), ("validation", self.validation)):
             _check_labels(samples, part=part)
         self.ids = FeatureIds.fit(
             given.catalogue,
@@ -165,8 +165,8 @@ class RankTask:
 
     def validate(self) -> Validation:
         """Score the validation samples and measure them."""
-        logits = score_samples(self.module, self._as_answering(self._validation), self._validation)
-        found = figures(self._validation, logits, by=self._config.grouped_by)
+        logits = score_samples(self.module, self._as_answering(self.validation), self.validation)
+        found = figures(self.validation, logits, by=self._config.grouped_by)
         headline = self._config.headline
         if headline is Headline.GAUC and np.isnan(found.gauc):
             raise DataError(
