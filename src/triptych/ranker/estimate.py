@@ -62,7 +62,7 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         """Say it in a line."""
         said = (
-            f"{self.samples_per_s:,.0f} samples/s, {self.steps:,} steps in {self.seconds / 3600:.2g} hours without "
+            f"{self.samples_per_s:,.0f} samples/s, {self.steps:,} steps in {_duration(self.seconds)} without "
             f"validations; memory at most {_size(self.peak_memory_bytes)} (model {_size(self.model_bytes)}, gradients "
             f"and optimiser {_size(self.optimizer_bytes)}, activations {_size(self.activation_bytes)})"
         )
@@ -230,6 +230,10 @@ def _tensors(part: Any) -> list[Tensor]:
     if isinstance(part, Tensor):
         return [part]
     return [one for each in part for one in _tensors(each)] if isinstance(part, tuple) else []
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 3600:.3f} hours ({seconds:,.0f} s)"
 
 
 def _size(count: int) -> str:
