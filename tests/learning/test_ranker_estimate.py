@@ -155,5 +155,6 @@ def test_it_is_said_in_a_line():
     told = str(Estimate(7200, 3600.0, 2048.4, 3 * 2**30, 2**30, 2**29, 2**28, 1234.5, 0.42))
     assert told == (
         "2,048 samples/s, 7,200 steps in 1.0 hours without validations; memory at most 3.0 GiB (model 1.0 GiB, "
-        "gradients and optimiser 512 MiB, activations 256 MiB); 1,234 distinct items a batch, whose content takes 42% of the time"
+        "gradients and optimiser 512 MiB, activations 256 MiB); 1,234 distinct items a batch, whose content takes "
+        "42% of the time"
     )

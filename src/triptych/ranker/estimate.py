@@ -55,7 +55,7 @@ class Estimate(NamedTuple):
     activation_bytes: int
     """Kept by a pass for its way back."""
     items_per_batch: float
-    """Distinct items of a batch, candidates and histories; the mean of those that were timed."""
+    """Distinct items of a batch, candidates and histories; the mean of the first ones."""
     content_rate: float | None
     """Share of a step in which these are described by content, there and back; None: nothing of it is read."""
 
