@@ -275,6 +275,14 @@ def test_rows_of_em3s_public_table_differ_in_the_model_alone(part):
 def test_rows_of_em3s_table_differ_in_model_and_content_alone(part):
     made = find_table("em3", part=part)
     configs = {one.name: one.config() for one in made.rows}
+    matched = {name: configs.pop(name) for name in ("din, match", "din, em3 match") if name in configs}
+    assert bool(matched) == (part == "fashion")  # ratings have no queries
+    for name, one in matched.items():
+        without = configs[name.removesuffix(" match").removesuffix(",")].ranker
+        assert one.ranker.reads_match and one.ranker == without.merged({"reads_match": True})
+        assert one.pretrain == configs["din, em3"].pretrain
+    full, kept = configs["din, em3 full"].ranker.content, configs["din, em3 lora cache"].ranker.content
+    assert full.trains_encoder and full == kept.merged({"train": "full"})
     trees = [{**one.ranker.dump(), "model": "", "content": ""} for one in configs.values()]
     assert all(tree == trees[0] for tree in trees)
     for name, one in configs.items():

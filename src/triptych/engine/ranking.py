@@ -28,8 +28,8 @@ from triptych.foundation.errors import EngineError
 from triptych.foundation.types import Hits
 from triptych.index.base import Index
 from triptych.ranker.features import Past, Spoken
-from triptych.ranker.own_encoder import OwnEncoder
-from triptych.ranker.scorer import ITEM_VECTORS, SCORED_AT_ONCE, Ranker
+from triptych.ranker.match import Match
+from triptych.ranker.scorer import ITEM_VECTORS, SCORED_AT_ONCE, Ranker, read_needs
 from triptych.recall.base import Request, Retriever
 
 RULE_FILE = "rule.json"
@@ -83,22 +83,24 @@ class Ranking:
         self._moment_us = moment_us if moment_us is not None else int(times[-1]) + 1 if len(times) else 0
 
     @classmethod
-    def open(cls, parts: Parts, *, catalogue: Catalogue, index: Index) -> Ranking | None:
+    def open(cls, parts: Parts, *, catalogue: Catalogue, index: Index, embedder: Embedder) -> Ranking | None:
         """Open what a bundle names; None where it has no ranker.
 
         Args:
             parts: of the bundle.
             catalogue: its items and log.
             index: of the encoder's item vectors.
+            embedder: that encoder, for queries.
         """
         if parts.ranker is None or parts.ranking is None:
             return None
-        modalities: dict[str, NDArray[Any]] = {} if parts.item_views is None else dict(load_views(parts.item_views))
-        if OwnEncoder.is_in(parts.ranker.path):
-            modalities = {}  # it has vectors of its own
-        elif "encoder" in parts.ranker.inputs:
-            modalities[ITEM_VECTORS] = index.vectors(np.arange(catalogue.num_items))
-        ranker = Ranker.load(parts.ranker, catalogue=catalogue, modalities=modalities or None)
+        needs = read_needs(parts.ranker.path)
+        there: dict[str, NDArray[Any]] = {} if parts.item_views is None else dict(load_views(parts.item_views))
+        if needs.match or ITEM_VECTORS in needs.modalities:
+            there[ITEM_VECTORS] = index.vectors(np.arange(catalogue.num_items))
+        modalities = {name: vectors for name, vectors in there.items() if name in needs.modalities}
+        match = Match(there[ITEM_VECTORS], embedder.queries) if needs.match else None
+        ranker = Ranker.load(parts.ranker, catalogue=catalogue, modalities=modalities or None, match=match)
         return cls(ranker, candidates=RankRule.load(parts.ranking.path).candidates, catalogue=catalogue)
 
     @property
@@ -112,7 +114,7 @@ class Ranking:
         Args:
             new: the items.
             vectors: of the encoder, ``[n, dim]``.
-            embedder: that encoder. A ranker that has trained its own reads neither.
+            embedder: that encoder. A ranker that has trained its own reads of both at most the match with a query.
         """
         features, own = self._ranker.features, self._ranker.encoder
         embedder = embedder if own is None else own.embedder
@@ -138,7 +140,7 @@ class Ranking:
             pl.Series(name, [getattr(one, name, one.features.get(name)) for one in new], dtype=dtype)
             for name, dtype in types.items()
         ]
-        ranker = self._ranker.with_items(pl.DataFrame(columns), modalities=modalities)
+        ranker = self._ranker.with_items(pl.DataFrame(columns), modalities=modalities, match_vectors=vectors)
         return Ranking(ranker, candidates=self._candidates, catalogue=self._catalogue, moment_us=self._moment_us)
 
     def order(self, requests: Sequence[Request], found: Hits, *, cell: str | None = None) -> Ordered:

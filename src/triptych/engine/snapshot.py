@@ -104,7 +104,7 @@ class Snapshot:
             hybrid=None,
             code_paths=None if parts.semantic_ids is None else CodePaths.open(parts.semantic_ids),
             generation=Generation.open(parts, embedder=embedder, index=index),
-            ranking=Ranking.open(parts, catalogue=catalogue, index=index),
+            ranking=Ranking.open(parts, catalogue=catalogue, index=index, embedder=embedder),
             rank_rule=None if parts.ranking is None else RankRule.load(parts.ranking.path),
             embedder=embedder,
             dense_config=dense,

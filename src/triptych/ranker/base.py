@@ -148,16 +148,8 @@ class RankModel(nn.Module, ABC):
     def forward(self, given: Candidates) -> Ranked:
         """Score candidates."""
         items = self.features.items(given.items)
-        steps = Steps(items, given.requests.steps[given.request])
-        asked = Asked(
-            content=given.items.content,
-            item_rows=given.items.item_rows,
-            id_rows=given.items.fields[:, 0],
-            id_vectors=items[:, : self.config.dim],
-            target=given.target,
-            steps=steps.places,
-            looks=given.items.looks,
-        )
+        asked = self.asked(given, items)
+        steps = Steps(items, asked.steps)
         described = self.content(asked)
         seen = Seen(
             target=nn.functional.embedding(given.target, items),
@@ -170,6 +162,23 @@ class RankModel(nn.Module, ABC):
         )
         terms = self.content.terms(asked, described) if self.training else ()
         return Ranked(self.logits(seen).float(), terms)
+
+    def asked(self, given: Candidates, items: Tensor) -> Asked:
+        """Return what the plug-in for content is given.
+
+        Args:
+            given: to score.
+            items: float32 ``[items, item_dim]``, by features.
+        """
+        return Asked(
+            content=given.items.content,
+            item_rows=given.items.item_rows,
+            id_rows=given.items.fields[:, 0],
+            id_vectors=items[:, : self.config.dim],
+            target=given.target,
+            steps=given.requests.steps[given.request],
+            looks=given.items.looks,
+        )
 
     @torch.no_grad()
     def begin_at(self, positive_rate: float) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from triptych.foundation.registry import one_of
 from triptych.ranker.base import CONTENTS, MODELS, RankModelConfig
@@ -42,6 +42,9 @@ class RankTrainConfig(EpochsConfig):
     """What scores: a kind of `triptych.ranker.models`."""
     content: Annotated[ContentConfig, one_of(CONTENTS)] = NoContentConfig()
     """What it reads of content: a kind of `triptych.ranker.content`."""
+    reads_match: bool = False
+    """Whether it reads the cosine of query and item, as the encoder has them, as a number of each candidate
+    (`ranker.match`); for logs with queries."""
     pairwise_weight: float = Field(0.0, ge=0)
     """Weight of the pairwise loss within requests beside the cross-entropy; 0: there is none."""
     negative_rate: float = Field(1.0, gt=0, le=1)
@@ -66,3 +69,9 @@ class RankTrainConfig(EpochsConfig):
     """Whose order GAUC measures, also beside another headline: user or request."""
     clip_norm: float = Field(3.0, gt=0)
     """Gradients are scaled down to this norm."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later where it is not set: rankers trained before keep their ids."""
+        tree: dict[str, Any] = handler(self)
+        return {name: value for name, value in tree.items() if name != "reads_match" or value}

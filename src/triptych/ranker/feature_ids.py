@@ -27,7 +27,7 @@ FILE = "features.json"
 ITEM, USER, QUERY, CELL, HOUR, WEEKDAY = "item", "user", "query", "cell", "hour", "weekday"
 CATEGORY = "category"
 ATTRIBUTES = (CATEGORY, "brand", "merchant")
-PRICE, AGE = "price", "age"
+PRICE, AGE, MATCH = "price", "age", "match"
 WORDS = "query words"
 QUANTILES = 33
 """Steps of what a number becomes."""
@@ -71,13 +71,22 @@ class FeatureIds:
         request_fields: Mapping[str, IdVocabulary],
         request_lists: Mapping[str, IdVocabulary],
         age: Quantiles | None,
+        match: Quantiles | None = None,
     ) -> None:
         """Put them together; use `fit` or `load`."""
         self.item_fields, self.item_lists, self.item_numbers = dict(item_fields), dict(item_lists), dict(item_numbers)
         self.request_fields, self.request_lists, self.age = dict(request_fields), dict(request_lists), age
+        self.match = match
 
     @classmethod
-    def fit(cls, catalogue: Catalogue, *, samples: Samples, min_count: int = 1) -> Self:
+    def fit(
+        cls,
+        catalogue: Catalogue,
+        *,
+        samples: Samples,
+        min_count: int = 1,
+        matches: NDArray[np.float64] | None = None,
+    ) -> Self:
         """Give rows to what the training samples have met.
 
         Args:
@@ -85,6 +94,8 @@ class FeatureIds:
             samples: of the training part.
             min_count: samples in which an item must stand, and requests in which a user or a query must, to have a row
                 of its own.
+            matches: ``[samples]``, how query and item go together (`ranker.match`), NaN where there are no words; None:
+                nobody reads that.
         """
         items, shown = catalogue.items, np.unique(samples.item_row)
         roles = catalogue.feature_roles
@@ -109,12 +120,15 @@ class FeatureIds:
             request_fields=request_fields,
             request_lists=_fitted({WORDS: pl.Series(spoken, dtype=pl.String)}),
             age=Quantiles.fit(ages(catalogue, item_row=samples.item_row, time_us=asked.time_us[samples.request])),
+            match=None if matches is None else Quantiles.fit(matches),
         )
 
     def save(self, folder: Path) -> None:
         """Write ``features.json``, and a folder for each table's rows."""
         folder.mkdir(parents=True, exist_ok=True)
-        about: dict[str, Any] = {"age": None if self.age is None else self.age.edges.tolist()}
+        about: dict[str, Any] = {
+            name: None if one is None else one.edges.tolist() for name, one in ((AGE, self.age), (MATCH, self.match))
+        }
         about["item_numbers"] = [[name, one.edges.tolist()] for name, one in self.item_numbers.items()]
         for group in _GROUPS:
             about[group] = list(getattr(self, group))
@@ -138,8 +152,9 @@ class FeatureIds:
             for group in _GROUPS
         }
         numbers = {name: Quantiles(np.array(edges)) for name, edges in about["item_numbers"]}
-        age = None if about["age"] is None else Quantiles(np.array(about["age"]))
-        return cls(**groups, item_numbers=numbers, age=age)
+        # Rankers trained before there was a match have no such entry.
+        age, match = (None if about.get(name) is None else Quantiles(np.array(about[name])) for name in (AGE, MATCH))
+        return cls(**groups, item_numbers=numbers, age=age, match=match)
 
 
 _GROUPS = ("item_fields", "item_lists", "request_fields", "request_lists")

@@ -29,6 +29,7 @@ from triptych.ranker.feature_ids import (
     CELL,
     HOUR,
     ITEM,
+    MATCH,
     QUERY,
     USER,
     WEEKDAY,
@@ -38,6 +39,7 @@ from triptych.ranker.feature_ids import (
     since,
 )
 from triptych.ranker.inputs import Candidates, ItemFeatures, RequestFeatures, Shown, Sizes
+from triptych.ranker.match import Match
 from triptych.ranker.samples import Requests
 
 GAP_ROWS = 21
@@ -73,6 +75,9 @@ class Asking(NamedTuple):
     """``[requests, longest]``."""
     step_kind: NDArray[np.int64]
     """``[requests, longest]``, as `data.events.KIND_CODES`."""
+    queries: NDArray[np.float32] | None = None
+    """``[requests, dim]``, vectors of their words for the match with items, NaN where there are none; None: nobody
+    reads it."""
 
 
 class Past(NamedTuple):
@@ -114,6 +119,7 @@ class Features:
         history_items: int,
         modalities: Modalities | None = None,
         looks: Looks | None = None,
+        match: Match | None = None,
     ) -> None:
         """Look everything up.
 
@@ -123,11 +129,14 @@ class Features:
             history_items: the latest choices that are read, at most.
             modalities: what items are made of; None: nobody reads it.
             looks: how they look, in the place of that, to an encoder that is being trained.
+            match: of which encoder the match of query and item is read; None: none is.
 
         Raises:
-            ConfigError: a modality is not of these items.
+            ConfigError: a modality is not of these items; a match is read and there is none, or there is one and it is
+                not read, or not of this catalogue.
         """
         self.ids = ids
+        self._match = _checked_match(match, ids=ids, catalogue=catalogue)
         self._history_items = history_items
         self._catalogue_items = catalogue.num_items
         self._modalities = self._checked(modalities or {})
@@ -152,7 +161,7 @@ class Features:
             item_numbers=tuple(ids.item_numbers),
             request_fields={name: one.num_rows for name, one in ids.request_fields.items()} | {HOUR: 25, WEEKDAY: 8},
             request_lists={name: one.num_rows for name, one in ids.request_lists.items()},
-            sample_numbers=() if ids.age is None else (AGE,),
+            sample_numbers=tuple(name for name, one in ((AGE, ids.age), (MATCH, ids.match)) if one is not None),
             gap_rows=1 + GAP_ROWS,
             kind_rows=1 + len(KIND_CODES),
             modalities=self._token_dims,
@@ -196,7 +205,8 @@ class Features:
             np.where(there, self._log[name][places], fill) if len(self._positions) else np.full(at.shape, fill)
             for name, fill in (("item_row", -1), ("time", 0), ("kind", 0))
         )
-        return self._asking(fields, lists, requests.time_us, steps=steps, times=times, kinds=kinds)
+        queries = None if self._match is None else self._match.of_log(requests.query_row)
+        return self._asking(fields, lists, requests.time_us, steps=steps, times=times, kinds=kinds, queries=queries)
 
     def of_words(
         self, *, user: str | None, query: str | None, cell: str | None, time_us: int, past: Past | None
@@ -223,15 +233,22 @@ class Features:
                 inside = slice(len(past.item_rows))
                 steps[place, inside], times[place, inside], kinds[place, inside] = past
         time_us = np.array([one.time_us for one in spoken], dtype=np.int64)
-        return self._asking(fields, lists, time_us, steps=steps, times=times, kinds=kinds)
+        queries = None if self._match is None else self._match.of_words([one.query for one in spoken])
+        return self._asking(fields, lists, time_us, steps=steps, times=times, kinds=kinds, queries=queries)
 
-    def with_items(self, items: pl.DataFrame, *, modalities: Modalities) -> Features:
+    def with_items(
+        self, items: pl.DataFrame, *, modalities: Modalities, match_vectors: NDArray[Any] | None = None
+    ) -> Features:
         """Return the same with more items behind the others, as candidates and for histories.
 
         Args:
             items: what is known of them: ``item_id``, ``first_seen``, and the columns of every feature. An id that
                 training has not met is one that it does not know.
             modalities: what they are made of, the same names; left unread where nobody reads any.
+            match_vectors: ``[n, dim]``, theirs of the encoder whose match with a query is read; left unread likewise.
+
+        Raises:
+            ConfigError: the match is read, and there are no such vectors.
         """
         assert self._looks is None, "items are added to what answers, which has vectors of them"
         more = copy.copy(self)
@@ -240,6 +257,13 @@ class Features:
             name: np.concatenate([vectors, np.asarray(modalities[name], dtype=vectors.dtype)])
             for name, vectors in self._modalities.items()
         }
+        if self._match is not None:
+            if match_vectors is None:
+                raise ConfigError(
+                    "match_vectors: the ranker reads how query and item go together, and new items have no vectors of "
+                    "that encoder. Give them."
+                )
+            more._match = self._match.with_items(match_vectors)
         return more
 
     def shown(self, item_rows: NDArray[np.integer]) -> Shown:
@@ -280,7 +304,11 @@ class Features:
         gaps = np.maximum(asking.time_us[:, None] - asking.step_time_us, 0) // MINUTE_US
         gap_rows = 1 + np.minimum(np.log2(1 + gaps).astype(np.int64), GAP_ROWS - 1)
         time_us = asking.time_us[request]
-        age = [] if self.ids.age is None else [self.ids.age(since(items.first_seen_us[item_rows], time_us=time_us))]
+        numbers = []
+        if self.ids.age is not None:
+            numbers.append(self.ids.age(since(items.first_seen_us[item_rows], time_us=time_us)))
+        if self.ids.match is not None and self._match is not None and asking.queries is not None:
+            numbers.append(self.ids.match(self._match.cosines(asking.queries, request=request, item_rows=item_rows)))
         return Candidates(
             ItemFeatures(
                 item_rows=torch.from_numpy(distinct.astype(np.int64)),
@@ -299,7 +327,7 @@ class Features:
             ),
             request=torch.from_numpy(request.astype(np.int64)),
             target=torch.from_numpy(place[: len(item_rows)].astype(np.int64)),
-            numbers=torch.from_numpy(_side_by_side(age, rows=len(item_rows))),
+            numbers=torch.from_numpy(_side_by_side(numbers, rows=len(item_rows))),
         )
 
     def _asking(
@@ -311,11 +339,12 @@ class Features:
         steps: NDArray[Any],
         times: NDArray[Any],
         kinds: NDArray[Any],
+        queries: NDArray[np.float32] | None,
     ) -> Asking:
         hour, weekday = time_us // HOUR_US % 24, (time_us // DAY_US + 3) % 7  # 1970 began on a Thursday
         columns = [*fields, 1 + hour, 1 + weekday]
-        history = (part.astype(np.int64) for part in (steps, times, kinds))
-        return Asking(np.stack(columns, axis=1).astype(np.int64), lists, time_us, *history)
+        steps, times, kinds = (part.astype(np.int64) for part in (steps, times, kinds))
+        return Asking(np.stack(columns, axis=1).astype(np.int64), lists, time_us, steps, times, kinds, queries)
 
 
 class _Items(NamedTuple):
@@ -353,6 +382,20 @@ class _Items(NamedTuple):
             np.concatenate([self.numbers, more.numbers]),
             np.concatenate([self.first_seen_us, more.first_seen_us]),
         )
+
+
+def _checked_match(match: Match | None, *, ids: FeatureIds, catalogue: Catalogue) -> Match | None:
+    """See that there is a match exactly where one is read, and that it is of this catalogue."""
+    if match is None and ids.match is not None:
+        raise ConfigError(
+            "match: the ranker was trained to read how query and item go together (reads_match), and is given no "
+            "encoder's vectors of them. Give match."
+        )
+    if match is not None and ids.match is None:
+        raise ConfigError("match: the ranker was trained without it and reads none. Leave it out.")
+    if match is not None:
+        match.check(catalogue)
+    return match
 
 
 def _below(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import polars as pl
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 from triptych.data.catalogue import Catalogue
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ConfigError
+from triptych.nn.model_folder import read_described
 from triptych.nn.precision import find_device
-from triptych.ranker.base import RankModel, load_model
-from triptych.ranker.feature_ids import FeatureIds
+from triptych.ranker.base import WHAT, RankModel, load_model
+from triptych.ranker.feature_ids import MATCH, FeatureIds
 from triptych.ranker.features import Asking, Features, Modalities
 from triptych.ranker.inputs import Candidates, Shown
+from triptych.ranker.match import Match
 from triptych.ranker.own_encoder import OwnEncoder
 from triptych.ranker.samples import Samples
 
@@ -28,6 +31,26 @@ ITEM_VECTORS = "item"
 FEATURES = "features"
 """Folder of the artefact."""
 SCORED_AT_ONCE = 8_192
+
+
+class Needs(NamedTuple):
+    """What `Ranker.load` must be given, beside the catalogue."""
+
+    modalities: tuple[str, ...]
+    """Names of what items are made of; none of a ranker that reads no content, or has vectors of its own."""
+    match: bool
+    """Whether it reads how query and item go together."""
+
+
+def read_needs(folder: Path) -> Needs:
+    """Say what a saved ranker reads, without opening it.
+
+    Raises:
+        ArtifactError: a file is absent.
+    """
+    sizes = read_described(folder, what=WHAT).sizes
+    names = () if OwnEncoder.is_in(folder) else tuple(name for name, _ in sizes["modalities"])
+    return Needs(names, match=MATCH in sizes["sample_numbers"])
 
 
 class Ranker:
@@ -46,6 +69,7 @@ class Ranker:
         *,
         catalogue: Catalogue,
         modalities: Modalities | None = None,
+        match: Match | None = None,
         device: str = "cpu",
     ) -> Self:
         """Open a trained ranker over a catalogue.
@@ -55,11 +79,14 @@ class Ranker:
             catalogue: whose items are scored.
             modalities: what they are made of, as given in training; None where the ranker reads none, or has trained
                 an encoder of its own and so has vectors of its own.
+            match: the encoder whose match of query and item it reads, the same as in training; None where it reads
+                none.
             device: cpu, cuda, or auto.
 
         Raises:
             ArtifactError: it is no ranker, or files do not belong together; it has vectors of another catalogue.
-            ConfigError: modalities are not of these items, or are not those that it was trained with.
+            ConfigError: modalities are not of these items, or are not those that it was trained with; a match is read
+                and not given, or given and not read.
         """
         Artifact.open(artifact.path, kind=KIND)
         model = load_model(artifact.path).to(find_device(device))
@@ -75,7 +102,9 @@ class Ranker:
             encoder = OwnEncoder(artifact.path, device=device)
             modalities = encoder.vectors
         ids = FeatureIds.load(artifact.path / FEATURES)
-        features = Features(catalogue, ids=ids, history_items=model.config.history_items, modalities=modalities)
+        features = Features(
+            catalogue, ids=ids, history_items=model.config.history_items, modalities=modalities, match=match
+        )
         model.check(features.sizes)
         return cls(model, features, encoder=encoder)
 
@@ -96,14 +125,18 @@ class Ranker:
         of = np.zeros(len(item_rows), dtype=np.int64) if request is None else request
         return _scored(self.model, self.features.candidates(asking, request=of, item_rows=item_rows))
 
-    def with_items(self, items: pl.DataFrame, *, modalities: Modalities) -> Ranker:
+    def with_items(
+        self, items: pl.DataFrame, *, modalities: Modalities, match_vectors: NDArray[Any] | None = None
+    ) -> Ranker:
         """Return the same with more items behind the others.
 
         Args:
             items: as of `Features.with_items`.
             modalities: likewise; of a ranker with an encoder of its own from `OwnEncoder.encode`.
+            match_vectors: likewise; never of an encoder of its own.
         """
-        return Ranker(self.model, self.features.with_items(items, modalities=modalities), encoder=self.encoder)
+        features = self.features.with_items(items, modalities=modalities, match_vectors=match_vectors)
+        return Ranker(self.model, features, encoder=self.encoder)
 
 
 def score_samples(model: RankModel, features: Features, samples: Samples) -> NDArray[np.float32]:

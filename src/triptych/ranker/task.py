@@ -24,6 +24,7 @@ from triptych.ranker.config import Headline, Order, RankTrainConfig
 from triptych.ranker.feature_ids import FeatureIds
 from triptych.ranker.features import Features, Looks
 from triptych.ranker.inputs import Candidates, Shown
+from triptych.ranker.match import Match
 from triptych.ranker.measure import figures, groups_of
 from triptych.ranker.own_encoder import EncoderStart, write_encoder
 from triptych.ranker.samples import Samples, read_samples
@@ -49,6 +50,8 @@ class Given:
     ``embeddings`` artefact) or ``[items, tokens, dim]``, NaN where there is none."""
     encoder: EncoderStart | None = None
     """An encoder in the place of `modalities`, for a plug-in that trains it (`ContentConfig.trains_encoder`)."""
+    match: Match | None = None
+    """An encoder's vectors of queries and items, with those of the log's queries, where `reads_match`."""
 
 
 class RankBatch(NamedTuple):
@@ -70,20 +73,31 @@ class RankTask:
         Raises:
             DataError: there is nothing to tell apart in training, or in validation.
             ConfigError: the plug-in reads what nobody gave, or reads nothing of what is given; it trains an encoder
-                and there is none, or trains none.
+                and there is none, or trains none; the match of query and item is read and there is none, or not read.
         """
         self._config, self._seed = config, given.seed
         _check_encoder(config, given)
+        _check_match(config, given)
         if given.modalities and not config.content.reads_modalities:
             raise ConfigError(
                 f"content.kind = '{config.content.kind}' reads none of the modalities that are given. Leave them out, "
                 "or choose another kind, such as 'frozen'."
             )
         self.train = read_samples(given.catalogue, places=given.split.train)
-        self._validation = self._chosen(read_samples(given.catalogue, places=given.split.part(Part.VALIDATION)))
-        for part, samples in (("training", self.train), ("validation", self._validation)):
+        self.validation = self._chosen(read_samples(given.catalogue, places=given.split.part(Part.VALIDATION)))
+        for part, samples in (("training", self.train), ("validation", self.validation)):
             _check_labels(samples, part=part)
-        self.ids = FeatureIds.fit(given.catalogue, samples=self.train, min_count=config.id_min_count)
+        self.ids = FeatureIds.fit(
+            given.catalogue,
+            samples=self.train,
+            min_count=config.id_min_count,
+            matches=None if given.match is None else given.match.of_samples(self.train),
+        )
+        if config.reads_match and self.ids.match is None:
+            raise ConfigError(
+                "reads_match: no request of the training part has words, so there is no match of query and item. Leave "
+                "it out."
+            )
         self._encoder = None if given.encoder is None else given.encoder.open()
         self._looks: Looks | None = None
         if given.encoder is not None and self._encoder is not None:
@@ -95,6 +109,7 @@ class RankTask:
             history_items=config.model.history_items,
             modalities=given.modalities if config.content.reads_modalities else None,
             looks=self._looks,
+            match=given.match,
         )
         self.module: RankModel = config.model.build(self.features.sizes, content=config.content, seed=given.seed)
         if self._encoder is not None:
@@ -150,8 +165,8 @@ class RankTask:
 
     def validate(self) -> Validation:
         """Score the validation samples and measure them."""
-        logits = score_samples(self.module, self._as_answering(self._validation), self._validation)
-        found = figures(self._validation, logits, by=self._config.grouped_by)
+        logits = score_samples(self.module, self._as_answering(self.validation), self.validation)
+        found = figures(self.validation, logits, by=self._config.grouped_by)
         headline = self._config.headline
         if headline is Headline.GAUC and np.isnan(found.gauc):
             raise DataError(
@@ -251,6 +266,19 @@ def _check_encoder(config: RankTrainConfig, given: Given) -> None:
         )
     if given.encoder is not None and given.modalities:
         raise ConfigError("modalities: the encoder that is trained makes them. Leave them out.")
+
+
+def _check_match(config: RankTrainConfig, given: Given) -> None:
+    """See that there is a match of query and item exactly where one is read."""
+    if config.reads_match and given.match is None:
+        raise ConfigError(
+            "reads_match: a ranker reads the cosine of query and item, and is given no encoder's vectors of them. Give "
+            "match, or leave it out."
+        )
+    if given.match is not None:
+        if not config.reads_match:
+            raise ConfigError("match: it is given, and not read. Leave it out, or set reads_match = true.")
+        given.match.check(given.catalogue)
 
 
 def _check_labels(samples: Samples, *, part: str) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from triptych.foundation.artifact import Artifact, find, produce
 from triptych.ranker.config import RankTrainConfig
+from triptych.ranker.estimate import estimate
 from triptych.ranker.scorer import KIND
 from triptych.ranker.task import Given, RankTask
 from triptych.training.loop import fit
+
+log = logging.getLogger(__name__)
 
 
 def run(config: RankTrainConfig, given: Given, *, inputs: Mapping[str, Artifact | str], out: Path) -> Artifact:
@@ -25,7 +31,8 @@ def run(config: RankTrainConfig, given: Given, *, inputs: Mapping[str, Artifact 
     Returns:
         Artefact ``ranker``: the model's files, ``features`` (rows of tables, quantiles of numbers), ``train.jsonl``;
         of one that trains its encoder also that, and its vectors of the items (`own_encoder`). `scorer.Ranker` opens
-        it.
+        it. The summary has what was expected (`estimate.Estimate`), of a training that is not short, beside what
+        happened.
 
     Raises:
         DataError: there is nothing to tell apart in the training or the validation part.
@@ -35,6 +42,9 @@ def run(config: RankTrainConfig, given: Given, *, inputs: Mapping[str, Artifact 
     def build(folder: Path) -> Mapping[str, Any]:
         task = RankTask(config, given)
         loop = config.loop(batches_per_epoch=task.batches_per_epoch)
+        expected = estimate(task, config=loop, seed=given.seed)
+        if expected is not None:
+            log.info("%s: %s", task.name, expected)
         result = fit(task, config=loop, out=folder, seed=given.seed)
         task.save(folder)
         parameters = sum(weight.numel() for weight in task.module.parameters())
@@ -43,9 +53,16 @@ def run(config: RankTrainConfig, given: Given, *, inputs: Mapping[str, Artifact 
             "parameters": parameters,
             "samples": len(task.train.label),
             "positives": int(task.train.label.sum()),
+            **({} if expected is None else {"estimate": expected._asdict()}),
+            **_on_gpu(task),
         }
 
     return produce(out, kind=KIND, config=_described(config, given.seed), inputs=inputs, build=build)
+
+
+def _on_gpu(task: RankTask) -> dict[str, int]:
+    device = next(task.module.parameters()).device
+    return {"peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
 
 
 def find_trained(

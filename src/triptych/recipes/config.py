@@ -127,7 +127,8 @@ class RunConfig(Config):
     ranker: RankTrainConfig | None = None
     """Puts the first of what a search found into another order, where validation finds it better: trained on what was
     shown, chosen or not. Where its content is not 'none' it reads the served encoder's item vectors, with those of
-    title and photo where it fuses them itself (em3). None: there is none."""
+    title and photo where it fuses them itself (em3); with reads_match also how query and item go together. None: there
+    is none."""
     rank_candidates: int = Field(200, ge=1)
     """How many of a search's first items the ranker looks at."""
     semantic_ids: SemanticIdsConfig | None = None

@@ -13,7 +13,6 @@ from pydantic import model_validator
 from triptych.data.catalogue import Catalogue
 from triptych.data.pages import read_pages
 from triptych.data.splits import Split
-from triptych.encoders import embeddings
 from triptych.encoders.embed import Embedder
 from triptych.encoders.embeddings import load_vectors
 from triptych.foundation.artifact import Artifact
@@ -33,6 +32,7 @@ from triptych.recipes.encoders import Plan
 from triptych.recipes.semantic_ids import codes_of
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
+from triptych.recipes.views import query_vectors
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
 
@@ -237,7 +237,7 @@ def _train(
     works, owns = [], []
     for plan, seed, own in wanted:
         name, config = f"{plan.name} seed {seed}", plan.config.generative
-        queries = _queries(own, name=name, stages=stages) if config.model.asks is Asks.QUERY else None
+        queries = query_vectors(own, stages=stages, name=name) if config.model.asks is Asks.QUERY else None
         ids = stages.semantic_ids(own, config=plan.config.semantic_ids, name=name)
         catalogue, out = stages.catalogue.artifact, stages.out / generative_train.KIND
         count = num_pages[config.pages_of]
@@ -254,15 +254,6 @@ def _train(
         )
         for work, own in zip(works, owns, strict=True)
     }
-
-
-def _queries(own: Trained, *, name: str, stages: Stages) -> Artifact:
-    """Encode the catalogue's queries."""
-    return stages.stage(
-        "query_embeddings",
-        lambda out: embeddings.run_queries(encoder=own.encoder, catalogue=stages.catalogue, out=out),
-        record=f"query embeddings {name}",
-    )
 
 
 def _finish(work: GenerationWork, *, is_new: bool, stages: Stages) -> Artifact:

@@ -28,6 +28,7 @@ from triptych.metrics.ranking import match, ndcg_at_k
 from triptych.metrics.significance import paired_difference
 from triptych.ranker import train
 from triptych.ranker.config import RankTrainConfig
+from triptych.ranker.match import Match
 from triptych.ranker.measure import GroupBy
 from triptych.ranker.own_encoder import EncoderStart
 from triptych.ranker.samples import Samples, read_samples
@@ -41,7 +42,7 @@ from triptych.recipes.hybrid import ChosenHybrid
 from triptych.recipes.recall import TrainedRecall
 from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.recipes.validation import validation_queries
-from triptych.recipes.views import item_views
+from triptych.recipes.views import item_views, query_vectors
 
 RULE_KIND = "ranking"
 MOST_QUERIES, NDCG_K = 500, 10
@@ -58,11 +59,13 @@ class TrainedRanker:
     """Item vectors of the encoder; None: it reads no content, or has trained the encoder and has vectors of its own."""
     views: Artifact | None
     """Those of title and photo; None: it fuses none."""
+    match: Match | None
+    """The served encoder, whose match of query and item it reads; None: it reads none."""
 
     def open(self, catalogue: Catalogue) -> Ranker:
         """Open it over its catalogue."""
         modalities = modalities_of(self.embeddings, self.views)
-        return Ranker.load(self.artifact, catalogue=catalogue, modalities=modalities)
+        return Ranker.load(self.artifact, catalogue=catalogue, modalities=modalities, match=self.match)
 
 
 def modalities_of(item_vectors: Artifact | None, views: Artifact | None) -> dict[str, NDArray[Any]] | None:
@@ -313,11 +316,16 @@ def _train(
             name = f"{served.name} seed {seed}"
             views = item_views(own, pretrain=served.config, stages=stages, name=name)
             inputs["item_views"] = views
-    given = Given(catalogue, split, seed, modalities_of(vectors, views), encoder)
+    match = None
+    if config.reads_match:
+        queries = query_vectors(own, stages=stages, name=f"{served.name} seed {seed}")
+        inputs |= {"encoder": own.encoder, "embeddings": own.embeddings, "query_embeddings": queries}
+        match = Match.open(encoder=own.encoder, embeddings=own.embeddings, query_embeddings=queries)
+    given = Given(catalogue, split, seed, modalities_of(vectors, views), encoder, match)
     artifact = stages.stage(
         RANKER, lambda out: train.run(config, given, inputs=inputs, out=out), record=f"{RANKER} seed {seed}"
     )
-    return TrainedRanker(artifact, vectors, views)
+    return TrainedRanker(artifact, vectors, views, match)
 
 
 def _start(own: Trained, *, stages: Stages, served: Plan) -> EncoderStart:

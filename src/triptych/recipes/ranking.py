@@ -16,6 +16,7 @@ from pydantic import model_validator
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
+from triptych.encoders.embeddings import load_vectors
 from triptych.encoders.inputs import View
 from triptych.evaluate.measure import some_requests
 from triptych.evaluate.tasks import ranking as ranking_task
@@ -23,10 +24,12 @@ from triptych.evaluate.tasks.base import EvaluationConfig, TaskResult
 from triptych.evaluate.tasks.ranking import Scored
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.config import Config
+from triptych.foundation.errors import ConfigError
 from triptych.foundation.registry import one_of
 from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.ranker import train
 from triptych.ranker.config import RankTrainConfig
+from triptych.ranker.match import Match
 from triptych.ranker.measure import GroupBy
 from triptych.ranker.own_encoder import EncoderStart
 from triptych.ranker.samples import Samples, read_samples
@@ -37,7 +40,7 @@ from triptych.recipes.encoders import permuted_photos
 from triptych.recipes.recall import SIDES
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import Stages
-from triptych.recipes.views import Modality, item_views, of_modalities, permuted, permuted_rows
+from triptych.recipes.views import Modality, item_views, of_modalities, permuted, permuted_rows, query_vectors
 
 Ranks = Popularity | Ranker
 """What gives a score to what was shown."""
@@ -55,9 +58,12 @@ class RankingConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        reads = self.ranker.content.reads_modalities
-        if reads != (self.pretrain is not None) or reads != bool(self.modalities):
-            kind = self.ranker.content.kind
+        reads, match, kind = self.ranker.content.reads_modalities, self.ranker.reads_match, self.ranker.content.kind
+        if match and self.pretrain is None:
+            raise ValueError("ranker.reads_match reads an encoder's vectors of queries and items: set pretrain.")
+        if match and not reads and self.modalities:
+            raise ValueError(f"ranker.content.kind = '{kind}' reads no vectors of items: remove modalities.")
+        if (reads or match) != (self.pretrain is not None) or reads != bool(self.modalities):
             wanted = "reads vectors of items: set" if reads else "reads no vectors of items: remove"
             raise ValueError(f"ranker.content.kind = '{kind}' {wanted} pretrain and modalities.")
         return self
@@ -91,11 +97,13 @@ class Read(NamedTuple):
 
     encoder: Artifact
     embeddings: Artifact | None
-    """Its vectors of items; None: the ranker trains the encoder and makes its own."""
+    """Its vectors of items; None: the ranker trains the encoder and makes its own, and reads no match."""
     item_views: Artifact | None
     """Title and photo each; None: neither is read, or likewise."""
     photo_features: Artifact | None = None
     """What its frozen vision model sees, for a ranker that trains the encoder; None: there is none."""
+    query_embeddings: Artifact | None = None
+    """Its vectors of queries; None: the ranker reads no match of query and item."""
 
 
 @dataclass(frozen=True)
@@ -137,17 +145,34 @@ class RankingWork:
         """Train it, go on where an attempt was interrupted, or open it."""
         catalogue = Catalogue.open(self.catalogue)
         encoder = self._encoder(catalogue) if self.plan.trains_encoder else None
-        given = Given(catalogue, Split.open(self.split), self.seed, self.modalities, encoder)
+        given = Given(catalogue, Split.open(self.split), self.seed, self.modalities, encoder, self.match)
         return train.run(self.plan.config.ranker, given, inputs=self._inputs, out=self.out)
 
     @property
     def modalities(self) -> dict[str, NDArray[Any]] | None:
         """What it reads of the items, name → ``[items, dim]``; None: nothing, or what it makes itself."""
-        if self.read is None or self.read.embeddings is None:
+        wanted = self.plan.config.modalities
+        if self.read is None or self.read.embeddings is None or not wanted or self.plan.trains_encoder:
             return None
-        wanted, views = self.plan.config.modalities, self.read.item_views
+        views = self.read.item_views
         found = of_modalities(wanted, item_vectors=self.read.embeddings, views=views)
         return permuted(found, seed=self.seed) if self.plan.permuted_content else found
+
+    @property
+    def match(self) -> Match | None:
+        """Of which encoder it reads how query and item go together; None: it reads no such thing."""
+        read = self.read
+        if read is None or read.embeddings is None or read.query_embeddings is None:
+            return None
+        rows = None
+        if self.plan.permuted_content:
+            rows = permuted_rows(len(load_vectors(read.embeddings)), seed=self.seed)
+        return Match.open(
+            encoder=read.encoder,
+            embeddings=read.embeddings,
+            query_embeddings=read.query_embeddings,
+            content_rows=rows,
+        )
 
     def _encoder(self, catalogue: Catalogue) -> EncoderStart:
         """Describe the encoder that it trains on, shown what the encoder was shown in its own training."""
@@ -167,7 +192,8 @@ class RankingWork:
         inputs: dict[str, Artifact | str] = {"catalogue": self.catalogue, "split": self.split}
         if self.read is not None:
             inputs |= {name: one for name, one in self.read._asdict().items() if one is not None}
-            inputs["modalities"] = ", ".join(self.plan.config.modalities)
+            if self.plan.config.modalities:
+                inputs["modalities"] = ", ".join(self.plan.config.modalities)
         if self.plan.permuted_content:
             inputs["control"] = "permuted content"
         return inputs
@@ -182,10 +208,12 @@ class TrainedRanking:
     catalogue: Catalogue
     modalities: dict[str, NDArray[Any]] | None
     """What it reads of the items; None: nothing, or vectors of its own."""
+    match: Match | None
+    """Of which encoder it reads how query and item go together; None: it reads no such thing."""
 
     def open(self) -> Ranker:
         """Open it over its catalogue."""
-        return Ranker.load(self.model, catalogue=self.catalogue, modalities=self.modalities)
+        return Ranker.load(self.model, catalogue=self.catalogue, modalities=self.modalities, match=self.match)
 
 
 AllRanking = Mapping[tuple[str, int], TrainedRanking]
@@ -203,7 +231,17 @@ def train_ranking(
         seeds: of initial weights and batches.
         split: its training part is learned.
         tokenizer: from `Stages.tokenizer`.
+
+    Raises:
+        ConfigError: a ranker reads how query and item go together, and the log has no queries.
     """
+    if not len(stages.catalogue.queries):
+        for plan in plans:
+            if plan.config.ranker.reads_match:
+                raise ConfigError(
+                    f"{plan.name}: ranker.reads_match reads how query and item go together, and the log has no "
+                    "queries. Leave it out."
+                )
     behind = stages.train_behind(plans, seeds=seeds, split=split, tokenizer=tokenizer)
     num_samples = len(read_samples(stages.catalogue, places=split.train).label)
     works = []
@@ -212,21 +250,22 @@ def train_ranking(
             own, read = behind[plan.name, seed], None
             if own is not None:
                 assert plan.pretrain is not None
+                name, match = f"{plan.name} seed {seed}", plan.config.ranker.reads_match
                 views = features = None
-                vectors = None if plan.trains_encoder else own.embeddings
+                vectors = None if plan.trains_encoder and not match else own.embeddings
                 if plan.trains_encoder:
                     features = stages.models_for(plan.pretrain).features
                 elif set(SIDES) & set(plan.config.modalities):
                     photos_of = seed if plan.permutes_photos else None
-                    name = f"{plan.name} seed {seed}"
                     views = item_views(own, pretrain=plan.pretrain, stages=stages, name=name, photos_of=photos_of)
-                read = Read(own.encoder, vectors, views, features)
+                queries = query_vectors(own, stages=stages, name=name) if match else None
+                read = Read(own.encoder, vectors, views, features, queries)
             catalogue, out = stages.catalogue.artifact, stages.out / KIND
             works.append(RankingWork(plan, seed, catalogue, split.artifact, read, num_samples, out))
     new = train_new(works, jobs=stages.jobs, what="ranker")
     return {
         (work.plan.name, work.seed): TrainedRanking(
-            _finish(work, is_new=work.name in new, stages=stages), stages.catalogue, work.modalities
+            _finish(work, is_new=work.name in new, stages=stages), stages.catalogue, work.modalities, work.match
         )
         for work in works
     }

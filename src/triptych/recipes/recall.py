@@ -39,7 +39,7 @@ from triptych.recipes.encoders import Plan, permuted_photos
 from triptych.recipes.semantic_ids import codes_of, said_by
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
-from triptych.recipes.views import Modality, item_views, of_modalities, permuted
+from triptych.recipes.views import Modality, item_views, of_modalities, permuted, query_vectors
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
 
@@ -421,12 +421,7 @@ def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> C
     views = _views(plan, seed=seed, own=own, stages=stages)
     if not plan.config.recall.recall_model.needs.query:
         return Content(own.encoder, items, None, ids, views)
-    queries = stages.stage(
-        "query_embeddings",
-        lambda out: embeddings.run_queries(encoder=own.encoder, catalogue=catalogue, out=out, export=export),
-        record=f"query embeddings {plan.name} seed {seed}",
-    )
-    return Content(own.encoder, items, queries, ids, views)
+    return Content(own.encoder, items, query_vectors(own, stages=stages, name=name, export=export), ids, views)
 
 
 def _views(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> Artifact | None:

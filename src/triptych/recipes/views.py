@@ -1,4 +1,4 @@
-"""What items are made of, for models that fuse it themselves: an encoder's vectors of title and photo alone."""
+"""What an encoder makes of a catalogue beside its items' vectors: those of title and photo alone, and of queries."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.encoders import embeddings
+from triptych.encoders.base import Export
 from triptych.encoders.embeddings import load_vectors, load_views
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ConfigError
@@ -56,6 +57,22 @@ def item_views(
             encoder=own.encoder, catalogue=stages.catalogue, features=features, photo_rows=photo_rows, out=out
         ),
         record=f"item views {name}",
+    )
+
+
+def query_vectors(own: Trained, *, stages: Stages, name: str, export: Export | None = None) -> Artifact:
+    """Encode the catalogue's queries, or open what was encoded before.
+
+    Args:
+        own: the encoder.
+        stages: of the run.
+        name: of the row and seed, for the record.
+        export: which vector stands for a query; None: that of the encoder's config.
+    """
+    return stages.stage(
+        "query_embeddings",
+        lambda out: embeddings.run_queries(encoder=own.encoder, catalogue=stages.catalogue, out=out, export=export),
+        record=f"query embeddings {name}",
     )
 
 

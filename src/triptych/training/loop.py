@@ -184,6 +184,37 @@ def follow(
                     stopped = group.listen()
 
 
+class StepTime(NamedTuple):
+    """What a step took."""
+
+    seconds: float
+    samples: int
+
+
+def rehearsed(task: Task[Batch], *, config: LoopConfig, seed: int) -> Generator[StepTime]:
+    """Do the steps of a run, one after another, and say what each took: to estimate a run before it begins.
+
+    They are those of `fit` to the last bit, without validation, log and checkpoints. The first one waits for its batch
+    and for memory, and takes longer than others. Close the generator when leaving early: torch's generators are then as
+    they were before.
+
+    Args:
+        task: its module is moved to the device and trained, so give one with a copy of it.
+        config: of the loop.
+        seed: likewise.
+    """
+    steps = _Steps(task, config=config, seed=seed, group=ALONE, stretch=None)
+    with steps.randomness(), closing(steps.batches(0)) as batches:
+        steps.module.train()
+        for step in range(config.steps):
+            started = time.perf_counter()
+            figures = steps.gradients(batches, step=step)
+            steps.update(figures, step=step)
+            if steps.device.type == "cuda":
+                torch.cuda.synchronize(steps.device)
+            yield StepTime(time.perf_counter() - started, figures.samples)
+
+
 @dataclass
 class _State:
     """Everything besides tensors that a checkpoint holds."""

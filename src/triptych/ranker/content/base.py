@@ -138,6 +138,9 @@ class ContentModule(nn.Module, ABC):
         """
         return {}
 
+    def settle(self) -> None:
+        """Come to where the midst of a training has it, to be timed and thrown away; as it stands, it is there."""
+
     def unsaved(self) -> Sequence[str]:
         """Return how the names begin of what training alone needs; as it stands, nothing does."""
         return ()

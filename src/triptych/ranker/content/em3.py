@@ -318,6 +318,12 @@ class Em3Content(ContentModule):
 
         return {} if self.cache is None else self.cache.report(fresh)
 
+    def settle(self) -> None:
+        """Take every behaviour for kept, as nearly all are once their items have been candidates."""
+        if self.cache is not None:
+            self.cache.begin()
+            self.cache.written.copy_(self.cache.passes)
+
     def unsaved(self) -> Sequence[str]:
         """The table of kept vectors, and the encoder, which is saved by itself."""
         return ("cache.", "encoder.")

@@ -5,8 +5,9 @@ for ranking are not public; the rows are those that the reconstruction asks for 
 is DIN, SIM or DCNv2, by IDs and attributes alone, or with one way to read content more.
 
 All content is of one encoder, the same for every row, which stays as it is: what EM3 trains is what makes one vector of
-an item's title, photo and both. `din, concat` is EM3 with an MLP over the three in the place of the Q-Former, and
-nothing contrasted.
+an item's title, photo and both. Of `din, em3 full` alone the ranking loss trains that encoder on, from candidates.
+`din, concat` is EM3 with an MLP over the three in the place of the Q-Former, and nothing contrasted. Where searches are
+the requests, `match` rows read that encoder's cosine of query and item as a number more.
 
 Made in two parts: what searches showed (fashion, simulated shoppers), and ratings of films, high against low, each
 user's latest ones held out. Ranked is what was shown and nothing else (`evaluate.tasks.ranking`).
@@ -48,8 +49,9 @@ def on_fashion() -> Table:
         "what searches showed, simulated shoppers",
         encoder=ContrastiveConfig(),
         forms=(full, quick),
-        hours=10,
+        hours=17,
         thinned=0.25,
+        has_queries=True,
     )
 
 
@@ -58,7 +60,7 @@ def on_movielens() -> Table:
     full = movielens().merged({"seeds": [0, 1, 2]})
     quick = RunConfig(dataset=GeneratedShopConfig(), seeds=(0,)).merged({"split": {"by": SplitBy.USER}})
     encoder = movielens().pretrain
-    return _table("movielens", "films rated high or low", encoder=encoder, forms=(full, quick), hours=3)
+    return _table("movielens", "films rated high or low", encoder=encoder, forms=(full, quick), hours=5)
 
 
 def _table(
@@ -69,14 +71,15 @@ def _table(
     forms: tuple[RunConfig, RunConfig],
     hours: float,
     thinned: float = 1.0,
+    has_queries: bool = False,
 ) -> Table:
     full, quick = forms
     kept = (f"ranker.negative_rate={thinned}",)
     return Table(
         name=f"em3 --part {part}",
         title=f"Rankers that read content: {of}",
-        rows=_rows(encoder),
-        claims=CLAIMS,
+        rows=(*_rows(encoder), *(_match_rows(encoder) if has_queries else ())),
+        claims=(*CLAIMS, *(MATCH_CLAIMS if has_queries else ())),
         protocol=Protocol.RANK,
         headline=GAUC,
         full=Form(run=full, hours=hours, settings=kept),
@@ -97,12 +100,19 @@ def _table(
 
 
 def ranker(
-    model: str, content: dict[str, Any], *, modalities: tuple[str, ...], encoder: PretrainConfig
+    model: str,
+    content: dict[str, Any],
+    *,
+    modalities: tuple[str, ...],
+    encoder: PretrainConfig,
+    reads_match: bool = False,
 ) -> RankingConfig:
-    """A ranker, over the encoder's vectors where it reads content."""
-    tree: dict[str, Any] = {"ranker": {"model": {"kind": model}, "content": content}}
+    """A ranker, over the encoder's vectors where it reads content, or how query and item go together."""
+    tree: dict[str, Any] = {"ranker": {"model": {"kind": model}, "content": content, "reads_match": reads_match}}
     if modalities:
-        tree |= {"modalities": modalities, "pretrain": encoder.dump()}
+        tree["modalities"] = modalities
+    if modalities or reads_match:
+        tree["pretrain"] = encoder.dump()
     return RankingConfig.parse(tree)
 
 
@@ -134,6 +144,16 @@ def _rows(encoder: PretrainConfig) -> tuple[Row, ...]:
         row("din, em3 lora", "… both sides train factors", em3(train="lora", train_behaviours="lora"), *EVERY),
         row("din, em3 adapter", "… both train the weights", em3(train_behaviours="adapter"), *EVERY),
         row("din, em3 one-sided", "… candidates alone train them", em3(train_behaviours="frozen"), *EVERY),
+        row(
+            "din, em3 cache", "… and behaviours are what they last were as those", em3(train_behaviours="cache"), *EVERY
+        ),
+        row("din, em3 lora cache", "… with factors over that", em3(train_behaviours="lora_cache"), *EVERY),
+        row(
+            "din, em3 full",
+            "… and candidates train the encoder on",
+            em3(train="full", train_behaviours="lora_cache"),
+            *EVERY,
+        ),
         row("din, em3 no contrast", "… nothing is contrasted", em3(contrast_weight=0.0), *EVERY),
         row("din, em3 strong contrast", "… with a hundred times the weight", em3(contrast_weight=0.1), *EVERY),
         row("din, em3 title", "… of the title alone", em3(), "title"),
@@ -142,6 +162,19 @@ def _rows(encoder: PretrainConfig) -> tuple[Row, ...]:
         row("permuted-content din, em3", "din, em3 with another item's", em3(), *EVERY, permuted=True),
         *plain("sim", "SIM, what a search finds in long histories"),
         *plain("dcnv2", "DCNv2, cross layers and a mean of the history"),
+    )
+
+
+def _match_rows(encoder: PretrainConfig) -> tuple[Row, ...]:
+    def plain() -> RankingConfig:
+        return ranker("din", {"kind": "none"}, modalities=(), encoder=encoder, reads_match=True)
+
+    def em3() -> RankingConfig:
+        return ranker("din", {"kind": "em3"}, modalities=EVERY, encoder=encoder, reads_match=True)
+
+    return (
+        Row("din, match", "din, and the encoder's cosine of query and item", plain, TRIALS),
+        Row("din, em3 match", "din, em3, and that", em3, TRIALS),
     )
 
 
@@ -166,6 +199,11 @@ CLAIMS = (
     Ordering("To train behaviours' side helps", "din, em3", "din, em3 one-sided"),
     Ordering("… in full more than by factors", "din, em3 adapter", "din, em3"),
     Ordering("Candidates in full are better than by factors", "din, em3", "din, em3 lora"),
+    Ordering("Kept behaviours are worse than encoded ones", "din, em3 one-sided", "din, em3 cache"),
+    Ordering("… with factors too", "din, em3", "din, em3 lora cache"),
+    Ordering("The ranking loss should reach the encoder: full > em3", "din, em3 full", "din, em3"),
+    Ordering("… behaviours kept with either", "din, em3 full", "din, em3 lora cache"),
+    Ordering("… among items that training has not shown", "din, em3 full", "din, em3 lora cache", slice=NEW),
     Ordering("The photo adds to the title", "din, em3", "din, em3 title"),
     Ordering("The title adds to the photo", "din, em3", "din, em3 photo"),
     Ordering("It is what content says that helps: frozen > permuted", "din, frozen", "permuted-content din, frozen"),
@@ -173,3 +211,9 @@ CLAIMS = (
     *_claims("sim"),
     *_claims("dcnv2"),
 )
+MATCH_CLAIMS = (
+    Ordering("How query and item go together is worth a number of its own", "din, match", "din"),
+    Ordering("… more than what the item is made of", "din, match", "din, em3"),
+    Ordering("EM3 helps beside it", "din, em3 match", "din, match"),
+)
+"""Where searches are the requests."""
