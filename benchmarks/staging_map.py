@@ -369,7 +369,8 @@ def draw_pairs(known: dict[str, Any], place: Path) -> None:
             for at, one in found:
                 axes.plot([at, at], [100 * one["low"], 100 * one["high"]], color=colour, linewidth=1.6)
             points = [(at, 100 * one["difference"]) for at, one in found]
-            axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=4, linewidth=0.8, label=names[arm])
+            line = "o-" if len(points) == len(SHARES) else "o"  # none over what was not measured
+            axes.plot(*zip(*points, strict=True), line, color=colour, markersize=4, linewidth=0.8, label=names[arm])
         axes.set_xscale("log")
         axes.set_xticks(list(SHARES.values()), [f"{100 * share:g} %" for share in SHARES.values()])
         axes.minorticks_off()
