@@ -562,7 +562,7 @@ def test_searching_while_adding(engine):
         (lambda e: e.search("x", channel="bm2"), "There is no channel 'bm2'. Did you mean 'bm25'"),
         (
             lambda e: e.search("x", channel="vectors"),
-            "There is no channel 'vectors'. Valid: recall, dense, bm25, popularity",
+            "There is no channel 'vectors'. Valid: recall, dense, generative, bm25, popularity",
         ),
         (lambda e: e.search("x", channel="recall"), "This shop has no recall model. Use channel 'dense'"),
         (lambda e: e.search("x", channel="bm25", photo=photo(1)), "Channel 'bm25' reads no photos"),

@@ -39,6 +39,7 @@ class GenerativeConfig(RetrieverConfig):
     """A decoder over the levels of semantic IDs, and what it reads of a request."""
 
     kind: Literal["generative"] = "generative"
+    """Name of the file that defines it."""
     asks: Asks = Asks.QUERY
     """What a request is: query or history."""
     dim: int = Field(256, ge=8)
