@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from triptych.engine import Answer
 
-PIPED_WIDTH = 116
+PIPED_WIDTH = 132
 """Columns of a table that does not go to a terminal."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

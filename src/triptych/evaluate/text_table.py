@@ -28,8 +28,8 @@ _SHORT = {
 }
 """What a terminal has room for."""
 _ORDER = (Role.BASELINE, Role.MODEL, Role.CONTROL, Role.CEILING)
-MOST_BESIDE = 8
-"""Models that a terminal has room for beside each other."""
+GAP = 3
+"""Columns of a terminal between two of a table."""
 ONE_SEED = "Trained with one seed: the intervals speak of queries, not of training luck. One seed is never evidence."
 
 
@@ -107,12 +107,16 @@ def _cell(rows: Rows, model: str, column: Column, *, first: Column) -> str:
 
 
 def _by_slice(rows: Rows, slices: Sequence[str], *, models: Sequence[str], column: Column) -> list[dict[str, str]]:
-    """Put slices below each other, or models where there are too many to stand beside each other."""
+    """Put slices below each other, or models where that is less wide."""
     lines = [_slice_row(rows, one, models=models, column=column) for one in slices]
-    if len(models) <= MOST_BESIDE:
-        return lines
     _, *across = lines[0]
-    return [{"model": name, **{line["slice"]: line[name] for line in lines}} for name in across]
+    turned = [{"model": name, **{line["slice"]: line[name] for line in lines}} for name in across]
+    return min(lines, turned, key=_width)
+
+
+def _width(table: Sequence[Mapping[str, str]]) -> int:
+    """Return how many columns of a terminal a table takes."""
+    return sum(GAP + max(len(name), *(len(row[name]) for row in table)) for name in table[0])
 
 
 def _slice_row(rows: Rows, name: str, *, models: Sequence[str], column: Column) -> dict[str, str]:
