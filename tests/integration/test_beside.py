@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from small_demo import DEMO_SETTINGS, begun
+from typer.testing import CliRunner
 
+from triptych.cli import app
 from triptych.evaluate.report import read_records
 from triptych.foundation.errors import ConfigError
 from triptych.recipes import resolve
@@ -71,6 +73,8 @@ def test_validation_may_choose_what_is_served(demo_run: Path, tmp_path: Path):
     assert folder.stage("bundle").manifest["inputs"]["encoder"] == longer.id
     assert folder.stage("recall recall seed 0").manifest["inputs"]["encoder"] == longer.id
     assert "serves longer" in report.file("report.html").read_text(encoding="utf-8")
+    told = CliRunner().invoke(app, ["report", str(tmp_path / "run")], catch_exceptions=False).stdout
+    assert "serves longer: recall@20 title+photo" in told and "validation queries" in told
 
 
 def test_a_choice_needs_something_to_choose_from():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_demo import DEMO_SETTINGS, begun
 
 from triptych.engine import Channel, Engine, Filters
 from triptych.engine.bundle import check_lineage, open_bundle
@@ -14,6 +15,7 @@ from triptych.evaluate.report import read_records
 from triptych.foundation.errors import ArtifactError, ConfigError, EngineError
 from triptych.recall.models.generative import Ask, Generative
 from triptych.recipes import resolve
+from triptych.recipes.pipeline import run_pipeline
 from triptych.recipes.run_folder import RunFolder
 from triptych.semantic_ids.stored import SemanticIds
 
@@ -123,3 +125,10 @@ def test_settings_that_do_not_go_together(settings: tuple[str, ...], message: st
 def test_a_feed_has_no_searches_to_learn_from() -> None:
     with pytest.raises(ConfigError, match="generative learns from searches"):
         resolve("feed", settings=("generative={}", "semantic_ids={}"))
+
+
+def test_more_codes_than_items_are_told_before_anything_is_trained(demo_run: Path, tmp_path: Path) -> None:
+    config = resolve("demo", settings=(*DEMO_SETTINGS, "semantic_ids.quantizer.codes=5000")).config
+    with pytest.raises(ConfigError, match=r"semantic_ids\.quantizer\.codes is 5000, and there are 600 vectors"):
+        run_pipeline(config, base=tmp_path, out=begun(tmp_path / "run", like=demo_run))
+    assert not (tmp_path / "run" / "encoder").exists()

@@ -451,7 +451,10 @@ async def test_items_come_as_json_that_says_so(client: httpx.AsyncClient, engine
         ({"q": "a", "k": 0}, "k: .*greater than or equal to 1"),
         ({"q": "a", "k": 201}, "k: .*less than or equal to 200"),
         ({"q": "a" * 401}, "q: .*at most 400 characters"),
-        ({"q": "a", "channel": "magic"}, "channel: .*'dense', 'generative', 'bm25', 'popularity', 'item_knn' or 'hybrid'"),
+        (
+            {"q": "a", "channel": "magic"},
+            "channel: .*'dense', 'generative', 'bm25', 'popularity', 'item_knn' or 'hybrid'",
+        ),
         ({"q": "a", "categry": "x"}, r"'categry' is not a parameter of this request. Did you mean 'category'\?"),
         ({"q": "a", "user": "u1"}, "'user' is not a parameter of this request"),
         ({"q": "a", "min_price": 3, "max_price": 1}, r"lowest price \(3\) is above the highest \(1\)"),

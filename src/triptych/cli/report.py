@@ -20,6 +20,7 @@ def report(
     from triptych.evaluate.report import read_records, text_tables
     from triptych.recipes.reproduce.harness import finished_table
     from triptych.recipes.run_folder import RunFolder
+    from triptych.recipes.served import KIND, words_of
 
     if (made := finished_table(RunFolder.existing(run))) is not None:
         print_made(made, out=run, as_json=as_json)
@@ -34,4 +35,6 @@ def report(
         if table.note:
             print(table.note)
         print()
+    if KIND in (folder := RunFolder.existing(run)).stages():
+        print(f"serves {words_of(folder.stage(KIND))}")
     print(f"report with pictures: {artifact.file('report.html')}")

@@ -87,7 +87,7 @@ class Config(BaseModel):
         for setting in sorted(settings, key=_kinds_first):
             path, separator, text = setting.partition("=")
             if not separator or not path.strip():
-                raise ConfigError(f"--set {setting!r}: expected path=value, for example training.steps=500.")
+                raise ConfigError(f"--set {setting!r}: expected path=value, for example pretrain.loop.steps=500.")
             _assign(tree, path.strip().split("."), _value(text), setting=setting)
         return type(self).parse(tree)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,11 @@ from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.recipes.validation import validation_queries
 from triptych.recipes.views import item_views, query_vectors
 
+log = logging.getLogger(__name__)
+
 RULE_KIND = "ranking"
-MOST_QUERIES, NDCG_K = 500, 10
-"""Queries of the validation part that choose, and by what."""
+LEAST_QUERIES, MOST_QUERIES, NDCG_K = 100, 500, 10
+"""Queries of the validation part that choose, and by what; of fewer than the least, no order is preferred."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,15 @@ class RankedLine:
                 for one in (self.first.retrievers[0], self._retriever(0, Part.VALIDATION))
             )
             gain = paired_difference(ranked, baseline=without, rng=np.random.default_rng(0))
-            rule = RankRule(channel, candidates, is_preferred=bool(gain.low > 0))
+            enough = len(without) >= LEAST_QUERIES
+            if not enough:
+                log.warning(
+                    "ranking: the validation part has %d queries, and it takes %d to tell whether the ranker's order "
+                    "is better; it is used only where it is asked for",
+                    len(without),
+                    LEAST_QUERIES,
+                )
+            rule = RankRule(channel, candidates, is_preferred=enough and bool(gain.low > 0))
             rule.save(folder)
             return {
                 "is_preferred": rule.is_preferred,

@@ -36,11 +36,14 @@ class Served(NamedTuple):
     @property
     def words(self) -> str:
         """The choice as a report says it: the name, and what each training found; empty: nothing was chosen."""
-        if self.choice is None:
-            return ""
-        summary = self.choice.summary
-        found = ", ".join(f"{name} {100 * np.mean(values):.1f} %" for name, values in summary["seeds"].items())
-        return f"{self.plan.name}: {summary['metric']} {found}"
+        return "" if self.choice is None else words_of(self.choice)
+
+
+def words_of(choice: Artifact) -> str:
+    """Say what validation chose, and what each training found: of equal ones that of `pretrain`."""
+    summary = choice.summary
+    found = ", ".join(f"{name} {100 * np.mean(values):.1f} %" for name, values in summary["seeds"].items())
+    return f"{summary['served']}: {summary['metric']} {found}, of {summary['queries']:,} validation queries"
 
 
 def served_of_run(trained: AllTrained, *, stages: Stages, split: Split) -> Served:

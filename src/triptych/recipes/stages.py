@@ -294,7 +294,8 @@ class Stages:
         served = self.config.pretrain
         if served.encoder.modalities.reads_photo and not served.varies_photos and self.config.photo_queries:
             log.warning(
-                "look: nothing teaches the served encoder to search by photo: add the task photo_view to a stage"
+                "note: nothing teaches the served encoder to search by a photo alone; the task photo_view, added to a "
+                "stage of pretrain, does"
             )
         return self.train_plans(plans, seeds=self.config.seeds, split=split, tokenizer=tokenizer)
 
