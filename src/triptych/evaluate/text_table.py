@@ -28,8 +28,8 @@ _SHORT = {
 }
 """What a terminal has room for."""
 _ORDER = (Role.BASELINE, Role.MODEL, Role.CONTROL, Role.CEILING)
-GAP = 3
-"""Columns of a terminal between two of a table."""
+WIDEST, GAP = 132, 3
+"""Columns of a terminal that a table may take, and those between two of the table's own."""
 ONE_SEED = "Trained with one seed: the intervals speak of queries, not of training luck. One seed is never evidence."
 
 
@@ -107,11 +107,11 @@ def _cell(rows: Rows, model: str, column: Column, *, first: Column) -> str:
 
 
 def _by_slice(rows: Rows, slices: Sequence[str], *, models: Sequence[str], column: Column) -> list[dict[str, str]]:
-    """Put slices below each other, or models where that is less wide."""
+    """Put slices below each other; where that is too wide, models, if that is less so."""
     lines = [_slice_row(rows, one, models=models, column=column) for one in slices]
     _, *across = lines[0]
     turned = [{"model": name, **{line["slice"]: line[name] for line in lines}} for name in across]
-    return min(lines, turned, key=_width)
+    return lines if _width(lines) <= WIDEST else min(lines, turned, key=_width)
 
 
 def _width(table: Sequence[Mapping[str, str]]) -> int:
