@@ -286,15 +286,13 @@ class TrainedRecall:
             item_content=self.item_content,
         )
 
-    def recommender(self, *, name: str, config: RunConfig, dense: Dense) -> Recommender:
+    def recommender(self, *, name: str, dense: Dense) -> Recommender:
         """Put a model of users or histories before the encoder, as the engine does.
 
         Args:
             name: in tables and logs.
-            config: of the run.
             dense: the served encoder of the same seed.
         """
-        del config
         return Recommender.of(self.alone(name=name), dense=dense, item_ids=self.catalogue.item_ids)
 
     @property

@@ -46,10 +46,7 @@ def run(stages: Stages) -> Artifact:
             trained[config.arms[0].value, seed].retriever(name="dense", config=config) for seed in config.seeds
         ]
         learned: dict[str, list[Retriever]] = {
-            name: [
-                one.recommender(name=name, config=config, dense=dense)
-                for one, dense in zip(by_seed, by_content, strict=True)
-            ]
+            name: [one.recommender(name=name, dense=dense) for one, dense in zip(by_seed, by_content, strict=True)]
             for name, by_seed in recalled.items()
         }
         return recommend.evaluate(
