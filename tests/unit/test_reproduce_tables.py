@@ -19,7 +19,7 @@ from triptych.foundation.errors import ConfigError
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recall.config import Loss
 from triptych.recipes.config import RunConfig
-from triptych.recipes.ranking import RankingConfig
+from triptych.recipes.ranker import RankerConfig
 from triptych.recipes.recall import RecallConfig
 from triptych.recipes.reproduce import TABLES, find_table
 from triptych.recipes.reproduce.base import Form, Row, Size, Table
@@ -301,8 +301,8 @@ def test_rows_of_em3s_table_differ_in_model_and_content_alone(part):
 @pytest.mark.parametrize(
     ("config", "tree", "message"),
     [
-        (RankingConfig, {"ranker": {"content": {"kind": "frozen"}}}, "reads vectors of items: set pretrain"),
-        (RankingConfig, {"modalities": ["item"]}, "reads no vectors of items: remove"),
+        (RankerConfig, {"ranker": {"content": {"kind": "frozen"}}}, "reads vectors of items: set pretrain"),
+        (RankerConfig, {"modalities": ["item"]}, "reads no vectors of items: remove"),
         (RecallConfig, {"modalities": ["title"], "recall": {"model": {"kind": "lightgcn"}}}, "have no effect"),
     ],
 )

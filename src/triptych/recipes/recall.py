@@ -39,11 +39,9 @@ from triptych.recipes.encoders import Plan, permuted_photos
 from triptych.recipes.semantic_ids import codes_of, said_by
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
-from triptych.recipes.views import Modality, item_views, of_modalities, permuted, query_vectors
+from triptych.recipes.views import SIDES, Modality, item_views, of_modalities, permuted, query_vectors
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
-
-SIDES = (Modality.TITLE, Modality.PHOTO)
 
 
 class RecallConfig(Config):

@@ -31,6 +31,9 @@ class Modality(StrEnum):
     PHOTO = "photo"
 
 
+SIDES = (Modality.TITLE, Modality.PHOTO)
+
+
 def item_views(
     own: Trained, *, pretrain: PretrainConfig, stages: Stages, name: str, photos_of: int | None = None
 ) -> Artifact:

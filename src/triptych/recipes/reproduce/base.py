@@ -9,20 +9,19 @@ from enum import StrEnum
 from triptych.evaluate.compare import Column
 from triptych.evaluate.orderings import Ordering
 from triptych.evaluate.records import is_trained
-from triptych.evaluate.tasks import cells, recommend, search
+from triptych.evaluate.tasks import cells, ranking, recommend, search
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.errors import ConfigError, did_you_mean
 from triptych.pretrain.base import PretrainConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
-from triptych.recipes import ranking
 from triptych.recipes.config import RunConfig
 from triptych.recipes.generation import GenerationConfig
-from triptych.recipes.ranking import RankingConfig
+from triptych.recipes.ranker import RankerConfig
 from triptych.recipes.recall import RecallConfig
 
 Settings = tuple[str, ...]
 """Overrides ``a.b=value`` of a row's training config."""
-RowConfig = PretrainConfig | RecallConfig | GenerationConfig | RankingConfig
+RowConfig = PretrainConfig | RecallConfig | GenerationConfig | RankerConfig
 
 
 CHANCE, POPULARITY, BM25, ITEM_KNN, ORACLE = "chance", "popularity", "bm25", "item-knn", "oracle"
