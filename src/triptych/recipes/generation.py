@@ -35,6 +35,7 @@ from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.recipes.views import query_vectors
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
+from triptych.training.epochs import find_trained
 
 
 class GenerationConfig(Config):
@@ -120,7 +121,7 @@ class GenerationWork:
     def find(self) -> Artifact | None:
         """Return the finished decoder, or None."""
         config = self.plan.config.generative
-        return generative_train.find_trained(config, seed=self.seed, inputs=self._inputs, out=self.out)
+        return find_trained(KIND, config, seed=self.seed, inputs=self._inputs, out=self.out)
 
     def train(self) -> Artifact:
         """Train it, go on where an attempt was interrupted, or open it."""

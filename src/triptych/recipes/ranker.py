@@ -34,6 +34,7 @@ from triptych.recipes.encoders import Plan, permuted_photos
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.recipes.views import SIDES, Modality, item_views, of_modalities, permuted, permuted_rows, query_vectors
+from triptych.training.epochs import find_trained
 
 
 class RankerConfig(Config):
@@ -140,7 +141,7 @@ class RankerWork:
 
     def find(self) -> Artifact | None:
         """Return the finished ranker, or None."""
-        return train.find_trained(self.plan.config.ranker, seed=self.seed, inputs=self._inputs, out=self.out)
+        return find_trained(RANKER, self.plan.config.ranker, seed=self.seed, inputs=self._inputs, out=self.out)
 
     def train(self) -> Artifact:
         """Train it, go on where an attempt was interrupted, or open it."""

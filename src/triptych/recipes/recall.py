@@ -42,6 +42,7 @@ from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.recipes.views import SIDES, Modality, item_views, of_modalities, permuted, query_vectors
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
+from triptych.training.epochs import find_trained
 
 
 class RecallConfig(Config):
@@ -164,7 +165,7 @@ class RecallWork:
 
     def find(self) -> Artifact | None:
         """Return the finished model, or None."""
-        return train.find_trained(self.plan.config.recall, seed=self.seed, inputs=self._inputs, out=self.out)
+        return find_trained(train.KIND, self.plan.config.recall, seed=self.seed, inputs=self._inputs, out=self.out)
 
     def train(self) -> Artifact:
         """Train it, go on where an attempt was interrupted, or open it."""
