@@ -25,11 +25,11 @@ from triptych.ranker.scorer import Ranker
 from triptych.recall.base import Request
 from triptych.recipes import resolve
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.pipeline import run_pipeline
 from triptych.recipes.ranker import RankerConfig, RankerPlan, train_rankers
 from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.stages import Stages
-from triptych.recipes.views import permuted_rows
 
 MATCHED = {**SMALL_RANKER, "content": {"kind": "none"}, "reads_match": True, "validation_samples": 500}
 
@@ -114,17 +114,18 @@ def test_a_search_is_ordered_by_it_and_so_is_what_came_since(run: Path, catalogu
 
 
 def test_it_is_a_row_of_a_table_and_has_its_control(run: Path, config: RunConfig, folder: RunFolder):
-    stages = Stages(config, base=run, out=run, command="test")
+    """Both are trained side by side, each in a process that is told no more than its work."""
+    stages = Stages(config, base=run, out=run, command="test", jobs=2)
     catalogue, split = stages.catalogue, Split.open(folder.stage("split"))
     plain = RankerConfig.parse({"pretrain": config.pretrain.dump(), "ranker": {**MATCHED, "epochs": 0.1}})
     frozen = plain.merged({"ranker": {"content": {"kind": "frozen"}}, "modalities": ["item"]})
-    plans = [RankerPlan("plain", plain), RankerPlan("permuted", frozen, permuted_content=True)]
+    plans = [RankerPlan("plain", plain), RankerPlan("permuted", frozen, control=Control.CONTENT)]
     tokenizer = stages.tokenizer(split)
     made = train_rankers(plans, stages=stages, seeds=[0], split=split, tokenizer=tokenizer)
     again = train_rankers(plans, stages=stages, seeds=[0], split=split, tokenizer=tokenizer)
     assert [one.model.id for one in again.values()] == [one.model.id for one in made.values()]
     items = np.asarray(load_vectors(folder.stage("embeddings title+photo seed 0")))
-    drawn = items[permuted_rows(catalogue.num_items, seed=0)]
+    drawn = items[Control.CONTENT.content_rows(catalogue.num_items, seed=0)]
     for name, expected in (("plain", items), ("permuted", drawn)):
         one = made[name, 0]
         match = one.work.match

@@ -72,8 +72,7 @@ def test_every_trial_of_every_row_is_a_config_of_its_own(name, size):
     for one in made.rows_of(form):
         plans = trial_plans(one, form)
         assert len({plan.config.to_json() for plan in plans}) == len(plans)
-        spoilt = one.permutes_photos or one.random_vectors or one.shuffled_ids or one.permuted_content
-        assert spoilt == (role_of(one.name) is Role.CONTROL)
+        assert bool(one.control) == (role_of(one.name) is Role.CONTROL)
     assert made.quick.hours <= 0.5
     assert len(made.quick.run.seeds) == 1
     assert len(made.full.run.seeds) >= 3

@@ -30,10 +30,11 @@ from triptych.ranker.samples import read_samples
 from triptych.ranker.scorer import Ranker
 from triptych.ranker.task import Given
 from triptych.recipes.config import RANKER, RunConfig
-from triptych.recipes.encoders import Plan, permuted_photos
+from triptych.recipes.controls import Control
+from triptych.recipes.encoders import Plan
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
-from triptych.recipes.views import SIDES, Modality, item_views, of_modalities, permuted, permuted_rows, query_vectors
+from triptych.recipes.views import SIDES, Modality, item_views, of_modalities, query_vectors
 from triptych.training.epochs import find_trained
 
 
@@ -78,10 +79,8 @@ class RankerPlan(NamedTuple):
     """What tables and messages call it."""
     config: RankerConfig
     """Encoder, ranker and training, complete."""
-    permutes_photos: bool = False
-    """Whether the encoder is shown another item's photo for each item: the permuted-photo control."""
-    permuted_content: bool = False
-    """Whether items have changed content among each other: the permuted-content control."""
+    control: Control = Control.NONE
+    """What items have in the place of their own."""
 
     @property
     def pretrain(self) -> PretrainConfig | None:
@@ -157,7 +156,7 @@ class RankerWork:
         if self.read is None or self.read.embeddings is None or not wanted or self.plan.trains_encoder:
             return None
         found = of_modalities(wanted, item_vectors=self.read.embeddings, views=self.read.item_views)
-        return permuted(found, seed=self.seed) if self.plan.permuted_content else found
+        return self.plan.control.content(found, seed=self.seed)
 
     @property
     def match(self) -> Match | None:
@@ -165,27 +164,24 @@ class RankerWork:
         read = self.read
         if read is None or read.embeddings is None or read.query_embeddings is None:
             return None
-        rows = None
-        if self.plan.permuted_content:
-            rows = permuted_rows(len(load_vectors(read.embeddings)), seed=self.seed)
+        count = len(load_vectors(read.embeddings))
         return Match.open(
             encoder=read.encoder,
             embeddings=read.embeddings,
             query_embeddings=read.query_embeddings,
-            content_rows=rows,
+            content_rows=self.plan.control.content_rows(count, seed=self.seed),
         )
 
     def _encoder(self, catalogue: Catalogue) -> EncoderStart:
         """Describe the encoder that it trains on, shown what the encoder was shown in its own training."""
         plan, read = self.plan, self.read
         assert read is not None, "what trains an encoder reads one"
-        count = catalogue.num_items
         return EncoderStart(
             read.encoder,
             [View(name.value) for name in plan.config.reads],
             features=read.photo_features,
-            photo_rows=permuted_photos(catalogue, seed=self.seed) if plan.permutes_photos else None,
-            content_rows=permuted_rows(count, seed=self.seed) if plan.permuted_content else None,
+            photo_rows=plan.control.photo_rows(catalogue, seed=self.seed),
+            content_rows=plan.control.content_rows(catalogue.num_items, seed=self.seed),
         )
 
     @property
@@ -195,9 +191,7 @@ class RankerWork:
             inputs |= {name: one for name, one in self.read._asdict().items() if one is not None}
             if self.plan.config.modalities:
                 inputs["modalities"] = ", ".join(self.plan.config.modalities)
-        if self.plan.permuted_content:
-            inputs["control"] = "permuted content"
-        return inputs
+        return inputs | self.plan.control.inputs
 
 
 @dataclass(frozen=True)
@@ -324,7 +318,7 @@ def _read(plan: RankerPlan, *, seed: int, own: Trained, stages: Stages) -> Read:
     if plan.trains_encoder:
         features = stages.models_for(plan.pretrain).features
     elif set(SIDES) & set(plan.config.reads):
-        photos_of = seed if plan.permutes_photos else None
-        views = item_views(own, pretrain=plan.pretrain, stages=stages, name=name, photos_of=photos_of)
+        photo_rows = plan.control.photo_rows(stages.catalogue, seed=seed)
+        views = item_views(own, pretrain=plan.pretrain, stages=stages, name=name, photo_rows=photo_rows)
     queries = query_vectors(own, stages=stages, name=name) if match else None
     return Read(own.encoder, vectors, views, features, queries)

@@ -15,6 +15,7 @@ from triptych.foundation.errors import ConfigError, did_you_mean
 from triptych.pretrain.base import PretrainConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.generation import GenerationConfig
 from triptych.recipes.ranker import RankerConfig
 from triptych.recipes.recall import RecallConfig
@@ -83,14 +84,8 @@ class Row:
     """Model and training, as the full form has them."""
     trials: tuple[Settings, ...] = ((),)
     """The settings it is tried with; every row of a table has as many. The best on validation is taken."""
-    permutes_photos: bool = False
-    """Whether each item is shown another item's photo."""
-    random_vectors: bool = False
-    """Whether a recall model is given a random vector for each item's content."""
-    shuffled_ids: bool = False
-    """Whether items have changed semantic IDs among each other."""
-    permuted_content: bool = False
-    """Whether items have changed content among each other: what a model behind an encoder reads of them."""
+    control: Control = Control.NONE
+    """What items have in the place of their own."""
     keeps_relevant: bool = False
     """Whether a recall model's answers keep only items of a category that the query asks for."""
     start: Callable[[], PretrainConfig] | None = None

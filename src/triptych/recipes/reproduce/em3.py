@@ -25,6 +25,7 @@ from triptych.evaluate.orderings import Ordering
 from triptych.pretrain.base import PretrainConfig
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.movielens import movielens
 from triptych.recipes.ranker import RankerConfig
 from triptych.recipes.reproduce.base import Form, Protocol, Row, Settings, Table
@@ -124,7 +125,7 @@ def _rows(encoder: PretrainConfig) -> tuple[Row, ...]:
         def config() -> RankerConfig:
             return ranker(kind, tree, modalities=modalities, encoder=encoder)
 
-        return Row(name, what, config, TRIALS, permuted_content=permuted)
+        return Row(name, what, config, TRIALS, Control.CONTENT if permuted else Control.NONE)
 
     def em3(**settings: Any) -> dict[str, Any]:
         return {"kind": "em3", **settings}

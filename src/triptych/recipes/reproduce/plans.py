@@ -134,20 +134,13 @@ def trial_plans(row: Row, form: Form) -> list[AnyPlan]:
     for number, trial in enumerate(row.trials[: form.num_trials], start=1):
         name, tried = f"{row.name} trial {number}", config.override(*shorter, *trial)
         if isinstance(tried, RecallConfig):
-            controls = (
-                row.permutes_photos,
-                row.random_vectors,
-                row.shuffled_ids,
-                row.permuted_content,
-                row.keeps_relevant,
-            )
-            plans.append(RecallPlan(name, tried, *controls))
+            plans.append(RecallPlan(name, tried, row.control, row.keeps_relevant))
         elif isinstance(tried, RankerConfig):
-            plans.append(RankerPlan(name, tried, row.permutes_photos, row.permuted_content))
+            plans.append(RankerPlan(name, tried, row.control))
         elif isinstance(tried, GenerationConfig):
-            plans.append(GenerationPlan(name, tried, row.shuffled_ids))
+            plans.append(GenerationPlan(name, tried, row.control))
         else:
-            plans.append(Plan(name, tried, row.permutes_photos, start))
+            plans.append(Plan(name, tried, row.control, start))
     return plans
 
 
