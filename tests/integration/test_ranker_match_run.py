@@ -128,6 +128,7 @@ def test_it_is_a_row_of_a_table_and_has_its_control(run: Path, config: RunConfig
     drawn = items[Control.CONTENT.content_rows(catalogue.num_items, seed=0)]
     for name, expected in (("plain", items), ("permuted", drawn)):
         one = made[name, 0]
+        assert one.work.num_steps == one.model.summary["steps"]
         match = one.work.match
         assert match is not None
         np.testing.assert_array_equal(match.item_vectors, expected)

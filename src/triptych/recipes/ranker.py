@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,7 @@ class RankerWork:
     read: Read | None
     """None: it reads no content."""
     num_samples: int
-    """Of the training part, by which its steps are counted."""
+    """That an epoch learns from, by which its steps are counted."""
     out: Path
     """Folder of the stage."""
 
@@ -134,9 +135,9 @@ class RankerWork:
 
     @property
     def num_steps(self) -> int:
-        """Steps that its training counts, about: all of what was chosen is kept."""
+        """Steps that its training counts."""
         config = self.plan.config.ranker
-        return config.loop(batches_per_epoch=self.num_samples * config.negative_rate / config.batch_samples).steps
+        return config.loop(batches_per_epoch=math.ceil(self.num_samples / config.batch_samples)).steps
 
     def find(self) -> Artifact | None:
         """Return the finished ranker, or None."""
@@ -289,12 +290,14 @@ def _train(
     wanted: Sequence[tuple[RankerPlan, int, Trained | None]], *, stages: Stages, split: Split
 ) -> dict[tuple[str, int], TrainedRanker]:
     """Train plans with a seed and the encoder whose vectors they read each."""
-    num_samples = len(read_samples(stages.catalogue, places=split.train).label)
+    label = read_samples(stages.catalogue, places=split.train).label
+    positives = int(label.sum())
     catalogue, out = stages.catalogue.artifact, stages.out / RANKER
     works = []
     for plan, seed, own in wanted:
         read = None if own is None else _read(plan, seed=seed, own=own, stages=stages)
-        works.append(RankerWork(plan, seed, catalogue, split.artifact, read, num_samples, out))
+        kept = positives + round(plan.config.ranker.negative_rate * (len(label) - positives))
+        works.append(RankerWork(plan, seed, catalogue, split.artifact, read, kept, out))
     new = train_new(works, jobs=stages.jobs, what="ranker")
     return {
         (work.plan.name, work.seed): TrainedRanker(
