@@ -22,7 +22,7 @@ from triptych.cli import app
 from triptych.evaluate.report import read_records
 from triptych.foundation.artifact import MANIFEST
 from triptych.recipes import resolve
-from triptych.recipes.encoders import permuted_photos
+from triptych.recipes.controls import Control
 from triptych.recipes.pipeline import run_pipeline
 from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.tables import find_source
@@ -92,10 +92,22 @@ def test_permuted_photos_change_places_among_the_items_that_have_one(demo_run: P
     from triptych.data.catalogue import Catalogue
 
     catalogue = Catalogue.open(RunFolder.existing(demo_run).stage("catalogue"))
-    rows = permuted_photos(catalogue, seed=0)
+    rows = Control.PHOTO.photo_rows(catalogue, seed=0)
     assert sorted(rows) == list(range(catalogue.num_items))
     assert (catalogue.photos.has[rows] == catalogue.photos.has).all()
     assert (rows != range(catalogue.num_items)).mean() > 0.9
+
+
+def test_another_process_is_told_of_them(demo_run: Path, tmp_path: Path):
+    from triptych.pretrain.tasks.contrastive import ContrastiveConfig
+    from triptych.recipes.encoders import EncoderWork, Plan
+
+    catalogue, split, tokenizer = map(RunFolder.existing(demo_run).stage, ("catalogue", "split", "tokenizer"))
+    plan = Plan("permuted-photo", ContrastiveConfig(), Control.PHOTO)
+    work = EncoderWork(plan, 3, catalogue, split, tokenizer, tmp_path)
+    told = EncoderWork.parse(json.loads(json.dumps(work.dump())))
+    assert told.plan == plan
+    assert told.photo_rows.tolist() == work.photo_rows.tolist()
 
 
 def command(*arguments: str) -> list[str]:

@@ -11,16 +11,17 @@ from small_demo import DEMO_SETTINGS, SMALL_RANKER
 
 from triptych.data.splits import Split
 from triptych.engine import Engine
+from triptych.evaluate.tasks import ranking
 from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.ranker.config import RankTrainConfig
 from triptych.ranker.scorer import Ranker
 from triptych.recipes import resolve
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.pipeline import run_pipeline
-from triptych.recipes.ranking import RankingConfig, RankingPlan, evaluate, train_ranking
+from triptych.recipes.ranker import RankerConfig, RankerPlan, train_rankers
 from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.stages import Stages
-from triptych.recipes.views import permuted_rows
 
 END_TO_END = {
     **SMALL_RANKER,
@@ -73,19 +74,19 @@ def test_it_is_a_row_of_a_table_and_has_its_control(run: Path, config: RunConfig
     folder = RunFolder.existing(run)
     catalogue, split = stages.catalogue, Split.open(folder.stage("split"))
     tree = {"pretrain": config.pretrain.dump(), "modalities": ["title", "item"], "ranker": END_TO_END}
-    row = RankingConfig.parse(tree)
-    plans = [RankingPlan("end to end", row), RankingPlan("permuted", row, permuted_content=True)]
+    row = RankerConfig.parse(tree)
+    plans = [RankerPlan("end to end", row), RankerPlan("permuted", row, control=Control.CONTENT)]
     encoders = len(list((run / "encoder").iterdir()))
     tokenizer = stages.tokenizer(split)
-    made = train_ranking(plans, stages=stages, seeds=[0], split=split, tokenizer=tokenizer)
+    made = train_rankers(plans, stages=stages, seeds=[0], split=split, tokenizer=tokenizer)
     assert len(list((run / "encoder").iterdir())) == encoders
-    again = train_ranking(plans, stages=stages, seeds=[0], split=split, tokenizer=tokenizer)
+    again = train_rankers(plans, stages=stages, seeds=[0], split=split, tokenizer=tokenizer)
     assert [one.model.id for one in again.values()] == [one.model.id for one in made.values()]
     rankers: dict[str, Ranker] = {name: one.open() for (name, _), one in made.items()}
-    found = evaluate(rankers, catalogue=catalogue, split=split, config=EvaluationConfig(bootstrap_repeats=100))
+    found = ranking.evaluate(rankers, catalogue=catalogue, split=split, config=EvaluationConfig(bootstrap_repeats=100))
     values = {one.model for one in found.records}
     assert {"end to end", "permuted"} <= values
-    rows, drawn = np.arange(20), permuted_rows(catalogue.num_items, seed=0)
+    rows, drawn = np.arange(20), Control.CONTENT.content_rows(catalogue.num_items, seed=0)
     for name, shown in (("end to end", rows), ("permuted", drawn[rows])):
         own = rankers[name].encoder
         assert own is not None and set(own.vectors) == {"item", "title"}

@@ -25,11 +25,11 @@ from triptych.ranker.scorer import Ranker
 from triptych.recall.base import Request
 from triptych.recipes import resolve
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.pipeline import run_pipeline
-from triptych.recipes.ranking import RankingConfig, RankingPlan, train_ranking
+from triptych.recipes.ranker import RankerConfig, RankerPlan, train_rankers
 from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.stages import Stages
-from triptych.recipes.views import permuted_rows
 
 MATCHED = {**SMALL_RANKER, "content": {"kind": "none"}, "reads_match": True, "validation_samples": 500}
 
@@ -62,7 +62,8 @@ def catalogue(folder: RunFolder) -> Catalogue:
 @pytest.fixture(scope="module")
 def ranker(folder: RunFolder, catalogue: Catalogue) -> Ranker:
     encoder, embeddings, queries = (
-        folder.stage(f"{what} title+photo seed 0") for what in ("encoder", "embeddings", "query embeddings")
+        folder.stage(f"{what} seed 0")
+        for what in ("encoder title+photo", "embeddings title+photo", "query embeddings ranker")
     )
     ranker = folder.stage("ranker seed 0")
     read = {"encoder": encoder, "embeddings": embeddings, "query_embeddings": queries}
@@ -113,22 +114,25 @@ def test_a_search_is_ordered_by_it_and_so_is_what_came_since(run: Path, catalogu
 
 
 def test_it_is_a_row_of_a_table_and_has_its_control(run: Path, config: RunConfig, folder: RunFolder):
-    stages = Stages(config, base=run, out=run, command="test")
+    """Both are trained side by side, each in a process that is told no more than its work."""
+    stages = Stages(config, base=run, out=run, command="test", jobs=2)
     catalogue, split = stages.catalogue, Split.open(folder.stage("split"))
-    plain = RankingConfig.parse({"pretrain": config.pretrain.dump(), "ranker": {**MATCHED, "epochs": 0.1}})
+    plain = RankerConfig.parse({"pretrain": config.pretrain.dump(), "ranker": {**MATCHED, "epochs": 0.1}})
     frozen = plain.merged({"ranker": {"content": {"kind": "frozen"}}, "modalities": ["item"]})
-    plans = [RankingPlan("plain", plain), RankingPlan("permuted", frozen, permuted_content=True)]
+    plans = [RankerPlan("plain", plain), RankerPlan("permuted", frozen, control=Control.CONTENT)]
     tokenizer = stages.tokenizer(split)
-    made = train_ranking(plans, stages=stages, seeds=[0], split=split, tokenizer=tokenizer)
-    again = train_ranking(plans, stages=stages, seeds=[0], split=split, tokenizer=tokenizer)
+    made = train_rankers(plans, stages=stages, seeds=[0], split=split, tokenizer=tokenizer)
+    again = train_rankers(plans, stages=stages, seeds=[0], split=split, tokenizer=tokenizer)
     assert [one.model.id for one in again.values()] == [one.model.id for one in made.values()]
     items = np.asarray(load_vectors(folder.stage("embeddings title+photo seed 0")))
-    drawn = items[permuted_rows(catalogue.num_items, seed=0)]
+    drawn = items[Control.CONTENT.content_rows(catalogue.num_items, seed=0)]
     for name, expected in (("plain", items), ("permuted", drawn)):
         one = made[name, 0]
-        assert one.match is not None
-        np.testing.assert_array_equal(one.match.item_vectors, expected)
+        assert one.work.num_steps == one.model.summary["steps"]
+        match = one.work.match
+        assert match is not None
+        np.testing.assert_array_equal(match.item_vectors, expected)
         assert one.open().model.sizes.sample_numbers[-1] == "match"
-    permuted = made["permuted", 0].modalities
-    assert made["plain", 0].modalities is None and permuted is not None
+    permuted = made["permuted", 0].work.modalities
+    assert made["plain", 0].work.modalities is None and permuted is not None
     np.testing.assert_array_equal(permuted["item"], drawn)

@@ -36,8 +36,9 @@ from triptych.ranker.samples import read_samples
 from triptych.ranker.scorer import Ranker
 from triptych.recall.base import Request
 from triptych.recall.retriever import LearnedRetriever
-from triptych.recipes.ranker import LEAST_QUERIES, modalities_of
+from triptych.recipes.ranked_line import LEAST_QUERIES
 from triptych.recipes.run_folder import RunFolder
+from triptych.recipes.views import Modality, of_modalities
 from triptych.serve import create_app
 
 CANDIDATES = 50
@@ -54,10 +55,14 @@ def query(engine: Engine) -> str:
     return engine.example_queries(1)[0]
 
 
+def modalities_in(folder: RunFolder) -> dict[str, np.ndarray]:
+    vectors, views = (folder.stage(one) for one in ("embeddings title+photo seed 0", "item views ranker seed 0"))
+    return of_modalities(list(Modality), item_vectors=vectors, views=views)
+
+
 @pytest.fixture(scope="module")
 def ranker(folder: RunFolder) -> Ranker:
-    views = folder.stage("item views title+photo seed 0")
-    modalities = modalities_of(folder.stage("embeddings title+photo seed 0"), views)
+    modalities = modalities_in(folder)
     catalogue = Catalogue.open(folder.stage("catalogue"))
     return Ranker.load(folder.stage("ranker seed 0"), catalogue=catalogue, modalities=modalities)
 
@@ -81,7 +86,7 @@ def test_it_is_trained_of_the_served_encoders_vectors(folder: RunFolder):
     read = {
         "encoder": "encoder title+photo seed 0",
         "embeddings": "embeddings title+photo seed 0",
-        "item_views": "item views title+photo seed 0",
+        "item_views": "item views ranker seed 0",
     }
     assert {name: ranker.inputs[name] for name in read} == {name: folder.stage(one).id for name, one in read.items()}
     assert ranker.summary["positives"] < ranker.summary["samples"]
@@ -89,7 +94,7 @@ def test_it_is_trained_of_the_served_encoders_vectors(folder: RunFolder):
 
 def test_title_and_photo_are_encoded_alone_and_absent_sides_said_to_be(folder: RunFolder):
     catalogue = Catalogue.open(folder.stage("catalogue"))
-    stored = load_views(folder.stage("item views title+photo seed 0"))
+    stored = load_views(folder.stage("item views ranker seed 0"))
     rows = np.flatnonzero(np.asarray(catalogue.photos.has))[:8]
     embedder = Embedder.open(folder.stage("encoder title+photo seed 0"))
     titles, pixels = [catalogue.titles[row] for row in rows], catalogue.photos.pixels(rows)
@@ -277,8 +282,7 @@ def test_an_added_item_is_found_and_scored_by_its_content(ranked_run: Path, quer
 def test_items_behind_the_catalogue_are_read_as_those_in_it(ranker: Ranker, folder: RunFolder, query: str):
     """The same rows once more have the same scores; under other ids those of items whose ids are hidden."""
     catalogue = Catalogue.open(folder.stage("catalogue"))
-    views = folder.stage("item views title+photo seed 0")
-    modalities = modalities_of(folder.stage("embeddings title+photo seed 0"), views)
+    modalities = modalities_in(folder)
     rows_, end = np.arange(0, 600, 40), catalogue.num_items
     items, own = catalogue.items[rows_.tolist()], {name: one[rows_] for name, one in modalities.items()}
     renamed = items.with_columns(item_id=pl.lit("new ") + pl.col("item_id"))

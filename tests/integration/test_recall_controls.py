@@ -15,6 +15,7 @@ from triptych.foundation.artifact import Artifact
 from triptych.recall.base import Request
 from triptych.recall.relevance_control import RequiredValues
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.recall import Content, RecallConfig, RecallPlan, RecallWork, TrainedRecall
 from triptych.recipes.run_folder import RunFolder
 
@@ -33,11 +34,12 @@ def test_items_have_random_vectors_in_the_place_of_their_content(demo_run: Path,
     tree = {"pretrain": RunConfig().pretrain.dump(), "recall": {"model": {"fusion": "mm", "dim": 16}, **training}}
     config, split = RecallConfig.parse(tree), folder.stage("split")
 
-    def work(seed: int, *, random_vectors: bool) -> RecallWork:
-        plan = RecallPlan("5", config, random_vectors=random_vectors)
+    def work(seed: int, drawn: Control) -> RecallWork:
+        plan = RecallPlan("5", config, drawn)
         return RecallWork(plan, seed, parts.catalogue, split, content, num_pages=1, out=tmp_path)
 
-    plain, control, other = work(0, random_vectors=False), work(0, random_vectors=True), work(1, random_vectors=True)
+    plain = work(0, Control.NONE)
+    control, other = (work(seed, Control.RANDOM) for seed in (0, 1))
     vectors, drawn = load_vectors(content.embeddings), control.item_content
     np.testing.assert_array_equal(plain.item_content, vectors)
     np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1, rtol=1e-5)

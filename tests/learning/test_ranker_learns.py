@@ -27,8 +27,9 @@ from triptych.ranker.features import Features, Past
 from triptych.ranker.measure import GroupBy, by_group, figures, slices
 from triptych.ranker.own_encoder import EncoderStart, OwnEncoder
 from triptych.ranker.samples import read_samples
-from triptych.ranker.scorer import Ranker
+from triptych.ranker.scorer import KIND, Ranker
 from triptych.ranker.task import Given, RankTask
+from triptych.training.epochs import find_trained
 from triptych.training.log import LOG_FILE, read_log
 from triptych.training.loop import fit
 
@@ -303,9 +304,9 @@ def test_what_is_loaded_has_the_scores_that_chose_it(din, log, din_folder):
     found = figures(samples, logits, by=GroupBy.REQUEST)
     for name in ("gauc", "auc", "log_loss", "predicted_over_observed"):
         assert artifact.summary["metrics"][name] == pytest.approx(getattr(found, name), rel=1e-12)
-    again = train.find_trained(config_of({"kind": "din"}), seed=0, inputs={}, out=din_folder)
+    again = find_trained(KIND, config_of({"kind": "din"}), seed=0, inputs={}, out=din_folder)
     assert again is not None and again.id == artifact.id
-    assert train.find_trained(config_of({"kind": "din"}), seed=1, inputs={}, out=din_folder) is None
+    assert find_trained(KIND, config_of({"kind": "din"}), seed=1, inputs={}, out=din_folder) is None
 
 
 def test_a_request_in_words_has_the_scores_of_the_same_in_the_log(din, log):

@@ -21,7 +21,7 @@ from triptych.ranker.samples import Samples, read_samples
 from triptych.ranker.scorer import Ranker, read_needs
 from triptych.ranker.task import Given, RankTask
 from triptych.recipes.config import RunConfig
-from triptych.recipes.ranking import RankingConfig
+from triptych.recipes.ranker import RankerConfig
 
 ITEMS, USERS, DIM = 40, 240, 6
 QUICK: dict[str, Any] = {
@@ -233,13 +233,24 @@ def test_rankers_without_it_keep_their_ids():
             {"ranker": {"reads_match": True}, "pretrain": {"kind": "contrastive"}, "modalities": ["item"]},
             "remove modalities",
         ),
-        (
-            {"ranker": {"reads_match": True, "content": {"kind": "frozen"}}, "pretrain": {"kind": "contrastive"}},
-            "set pretrain and modal",
-        ),
+        ({"pretrain": {"kind": "contrastive"}}, "remove pretrain and modalities"),
     ],
 )
-def test_a_row_of_a_table_names_what_it_reads(tree, message):
+def test_a_row_of_a_table_names_no_more_than_it_reads(tree, message):
     with pytest.raises(ConfigError, match=message):
-        RankingConfig.parse(tree)
-    assert RankingConfig.parse({"ranker": {"reads_match": True}, "pretrain": {"kind": "contrastive"}}).modalities == ()
+        RankerConfig.parse(tree)
+
+
+@pytest.mark.parametrize(
+    ("content", "encoder", "reads"),
+    [
+        ("none", {}, ()),
+        ("frozen", {}, ("item",)),
+        ("em3", {}, ("item", "title", "photo")),
+        ("em3", {"modalities": "title"}, ("item",)),
+    ],
+)
+def test_what_a_ranker_reads_where_nothing_is_said(content, encoder, reads):
+    ranker = {"reads_match": True, "content": {"kind": content}}
+    tree = {"ranker": ranker, "pretrain": {"kind": "contrastive", "encoder": encoder}}
+    assert RankerConfig.parse(tree).reads == reads

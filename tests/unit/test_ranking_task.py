@@ -37,7 +37,7 @@ def logits(samples):
 
 def evaluated(small_shop, samples, models, *, by=GroupBy.USER):
     train, held_out = samples
-    return ranking.evaluate(
+    return ranking.compare(
         models, samples=held_out, train=train, catalogue=small_shop.catalogue, by=by, config=CONFIG, main="ranker"
     )
 

@@ -16,6 +16,7 @@ from triptych.recall.item_codes import ItemCodes, check_item_codes
 from triptych.recall.models.semantic_tower import Content as Semantic
 from triptych.recipes import resolve
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.encoders import Plan
 from triptych.recipes.generation import GenerationConfig, GenerationPlan, GenerationWork
 from triptych.recipes.recall import Content, RecallPlan, RecallWork, TrainedRecall, recall_of_run
@@ -124,14 +125,14 @@ def test_tokens_are_of_the_codes_that_mean_something(ids, tmp_path):
     """Not of the one against collisions; in the control the items change IDs, and as many share one as before."""
     content = Content(encoder=ids, embeddings=ids, query_embeddings=None, semantic_ids=ids)
 
-    def read(**control: bool) -> ItemCodes:
-        plan = RecallPlan("tower", tower(Semantic.SID), **control)
+    def read(control: Control = Control.NONE) -> ItemCodes:
+        plan = RecallPlan("tower", tower(Semantic.SID), control)
         work = RecallWork(plan, 3, ids, ids, content, num_pages=1, out=tmp_path)
         (found,) = work.item_codes
         check_item_codes([found], num_items=60)
         return found
 
-    own, shuffled = read(), read(shuffled_ids=True)
+    own, shuffled = read(), read(Control.IDS)
     np.testing.assert_array_equal(own.codes, SemanticIds.open(ids).assign(VECTORS))
     np.testing.assert_array_equal(own.codebooks, SemanticIds.open(ids).quantizer.codebooks)
     assert sorted(map(tuple, own.codes)) == sorted(map(tuple, shuffled.codes))
@@ -153,15 +154,15 @@ def test_a_decoder_is_fused_with_its_encoder_by_a_rule_that_is_given():
 def test_a_decoder_that_two_rows_share_is_trained_once(ids, tmp_path):
     """Two processes would train it side by side into one folder."""
 
-    def work(name: str, config: GenerationConfig, *, seed: int = 0, shuffled: bool = False) -> GenerationWork:
-        plan = GenerationPlan(name, config, shuffled)
+    def work(name: str, config: GenerationConfig, *, seed: int = 0, control: Control = Control.NONE) -> GenerationWork:
+        plan = GenerationPlan(name, config, control)
         return GenerationWork(plan, seed, ids, ids, None, ids, num_pages=1, out=tmp_path)
 
     works = [
         work("alone", GenerationConfig()),
         work("fused", fused()),
         work("fused", fused(), seed=1),
-        work("shuffled", fused(), shuffled=True),
+        work("shuffled", fused(), control=Control.IDS),
         work("other", GenerationConfig().override("generative.learning_rate=0.01")),
     ]
     assert works[0]._inputs == works[1]._inputs, "so that both have one artefact"
@@ -171,9 +172,11 @@ def test_a_decoder_that_two_rows_share_is_trained_once(ids, tmp_path):
 def test_a_recall_model_and_the_same_with_its_answers_controlled_are_one_training(ids, tmp_path):
     content = Content(encoder=ids, embeddings=ids, query_embeddings=None)
 
-    def key(**control: bool):
-        plan = RecallPlan("row", tower(Semantic.DENSE), **control)
+    def key(control: Control = Control.NONE, *, keeps_relevant: bool = False):
+        plan = RecallPlan("row", tower(Semantic.DENSE), control, keeps_relevant)
         return RecallWork(plan, 3, ids, ids, content, num_pages=1, out=tmp_path).key
 
     assert key() == key(keeps_relevant=True)
-    assert len({key(), key(random_vectors=True), key(permuted_content=True), key(shuffled_ids=True)}) == 4
+    told = [key(one) for one in Control if one is not Control.PHOTO]
+    assert len(set(told)) == 4
+    assert key(Control.PHOTO) == key(), "what it reads is of another encoder"

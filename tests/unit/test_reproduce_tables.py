@@ -19,7 +19,7 @@ from triptych.foundation.errors import ConfigError
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recall.config import Loss
 from triptych.recipes.config import RunConfig
-from triptych.recipes.ranking import RankingConfig
+from triptych.recipes.ranker import RankerConfig
 from triptych.recipes.recall import RecallConfig
 from triptych.recipes.reproduce import TABLES, find_table
 from triptych.recipes.reproduce.base import Form, Row, Size, Table
@@ -72,8 +72,7 @@ def test_every_trial_of_every_row_is_a_config_of_its_own(name, size):
     for one in made.rows_of(form):
         plans = trial_plans(one, form)
         assert len({plan.config.to_json() for plan in plans}) == len(plans)
-        spoilt = one.permutes_photos or one.random_vectors or one.shuffled_ids or one.permuted_content
-        assert spoilt == (role_of(one.name) is Role.CONTROL)
+        assert bool(one.control) == (role_of(one.name) is Role.CONTROL)
     assert made.quick.hours <= 0.5
     assert len(made.quick.run.seeds) == 1
     assert len(made.full.run.seeds) >= 3
@@ -301,8 +300,8 @@ def test_rows_of_em3s_table_differ_in_model_and_content_alone(part):
 @pytest.mark.parametrize(
     ("config", "tree", "message"),
     [
-        (RankingConfig, {"ranker": {"content": {"kind": "frozen"}}}, "reads vectors of items: set pretrain"),
-        (RankingConfig, {"modalities": ["item"]}, "reads no vectors of items: remove"),
+        (RankerConfig, {"ranker": {"content": {"kind": "frozen"}}}, "reads vectors of items: set pretrain"),
+        (RankerConfig, {"modalities": ["item"]}, "reads no vectors of items: remove"),
         (RecallConfig, {"modalities": ["title"], "recall": {"model": {"kind": "lightgcn"}}}, "have no effect"),
     ],
 )

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from triptych.foundation.artifact import Artifact, find, produce
+from triptych.foundation.artifact import Artifact, produce
 from triptych.ranker.config import RankTrainConfig
 from triptych.ranker.estimate import estimate
 from triptych.ranker.scorer import KIND
 from triptych.ranker.task import Given, RankTask
+from triptych.training.epochs import described
 from triptych.training.loop import fit
 
 log = logging.getLogger(__name__)
@@ -57,20 +58,9 @@ def run(config: RankTrainConfig, given: Given, *, inputs: Mapping[str, Artifact 
             **_on_gpu(task),
         }
 
-    return produce(out, kind=KIND, config=_described(config, given.seed), inputs=inputs, build=build)
+    return produce(out, kind=KIND, config=described(KIND, config, seed=given.seed), inputs=inputs, build=build)
 
 
 def _on_gpu(task: RankTask) -> dict[str, int]:
     device = next(task.module.parameters()).device
     return {"peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
-
-
-def find_trained(
-    config: RankTrainConfig, *, seed: int, inputs: Mapping[str, Artifact | str], out: Path
-) -> Artifact | None:
-    """Return the ranker that `run` would open, or None where it would have to train; arguments as there."""
-    return find(out, kind=KIND, config=_described(config, seed), inputs=inputs)
-
-
-def _described(config: RankTrainConfig, seed: int) -> dict[str, Any]:
-    return {"ranker": config.dump(), "seed": seed}

@@ -23,7 +23,7 @@ from torch import Tensor
 from triptych.data.catalogue import Catalogue
 from triptych.data.pages import Pages, PagesOf, read_pages
 from triptych.data.splits import Split
-from triptych.foundation.artifact import Artifact, find, produce
+from triptych.foundation.artifact import Artifact, produce
 from triptych.foundation.errors import ConfigError, DataError
 from triptych.losses.base import LossOutput
 from triptych.losses.next_code import next_code
@@ -35,7 +35,7 @@ from triptych.recall.generative_retriever import Requested, codes_in, say_items
 from triptych.recall.learned import Needs
 from triptych.recall.models.generative import Ask, Asks, Generative, GenerativeConfig, GenerativeSizes
 from triptych.recall.validation import some_queries, some_users
-from triptych.training.epochs import EpochsConfig
+from triptych.training.epochs import EpochsConfig, described
 from triptych.training.loop import fit
 from triptych.training.task import Validation
 
@@ -208,15 +208,4 @@ def run(config: GenerativeTrainConfig, given: Given, *, inputs: Mapping[str, Art
         parameters = sum(weight.numel() for weight in task.module.parameters())
         return {**result._asdict(), "parameters": parameters}
 
-    return produce(out, kind=KIND, config=_described(config, given.seed), inputs=inputs, build=build)
-
-
-def find_trained(
-    config: GenerativeTrainConfig, *, seed: int, inputs: Mapping[str, Artifact | str], out: Path
-) -> Artifact | None:
-    """Return what `run` would open, or None where it would have to train; arguments as there."""
-    return find(out, kind=KIND, config=_described(config, seed), inputs=inputs)
-
-
-def _described(config: GenerativeTrainConfig, seed: int) -> dict[str, Any]:
-    return {"generative": config.dump(), "seed": seed}
+    return produce(out, kind=KIND, config=described(KIND, config, seed=given.seed), inputs=inputs, build=build)

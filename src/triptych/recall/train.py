@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from triptych.foundation.artifact import Artifact, find, produce
+from triptych.foundation.artifact import Artifact, produce
 from triptych.foundation.errors import ConfigError
 from triptych.recall.config import RecallTrainConfig
 from triptych.recall.task import Given, RecallTask
 from triptych.training.distributed import Processes
+from triptych.training.epochs import described
 from triptych.training.loop import fit
 from triptych.training.loop import follow as follow_steps
 
@@ -57,18 +58,7 @@ def run(config: RecallTrainConfig, given: Given, *, inputs: Mapping[str, Artifac
         parameters = sum(weight.numel() for weight in task.module.parameters())
         return {**result._asdict(), "parameters": parameters, "vector_dim": task.module.vector_dim}
 
-    return produce(out, kind=KIND, config=_described(config, given.seed), inputs=inputs, build=build)
-
-
-def find_trained(
-    config: RecallTrainConfig, *, seed: int, inputs: Mapping[str, Artifact | str], out: Path
-) -> Artifact | None:
-    """Return the model that `run` would open, or None where it would have to train; arguments as there."""
-    return find(out, kind=KIND, config=_described(config, seed), inputs=inputs)
-
-
-def _described(config: RecallTrainConfig, seed: int) -> dict[str, Any]:
-    return {"recall": config.dump(), "seed": seed}
+    return produce(out, kind=KIND, config=described(KIND, config, seed=given.seed), inputs=inputs, build=build)
 
 
 def follow(config: RecallTrainConfig, given: Given) -> None:

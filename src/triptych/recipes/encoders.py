@@ -22,6 +22,7 @@ from triptych.foundation.artifact import Artifact
 from triptych.foundation.registry import config_class
 from triptych.pretrain import base as pretrain
 from triptych.pretrain.base import TASKS, Given, PretrainConfig
+from triptych.recipes.controls import Control
 from triptych.training.distributed import ALONE, Group, Processes
 
 
@@ -32,8 +33,8 @@ class Plan(NamedTuple):
     """What tables and messages call it: an arm of a run, a row of a table."""
     config: PretrainConfig
     """Model and training, complete."""
-    permutes_photos: bool = False
-    """Whether each item is shown another item's photo: the permuted-photo control."""
+    control: Control = Control.NONE
+    """Whether each item is shown another item's photo."""
     start: PretrainConfig | None = None
     """A training that comes before, once for all seeds and all plans that name it: a warm start that they share, with
     photos permuted if this one's are. Its encoder has the shape of this one's. None: new weights."""
@@ -47,8 +48,7 @@ class Plan(NamedTuple):
     def start_plan(self) -> Plan:
         """That training as a plan of its own."""
         assert self.start is not None
-        name = "warm start with permuted photos" if self.permutes_photos else "warm start"
-        return Plan(name, self.start, permutes_photos=self.permutes_photos)
+        return Plan("warm start with permuted photos" if self.control else "warm start", self.start, self.control)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class EncoderWork:
         config = config_class(TASKS, plan["config"]["kind"]).parse(plan["config"])
         assert isinstance(config, PretrainConfig)
         return cls(
-            plan=Plan(**{**plan, "config": config}),
+            plan=Plan(**{**plan, "config": config, "control": Control(plan["control"])}),
             seed=tree["seed"],
             catalogue=Artifact.open(tree["catalogue"]),
             split=None if tree["split"] is None else Artifact.open(tree["split"]),
@@ -165,9 +165,7 @@ class EncoderWork:
     @cached_property
     def photo_rows(self) -> NDArray[np.int64] | None:
         """Whose photo each item is shown in the permuted-photo control; None: its own."""
-        if not self.plan.permutes_photos:
-            return None
-        return permuted_photos(Catalogue.open(self.catalogue), seed=self.seed)
+        return self.plan.control.photo_rows(Catalogue.open(self.catalogue), seed=self.seed)
 
     @property
     def _inputs(self) -> dict[str, Artifact]:
@@ -178,17 +176,6 @@ class EncoderWork:
 
 def _place(artifact: Artifact | None) -> str | None:
     return None if artifact is None else str(artifact.path.resolve())
-
-
-def permuted_photos(catalogue: Catalogue, *, seed: int) -> NDArray[np.int64]:
-    """Draw the permuted-photo control: item i is shown the photo of item ``rows[i]``.
-
-    Photos change places among the items that have one, so that as many items have a photo as before.
-    """
-    rows = np.arange(catalogue.num_items)
-    with_photo = np.flatnonzero(np.asarray(catalogue.photos.has))
-    rows[with_photo] = np.random.default_rng([seed, 7]).permutation(with_photo)
-    return rows
 
 
 def follow_all(group: Processes) -> None:

@@ -28,6 +28,7 @@ from triptych.recall.hybrid_channels import DENSE
 from triptych.recall.models.generative import Asks
 from triptych.recall.models.hybrid import AskedBy, Hybrid, HybridChannel, HybridConfig
 from triptych.recipes.config import GENERATIVE, RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.encoders import Plan
 from triptych.recipes.semantic_ids import codes_of
 from triptych.recipes.side_by_side import train_new
@@ -35,6 +36,7 @@ from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.recipes.views import query_vectors
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
+from triptych.training.epochs import find_trained
 
 
 class GenerationConfig(Config):
@@ -70,18 +72,13 @@ class GenerationPlan(NamedTuple):
     """What tables and messages call it."""
     config: GenerationConfig
     """Encoder, IDs, decoder and training, complete."""
-    shuffled_ids: bool = False
-    """Whether items have changed IDs among each other: the random-id control."""
+    control: Control = Control.NONE
+    """What items have in the place of their own."""
 
     @property
     def pretrain(self) -> PretrainConfig:
         """How the encoder is trained."""
         return self.config.pretrain
-
-    @property
-    def permutes_photos(self) -> bool:
-        """No: each item is shown its own."""
-        return False
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class GenerationWork:
     @property
     def key(self) -> Hashable:
         """That of a hybrid is the decoder's own."""
-        return self.plan.config.generative.to_json(), self.seed, self.ids.id, self.plan.shuffled_ids
+        return self.plan.config.generative.to_json(), self.seed, self.ids.id, self.plan.control
 
     @property
     def num_steps(self) -> int:
@@ -120,7 +117,7 @@ class GenerationWork:
     def find(self) -> Artifact | None:
         """Return the finished decoder, or None."""
         config = self.plan.config.generative
-        return generative_train.find_trained(config, seed=self.seed, inputs=self._inputs, out=self.out)
+        return find_trained(KIND, config, seed=self.seed, inputs=self._inputs, out=self.out)
 
     def train(self) -> Artifact:
         """Train it, go on where an attempt was interrupted, or open it."""
@@ -128,7 +125,7 @@ class GenerationWork:
             catalogue=Catalogue.open(self.catalogue),
             split=Split.open(self.split),
             query_content=None if self.queries is None else load_vectors(self.queries),
-            codes=codes_of(self.ids, shuffled_by=self.seed if self.plan.shuffled_ids else None),
+            codes=codes_of(self.ids, control=self.plan.control, seed=self.seed),
             num_codes=SemanticIds.open(self.ids).quantizer.num_codes,
             seed=self.seed,
         )
@@ -143,7 +140,7 @@ class GenerationWork:
         }
         if self.queries is not None:
             inputs["query_embeddings"] = self.queries
-        return inputs | ({"control": "shuffled ids"} if self.plan.shuffled_ids else {})
+        return inputs | self.plan.control.inputs
 
 
 @dataclass(frozen=True)

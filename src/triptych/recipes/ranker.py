@@ -1,86 +1,222 @@
-"""The ranker in a run: trained on what searches showed, over the served encoder's vectors where it reads content."""
+"""Rankers: those of a table, each behind an encoder of its own training, and a run's, behind the served encoder."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Self
 
-import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.events import is_positive
 from triptych.data.schema import Part
 from triptych.data.splits import Split
-from triptych.encoders.embeddings import load_vectors, load_views
+from triptych.encoders.embeddings import load_vectors
 from triptych.encoders.inputs import View
-from triptych.engine.answers import Channel
-from triptych.engine.ranking import RankedRetriever, Ranking, RankRule
-from triptych.evaluate.measure import some_requests
-from triptych.evaluate.tasks import ranking as ranking_task
-from triptych.evaluate.tasks.base import BATCH, EvaluationConfig, TaskResult
-from triptych.evaluate.tasks.ranking import Scored
-from triptych.foundation.artifact import Artifact, produce
-from triptych.foundation.errors import DataError
-from triptych.metrics.ranking import match, ndcg_at_k
-from triptych.metrics.significance import paired_difference
+from triptych.foundation.artifact import Artifact
+from triptych.foundation.config import Config
+from triptych.foundation.errors import ConfigError, DataError
+from triptych.foundation.registry import one_of
+from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.ranker import train
 from triptych.ranker.config import RankTrainConfig
 from triptych.ranker.match import Match
 from triptych.ranker.measure import GroupBy
 from triptych.ranker.own_encoder import EncoderStart
-from triptych.ranker.samples import Samples, read_samples
-from triptych.ranker.scorer import ITEM_VECTORS, Ranker
+from triptych.ranker.samples import read_samples
+from triptych.ranker.scorer import Ranker
 from triptych.ranker.task import Given
-from triptych.recall.base import Request, Retriever
-from triptych.recall.models.popularity import Popularity
-from triptych.recipes.config import HYBRID, RANKED, RANKER, RECALL, RunConfig
+from triptych.recipes.config import RANKER, RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.encoders import Plan
-from triptych.recipes.hybrid import ChosenHybrid
-from triptych.recipes.recall import TrainedRecall
+from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
-from triptych.recipes.validation import validation_queries
-from triptych.recipes.views import item_views, query_vectors
+from triptych.recipes.views import SIDES, Modality, item_views, of_modalities, query_vectors
+from triptych.training.epochs import find_trained
 
-log = logging.getLogger(__name__)
 
-RULE_KIND = "ranking"
-LEAST_QUERIES, MOST_QUERIES, NDCG_K = 100, 500, 10
-"""Queries of the validation part that choose, and by what; of fewer than the least, no order is preferred."""
+class RankerConfig(Config):
+    """A ranker, and the pretraining whose vectors it reads."""
+
+    pretrain: Annotated[PretrainConfig | None, one_of(TASKS)] = None
+    """What the encoder is trained on; none for a ranker that reads no content."""
+    modalities: tuple[Modality, ...] = ()
+    """Which of its vectors the ranker reads of an item: item, title, photo; none: item, with the other two where it
+    fuses them itself and the encoder reads both."""
+    ranker: RankTrainConfig = RankTrainConfig()
+    """Model, what it makes of content, and training."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        content, match = self.ranker.content, self.ranker.reads_match
+        if match and self.pretrain is None:
+            raise ValueError("ranker.reads_match reads an encoder's vectors of queries and items: set pretrain.")
+        if content.reads_modalities and self.pretrain is None:
+            raise ValueError(f"ranker.content.kind = '{content.kind}' reads vectors of items: set pretrain.")
+        if not content.reads_modalities and (self.modalities or (self.pretrain and not match)):
+            unread = "modalities" if match else "pretrain and modalities"
+            raise ValueError(f"ranker.content.kind = '{content.kind}' reads no vectors of items: remove {unread}.")
+        return self
+
+    @property
+    def reads(self) -> tuple[Modality, ...]:
+        """Which of the encoder's vectors it reads of an item; none where it reads no content."""
+        content = self.ranker.content
+        if self.modalities or self.pretrain is None or not content.reads_modalities:
+            return self.modalities
+        encoder = self.pretrain.encoder.modalities
+        fuses = content.fuses_modalities and encoder.reads_title and encoder.reads_photo
+        return (Modality.ITEM, *SIDES) if fuses else (Modality.ITEM,)
+
+
+class RankerPlan(NamedTuple):
+    """A ranker that a table or a run wants, with each of its seeds."""
+
+    name: str
+    """What tables and messages call it."""
+    config: RankerConfig
+    """Encoder, ranker and training, complete."""
+    control: Control = Control.NONE
+    """What items have in the place of their own."""
+
+    @property
+    def pretrain(self) -> PretrainConfig | None:
+        """How the encoder is trained; None: there is none."""
+        return self.config.pretrain
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether the ranker goes on training it."""
+        return self.config.ranker.content.trains_encoder
+
+
+class Read(NamedTuple):
+    """What a ranker reads of an encoder."""
+
+    encoder: Artifact
+    embeddings: Artifact | None
+    """Its vectors of items; None: the ranker trains the encoder and makes its own, and reads no match."""
+    item_views: Artifact | None
+    """Title and photo each; None: neither is read, or likewise."""
+    photo_features: Artifact | None = None
+    """What its frozen vision model sees, for a ranker that trains the encoder; None: there is none."""
+    query_embeddings: Artifact | None = None
+    """Its vectors of queries; None: the ranker reads no match of query and item."""
+
+
+@dataclass(frozen=True)
+class RankerWork:
+    """One ranker to train: what a process must be told, and no more."""
+
+    plan: RankerPlan
+    seed: int
+    catalogue: Artifact
+    split: Artifact
+    read: Read | None
+    """None: it reads no content."""
+    num_samples: int
+    """That an epoch learns from, by which its steps are counted."""
+    out: Path
+    """Folder of the stage."""
+
+    @property
+    def name(self) -> str:
+        """What the run calls it."""
+        return f"{self.plan.name} seed {self.seed}"
+
+    @property
+    def key(self) -> Hashable:
+        """No two that are wanted are one training."""
+        return self.name
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that its training counts."""
+        config = self.plan.config.ranker
+        return config.loop(batches_per_epoch=math.ceil(self.num_samples / config.batch_samples)).steps
+
+    def find(self) -> Artifact | None:
+        """Return the finished ranker, or None."""
+        return find_trained(RANKER, self.plan.config.ranker, seed=self.seed, inputs=self._inputs, out=self.out)
+
+    def train(self) -> Artifact:
+        """Train it, go on where an attempt was interrupted, or open it."""
+        catalogue = Catalogue.open(self.catalogue)
+        encoder = self._encoder(catalogue) if self.plan.trains_encoder else None
+        given = Given(catalogue, Split.open(self.split), self.seed, self.modalities, encoder, self.match)
+        return train.run(self.plan.config.ranker, given, inputs=self._inputs, out=self.out)
+
+    @property
+    def modalities(self) -> dict[str, NDArray[Any]] | None:
+        """What it reads of the items, name → ``[items, dim]``; None: nothing, or what it makes itself."""
+        wanted = self.plan.config.reads
+        if self.read is None or self.read.embeddings is None or not wanted or self.plan.trains_encoder:
+            return None
+        found = of_modalities(wanted, item_vectors=self.read.embeddings, views=self.read.item_views)
+        return self.plan.control.content(found, seed=self.seed)
+
+    @property
+    def match(self) -> Match | None:
+        """Of which encoder it reads how query and item go together; None: it reads no such thing."""
+        read = self.read
+        if read is None or read.embeddings is None or read.query_embeddings is None:
+            return None
+        count = len(load_vectors(read.embeddings))
+        return Match.open(
+            encoder=read.encoder,
+            embeddings=read.embeddings,
+            query_embeddings=read.query_embeddings,
+            content_rows=self.plan.control.content_rows(count, seed=self.seed),
+        )
+
+    def _encoder(self, catalogue: Catalogue) -> EncoderStart:
+        """Describe the encoder that it trains on, shown what the encoder was shown in its own training."""
+        plan, read = self.plan, self.read
+        assert read is not None, "what trains an encoder reads one"
+        return EncoderStart(
+            read.encoder,
+            [View(name.value) for name in plan.config.reads],
+            features=read.photo_features,
+            photo_rows=plan.control.photo_rows(catalogue, seed=self.seed),
+            content_rows=plan.control.content_rows(catalogue.num_items, seed=self.seed),
+        )
+
+    @property
+    def _inputs(self) -> dict[str, Artifact | str]:
+        inputs: dict[str, Artifact | str] = {"catalogue": self.catalogue, "split": self.split}
+        if self.read is not None:
+            inputs |= {name: one for name, one in self.read._asdict().items() if one is not None}
+            if self.plan.config.modalities:
+                inputs["modalities"] = ", ".join(self.plan.config.modalities)
+        return inputs | self.plan.control.inputs
 
 
 @dataclass(frozen=True)
 class TrainedRanker:
-    """The ranker of one seed, and what it reads."""
+    """One ranker, and what it reads."""
 
-    artifact: Artifact
+    model: Artifact
     """Kind ``ranker``."""
-    embeddings: Artifact | None
-    """Item vectors of the encoder; None: it reads no content, or has trained the encoder and has vectors of its own."""
-    views: Artifact | None
-    """Those of title and photo; None: it fuses none."""
-    match: Match | None
-    """The served encoder, whose match of query and item it reads; None: it reads none."""
+    work: RankerWork
+    """What it was trained from, which is what it reads."""
+    catalogue: Catalogue
 
-    def open(self, catalogue: Catalogue) -> Ranker:
+    def open(self) -> Ranker:
         """Open it over its catalogue."""
-        modalities = modalities_of(self.embeddings, self.views)
-        return Ranker.load(self.artifact, catalogue=catalogue, modalities=modalities, match=self.match)
+        return Ranker.load(self.model, catalogue=self.catalogue, modalities=self.work.modalities, match=self.work.match)
+
+    @property
+    def views(self) -> Artifact | None:
+        """Vectors of title and photo; None: it fuses none."""
+        return None if self.work.read is None else self.work.read.item_views
 
 
-def modalities_of(item_vectors: Artifact | None, views: Artifact | None) -> dict[str, NDArray[Any]] | None:
-    """Return what items are made of, for a ranker: name → ``[items, dim]``; None where it reads no content.
-
-    Args:
-        item_vectors: an ``embeddings`` artefact; None: nothing is read.
-        views: an ``item_views`` artefact, for a ranker that fuses title and photo itself.
-    """
-    if item_vectors is None:
-        return None
-    return {ITEM_VECTORS: load_vectors(item_vectors), **({} if views is None else load_views(views))}
+AllRankers = Mapping[tuple[str, int], TrainedRanker]
+"""Name of a plan and seed → what was trained."""
 
 
 def require_shown(config: RunConfig, *, catalogue: Catalogue, split: Split) -> None:
@@ -107,279 +243,85 @@ def require_shown(config: RunConfig, *, catalogue: Catalogue, split: Split) -> N
         )
 
 
+def train_rankers(
+    plans: Sequence[RankerPlan], *, stages: Stages, seeds: Sequence[int], split: Split, tokenizer: Artifact
+) -> AllRankers:
+    """Train every plan with every seed, with an encoder of that seed; encoders that plans share are trained once.
+
+    Args:
+        plans: names are distinct.
+        stages: of the run.
+        seeds: of initial weights and batches.
+        split: its training part is learned.
+        tokenizer: from `Stages.tokenizer`.
+
+    Raises:
+        ConfigError: a ranker reads how query and item go together, and the log has no queries.
+    """
+    for plan in plans:
+        if plan.config.ranker.reads_match and not len(stages.catalogue.queries):
+            raise ConfigError(
+                f"{plan.name}: ranker.reads_match reads how query and item go together, and the log has no queries. "
+                "Leave it out."
+            )
+    behind = stages.train_behind(plans, seeds=seeds, split=split, tokenizer=tokenizer)
+    wanted = [(plan, seed, behind[plan.name, seed]) for seed in seeds for plan in plans]
+    return _train(wanted, stages=stages, split=split)
+
+
 def ranker_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: Plan) -> list[TrainedRanker]:
-    """Train the run's ranker with each seed, or open it; none where the run has none.
-
-    Args:
-        trained: the encoders.
-        stages: of the run.
-        split: its training part is learned, its validation part chooses the weights.
-        served: whose encoder's vectors are read.
-    """
-    config = stages.config.ranker
-    if config is None:
-        return []
-    return [
-        _train(config, own=trained[served.name, seed], seed=seed, stages=stages, split=split, served=served)
-        for seed in stages.config.seeds
-    ]
-
-
-def ranking_of_run(
-    rankers: Sequence[TrainedRanker],
-    trained: AllTrained,
-    *,
-    stages: Stages,
-    split: Split,
-    served: Plan,
-    popularity: Artifact,
-    recalled: Sequence[TrainedRecall],
-) -> list[Callable[[], TaskResult]]:
-    """Return the task that measures the ranker on what searches of the evaluated part showed; none without a ranker.
-
-    Args:
-        rankers: of each seed.
-        trained: the encoders.
-        stages: of the run.
-        split: whose part is evaluated.
-        served: whose encoder stands beside it.
-        popularity: the baseline.
-        recalled: the recall model of each seed, if there is one.
-    """
+    """Train the run's ranker over its served encoder, with each seed; none where it has none."""
     config = stages.config
-    by = None if config.ranker is None else config.ranker.grouped_by
-    if by is None:
+    if config.ranker is None:
         return []
-
-    def ranked() -> TaskResult:
-        catalogue, part = stages.catalogue, config.evaluation.part
-        samples = _searched(read_samples(catalogue, places=split.part(part)), config=config.evaluation)
-        encoders = [trained[served.name, seed] for seed in config.seeds]
-        models = {
-            "popularity": Scored([Popularity.load(popularity.path).counts[samples.item_row]]),
-            served.name: Scored(
-                [
-                    _products(
-                        one.retriever(name=served.name, config=config),
-                        samples,
-                        items=load_vectors(one.embeddings),
-                        stages=stages,
-                    )
-                    for one in encoders
-                ]
-            ),
-        }
-        if recalled:
-            models[RECALL] = Scored(
-                [_products(one.alone(name=RECALL), samples, items=one.vectors, stages=stages) for one in recalled]
-            )
-        models[RANKER] = Scored([one.open(catalogue).score_samples(samples) for one in rankers], are_logits=True)
-        return ranking_task.evaluate(
-            models,
-            samples=samples,
-            train=read_samples(catalogue, places=split.train),
-            catalogue=catalogue,
-            by=by,
-            config=config.evaluation,
-            main=RANKER,
-        )
-
-    return [ranked]
-
-
-class FirstStage(NamedTuple):
-    """What finds, before a ranker orders: the channel that answers words where nobody names one."""
-
-    channel: Channel
-    retrievers: Sequence[Retriever]
-    """One for each seed."""
-    inputs: Mapping[str, Artifact]
-    """What the first seed's is made of."""
-
-
-@dataclass(frozen=True)
-class RankedLine:
-    """Retrieve → rank, of each seed."""
-
-    rankers: Sequence[TrainedRanker]
-    first: FirstStage
-    catalogue: Catalogue
-    split: Split
-    candidates: int
-    """How many of the first found the ranker looks at."""
-
-    def retrievers(self, part: Part) -> list[RankedRetriever]:
-        """Put each seed's ranker behind what finds, asked as at the beginning of a part."""
-        return [self._retriever(place, part) for place in range(len(self.rankers))]
-
-    def rule(self, stages: Stages) -> Artifact:
-        """Ask queries of the validation part with and without the first seed's ranker.
-
-        Returns:
-            Artefact ``ranking``: whether NDCG@10 of what was chosen is better with it, by more than chance.
-
-        Raises:
-            DataError: there is no query to choose by.
-        """
-        channel, candidates = self.first.channel, self.candidates
-        config = {"channel": channel.value, "candidates": candidates, "queries": MOST_QUERIES}
-        inputs = {
-            "catalogue": self.catalogue.artifact,
-            "split": self.split.artifact,
-            "ranker": self.rankers[0].artifact,
-            **self.first.inputs,
-        }
-
-        def build(folder: Path) -> dict[str, Any]:
-            asked = validation_queries(stages, split=self.split, most=MOST_QUERIES)
-            without, ranked = (
-                ndcg_at_k(match(one.retrieve(asked.requests, NDCG_K).item_rows, targets=asked.wanted), k=NDCG_K)
-                for one in (self.first.retrievers[0], self._retriever(0, Part.VALIDATION))
-            )
-            gain = paired_difference(ranked, baseline=without, rng=np.random.default_rng(0))
-            enough = len(without) >= LEAST_QUERIES
-            if not enough:
-                log.warning(
-                    "ranking: the validation part has %d queries, and it takes %d to tell whether the ranker's order "
-                    "is better; it is used only where it is asked for",
-                    len(without),
-                    LEAST_QUERIES,
-                )
-            rule = RankRule(channel, candidates, is_preferred=enough and bool(gain.low > 0))
-            rule.save(folder)
-            return {
-                "is_preferred": rule.is_preferred,
-                f"ndcg@{NDCG_K} {channel}": float(without.mean()),
-                f"ndcg@{NDCG_K} {RANKED}": float(ranked.mean()),
-                "queries": len(without),
-                "gain": [gain.low, gain.value, gain.high],
-            }
-
-        return stages.stage(
-            RULE_KIND, lambda out: produce(out, kind=RULE_KIND, config=config, inputs=inputs, build=build)
-        )
-
-    def _retriever(self, place: int, part: Part) -> RankedRetriever:
-        moment_us = int(self.catalogue.event_array("time")[self.split.part(part)][0])
-        ranker = self.rankers[place].open(self.catalogue)
-        ranking = Ranking(ranker, candidates=self.candidates, catalogue=self.catalogue, moment_us=moment_us)
-        return RankedRetriever(self.first.retrievers[place], ranking, name=RANKED)
-
-
-def ranked_line(
-    rankers: Sequence[TrainedRanker],
-    trained: AllTrained,
-    *,
-    stages: Stages,
-    split: Split,
-    served: Plan,
-    recalled: Sequence[TrainedRecall],
-    hybrids: Sequence[ChosenHybrid],
-) -> RankedLine | None:
-    """Put rankers behind what answers words in the run's engine; None without a ranker.
-
-    Args:
-        rankers: of each seed.
-        trained: the encoders.
-        stages: of the run.
-        split: of the log.
-        served: whose encoder answers.
-        recalled: the recall model of each seed, if there is one.
-        hybrids: the hybrid of each seed, if there is one.
-    """
-    if not rankers:
-        return None
-    config = stages.config
-    encoders = [trained[served.name, seed] for seed in config.seeds]
-    found: list[Retriever]
-    if hybrids and hybrids[0].retriever(name=HYBRID).rule.is_preferred:
-        found = [one.retriever(name=HYBRID) for one in hybrids]
-        first = FirstStage(Channel.HYBRID, found, {HYBRID: hybrids[0].artifact})
-    elif recalled:
-        found = [one.alone(name=RECALL) for one in recalled]
-        first = FirstStage(Channel.RECALL, found, {RECALL: recalled[0].model})
-    else:
-        found = [one.retriever(name=served.name, config=config) for one in encoders]
-        first = FirstStage(Channel.DENSE, found, {"embeddings": encoders[0].embeddings})
-    return RankedLine(rankers, first, stages.catalogue, split, config.rank_candidates)
+    reads = config.ranker.content.reads_modalities or config.ranker.reads_match
+    plan = RankerPlan(RANKER, RankerConfig(pretrain=served.config if reads else None, ranker=config.ranker))
+    wanted = [(plan, seed, trained[served.name, seed] if reads else None) for seed in config.seeds]
+    found = _train(wanted, stages=stages, split=split)
+    return [found[plan.name, seed] for seed in config.seeds]
 
 
 def ranker_inputs(rankers: Sequence[TrainedRanker], *, stages: Stages) -> dict[str, Artifact]:
     """Name what a report of a run's rankers is made of."""
-    return {f"{RANKER} seed {seed}": one.artifact for seed, one in zip(stages.config.seeds, rankers, strict=False)}
+    return {f"{RANKER} seed {seed}": one.model for seed, one in zip(stages.config.seeds, rankers, strict=False)}
 
 
 def _train(
-    config: RankTrainConfig, *, own: Trained, seed: int, stages: Stages, split: Split, served: Plan
-) -> TrainedRanker:
-    catalogue, content = stages.catalogue, config.content
-    inputs: dict[str, Artifact | str] = {"catalogue": catalogue.artifact, "split": split.artifact}
-    vectors, views = own.embeddings if content.reads_modalities else None, None
-    encoder = None
-    if content.trains_encoder:
-        vectors, encoder = None, _start(own, stages=stages, served=served)
-        seen = {} if encoder.features is None else {"photo_features": encoder.features}
-        inputs |= {"encoder": own.encoder, **seen}
-    if vectors is not None:
-        inputs |= {"encoder": own.encoder, "embeddings": vectors}
-        modalities = served.config.encoder.modalities
-        if content.fuses_modalities and modalities.reads_title and modalities.reads_photo:
-            name = f"{served.name} seed {seed}"
-            views = item_views(own, pretrain=served.config, stages=stages, name=name)
-            inputs["item_views"] = views
-    match = None
-    if config.reads_match:
-        queries = query_vectors(own, stages=stages, name=f"{served.name} seed {seed}")
-        inputs |= {"encoder": own.encoder, "embeddings": own.embeddings, "query_embeddings": queries}
-        match = Match.open(encoder=own.encoder, embeddings=own.embeddings, query_embeddings=queries)
-    given = Given(catalogue, split, seed, modalities_of(vectors, views), encoder, match)
-    artifact = stages.stage(
-        RANKER, lambda out: train.run(config, given, inputs=inputs, out=out), record=f"{RANKER} seed {seed}"
-    )
-    return TrainedRanker(artifact, vectors, views, match)
+    wanted: Sequence[tuple[RankerPlan, int, Trained | None]], *, stages: Stages, split: Split
+) -> dict[tuple[str, int], TrainedRanker]:
+    """Train plans with a seed and the encoder whose vectors they read each."""
+    label = read_samples(stages.catalogue, places=split.train).label
+    positives = int(label.sum())
+    catalogue, out = stages.catalogue.artifact, stages.out / RANKER
+    works = []
+    for plan, seed, own in wanted:
+        read = None if own is None else _read(plan, seed=seed, own=own, stages=stages)
+        kept = positives + round(plan.config.ranker.negative_rate * (len(label) - positives))
+        works.append(RankerWork(plan, seed, catalogue, split.artifact, read, kept, out))
+    new = train_new(works, jobs=stages.jobs, what="ranker")
+    return {
+        (work.plan.name, work.seed): TrainedRanker(
+            _finish(work, is_new=work.name in new, stages=stages), work, stages.catalogue
+        )
+        for work in works
+    }
 
 
-def _start(own: Trained, *, stages: Stages, served: Plan) -> EncoderStart:
-    """Have the ranker train on the served encoder, of which it reads all that there is."""
-    reads = served.config.encoder.modalities
-    views = [View.ITEM, View.TITLE, View.PHOTO] if reads.reads_title and reads.reads_photo else [View.ITEM]
-    return EncoderStart(own.encoder, views, features=stages.models_for(served.config).features)
+def _finish(work: RankerWork, *, is_new: bool, stages: Stages) -> Artifact:
+    record = work.name if work.plan.name == RANKER else f"{RANKER} {work.name}"
+    return stages.stage(RANKER, lambda _: work.train(), record=record, is_new=is_new)
 
 
-class _AsksByVectors(Protocol):
-    """A retriever that turns requests into vectors."""
-
-    def request_vectors(self, requests: Sequence[Request]) -> NDArray[np.float32]:
-        """Encode requests ``[n, dim]``."""
-        ...
-
-
-def _searched(samples: Samples, *, config: EvaluationConfig) -> Samples:
-    """Keep what searches showed, of `max_queries` of them at most."""
-    searched = np.flatnonzero(samples.requests.query_row >= 0)
-    return samples.of_requests(searched[some_requests(len(searched), config=config)])
-
-
-def _products(
-    retriever: _AsksByVectors, samples: Samples, *, items: NDArray[Any], stages: Stages
-) -> NDArray[np.float32]:
-    """Return the product of each sample's request and item ``[samples]``, each asked by whom it was, at that moment."""
-    catalogue, requests = stages.catalogue, samples.requests
-    users = catalogue.users
-    instants = np.searchsorted(catalogue.event_array("time"), requests.time_us, side="left")
-    found = np.empty(len(samples.label), dtype=np.float32)
-    for start in range(0, len(requests.time_us), BATCH):
-        some = range(start, min(start + BATCH, len(requests.time_us)))
-        asked = [
-            Request(
-                query=catalogue.queries[requests.query_row[place]],
-                user=users[requests.user_row[place]] if requests.user_row[place] >= 0 else None,
-                before=int(instants[place]),
-            )
-            for place in some
-        ]
-        vectors = retriever.request_vectors(asked)
-        own = slice(*np.searchsorted(samples.request, [some.start, some.stop]))
-        pairs = vectors[samples.request[own] - start], items[samples.item_row[own]].astype(np.float32)
-        found[own] = np.einsum("nd,nd->n", *pairs)
-    return found
+def _read(plan: RankerPlan, *, seed: int, own: Trained, stages: Stages) -> Read:
+    """Gather what the ranker reads of its encoder."""
+    assert plan.pretrain is not None
+    name, match = f"{plan.name} seed {seed}", plan.config.ranker.reads_match
+    views = features = None
+    vectors = None if plan.trains_encoder and not match else own.embeddings
+    if plan.trains_encoder:
+        features = stages.models_for(plan.pretrain).features
+    elif set(SIDES) & set(plan.config.reads):
+        photo_rows = plan.control.photo_rows(stages.catalogue, seed=seed)
+        views = item_views(own, pretrain=plan.pretrain, stages=stages, name=name, photo_rows=photo_rows)
+    queries = query_vectors(own, stages=stages, name=name) if match else None
+    return Read(own.encoder, vectors, views, features, queries)

@@ -35,15 +35,15 @@ from triptych.recall.relevance_control import ControlledRetriever, RequiredValue
 from triptych.recall.retriever import LearnedRetriever
 from triptych.recall.task import Given
 from triptych.recipes.config import RECALL, RunConfig
-from triptych.recipes.encoders import Plan, permuted_photos
+from triptych.recipes.controls import Control
+from triptych.recipes.encoders import Plan
 from triptych.recipes.semantic_ids import codes_of, said_by
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
-from triptych.recipes.views import Modality, item_views, of_modalities, permuted, query_vectors
+from triptych.recipes.views import SIDES, Modality, item_views, of_modalities, query_vectors
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
-
-SIDES = (Modality.TITLE, Modality.PHOTO)
+from triptych.training.epochs import find_trained
 
 
 class RecallConfig(Config):
@@ -100,14 +100,8 @@ class RecallPlan(NamedTuple):
     """What tables and messages call it."""
     config: RecallConfig
     """Encoder, model and training, complete."""
-    permutes_photos: bool = False
-    """Whether the encoder is shown another item's photo for each item: the permuted-photo control."""
-    random_vectors: bool = False
-    """Whether each item has a random vector in the place of its content: the random-vector control."""
-    shuffled_ids: bool = False
-    """Whether items have changed semantic IDs among each other: the random-id control."""
-    permuted_content: bool = False
-    """Whether items have changed content among each other: the permuted-content control."""
+    control: Control = Control.NONE
+    """What items have in the place of their own."""
     keeps_relevant: bool = False
     """Whether its answers keep only items of a category that the query asks for (`recall.relevance_control`)."""
 
@@ -166,7 +160,7 @@ class RecallWork:
 
     def find(self) -> Artifact | None:
         """Return the finished model, or None."""
-        return train.find_trained(self.plan.config.recall, seed=self.seed, inputs=self._inputs, out=self.out)
+        return find_trained(train.KIND, self.plan.config.recall, seed=self.seed, inputs=self._inputs, out=self.out)
 
     def train(self) -> Artifact:
         """Train it, go on where an attempt was interrupted, or open it."""
@@ -191,9 +185,9 @@ class RecallWork:
         if self.content is None or not self.plan.config.recall.recall_model.reads_content:
             return None
         if self.content.semantic_ids is not None and self._needs.codes is None:
-            return said_by(self.content.semantic_ids, shuffled_by=self._shuffled_by)
-        found = self._controlled({Modality.ITEM.value: load_vectors(self.content.embeddings)})
-        return found[Modality.ITEM]
+            return said_by(self.content.semantic_ids, control=self.plan.control, seed=self.seed)
+        found = {Modality.ITEM.value: load_vectors(self.content.embeddings)}
+        return self.plan.control.content(found, seed=self.seed)[Modality.ITEM]
 
     @property
     def _item_modalities(self) -> dict[str, NDArray[Any]] | None:
@@ -201,26 +195,12 @@ class RecallWork:
         if self.content is None or not self._needs.modalities:
             return None
         item_vectors, views = self.content.embeddings, self.content.item_views
-        return self._controlled(of_modalities(self.plan.config.modalities, item_vectors=item_vectors, views=views))
-
-    def _controlled(self, content: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Return content as the plan's control has it."""
-        if self.plan.permuted_content:
-            return permuted(content, seed=self.seed)
-        if self.plan.random_vectors:
-            return {
-                name: _random(*vectors.shape, seed=self.seed, place=place)
-                for place, (name, vectors) in enumerate(content.items())
-            }
-        return content
+        found = of_modalities(self.plan.config.modalities, item_vectors=item_vectors, views=views)
+        return self.plan.control.content(found, seed=self.seed)
 
     @property
     def _needs(self) -> Needs:
         return self.plan.config.recall.recall_model.needs
-
-    @property
-    def _shuffled_by(self) -> int | None:
-        return self.seed if self.plan.shuffled_ids else None
 
     @property
     def _title_content(self) -> NDArray[Any] | None:
@@ -234,7 +214,7 @@ class RecallWork:
         if self.content is None or self.content.semantic_ids is None or self._needs.codes is None:
             return ()
         codebooks = SemanticIds.open(self.content.semantic_ids).quantizer.codebooks
-        codes = codes_of(self.content.semantic_ids, shuffled_by=self._shuffled_by)
+        codes = codes_of(self.content.semantic_ids, control=self.plan.control, seed=self.seed)
         return (ItemCodes(codes[:, : len(codebooks)], codebooks),)
 
     @property
@@ -242,13 +222,7 @@ class RecallWork:
         inputs: dict[str, Artifact | str] = {"catalogue": self.catalogue, "split": self.split}
         if self.content is not None:
             inputs |= {name: one for name, one in self.content._asdict().items() if one is not None}
-        if self.plan.random_vectors:
-            inputs["control"] = "random vectors"
-        if self.plan.permuted_content:
-            inputs["control"] = "permuted content"
-        if self.plan.shuffled_ids:
-            inputs["control"] = "shuffled ids"
-        return inputs
+        return inputs | self.plan.control.inputs
 
 
 @dataclass(frozen=True)
@@ -399,9 +373,8 @@ def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> C
     """Return the vectors of items and of queries that the model reads."""
     catalogue, export, pretrain = stages.catalogue, plan.config.export, plan.pretrain
     assert pretrain is not None
-    items = own.embeddings
+    items, photo_rows = own.embeddings, plan.control.photo_rows(catalogue, seed=seed)
     if export is not None:
-        photo_rows = permuted_photos(catalogue, seed=seed) if plan.permutes_photos else None
         items = stages.stage(
             "embeddings",
             lambda out: embeddings.run(
@@ -416,25 +389,19 @@ def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> C
         )
     config, name = plan.config.semantic_ids, f"{plan.name} seed {seed}"
     ids = None if config is None else stages.semantic_ids(own, config=config, name=name)
-    views = _views(plan, seed=seed, own=own, stages=stages)
+    views = _views(plan, seed=seed, own=own, stages=stages, photo_rows=photo_rows)
     if not plan.config.recall.recall_model.needs.query:
         return Content(own.encoder, items, None, ids, views)
     return Content(own.encoder, items, query_vectors(own, stages=stages, name=name, export=export), ids, views)
 
 
-def _views(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> Artifact | None:
+def _views(
+    plan: RecallPlan, *, seed: int, own: Trained, stages: Stages, photo_rows: NDArray[np.int64] | None
+) -> Artifact | None:
     """Encode title and photo each for a model that reads one of them by itself."""
     needs = plan.config.recall.recall_model.needs
     reads_one = needs.title_content or (needs.modalities and set(SIDES) & set(plan.config.modalities))
     if plan.pretrain is None or not reads_one:
         return None
-    photos_of = seed if plan.permutes_photos else None
     name = f"{plan.name} seed {seed}"
-    return item_views(own, pretrain=plan.pretrain, stages=stages, name=name, photos_of=photos_of)
-
-
-def _random(count: int, dim: int, *, seed: int, place: int = 0) -> NDArray[np.float32]:
-    """Draw unit vectors ``[count, dim]``, others for each place among an item's modalities."""
-    drawn = np.random.default_rng([seed, 4, place]).standard_normal((count, dim), dtype=np.float32)
-    unit: NDArray[np.float32] = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-    return unit
+    return item_views(own, pretrain=plan.pretrain, stages=stages, name=name, photo_rows=photo_rows)

@@ -8,26 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.foundation.artifact import Artifact
+from triptych.recipes.controls import Control
 from triptych.semantic_ids.stored import SemanticIds
 
-SHUFFLE = 12
-"""Sets apart what is drawn from a seed."""
 
-
-def codes_of(ids: Artifact, *, shuffled_by: int | None = None) -> NDArray[np.uint16]:
+def codes_of(ids: Artifact, *, control: Control, seed: int) -> NDArray[np.uint16]:
     """Return the ID of each item ``[items, levels]``.
 
     Args:
         ids: made by `Stages.semantic_ids`.
-        shuffled_by: a seed; the items then change IDs among each other, so that as many share one as before and none
-            says anything of its item: the random-id control.
+        control: whether they change IDs among each other.
+        seed: draws it.
     """
     codes: NDArray[np.uint16] = np.asarray(SemanticIds.open(ids).codes)
-    if shuffled_by is None:
-        return codes
-    return codes[np.random.default_rng([shuffled_by, SHUFFLE]).permutation(len(codes))]
+    rows = control.id_rows(len(codes), seed=seed)
+    return codes if rows is None else codes[rows]
 
 
-def said_by(ids: Artifact, *, shuffled_by: int | None = None) -> NDArray[Any]:
+def said_by(ids: Artifact, *, control: Control, seed: int) -> NDArray[Any]:
     """Return the vectors ``[items, dim]`` that the items' IDs stand for; arguments as of `codes_of`."""
-    return SemanticIds.open(ids).reconstruct(codes_of(ids, shuffled_by=shuffled_by))
+    return SemanticIds.open(ids).reconstruct(codes_of(ids, control=control, seed=seed))

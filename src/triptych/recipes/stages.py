@@ -40,6 +40,7 @@ from triptych.recall.models.dense import Dense
 from triptych.recall.models.item_knn import ItemKnn, ItemKnnConfig
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import Arm, RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.encoders import EncoderWork, Plan
 from triptych.recipes.models import check_models
 from triptych.recipes.run_folder import RunFolder
@@ -96,14 +97,14 @@ class BehindEncoder(Protocol):
         ...
 
     @property
-    def permutes_photos(self) -> bool:
-        """Whether the encoder is shown another item's photo for each item."""
+    def control(self) -> Control:
+        """What items have in the place of their own, photos among it."""
         ...
 
 
-def _of_encoder(plan: BehindEncoder) -> tuple[str, bool]:
+def _of_encoder(plan: BehindEncoder) -> tuple[str, Control]:
     """Return what decides the encoder: plans with the same share one."""
-    return "" if plan.pretrain is None else plan.pretrain.to_json(), plan.permutes_photos
+    return "" if plan.pretrain is None else plan.pretrain.to_json(), plan.control.of_encoder
 
 
 AllTrained = Mapping[tuple[str, int], Trained]
@@ -276,8 +277,9 @@ class Stages:
 
     def train(self, split: Split | None, tokenizer: Artifact) -> AllTrained:
         """Train the encoder of every arm and seed, embed the catalogue with each and index the vectors."""
+        controls = {Arm.PERMUTED_PHOTO: Control.PHOTO}
         plans = [
-            Plan(arm.value, arm.config(self.config.pretrain), permutes_photos=arm is Arm.PERMUTED_PHOTO)
+            Plan(arm.value, arm.config(self.config.pretrain), controls.get(arm, Control.NONE))
             for arm in self.config.arms
         ]
         plans += self.beside_plans
@@ -341,11 +343,11 @@ class Stages:
         Returns:
             Name of a plan and seed → its encoder; None where it stands behind none.
         """
-        encoders: dict[tuple[str, bool], Plan] = {}
+        encoders: dict[tuple[str, Control], Plan] = {}
         for plan in plans:
             if plan.pretrain is not None and _of_encoder(plan) not in encoders:
                 name = f"pretraining {len(encoders) + 1}"
-                encoders[_of_encoder(plan)] = Plan(name, plan.pretrain, plan.permutes_photos)
+                encoders[_of_encoder(plan)] = Plan(name, plan.pretrain, plan.control.of_encoder)
         trained = self.train_plans(list(encoders.values()), seeds=seeds, split=split, tokenizer=tokenizer)
         return {
             (plan.name, seed): None if plan.pretrain is None else trained[encoders[_of_encoder(plan)].name, seed]
@@ -355,13 +357,13 @@ class Stages:
 
     def _starts(self, plans: Sequence[Plan], work: Callable[..., EncoderWork]) -> dict[str, Artifact | None]:
         """Train the warm starts that plans name, each once: plan → the encoder it starts from."""
-        made: dict[tuple[str, bool], Artifact] = {}
+        made: dict[tuple[str, Control], Artifact] = {}
         found: dict[str, Artifact | None] = {}
         for plan in plans:
             if plan.start is None:
                 found[plan.name] = None
                 continue
-            key = plan.start.to_json(), plan.permutes_photos
+            key = plan.start.to_json(), plan.control
             if key not in made:
                 models = self.models_for(plan.start)
                 made[key] = self._warm(work(plan=plan.start_plan, seed=WARM_START_SEED, models=models))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -15,11 +15,7 @@ from triptych.encoders.embeddings import load_vectors, load_views
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ConfigError
 from triptych.pretrain.base import PretrainConfig
-from triptych.recipes.encoders import permuted_photos
 from triptych.recipes.stages import Stages, Trained
-
-CONTENT_SEED = 9
-"""Beside the training's seed, draws whose content each item has in the permuted-content control."""
 
 
 class Modality(StrEnum):
@@ -31,8 +27,11 @@ class Modality(StrEnum):
     PHOTO = "photo"
 
 
+SIDES = (Modality.TITLE, Modality.PHOTO)
+
+
 def item_views(
-    own: Trained, *, pretrain: PretrainConfig, stages: Stages, name: str, photos_of: int | None = None
+    own: Trained, *, pretrain: PretrainConfig, stages: Stages, name: str, photo_rows: NDArray[np.int64] | None
 ) -> Artifact:
     """Encode title and photo of each item by themselves, or open what was encoded before.
 
@@ -41,7 +40,7 @@ def item_views(
         pretrain: how it was trained.
         stages: of the run.
         name: of the row and seed, for the record.
-        photos_of: seed of the permuted-photo control; None: each item is shown its own.
+        photo_rows: whose photo each item is shown ``[items]``; None: its own.
 
     Raises:
         ConfigError: the encoder reads one of both alone.
@@ -50,7 +49,6 @@ def item_views(
     if not (read.reads_title and read.reads_photo):
         raise ConfigError(f"{name}: an encoder of {read} has no vectors of title and photo each.")
     features = stages.models_for(pretrain).features
-    photo_rows = None if photos_of is None else permuted_photos(stages.catalogue, seed=photos_of)
     return stages.stage(
         "item_views",
         lambda out: embeddings.run_views(
@@ -90,19 +88,3 @@ def of_modalities(
     if views is not None:
         found |= load_views(views)
     return {name.value: found[name] for name in wanted}
-
-
-def permuted(modalities: Mapping[str, NDArray[Any]], *, seed: int) -> dict[str, NDArray[Any]]:
-    """Exchange content among items, all of an item's together: the permuted-content control.
-
-    What is alike stays alike, so that a graph of items has the same shape; it is about other items.
-    """
-    (count,) = {len(vectors) for vectors in modalities.values()}
-    rows = permuted_rows(count, seed=seed)
-    return {name: np.asarray(vectors)[rows] for name, vectors in modalities.items()}
-
-
-def permuted_rows(count: int, *, seed: int) -> NDArray[np.int64]:
-    """Draw whose content each item has in the permuted-content control, ``[items]``."""
-    rows: NDArray[np.int64] = np.random.default_rng([seed, CONTENT_SEED]).permutation(count)
-    return rows

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
+from triptych.foundation.artifact import Artifact, find
 from triptych.foundation.config import Config
 from triptych.nn.precision import Precision
 from triptych.training.loop import LoopConfig
@@ -47,3 +51,15 @@ class EpochsConfig(Config):
             validate_every=math.ceil(steps / self.validations),
             patience=self.patience,
         )
+
+
+def described(kind: str, config: EpochsConfig, *, seed: int) -> dict[str, Any]:
+    """Return all settings that decide the weights of such an artefact, beside its inputs."""
+    return {kind: config.dump(), "seed": seed}
+
+
+def find_trained(
+    kind: str, config: EpochsConfig, *, seed: int, inputs: Mapping[str, Artifact | str], out: Path
+) -> Artifact | None:
+    """Return the artefact that a training would open, or None where it would have to train; arguments as it has."""
+    return find(out, kind=kind, config=described(kind, config, seed=seed), inputs=inputs)

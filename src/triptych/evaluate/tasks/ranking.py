@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from triptych.data.catalogue import Catalogue
+from triptych.data.splits import Split
 from triptych.evaluate.compare import Column, Comparison, Values
 from triptych.evaluate.definitions import RANKING_BY
+from triptych.evaluate.measure import some_requests
 from triptych.evaluate.records import AnyRecord, Role, role_of
 from triptych.evaluate.tasks.base import EvaluationConfig, TaskResult
 from triptych.foundation.errors import DataError
@@ -29,13 +31,18 @@ from triptych.metrics.calibration import expected_calibration_error
 from triptych.metrics.classification import auc_values, group_aucs, sample_log_losses
 from triptych.metrics.ranking import BoolArray, FloatArray, IntArray
 from triptych.ranker.measure import GroupBy, groups_of, slices
-from triptych.ranker.samples import Samples
+from triptych.ranker.samples import Samples, read_samples
+from triptych.ranker.scorer import Ranker
+from triptych.recall.models.popularity import Popularity
 
 CONSTANT = "constant"
 """Row of the training part's rate, as the probability of everything."""
 AUC, GAUC, LOG_LOSS = Column("auc"), Column("gauc"), Column("log_loss")
 PREDICTED, OBSERVED = Column("predicted"), Column("observed")
 CALIBRATION, RATIO = Column("calibration_error"), Column("predicted_over_observed")
+
+Ranks = Popularity | Ranker
+"""What gives a score to what was shown."""
 
 
 class Scored(NamedTuple):
@@ -48,6 +55,40 @@ class Scored(NamedTuple):
 
 
 def evaluate(
+    models: Mapping[str, Ranks | Sequence[Ranks]],
+    *,
+    catalogue: Catalogue,
+    split: Split,
+    config: EvaluationConfig,
+    with_chance: bool = False,
+) -> TaskResult:
+    """Compare rankers on all that a held-out part showed, by user.
+
+    Args:
+        models: name → what scores, or one for each seed.
+        catalogue: whose log.
+        split: the parts.
+        config: which part, resamples; of more than `max_queries` requests so many are drawn.
+        with_chance: without effect: the training part's rate for everything stands in every such table.
+
+    Raises:
+        DataError: nothing was shown in the part, or all of it chosen, or nothing.
+    """
+    del with_chance
+    samples = read_samples(catalogue, places=split.part(config.part))
+    samples = samples.of_requests(some_requests(len(samples.requests.time_us), config=config))
+    listed = {name: list(one) if isinstance(one, Sequence) else [one] for name, one in models.items()}
+    return compare(
+        {name: _scored(by_seed, samples) for name, by_seed in listed.items()},
+        samples=samples,
+        train=read_samples(catalogue, places=split.train),
+        catalogue=catalogue,
+        by=GroupBy.USER,
+        config=config,
+    )
+
+
+def compare(
     models: Mapping[str, Scored],
     *,
     samples: Samples,
@@ -106,6 +147,14 @@ def evaluate(
         definitions=definitions,
         weighed_by="samples",
     )
+
+
+def _scored(by_seed: Sequence[Ranks], samples: Samples) -> Scored:
+    scores = [
+        one.counts[samples.item_row].astype(np.float64) if isinstance(one, Popularity) else one.score_samples(samples)
+        for one in by_seed
+    ]
+    return Scored(scores, are_logits=not isinstance(by_seed[0], Popularity))
 
 
 class _Slice(NamedTuple):

@@ -14,13 +14,9 @@ from triptych.recall.models.popularity import Popularity
 from triptych.recipes.config import GENERATIVE, HYBRID, RANKED, RECALL
 from triptych.recipes.generation import generation_of_run
 from triptych.recipes.hybrid import hybrid_of_run
-from triptych.recipes.ranker import (
-    ranked_line,
-    ranker_inputs,
-    ranker_of_run,
-    ranking_of_run,
-    require_shown,
-)
+from triptych.recipes.ranked_line import ranked_line
+from triptych.recipes.ranker import ranker_inputs, ranker_of_run, require_shown
+from triptych.recipes.ranking_table import ranking_of_run
 from triptych.recipes.recall import recall_inputs, recall_of_run
 from triptych.recipes.served import served_of_run
 from triptych.recipes.stages import Stages
@@ -68,7 +64,7 @@ def run(stages: Stages) -> Artifact:
         recall_index=None if recall is None else recall.index,
         hybrid=hybrids[0].artifact if hybrids else None,
         generative=generated[0].model if generated else None,
-        ranker=None if ranker is None else ranker.artifact,
+        ranker=None if ranker is None else ranker.model,
         ranking=ranking,
         item_views=None if ranker is None else ranker.views,
     )

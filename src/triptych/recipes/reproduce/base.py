@@ -9,20 +9,20 @@ from enum import StrEnum
 from triptych.evaluate.compare import Column
 from triptych.evaluate.orderings import Ordering
 from triptych.evaluate.records import is_trained
-from triptych.evaluate.tasks import cells, recommend, search
+from triptych.evaluate.tasks import cells, ranking, recommend, search
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.foundation.errors import ConfigError, did_you_mean
 from triptych.pretrain.base import PretrainConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
-from triptych.recipes import ranking
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.generation import GenerationConfig
-from triptych.recipes.ranking import RankingConfig
+from triptych.recipes.ranker import RankerConfig
 from triptych.recipes.recall import RecallConfig
 
 Settings = tuple[str, ...]
 """Overrides ``a.b=value`` of a row's training config."""
-RowConfig = PretrainConfig | RecallConfig | GenerationConfig | RankingConfig
+RowConfig = PretrainConfig | RecallConfig | GenerationConfig | RankerConfig
 
 
 CHANCE, POPULARITY, BM25, ITEM_KNN, ORACLE = "chance", "popularity", "bm25", "item-knn", "oracle"
@@ -84,14 +84,8 @@ class Row:
     """Model and training, as the full form has them."""
     trials: tuple[Settings, ...] = ((),)
     """The settings it is tried with; every row of a table has as many. The best on validation is taken."""
-    permutes_photos: bool = False
-    """Whether each item is shown another item's photo."""
-    random_vectors: bool = False
-    """Whether a recall model is given a random vector for each item's content."""
-    shuffled_ids: bool = False
-    """Whether items have changed semantic IDs among each other."""
-    permuted_content: bool = False
-    """Whether items have changed content among each other: what a model behind an encoder reads of them."""
+    control: Control = Control.NONE
+    """What items have in the place of their own."""
     keeps_relevant: bool = False
     """Whether a recall model's answers keep only items of a category that the query asks for."""
     start: Callable[[], PretrainConfig] | None = None

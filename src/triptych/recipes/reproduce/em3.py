@@ -25,8 +25,9 @@ from triptych.evaluate.orderings import Ordering
 from triptych.pretrain.base import PretrainConfig
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.movielens import movielens
-from triptych.recipes.ranking import RankingConfig
+from triptych.recipes.ranker import RankerConfig
 from triptych.recipes.reproduce.base import Form, Protocol, Row, Settings, Table
 
 TRIALS: tuple[Settings, ...] = tuple(
@@ -106,14 +107,14 @@ def ranker(
     modalities: tuple[str, ...],
     encoder: PretrainConfig,
     reads_match: bool = False,
-) -> RankingConfig:
+) -> RankerConfig:
     """A ranker, over the encoder's vectors where it reads content, or how query and item go together."""
     tree: dict[str, Any] = {"ranker": {"model": {"kind": model}, "content": content, "reads_match": reads_match}}
     if modalities:
         tree["modalities"] = modalities
     if modalities or reads_match:
         tree["pretrain"] = encoder.dump()
-    return RankingConfig.parse(tree)
+    return RankerConfig.parse(tree)
 
 
 def _rows(encoder: PretrainConfig) -> tuple[Row, ...]:
@@ -121,10 +122,10 @@ def _rows(encoder: PretrainConfig) -> tuple[Row, ...]:
         kind = name.removeprefix("permuted-content ").split(",")[0]
         tree = {"kind": content} if isinstance(content, str) else content
 
-        def config() -> RankingConfig:
+        def config() -> RankerConfig:
             return ranker(kind, tree, modalities=modalities, encoder=encoder)
 
-        return Row(name, what, config, TRIALS, permuted_content=permuted)
+        return Row(name, what, config, TRIALS, Control.CONTENT if permuted else Control.NONE)
 
     def em3(**settings: Any) -> dict[str, Any]:
         return {"kind": "em3", **settings}
@@ -166,10 +167,10 @@ def _rows(encoder: PretrainConfig) -> tuple[Row, ...]:
 
 
 def _match_rows(encoder: PretrainConfig) -> tuple[Row, ...]:
-    def plain() -> RankingConfig:
+    def plain() -> RankerConfig:
         return ranker("din", {"kind": "none"}, modalities=(), encoder=encoder, reads_match=True)
 
-    def em3() -> RankingConfig:
+    def em3() -> RankerConfig:
         return ranker("din", {"kind": "em3"}, modalities=EVERY, encoder=encoder, reads_match=True)
 
     return (

@@ -21,6 +21,7 @@ from triptych.evaluate.orderings import Ordering
 from triptych.pretrain.base import PretrainConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.feed import feed
 from triptych.recipes.movielens import movielens
 from triptych.recipes.recall import RecallConfig
@@ -175,9 +176,9 @@ def _rows(encoder: PretrainConfig) -> tuple[Row, ...]:
             "freedom with another item's content",
             lambda: of("freedom", modality_weights=SIDES),
             OF_GRAPHS,
-            permuted_content=True,
+            Control.CONTENT,
         ),
-        Row("permuted-content em3", "em3 with another item's content", em3, OF_GRAPHS, permuted_content=True),
+        Row("permuted-content em3", "em3 with another item's content", em3, OF_GRAPHS, Control.CONTENT),
     )
 
 

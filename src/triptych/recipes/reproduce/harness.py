@@ -22,6 +22,7 @@ from triptych.evaluate.increment import Increment, increments
 from triptych.evaluate.orderings import Judged, judge_ordering
 from triptych.evaluate.records import select, single, to_rows
 from triptych.evaluate.tasks.base import TaskResult
+from triptych.evaluate.tasks.ranking import Ranks
 from triptych.foundation.artifact import Artifact, produce, write_json
 from triptych.foundation.errors import ArtifactError, ConfigError
 from triptych.metrics.significance import Verdict
@@ -32,7 +33,7 @@ from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 from triptych.recipes.encoders import Plan
 from triptych.recipes.generation import GenerationPlan, TrainedGeneration, train_generation
-from triptych.recipes.ranking import RankingPlan, Ranks, TrainedRanking, train_ranking
+from triptych.recipes.ranker import RankerPlan, TrainedRanker, train_rankers
 from triptych.recipes.recall import RecallPlan, TrainedRecall, train_recall
 from triptych.recipes.reproduce.base import BM25, ITEM_KNN, ORACLE, POPULARITY, Row, Size, Table
 from triptych.recipes.reproduce.choices import FILE as CHOICES
@@ -54,7 +55,7 @@ from triptych.training.log import LOG_FILE, read_log
 
 log = logging.getLogger(__name__)
 
-AnyTrained = Trained | TrainedRecall | TrainedGeneration | TrainedRanking
+AnyTrained = Trained | TrainedRecall | TrainedGeneration | TrainedRanker
 AllMade = Mapping[tuple[str, int], AnyTrained]
 """Name of a plan and seed → what was trained."""
 
@@ -215,7 +216,7 @@ class _Making:
         return self._validated(plan.name, partial(self._open, trained, name=plan.name), inputs=inputs)
 
     def _open(self, trained: AnyTrained, *, name: str) -> Retriever | Ranks:
-        if isinstance(trained, TrainedRanking):
+        if isinstance(trained, TrainedRanker):
             return trained.open()
         return trained.retriever(name=name, config=self._planned.run)
 
@@ -355,7 +356,7 @@ def _train(
     encoders = [plan for plan in plans if isinstance(plan, Plan)]
     recalls = [plan for plan in plans if isinstance(plan, RecallPlan)]
     decoders = [plan for plan in plans if isinstance(plan, GenerationPlan)]
-    rankers = [plan for plan in plans if isinstance(plan, RankingPlan)]
+    rankers = [plan for plan in plans if isinstance(plan, RankerPlan)]
     if encoders:
         found |= stages.train_plans(encoders, seeds=seeds, split=split, tokenizer=tokenizer)
     if recalls:
@@ -363,13 +364,13 @@ def _train(
     if decoders:
         found |= train_generation(decoders, stages=stages, seeds=seeds, split=split, tokenizer=tokenizer)
     if rankers:
-        found |= train_ranking(rankers, stages=stages, seeds=seeds, split=split, tokenizer=tokenizer)
+        found |= train_rankers(rankers, stages=stages, seeds=seeds, split=split, tokenizer=tokenizer)
     return found
 
 
 def _made_of(trained: AnyTrained) -> dict[str, Artifact]:
     """Return what stands for a trained row among inputs: what goes before its name there → artefact."""
-    if isinstance(trained, TrainedRanking):
+    if isinstance(trained, TrainedRanker):
         return {"": trained.model}
     return {"": trained.model, "index ": trained.index}
 

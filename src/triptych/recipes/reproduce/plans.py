@@ -13,7 +13,7 @@ from triptych.pretrain.base import PretrainConfig
 from triptych.recipes.config import RunConfig
 from triptych.recipes.encoders import Plan
 from triptych.recipes.generation import GenerationConfig, GenerationPlan
-from triptych.recipes.ranking import RankingConfig, RankingPlan
+from triptych.recipes.ranker import RankerConfig, RankerPlan
 from triptych.recipes.recall import RecallConfig, RecallPlan
 from triptych.recipes.reproduce.base import Form, Row, RowConfig, Settings, Size, Table
 
@@ -27,7 +27,7 @@ WHAT_A_ROW_IS = (
     *("ranker.model.kind", "ranker.content.kind", "ranker.content.train"),
 )
 
-AnyPlan = Plan | RecallPlan | GenerationPlan | RankingPlan
+AnyPlan = Plan | RecallPlan | GenerationPlan | RankerPlan
 
 
 @dataclass(frozen=True)
@@ -134,20 +134,13 @@ def trial_plans(row: Row, form: Form) -> list[AnyPlan]:
     for number, trial in enumerate(row.trials[: form.num_trials], start=1):
         name, tried = f"{row.name} trial {number}", config.override(*shorter, *trial)
         if isinstance(tried, RecallConfig):
-            controls = (
-                row.permutes_photos,
-                row.random_vectors,
-                row.shuffled_ids,
-                row.permuted_content,
-                row.keeps_relevant,
-            )
-            plans.append(RecallPlan(name, tried, *controls))
-        elif isinstance(tried, RankingConfig):
-            plans.append(RankingPlan(name, tried, row.permutes_photos, row.permuted_content))
+            plans.append(RecallPlan(name, tried, row.control, row.keeps_relevant))
+        elif isinstance(tried, RankerConfig):
+            plans.append(RankerPlan(name, tried, row.control))
         elif isinstance(tried, GenerationConfig):
-            plans.append(GenerationPlan(name, tried, row.shuffled_ids))
+            plans.append(GenerationPlan(name, tried, row.control))
         else:
-            plans.append(Plan(name, tried, row.permutes_photos, start))
+            plans.append(Plan(name, tried, row.control, start))
     return plans
 
 
@@ -165,7 +158,7 @@ def _shorter(config: RowConfig, *, rate: float) -> Settings:
         return ()
     if isinstance(config, RecallConfig):
         return (f"recall.epochs={rate * config.recall.epochs}",)
-    if isinstance(config, RankingConfig):
+    if isinstance(config, RankerConfig):
         return (f"ranker.epochs={rate * config.ranker.epochs}",)
     if isinstance(config, GenerationConfig):
         return (f"generative.epochs={rate * config.generative.epochs}",)

@@ -25,6 +25,7 @@ from triptych.nn.fusion import Fusion
 from triptych.pretrain.base import PretrainConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.generation import GenerationConfig
 from triptych.recipes.movielens import movielens
 from triptych.recipes.recall import RecallConfig
@@ -151,10 +152,10 @@ ROWS = (
         "sasrec, idfc with a random vector for each film's content",
         lambda: _sasrec(Fusion.IDFC),
         TRIALS,
-        random_vectors=True,
+        Control.RANDOM,
     ),
     Row("generative", "a decoder says the IDs of what comes next, given the history's", decoder, DECODER_TRIALS),
-    Row("random-id generative", "… IDs of other films", decoder, DECODER_TRIALS, shuffled_ids=True),
+    Row("random-id generative", "… IDs of other films", decoder, DECODER_TRIALS, Control.IDS),
 )
 CLAIMS = (
     Ordering("Content adds to IDs: history, idfc > history, id", "history, idfc", "history, id"),

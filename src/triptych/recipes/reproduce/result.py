@@ -19,6 +19,7 @@ from triptych.evaluate.text_table import with_interval
 from triptych.foundation.artifact import Artifact, git_commit, package_version
 from triptych.foundation.config import Config
 from triptych.metrics.significance import Interval
+from triptych.recipes.controls import Control
 from triptych.recipes.reproduce.base import Row
 from triptych.recipes.reproduce.choices import Trial, trials_of
 from triptych.recipes.reproduce.plans import Planned
@@ -177,7 +178,7 @@ def _row_settings(made: RowMade) -> dict[str, Any]:
     return {
         "what": made.row.what,
         **trials_of(made.trials),
-        "permutes_photos": made.row.permutes_photos,
+        "permutes_photos": made.row.control is Control.PHOTO,
         "seconds": [round(_last(lines, "seconds"), 1) for lines in made.logs.values()],
         "config": made.config.dump(),
     }

@@ -28,6 +28,7 @@ from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.pretrain.tasks.multitask import MultitaskConfig
 from triptych.recall.models.semantic_tower import Content
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.generation import GenerationConfig
 from triptych.recipes.recall import RecallConfig
 from triptych.recipes.reproduce.base import Form, Protocol, Row, Settings, Table
@@ -121,8 +122,8 @@ PRETRAINING_ROWS = (
     _row("joint-few", "joint, from one pair in twenty", lambda: training("joint", **FEW_PAIRS)),
     _row("o1-few", "o1, from one pair in twenty", lambda: training("o1", **FEW_PAIRS)),
     _row("o5-few", "… without the stage that needs no pair", lambda: training("o5", **FEW_PAIRS)),
-    _row("permuted-photo joint", "joint with photos permuted", lambda: training("joint"), permutes_photos=True),
-    _row("permuted-photo o1", "o1 with photos permuted", lambda: training("o1"), permutes_photos=True),
+    _row("permuted-photo joint", "joint with photos permuted", lambda: training("joint"), control=Control.PHOTO),
+    _row("permuted-photo o1", "o1 with photos permuted", lambda: training("o1"), control=Control.PHOTO),
 )
 LEFT_OUT = ("o1-one-schedule",)
 """For the time that it would take; it is in `benchmarks/staging_map.py`."""
@@ -239,8 +240,8 @@ _DECODER_RATES = tuple((f"generative.learning_rate={value}",) for value in (0.00
 _ENCODER_TRIALS: tuple[Settings, ...] = (("temperature=0.05",), ("temperature=0.07",))
 
 
-def _tower(name: str, what: str, content: Content, *, tasks: Tree | None = None, shuffled_ids: bool = False) -> Row:
-    return Row(name, what, lambda: tower(content, tasks=tasks), _RECALL_RATES, shuffled_ids=shuffled_ids)
+def _tower(name: str, what: str, content: Content, *, tasks: Tree | None = None, **more: Any) -> Row:
+    return Row(name, what, lambda: tower(content, tasks=tasks), _RECALL_RATES, **more)
 
 
 RETRIEVAL_ROWS = (
@@ -264,18 +265,12 @@ RETRIEVAL_ROWS = (
     _tower("tower sid - discriminative", "… without those that tell them", Content.SID, tasks=_NO_TELLING),
     _tower("tower sid, bce", "… told pair by pair", Content.SID, tasks={"form": "bce"}),
     Row(
-        "random-id towers",
-        "towers over IDs that belong to other items",
-        lambda: reader({}),
-        _RECALL_RATES,
-        shuffled_ids=True,
+        "random-id towers", "towers over IDs that belong to other items", lambda: reader({}), _RECALL_RATES, Control.IDS
     ),
-    Row(
-        "random-id generative", "a decoder says IDs of other items", GenerationConfig, _DECODER_RATES, shuffled_ids=True
-    ),
-    _tower("random-id tower sid", "tokens of other items' IDs", Content.SID, shuffled_ids=True),
-    _tower("random-id tower both", "… and the encoder's vectors", Content.BOTH, shuffled_ids=True),
-    _tower("random-id tower sid + tasks", "… with all four tasks", Content.SID, tasks={}, shuffled_ids=True),
+    Row("random-id generative", "a decoder says IDs of other items", GenerationConfig, _DECODER_RATES, Control.IDS),
+    _tower("random-id tower sid", "tokens of other items' IDs", Content.SID, control=Control.IDS),
+    _tower("random-id tower both", "… and the encoder's vectors", Content.BOTH, control=Control.IDS),
+    _tower("random-id tower sid + tasks", "… with all four tasks", Content.SID, tasks={}, control=Control.IDS),
 )
 RETRIEVAL_CLAIMS = (
     Ordering("Photos find more than titles alone", "encoder", "text encoder"),

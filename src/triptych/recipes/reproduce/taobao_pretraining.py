@@ -28,6 +28,7 @@ from triptych.data.datasets.generated_shop import GeneratedShopConfig
 from triptych.evaluate.orderings import Ordering
 from triptych.pretrain.tasks.multitask import MultitaskConfig
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.reproduce.base import Form, Row, Settings, Table
 
 QUERY_WORDS, TITLE_WORDS = {"kind": "masked_words", "of": "query"}, {"kind": "masked_words", "of": "title"}
@@ -172,7 +173,7 @@ ROWS = (
         "row 7 with photos permuted over the items",
         lambda: two_towers("softmax"),
         TEMPERATURES,
-        permutes_photos=True,
+        control=Control.PHOTO,
     ),
 )
 CLAIMS = (

@@ -27,6 +27,7 @@ from triptych.evaluate.orderings import Ordering
 from triptych.nn.fusion import Fusion
 from triptych.pretrain.base import PretrainConfig
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.recall import RecallConfig
 from triptych.recipes.reproduce.base import BM25, Form, Row, Settings, Table
 from triptych.recipes.reproduce.taobao_pretraining import MARGINS, SIGMOID, SIGMOIDS, two_towers
@@ -94,8 +95,8 @@ def mgdspr(*, model: dict[str, Any], improved: bool = False, **training: Any) ->
     return RecallConfig.parse(tree)
 
 
-def _row(name: str, what: str, fusion: Fusion, *, random_vectors: bool = False, **settings: Any) -> Row:
-    return Row(name, what, lambda: recall(fusion, **settings), TRIALS, random_vectors=random_vectors)
+def _row(name: str, what: str, fusion: Fusion, *, control: Control = Control.NONE, **settings: Any) -> Row:
+    return Row(name, what, lambda: recall(fusion, **settings), TRIALS, control)
 
 
 ROWS = (
@@ -130,9 +131,9 @@ ROWS = (
         "row 5, each item with another item's photo",
         lambda: recall(Fusion.IDFC),
         TRIALS,
-        permutes_photos=True,
+        Control.PHOTO,
     ),
-    _row("random-vector 5", "row 5, a random vector for each item's content", Fusion.IDFC, random_vectors=True),
+    _row("random-vector 5", "row 5, a random vector for each item's content", Fusion.IDFC, control=Control.RANDOM),
 )
 _RELEVANCE, _CATEGORY = Column("relevance", 20), Column("category", 20)
 CLAIMS = (
