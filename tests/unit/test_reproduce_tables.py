@@ -19,6 +19,7 @@ from triptych.foundation.errors import ConfigError
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recall.config import Loss
 from triptych.recipes.config import RunConfig
+from triptych.recipes.controls import Control
 from triptych.recipes.ranker import RankerConfig
 from triptych.recipes.recall import RecallConfig
 from triptych.recipes.reproduce import TABLES, find_table
@@ -54,6 +55,15 @@ def table(*rows: Row, claims: tuple[Ordering, ...] = (), quick: Form = FORM) -> 
             r"there is no row 'jiont'\. Did you mean 'joint'\?",
         ),
         (lambda: table(row("joint"), quick=Form(run=RunConfig(), hours=1.0, rows=("j",))), "there is no row 'j'"),
+        (lambda: table(row("permuted-photo a")), r"has the control '', and its name says 'permuted photo'"),
+        (
+            lambda: table(replace(row("a"), control=Control.PHOTO)),
+            "has the control 'permuted photo', and its name says ''. Rows of a control begin with 'permuted-photo '",
+        ),
+        (
+            lambda: table(replace(row("permuted-content a"), control=Control.CONTENT)),
+            "row 'permuted-content a' has nothing that the control 'permuted content' could exchange",
+        ),
         (lambda: find_table("taobao"), "There is no table 'taobao'"),
         (lambda: find_table("smgr", part="sids"), "Table 'smgr' has no part 'sids'. Parts: pretraining"),
         (lambda: find_table("taobao-pretraining", part="x"), "has no part 'x'. Parts: none"),
@@ -291,8 +301,8 @@ def test_rows_of_em3s_table_differ_in_model_and_content_alone(part):
     assert len({one.pretrain.to_json() for one in configs.values() if one.pretrain is not None}) == 1
     assert configs["din, em3"].modalities == configs["din, concat"].modalities == ("title", "photo", "item")
     assert len({one.trials for one in made.rows}) == 1
-    with pytest.raises(ConfigError, match=r"ranker\.epochs=2 would have no effect"):
-        resolve(made, size=Size.FULL, part=Part.TEST, settings=["ranker.epochs=2"])
+    with pytest.raises(ConfigError, match=r"ranker\.learning_rate=0\.01 would have no effect"):
+        resolve(made, size=Size.FULL, part=Part.TEST, settings=["ranker.learning_rate=0.01"])
     planned = resolve(made, size=Size.QUICK, part=Part.TEST, settings=["ranker.epochs=2"])
     assert {plans[0].config.ranker.epochs for plans in planned.plans.values()} == {2}
 

@@ -30,6 +30,11 @@ class Control(StrEnum):
     """Another item's semantic ID: as many share one as before, and none says anything of its item."""
 
     @property
+    def row_prefix(self) -> str:
+        """What the names of its rows in a table begin with (`evaluate.records.role_of`)."""
+        return _PREFIXES[self]
+
+    @property
     def of_encoder(self) -> Control:
         """What of it the training of an encoder knows."""
         return self if self is Control.PHOTO else Control.NONE
@@ -65,6 +70,15 @@ class Control(StrEnum):
         (count,) = {len(vectors) for vectors in own.values()}
         rows = self.content_rows(count, seed=seed)
         return {name: np.asarray(vectors)[rows] for name, vectors in own.items()}
+
+
+_PREFIXES = {
+    Control.NONE: "",
+    Control.PHOTO: "permuted-photo ",
+    Control.CONTENT: "permuted-content ",
+    Control.RANDOM: "random-vector ",
+    Control.IDS: "random-id ",
+}
 
 
 def _random(count: int, dim: int, *, seed: list[int]) -> NDArray[np.float32]:

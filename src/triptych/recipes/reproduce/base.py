@@ -73,8 +73,7 @@ class Size(StrEnum):
 class Row:
     """A trained row of a table: an encoder, a recall model or a ranker behind one, or a decoder of its semantic IDs.
 
-    A control's name begins with `permuted-photo`, `permuted-content`, `random-vector` or `random-id`
-    (`evaluate.records.role_of`).
+    A control's name begins with its `Control.row_prefix`.
     """
 
     name: str
@@ -92,6 +91,35 @@ class Row:
     """A training that comes before, once for all rows and seeds that name it; its settings are the form's too."""
     steps_rate: float = 1.0
     """Its steps, as a share of what the form gives every row: to compare at equal seconds instead."""
+
+    def check_control(self) -> None:
+        """Check that the row has the control that it is called, and something to exchange.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        named = next((one for one in Control if one and self.name.startswith(one.row_prefix)), Control.NONE)
+        if named is not self.control:
+            raise ConfigError(
+                f"row '{self.name}' has the control '{self.control}', and its name says '{named}'. Rows of a control "
+                f"begin with '{self.control.row_prefix}'."
+            )
+        if self.control not in _controls_of(self.config()):
+            raise ConfigError(f"row '{self.name}' has nothing that the control '{self.control}' could exchange.")
+
+
+def _controls_of(config: RowConfig) -> set[Control]:
+    """Say which controls change anything of what a row is trained on."""
+    found = {Control.NONE}
+    if isinstance(config, PretrainConfig) or config.pretrain is not None:
+        found.add(Control.PHOTO)
+    if isinstance(config, RankerConfig | RecallConfig) and config.pretrain is not None:
+        found.add(Control.CONTENT)
+    if isinstance(config, RecallConfig) and config.pretrain is not None:
+        found.add(Control.RANDOM)
+    if isinstance(config, GenerationConfig) or (isinstance(config, RecallConfig) and config.semantic_ids is not None):
+        found.add(Control.IDS)
+    return found
 
 
 @dataclass(frozen=True)
@@ -150,6 +178,7 @@ class Table:
         for row in self.rows:
             if not is_trained(row.name):
                 raise ConfigError(f"table '{self.name}': '{row.name}' is the name of a baseline; rename the row.")
+            row.check_control()
         named = [
             *self.there,
             *(row for claim in self.claims for row in claim.rows),

@@ -59,6 +59,8 @@ def trials(*own: Settings) -> tuple[Settings, ...]:
     return tuple((f"recall.learning_rate={rate}", *one) for one in own or ((),) for rate in rates)
 
 
+TRIED: dict[str, Any] = {"num_trials": 2, "trial_steps_rate": 0.5}
+"""How the full forms choose: two learning rates at half of the steps; a model's own settings are as published."""
 RATES = trials()
 OF_LATTICE = trials((), ("recall.model.frozen_rate=0.5",))
 OF_GRAPHS = trials((), EVENLY)
@@ -67,15 +69,16 @@ NEIGHBOURS = tuple(ItemKnnConfig(neighbours=k, shrinkage=s) for k in (100, None)
 
 def on_movielens() -> Table:
     """Films with posters: real ratings."""
-    encoder, training = movielens().pretrain, ("pretrain.loop.steps=600",)
-    return _table("movielens", "films with posters, real ratings", encoder=encoder, hours=4, training=training)
+    training = ("pretrain.loop.steps=600", "recall.epochs=100", "recall.validations=100")
+    of = "films with posters, real ratings"
+    return _table("movielens", of, encoder=movielens().pretrain, hours=2, training=training)
 
 
 def on_fashion() -> Table:
     """Fashion: simulated shoppers."""
-    training = ("recall.batch_pages=8192", "recall.epochs=60", "recall.validations=60")
+    training = ("recall.batch_pages=8192", "recall.epochs=40", "recall.validations=40")
     of = "fashion products, simulated shoppers"
-    return _table("fashion", of, encoder=feed().pretrain, hours=9, training=training, trial_steps_rate=0.3)
+    return _table("fashion", of, encoder=feed().pretrain, hours=2.5, training=training)
 
 
 def on_baby() -> Table:
@@ -89,7 +92,7 @@ def on_baby() -> Table:
         claims=(THE_GRAPH_HELPS,),
         protocol=Protocol.RECOMMEND,
         item_knn=NEIGHBOURS,
-        full=Form(run=run.merged({"seeds": [0, 1, 2]}), hours=4),
+        full=Form(run=run.merged({"seeds": [0, 1, 2]}), hours=2.5, **TRIED),
         quick=Form(run=run, hours=0.2, settings=quick, num_trials=1),
     )
 
@@ -101,7 +104,6 @@ def _table(
     encoder: PretrainConfig,
     hours: float,
     training: Settings,
-    trial_steps_rate: float = 1.0,
 ) -> Table:
     full = _run(part, encoder=encoder).merged({"seeds": [0, 1, 2]})
     return Table(
@@ -111,7 +113,7 @@ def _table(
         claims=CLAIMS,
         protocol=Protocol.RECOMMEND,
         item_knn=NEIGHBOURS,
-        full=Form(run=full, hours=hours, settings=training, trial_steps_rate=trial_steps_rate),
+        full=Form(run=full, hours=hours, settings=training, **TRIED),
         quick=Form(
             run=_run("generated_shop", encoder=feed().pretrain).merged(SMALL_SHOP),
             hours=0.2,
