@@ -187,6 +187,7 @@ def test_report_prints_tables_and_records(demo_run: Path):
 def test_artifacts_are_listed_verified_and_drawn_as_a_tree(demo_run: Path):
     rows = json.loads(answer("artifacts", "list", demo_run, "--json"))
     assert {"catalogue", "encoder", "index", "bundle", "report"} <= {row["kind"] for row in rows}
+    assert {row["of"] for row in rows if row["kind"] == "embeddings"} == {"title seed 0", "title+photo seed 0"}
     assert "every file as it was written" in answer("artifacts", "verify", demo_run)
     assert "from catalogue: catalogue/" in answer("artifacts", "tree", demo_run)
     assert "nothing to delete" in answer("artifacts", "prune", demo_run)
