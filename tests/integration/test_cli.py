@@ -201,6 +201,8 @@ def test_config_shows_recipes_fields_and_a_config_that_is_itself_a_config(tmp_pa
     again = json.loads(answer("config", "show", tmp_path / "saved.json"))
     assert again["pretrain"]["loop"]["steps"] == 7
     assert "fine" in answer("config", "check", tmp_path / "saved.json")
+    with pytest.raises(TriptychError, match="serve = 'validation' has no effect"):
+        answer("config", "check", tmp_path / "saved.json", "--set", "serve=validation")
     fields = json.loads(answer("config", "fields", "--match", "loop.steps", "--json"))
     assert fields[0]["default"] == str(resolve("shop", settings=()).config.pretrain.loop.steps)
     assert fields[0]["meaning"]
