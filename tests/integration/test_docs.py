@@ -43,6 +43,16 @@ def test_every_name_is_imported_and_every_import_is_used(page: Path):
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_the_references_name_files_that_are_there_and_every_paper_of_the_code():
+    text, source = (REPOSITORY / "docs" / "references.md").read_text(), REPOSITORY / "src" / "triptych"
+    paths = set(re.findall(r"`([a-z_0-9/]+(?:\.py|/))`", text)) - {"src/triptych/"}
+    assert len(paths) > 50
+    assert [path for path in sorted(paths) if not (source / path).exists()] == []
+    arxiv = re.compile(r"\b\d{4}\.\d{5}\b")
+    named = {number for file in source.rglob("*.py") for number in arxiv.findall(file.read_text())}
+    assert named and named <= set(arxiv.findall(text))
+
+
 def a_shop(folder: Path, request: pytest.FixtureRequest) -> None:
     shutil.copytree(request.getfixturevalue("demo_run"), folder / "runs" / "shop")
 
