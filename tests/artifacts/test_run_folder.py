@@ -117,3 +117,32 @@ def test_prune_leaves_what_another_process_is_building(finished: Path):
     assert process.returncode == 0
     Artifact.open(partial.with_suffix("")).verify()
     assert [path for path, _ in RunFolder.existing(finished).prune(delete=True)] == [partial.with_suffix("")]
+
+
+def test_each_artefact_says_whose_it_is(tmp_path: Path):
+    run = tmp_path / "run"
+    folder = RunFolder(run)
+    folder.start(OLD)
+    vectors = {}
+    for steps, name in enumerate(("title seed 0", "title+photo seed 0", "")):  # the last is of an earlier run
+        encoder = make(run, "encoder", steps=steps)
+        vectors[name] = make(run, "query_embeddings", steps=steps, inputs={"encoder": encoder})
+        if name:
+            folder.record(f"encoder {name}", encoder)
+            folder.record(f"query embeddings {name}", vectors[name])
+    folder.record("query embeddings other seed 0", vectors["title seed 0"])
+    made = [make(run, "codes", steps=0, inputs={"embeddings": one}) for one in vectors.values()]
+    folder.record("codes", make(run, "codes", steps=1))
+    of = {row["artifact"]: row["of"] for row in folder.rows()}
+
+    def owner(one: Artifact) -> str:
+        return of[one.path.relative_to(run).as_posix()]
+
+    assert [owner(one) for one in vectors.values()] == [
+        "title seed 0, other seed 0",
+        "title+photo seed 0",
+        f"encoder/{encoder.id}",
+    ]
+    assert [owner(one) for one in made] == [owner(one) for one in vectors.values()]
+    assert owner(folder.stage("encoder title seed 0")) == "title seed 0"
+    assert owner(folder.stage("codes")) == owner(encoder) == ""

@@ -187,6 +187,7 @@ def test_report_prints_tables_and_records(demo_run: Path):
 def test_artifacts_are_listed_verified_and_drawn_as_a_tree(demo_run: Path):
     rows = json.loads(answer("artifacts", "list", demo_run, "--json"))
     assert {"catalogue", "encoder", "index", "bundle", "report"} <= {row["kind"] for row in rows}
+    assert {row["of"] for row in rows if row["kind"] == "embeddings"} == {"title seed 0", "title+photo seed 0"}
     assert "every file as it was written" in answer("artifacts", "verify", demo_run)
     assert "from catalogue: catalogue/" in answer("artifacts", "tree", demo_run)
     assert "nothing to delete" in answer("artifacts", "prune", demo_run)
@@ -200,6 +201,8 @@ def test_config_shows_recipes_fields_and_a_config_that_is_itself_a_config(tmp_pa
     again = json.loads(answer("config", "show", tmp_path / "saved.json"))
     assert again["pretrain"]["loop"]["steps"] == 7
     assert "fine" in answer("config", "check", tmp_path / "saved.json")
+    with pytest.raises(TriptychError, match="serve = 'validation' has no effect"):
+        answer("config", "check", tmp_path / "saved.json", "--set", "serve=validation")
     fields = json.loads(answer("config", "fields", "--match", "loop.steps", "--json"))
     assert fields[0]["default"] == str(resolve("shop", settings=()).config.pretrain.loop.steps)
     assert fields[0]["meaning"]

@@ -30,7 +30,8 @@ from starlette.requests import Request
 import triptych.serve
 from triptych.engine import Engine, Filters
 from triptych.foundation.errors import ArtifactError, ConfigError, EngineError
-from triptych.serve import ServeConfig, create_app
+from triptych.serve import ServeConfig, create_app, schemas
+from triptych.serve.hints import operations
 from triptych.serve.logs import JsonLines, TextLines
 from triptych.serve.runtime import Runtime
 from triptych.serve.server import listen, url
@@ -591,6 +592,61 @@ async def test_a_form_takes_no_more_than_the_address(client: httpx.AsyncClient) 
 async def test_unknown_addresses_and_methods_are_problems_too(client: httpx.AsyncClient) -> None:
     assert "/api/nothing" in refusal(await client.get("/api/nothing"), 404)
     refusal(await client.delete("/api/info"), 405)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent", "status", "sentence"),
+    [
+        ("GET", "/api/recommend?user=u1", {}, 422, "it stands in the address: /api/recommend/{user}."),
+        ("GET", "/api/recommend?user_id=u1&k=2", {}, 422, "'user_id' is not a parameter of this request; it stands in"),
+        ("GET", "/api/recommend", {}, 422, "'history' is missing; it is required here. Without it there is /api/reco"),
+        ("POST", "/api/recommend", {"json": {"user": "u1"}}, 405, "POST is not answered at /api/recommend; GET is."),
+        ("GET", "/api/search?query=red", {}, 422, "Did you mean 'q'?"),
+        ("GET", "/api/search?q=red&limit=3", {}, 422, "Did you mean 'k'?"),
+        (
+            "POST",
+            "/api/search",
+            {"json": {"q": "red"}},
+            415,
+            "takes a form (multipart/form-data), not application/json;",
+        ),
+        ("POST", "/api/search?q=red", {}, 422, "reads its form alone: put q there, or ask by GET."),
+        ("POST", "/api/why", {"data": {"item": "i1"}}, 422, "Did you mean 'item_id'?"),
+        ("GET", "/api/search/red", {}, 404, "There is GET /api/search with k, "),
+        ("GET", "/search?q=red", {}, 404, "There is GET /api/search with k, "),
+        ("GET", "/api/similar/?item_id=i1", {}, 422, "it stands in the address: /api/similar/{item_id}."),
+        ("GET", "/api/similar/", {}, 404, "The address names no item; its id stands at the end."),
+        ("GET", "/api/item/i1", {}, 404, "There is GET /api/items/{item_id}"),
+        ("GET", "/api/items", {}, 405, "POST and PUT are. There is GET /api/items/{item_id}."),
+        ("PUT", "/api/items/i1", {"json": {"title": "x"}}, 405, "There is PUT /api/items."),
+        ("POST", "/api/items", {"json": {"item_id": "i1"}}, 422, "Did you mean 'items'?"),
+        ("POST", "/api/items", {"json": [{"item_id": "i1"}]}, 422, 'The body is JSON, such as {"items": [{"item_id": '),
+        ("POST", "/api/items", {}, 422, "The body is missing; it is required here."),
+        ("POST", "/api/items/remove", {"json": {"items": ["i1"]}}, 422, "Did you mean 'item_ids'?"),
+        (
+            "POST",
+            "/api/items",
+            {"content": "{bad", "headers": {"content-type": "application/json"}},
+            422,
+            "The body is not JSON: ",
+        ),
+    ],
+)
+async def test_a_refusal_shows_the_right_form(
+    client: httpx.AsyncClient, method: str, path: str, sent: dict[str, object], status: int, sentence: str
+) -> None:
+    response = await client.request(method, path, **sent)
+    assert sentence in refusal(response, status)
+    if status == 405:
+        taken = response.headers["allow"].split(", ")
+        assert taken[0] and method not in taken
+
+
+async def test_the_body_that_a_refusal_shows_is_taken() -> None:
+    shown = {one.path: one.example for one in operations(create_app(Path("nowhere"))) if one.example}
+    assert set(shown) == {"/api/items", "/api/items/remove"}
+    schemas.NewItems.model_validate_json(shown["/api/items"])
+    schemas.ItemIds.model_validate_json(shown["/api/items/remove"])
 
 
 async def test_a_defect_is_500_without_its_inside(app: FastAPI, client: httpx.AsyncClient) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from triptych.cli import app
 from triptych.data import catalogue as catalogues
 from triptych.data.catalogue import Catalogue, CatalogueConfig
-from triptych.foundation.artifact import Artifact, produce
+from triptych.foundation.artifact import Artifact, produce, remove
 from triptych.foundation.errors import ArtifactError, ConfigError, DataError
 from triptych.metrics.codes import in_cell_collision_rate, normalised_mutual_information, number_ids
 from triptych.recipes.run_folder import RunFolder
@@ -126,6 +126,23 @@ def test_mistakes_are_sentences(shop_run):
     )
     with pytest.raises(ArtifactError, match=f"made from catalogue {shop_run.catalogue.id}, but is used with catalogue"):
         run("--catalogue", Catalogue.open(other).artifact.path, *SMALL)
+
+
+def test_a_run_folder_is_answered_with_the_vectors_it_has(shop_run):
+    folder = RunFolder(shop_run.folder)
+    folder.start({"recipe": "one"})
+    folder.record("catalogue", shop_run.catalogue)
+    folder.record("embeddings title seed 3", shop_run.embeddings)
+    for given in (shop_run.folder, shop_run.folder / "embeddings"):
+        with pytest.raises(ArtifactError, match="item vectors is wanted") as caught:
+            answer(given, *SMALL)
+        assert f"This run has: {shop_run.embeddings.path} (title seed 3)." in str(caught.value)
+    answer(shop_run.embeddings.path, *SMALL)
+    remove(shop_run.embeddings.path)
+    with pytest.raises(ArtifactError, match="has none yet"):
+        answer(shop_run.folder, *SMALL)
+    with pytest.raises(ArtifactError, match="does not exist"):
+        answer(shop_run.folder / "nothing", *SMALL)
 
 
 def test_what_it_made_stays_while_the_run_has_the_embeddings(shop_run):

@@ -16,14 +16,16 @@ Run = Annotated[Path, typer.Argument(help="Run folder, e.g. runs/shop.")]
 
 @app.command("list")
 def list_artifacts(run: Run, *, as_json: AsJson = False) -> None:
-    """List the artefacts of a run with kind, id, size and age; `*` marks those of the latest run."""
+    """List the artefacts of a run with kind, id, whose they are, size and age; `*` marks those of the latest run."""
     from triptych.recipes.run_folder import RunFolder
 
     rows = RunFolder.existing(run).rows()
     if as_json:
         print_json(rows)
-    else:
-        print_table(rows, right=frozenset({"size_mib", "seconds"}))
+        return
+    for row in rows:  # to the minute, so that a line of the table is a line
+        row["created (UTC)"] = row.pop("created")[:16].replace("T", " ")
+    print_table(rows, right=frozenset({"size_mib", "seconds"}), whole=frozenset({"artifact"}))
 
 
 @app.command()

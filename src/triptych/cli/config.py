@@ -84,10 +84,10 @@ def draft(
 
 
 @app.command()
-def check(path: Annotated[Path, typer.Argument(help="Config file.")]) -> None:
-    """Check a config file without running it."""
+def check(path: Annotated[Path, typer.Argument(help="Config file.")], *, settings: Settings = None) -> None:
+    """Check a config file without running it; with `--set`, as a run with the same ones would have it."""
     from triptych.recipes import resolve
     from triptych.recipes.tables import require_filled
 
-    require_filled(resolve(str(path), settings=()).config)
+    require_filled(resolve(str(path), settings=settings or ()).config)
     print(f"{path}: fine")

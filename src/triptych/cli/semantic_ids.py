@@ -37,7 +37,6 @@ def semantic_ids(
 
     Categories and delivery cells, for the measures that need them, are those of the catalogue.
     """
-    from triptych.foundation.artifact import Artifact
     from triptych.foundation.config import read_tree
     from triptych.recipes.run_folder import RUN, RunFolder
     from triptych.semantic_ids.config import SemanticIdsConfig
@@ -48,7 +47,7 @@ def semantic_ids(
     resolved = laid_over.override(*(settings or ()))
     found = []
     for path in embeddings:
-        source = path if path.is_file() else Artifact.open(path)
+        source = path if path.is_file() else _opened(path)
         folder = out or _beside(source) / "semantic_ids"
         made = run(resolved, embeddings=source, out=folder, catalogue=_catalogue(source, given=catalogue))
         found.append(made)
@@ -59,6 +58,25 @@ def semantic_ids(
             print(f"{made.path}\n")
     if as_json:
         print_json([{"path": made.path, "quality": SemanticIds.open(made).quality.dump()} for made in found])
+
+
+def _opened(path: Path) -> Artifact:
+    """Open an artefact; of a run folder, or its folder of embeddings, say which vectors there are."""
+    from triptych.encoders.embeddings import KIND
+    from triptych.foundation.artifact import Artifact
+    from triptych.foundation.errors import ArtifactError
+    from triptych.recipes.run_folder import RUN, RunFolder
+
+    runs = [folder for folder in (path, path.parent) if (folder / RUN).is_file() and path.is_dir()]
+    if not runs:
+        return Artifact.open(path)
+    rows = [row for row in RunFolder.existing(runs[0]).rows() if row["kind"] == KIND]
+    there = ", ".join(str(runs[0] / row["artifact"]) + (f" ({row['of']})" if row["of"] else "") for row in rows)
+    what = "a run folder" if path == runs[0] else "a folder of a run"
+    raise ArtifactError(
+        f"{str(path)!r} is {what}, and the artefact of an encoder's item vectors is wanted. "
+        + (f"This run has: {there}." if there else "This run has none yet: finish its `triptych run`.")
+    )
 
 
 def _beside(source: Artifact | Path) -> Path:

@@ -109,8 +109,9 @@ class RunConfig(Config):
     """Further trainings of the same data, shown in the report beside the served one: name → how. They read by the same
     tokenizer, and photos of the same size."""
     serve: Serve = Serve.PRETRAIN
-    """Whose encoder is served, and read by recall and hybrid: pretrain, or validation: of pretrain and all beside it
-    the one that finds most on the validation part. The others stand in the report all the same."""
+    """Whose encoder is served, and read by recall and hybrid: pretrain, or validation: the one beside it that finds
+    most on the validation part, if by more than chance and than seeds differ; a tie goes to pretrain. The others stand
+    in the report all the same."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Training seeds; the first one's encoder is served, and a claim needs three."""
     recall: RecallTrainConfig | None = None

@@ -125,19 +125,51 @@ class RunFolder:
         yield from find_artifacts(self.path)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Describe every artefact in a line."""
+        """Describe every artefact in a line; its ``of`` is the row and seed it belongs to, as the run calls them."""
         current = set(self.stages().values())
+        owners = self._owners()
         return [
             {
                 "latest": "*" if (place := artifact.path.relative_to(self.path).as_posix()) in current else "",
                 "artifact": place,
                 "kind": artifact.kind,
+                "of": owners[artifact.id],
                 "size_mib": round(_size(artifact.path) / 2**20, 1),
                 "seconds": artifact.manifest["seconds"],
                 "created": artifact.manifest["created"],
             }
             for artifact in self.artifacts()
         ]
+
+    def _owners(self) -> dict[str, str]:
+        """Return whose each artefact is, by id: ``title seed 0`` for what the run calls ``embeddings title seed 0``.
+
+        What the latest run does not name (a command made it, or an earlier run) is that of the first of its inputs
+        which is somebody's; where none is, of the encoder or vectors it was made from, by place. Empty: of the run as a
+        whole.
+        """
+        by_id = {artifact.id: artifact for artifact in self.artifacts()}
+        named: dict[str, list[str]] = {}
+        for stage, place in self.stages().items():
+            folder = place.partition("/")[0]
+            named.setdefault(place, []).append(stage.removeprefix(folder.replace("_", " ")).strip())
+        owners: dict[str, str] = {}
+
+        def owner(artifact: Artifact) -> str:
+            if artifact.id not in owners:
+                place = artifact.path.relative_to(self.path).as_posix()
+                if place in named:
+                    owners[artifact.id] = ", ".join(named[place])
+                else:
+                    made_of = {name: by_id[one] for name, one in artifact.inputs.items() if one in by_id}
+                    found = next(filter(None, map(owner, made_of.values())), "")
+                    near = next((made_of[name] for name in ("embeddings", "encoder") if name in made_of), None)
+                    owners[artifact.id] = found or ("" if near is None else f"{near.path.parent.name}/{near.id}")
+            return owners[artifact.id]
+
+        for artifact in by_id.values():
+            owner(artifact)
+        return owners
 
     def tree(self) -> Iterator[str]:
         """Yield lines that show, for every artefact of the latest run, what it was made from."""

@@ -125,6 +125,7 @@ class Stages:
         self._group = group
         self._base = base
         self._features: dict[Hashable, Artifact] = {}
+        self._made: dict[str, str] = {}  # id of what this run has made → what it called that first
         self._folder = RunFolder(out)
         self._folder.start(config.dump())
 
@@ -143,9 +144,16 @@ class Stages:
         found = {path.name for path in (self.out / name).glob("*") if (path / MANIFEST).is_file()}
         artifact = make(self.out / name)
         self._folder.record(label, artifact)
-        made_now = is_new or artifact.id not in found
-        what = f"{artifact.manifest['seconds']:.1f} s" if made_now else "finished before"
-        log.info("%-30s %16s   %s", label, what, _brief(artifact.summary))
+        first, told = self._made.get(artifact.id), _brief(artifact.summary)
+        if first is not None:  # plans share whatever they do not differ in
+            what = "made above"
+            told = told if first == label else f"as {first}"
+        elif is_new or artifact.id not in found:
+            what = f"{artifact.manifest['seconds']:.1f} s"
+            self._made[artifact.id] = label
+        else:
+            what = "finished before"
+        log.info("%-30s %16s   %s", label, what, told)
         return artifact
 
     @cached_property

@@ -17,6 +17,7 @@ from triptych.serve.uploads import in_mib, too_many_bytes
 
 # Room for the other fields of a form, and for its boundaries.
 FORM_OVERHEAD_BYTES = 64 * 2**10
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -36,11 +37,15 @@ class LimitedRoute(APIRoute, ABC):
     def refusal(self, limit: int) -> HTTPException:
         """Make the refusal of a larger one."""
 
+    def check(self, request: Request) -> None:
+        """Raise an HTTPException where what is sent would have no effect."""
+
     def get_route_handler(self) -> Handler:
         """Put the limit before FastAPI's handler, which reads the body."""
         handle = super().get_route_handler()
 
         async def handle_limited(request: Request) -> Response:
+            self.check(request)
             limit = self.limit_bytes(request.app.state.config)
             refusal = self.refusal(limit)
             declared = request.headers.get("content-length", "")
@@ -61,6 +66,19 @@ class PhotoRoute(LimitedRoute):
     def refusal(self, limit: int) -> HTTPException:
         """Refuse a photo."""
         return too_many_bytes(limit)
+
+    def check(self, request: Request) -> None:
+        """Refuse a body that is no form, and parameters behind the address of a form: neither would be read."""
+        if request.method != "POST":
+            return
+        sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        path = request.url.path
+        if sent and sent not in FORMS:
+            sentence = f"POST {path} takes a form ({FORMS[0]}), not {sent}; without a photo, ask GET {path}?q=WORDS."
+            raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, sentence)
+        if request.url.query:
+            sentence = f"POST {path} reads its form alone: put {', '.join(request.query_params)} there, or ask by GET."
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, sentence)
 
 
 class ItemsRoute(LimitedRoute):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -14,11 +14,14 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from triptych.engine import JournalError, PhotoError
-from triptych.foundation.errors import DataError, EngineError, did_you_mean
+from triptych.foundation.errors import DataError, EngineError
+from triptych.serve import hints
 from triptych.serve.runtime import NotReady
 from triptych.serve.uploads import PhotoRefused, Reason
 
 RETRY_AFTER_S = 1
+UNKNOWN_NAME = "extra_forbidden"
+"""What pydantic calls a parameter that is not there."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,15 +86,21 @@ async def _not_ready(request: Request, error: Exception) -> ProblemResponse:
 
 async def _invalid(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, RequestValidationError)
-    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, _sentence(error.errors()[0], allowed=_parameters(request)))
+    # A name that is unknown explains one that is missing, as a rule.
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != UNKNOWN_NAME)
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, _sentence(faults[0], request=request))
 
 
 async def _http(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, HTTPException)
+    path, method = request.url.path, request.method
     if isinstance(error, PhotoRefused):
         request.app.state.metrics.count_refused_photo(error.reason)
     if error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
-        return problem(error.status_code, f"There is nothing at {request.url.path}; see /docs for what there is.")
+        return problem(error.status_code, hints.nothing_there(method, path, others=hints.operations(request.app)))
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        sentence, taken = hints.not_allowed(method, path, others=hints.operations(request.app))
+        return problem(error.status_code, sentence, headers={"allow": ", ".join(taken)} if taken else error.headers)
     return problem(error.status_code, error.detail, headers=error.headers)
 
 
@@ -105,25 +114,22 @@ async def _defect(request: Request, error: Exception) -> ProblemResponse:
     )
 
 
-def _parameters(request: Request) -> Sequence[str]:
-    """The names that the request's route takes, for the hint after a misspelt one."""
-    paths: dict[str, Any] = request.app.openapi()["paths"]
-    route = request.scope.get("route")
-    operation = paths.get(getattr(route, "path_format", ""), {}).get(request.method.lower(), {})
-    return [parameter["name"] for parameter in operation.get("parameters", [])]
-
-
-def _sentence(fault: Mapping[str, Any], *, allowed: Sequence[str]) -> str:
+def _sentence(fault: Mapping[str, Any], *, request: Request) -> str:
     """One sentence from one fault that pydantic found."""
+    others = hints.operations(request.app)
+    asked = request.method, getattr(request.scope.get("route"), "path_format", "")
+    here = next((one for one in others if (one.method, one.path) == asked), None)
     place = ".".join(str(part) for part in fault["loc"][1:])
-    if fault["type"] == "extra_forbidden":
-        hint = did_you_mean(place, allowed) or (f" Known are: {', '.join(allowed)}." if allowed else "")
-        return f"'{place}' is not a parameter of this request.{hint}"
+    if fault["type"] == UNKNOWN_NAME:
+        return hints.unknown_name(place, here=here, others=others)
     if fault["type"] == "missing":
-        return f"'{place}' is missing; it is required here."
+        return hints.missing(place, here=here, others=others)
     message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "json_invalid":
+        return f"The body is not JSON: {str(fault.get('ctx', {}).get('error', message)).lower()}, at byte {place}."
     if not place:
-        return f"{message[:1].upper()}{message[1:]}."
+        is_of_body = here is not None and here.example and fault["loc"] == ("body",)
+        return hints.wanted_body(here) if here and is_of_body else f"{message[:1].upper()}{message[1:]}."
     got = fault.get("input")
     shown = f", got {got!r}" if isinstance(got, str | int | float) and len(repr(got)) < 60 else ""
     return f"{place}: {message[:1].lower()}{message[1:]}{shown}."

@@ -335,6 +335,8 @@ def _rows(new: schemas.NewItems, *, limits: ServeConfig) -> list[dict[str, Any]]
 
 def _known(engine: Engine, item_id: str) -> dict[str, Any]:
     """What is shown of an item; an unknown one is 404 here, because it is what the address names."""
+    if not item_id:
+        raise HTTPException(HTTP_404_NOT_FOUND, "The address names no item; its id stands at the end.")
     try:
         return engine.item(item_id)
     except EngineError as error:

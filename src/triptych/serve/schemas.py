@@ -300,11 +300,17 @@ class NewItem(Message):
 class NewItems(Parameters):
     """Items to be added, or to take the place of others, together."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"items": [{"item_id": "new-1", "title": "red teapot"}]}]}
+    )
+
     items: list[NewItem] = Field(min_length=1, max_length=MAX_NEW_ITEMS)
 
 
 class ItemIds(Parameters):
     """Items to be removed together."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"item_ids": ["new-1"]}]})
 
     item_ids: list[ItemId] = Field(min_length=1, max_length=MAX_NEW_ITEMS)
 
