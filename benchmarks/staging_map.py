@@ -132,7 +132,7 @@ REGIMES = {
     "long": Regime(
         "both warm, three times the steps",
         steps=3 * STEPS,
-        more=(("o1-own-stops", [{**stage, "patience": 2} for stage in PRESETS["o1"]], {}),),
+        more=(("o1-own-stops", "o1-own-stops", {}),),
     ),
     "full-titles": Regime("titles keep what the photo shows", data=("dataset.shoppers.title_keep=0.9",)),
     "bare-titles": Regime("titles keep hardly any of it", data=("dataset.shoppers.title_keep=0.1",)),

@@ -211,15 +211,18 @@ def test_stages_are_chosen_by_name_on_the_command_line():
 
 
 def test_the_orders_have_the_same_stages_in_another_order():
-    orders = {name: parse(name, encoder=LATE_FUSION).stages for name in ("o1", "o2", "o3", "o4", "o1-open")}
+    names = ("o1", "o2", "o3", "o4", "o1-open", "o1-own-stops")
+    orders = {name: parse(name, encoder=LATE_FUSION).stages for name in names}
     tasks = {name: sorted(repr(one.tasks) for one in stages) for name, stages in orders.items()}
     assert all(found == tasks["o1"] for found in tasks.values())
-    names = {name: [one.name for one in stages] for name, stages in orders.items()}
-    assert names["o1"] == ["title-photo", "query-photo", "query-title", "query-item"]
-    assert names["o2"] == ["title-photo", "query-title", "query-photo", "query-item"]
-    assert names["o3"] == ["query-title", "query-photo", "title-photo", "query-item"]
-    assert names["o4"] == ["query-item", "title-photo", "query-photo", "query-title"]
+    in_order = {name: [one.name for one in stages] for name, stages in orders.items()}
+    assert in_order["o1"] == ["title-photo", "query-photo", "query-title", "query-item"]
+    assert in_order["o2"] == ["title-photo", "query-title", "query-photo", "query-item"]
+    assert in_order["o3"] == ["query-title", "query-photo", "title-photo", "query-item"]
+    assert in_order["o4"] == ["query-item", "title-photo", "query-photo", "query-title"]
     assert all(one.train is None for one in orders["o1-open"])
+    assert all(one.patience for one in orders["o1-own-stops"])
+    assert [one.model_copy(update={"patience": None}) for one in orders["o1-own-stops"]] == list(orders["o1"])
 
 
 @pytest.fixture(scope="module")

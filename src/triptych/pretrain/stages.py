@@ -183,6 +183,7 @@ PRESETS: Mapping[str, list[Tree]] = {
     "fused": [{"name": "fused", "tasks": [QUERY_ITEM]}],
     "o1": O1,
     "o1-open": _open(O1),
+    "o1-own-stops": [{**stage, "patience": 2} for stage in O1],
     "o2": _ordered(
         (_TITLE_PHOTO_STAGE, 0.16), (_QUERY_TITLE_STAGE, 0.24), (_QUERY_PHOTO_STAGE, 0.24), (_QUERY_ITEM_STAGE, 0.36)
     ),
@@ -200,7 +201,7 @@ PRESETS: Mapping[str, list[Tree]] = {
 }
 """Name → stages. `taobao` and `fashionbert`: the article's tasks at once, for encoders of kind two_tower. `joint`,
 `fused` and the orders `o1` to `o5` and `three` (SMGR reconstruction, section 4): for late_fusion. `o1-open` is the
-order of `o1` with nothing frozen."""
+order of `o1` with nothing frozen; in `o1-own-stops` each stage ends after two validations without a best."""
 
 
 def preset_stages(value: Any) -> Any:
