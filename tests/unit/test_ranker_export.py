@@ -13,21 +13,28 @@ import torch
 from planted_ranking import planted_log
 from tiny_rankers import EM3, ITEMS, candidates, drawn, model_of, padded, warmed
 
+from triptych.data.schema import Part
+from triptych.foundation.artifact import Artifact, produce
+from triptych.foundation.errors import ArtifactError, ConfigError
+from triptych.nn.bags import TableBags
+from triptych.ranker.config import RankTrainConfig
+from triptych.ranker.content.base import ContentModule
+from triptych.ranker.export import (
+    CONTENT_GRAPH,
+    RANKER_GRAPH,
+    SIGNATURE_FILE,
+    export_ranker,
+    write_content_graph,
+    write_ranker_graph,
+)
+from triptych.ranker.exported import ExportedRanker, graph_inputs
+from triptych.ranker.samples import read_samples
+from triptych.ranker.scorer import Ranker
+from triptych.ranker.task import Given, RankTask
+
 onnx = pytest.importorskip("onnx", reason="exports need the 'export' extra")
 onnxruntime = pytest.importorskip("onnxruntime", reason="exports need the 'export' extra")
 pytest.importorskip("onnxscript", reason="exports need the 'export' extra")
-
-from triptych.data.schema import Part  # noqa: E402
-from triptych.foundation.artifact import Artifact, produce  # noqa: E402
-from triptych.foundation.errors import ArtifactError, ConfigError  # noqa: E402
-from triptych.nn.bags import TableBags  # noqa: E402
-from triptych.ranker.config import RankTrainConfig  # noqa: E402
-from triptych.ranker.content.base import ContentModule  # noqa: E402
-from triptych.ranker.export import CONTENT_GRAPH, RANKER_GRAPH, SIGNATURE_FILE, export_ranker, write_graphs  # noqa: E402
-from triptych.ranker.exported import ExportedRanker, graph_inputs  # noqa: E402
-from triptych.ranker.samples import read_samples  # noqa: E402
-from triptych.ranker.scorer import Ranker  # noqa: E402
-from triptych.ranker.task import Given, RankTask  # noqa: E402
 
 TOKENS = {"image": 2, "text": 1}
 FULL = {**EM3, "form": "full", "width": 8, "train": "lora", "rank": 2, "layers": 2, "queries": 2}
@@ -55,22 +62,26 @@ CASES = [
 
 
 def run(file, inputs):
+    """Ask a graph for all that it gives."""
     session = onnxruntime.InferenceSession(file)
     return session.run(None, {one.name: inputs[one.name] for one in session.get_inputs()})
 
 
-def from_graphs(folder, model, given):
-    """Ask the graphs as who serves them would: items once, then candidates."""
-    vectors = {}
-    if (folder / CONTENT_GRAPH).exists():
-        inputs = {}
-        for name, one in zip(model.sizes.modalities, given.items.content, strict=True):
-            inputs |= {f"tokens.{name}": one.tokens.numpy(), f"is_there.{name}": one.keep.numpy()}
-        names = model.content.item_side().names
-        vectors = dict(zip(names, run(folder / CONTENT_GRAPH, inputs), strict=True))
-    sizes = model.sizes
-    inputs = graph_inputs(given, item_lists=sizes.item_lists, request_lists=sizes.request_lists, vectors=vectors)
-    return run(folder / RANKER_GRAPH, inputs)[0]
+def agrees(file, told):
+    """Whether a graph's inputs and outputs are those that it is said to have."""
+    types = {"int64": "tensor(int64)", "float32": "tensor(float)", "bool": "tensor(bool)"}
+    session = onnxruntime.InferenceSession(file)
+    found = {"inputs": session.get_inputs(), "outputs": session.get_outputs()}
+    return {side: [(one.name, one.shape, one.type) for one in ports] for side, ports in found.items()} == {
+        side: [(one["name"], one["shape"], types[one["dtype"]]) for one in ports] for side, ports in told.items()
+    }
+
+
+def worked_out(model, given):
+    """The content vectors of some items, by torch."""
+    side = model.content.item_side()
+    with torch.no_grad():
+        return {} if side is None else dict(zip(side.names, side(given.items.content), strict=True))
 
 
 def one_of_each(given):
@@ -106,30 +117,57 @@ def many(given, *, longest, count=300):
 
 @pytest.mark.parametrize(("kind", "settings", "content"), CASES, ids=str)
 def test_a_graph_says_what_torch_says(tmp_path, kind, settings, content):
-    model = warmed(model_of(kind, CONTENTS[content], **settings))
-    described = write_graphs(model, tokens=TOKENS, folder=tmp_path, ranker_id="abc")
+    model, file = warmed(model_of(kind, CONTENTS[content], **settings)), tmp_path / RANKER_GRAPH
     given = candidates(content=content != "none")
-    batches = [given, padded(given), one_of_each(given), without_histories(given), many(given, longest=60)]
-    for batch in batches:
+    vectors = worked_out(model, given)
+    dims = {name: one.shape[1] for name, one in vectors.items()}
+    described = write_ranker_graph(model, vectors=dims, file=file, ranker_id="abc")
+    assert agrees(file, described)
+    for batch in (given, padded(given), one_of_each(given), without_histories(given), many(given, longest=60)):
         with torch.no_grad():
             expected = model(batch).logits.numpy()
-        np.testing.assert_allclose(from_graphs(tmp_path, model, batch), expected, rtol=1e-5, atol=1e-5)
+        inputs = graph_inputs(
+            batch,
+            item_lists=model.sizes.item_lists,
+            request_lists=model.sizes.request_lists,
+            vectors={name: one.numpy() for name, one in vectors.items()},
+        )
+        np.testing.assert_allclose(run(file, inputs)[0], expected, rtol=1e-5, atol=1e-5)
     assert len(np.unique(expected)) > 10
-    for name, graph in described.items():
-        for side, told in (("inputs", graph["inputs"]), ("outputs", graph["outputs"])):
-            session = onnxruntime.InferenceSession(tmp_path / name)
-            found = session.get_inputs() if side == "inputs" else session.get_outputs()
-            assert [(one.name, one.shape) for one in found] == [(one["name"], one["shape"]) for one in told]
-            types = {"int64": "tensor(int64)", "float32": "tensor(float)", "bool": "tensor(bool)"}
-            assert [one.type for one in found] == [types[one["dtype"]] for one in told]
-    reads = {one["name"] for one in described[RANKER_GRAPH]["inputs"]}
+    reads = {one["name"] for one in described["inputs"]}
     assert ("steps" in reads) == (settings.get("history_items") != 0)
     assert ("gaps" in reads) == (kind in ("din", "sim", "bst"))
 
 
-@pytest.mark.parametrize("form", [{}, {"form": "full", "width": 8, "layers": 2}], ids=["as_published", "full"])
-def test_low_rank_factors_are_added_in(tmp_path, form):
-    """A branch with factors has the products of one without, and a map of kept vectors none of its own."""
+def content_graph(folder, content):
+    """Write the content graph of a model; return both."""
+    model, file = warmed(model_of("mlp", content)), folder / CONTENT_GRAPH
+    told = write_content_graph(model, side=model.content.item_side(), tokens=TOKENS, file=file, ranker_id="abc")
+    assert agrees(file, told)
+    return model, file
+
+
+@pytest.mark.parametrize("content", [name for name in CONTENTS if name != "none"])
+def test_content_vectors_are_worked_out_as_torch_does(tmp_path, content):
+    model, file = content_graph(tmp_path, CONTENTS[content])
+    given = candidates()
+    described = model.content(model.asked(given, model.features.items(given.items)))
+    vectors = list(worked_out(model, given).values())
+    steps = given.requests.steps[given.request]
+    apart = model.content.describe(vectors, target=given.target, steps=steps)
+    torch.testing.assert_close(apart.target, described.target, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(apart.pair, described.pair)
+    torch.testing.assert_close(apart.steps.looked_up(), described.steps.looked_up(), rtol=1e-5, atol=1e-6)
+    for count in (ITEMS, 1):
+        inputs = {}
+        for name, one in zip(model.sizes.modalities, given.items.content, strict=True):
+            inputs |= {f"tokens.{name}": one.tokens[:count].numpy(), f"is_there.{name}": one.keep[:count].numpy()}
+        for found, expected in zip(run(file, inputs), vectors, strict=True):
+            np.testing.assert_allclose(found, expected[:count].numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_low_rank_factors_are_added_in(tmp_path):
+    """A branch with factors has the products of one without; a map of kept vectors is in the layer before it."""
     products = {}
     for name, modes in {
         "one": {"train": "adapter", "train_behaviours": "adapter"},
@@ -137,17 +175,14 @@ def test_low_rank_factors_are_added_in(tmp_path, form):
         "kept": {"train": "lora", "train_behaviours": "lora_cache"},
         "shared": {"train": "lora", "train_behaviours": "cache"},
     }.items():
-        (tmp_path / name).mkdir()
-        model = warmed(model_of("mlp", {**EM3, **form, **modes}))
-        write_graphs(model, tokens=TOKENS, folder=tmp_path / name, ranker_id="abc")
-        graph = onnx.load(tmp_path / name / CONTENT_GRAPH).graph
+        _, file = content_graph(tmp_path, {**EM3, **modes})
+        graph = onnx.load(file).graph
         counts = Counter(node.op_type for node in graph.node)
-        products[name] = counts["MatMul"] + counts["Gemm"] + counts["FusedMatMul"]
-        request_time = onnx.load(tmp_path / name / RANKER_GRAPH).graph
-        weights = {one.name for one in (*graph.initializer, *request_time.initializer)}
-        assert weights and not [one for one in weights if "factors" in one or "cache" in one or "contrast" in one]
-    assert products["one"] == products["shared"]
-    assert products["lora"] == products["kept"] == 2 * products["one"]
+        products[name] = counts["MatMul"] + counts["Gemm"]
+        assert not [one.name for one in graph.initializer if "factors" in one.name or "cache" in one.name]
+    assert products["one"] == products["shared"] > 0
+    assert products["lora"] == 2 * products["one"]
+    assert products["kept"] == products["one"] + 1  # both sides differ by their last layer alone
 
 
 MODALITIES = {"photo": 5, "title": 3}
@@ -264,7 +299,7 @@ def test_an_export_is_of_one_catalogue_and_encoder(tmp_path, log, rankers):
         ExportedRanker.load(rankers[0][1], catalogue=log.catalogue)
 
 
-def test_a_plug_in_that_is_of_one_piece_says_so(tmp_path):
+def test_a_plug_in_that_is_of_one_piece_says_so():
     model = warmed(model_of("din", "frozen"))
 
     class OfOnePiece(ContentModule):
@@ -273,4 +308,4 @@ def test_a_plug_in_that_is_of_one_piece_says_so(tmp_path):
 
     model.content = OfOnePiece()
     with pytest.raises(ConfigError, match="OfOnePiece does not say what of an item is worked out before a request"):
-        write_graphs(model, tokens=TOKENS, folder=tmp_path, ranker_id="abc")
+        model.content.item_side()

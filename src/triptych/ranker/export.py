@@ -53,7 +53,6 @@ ENCODED_AT_ONCE = 4_096
 LOG_ODDS = "log_odds"
 TOKENS, IS_THERE, CONTENT, ITEM_LIST, REQUEST_LIST = "tokens.", "is_there.", "content.", "item_list.", "request_list."
 INT, FLOAT, BOOL = "int64", "float32", "bool"
-ONE = {"items": 1}
 
 
 class Port(NamedTuple):
@@ -98,11 +97,17 @@ def export_ranker(ranker: Ranker, *, artifact: Artifact, catalogue: Catalogue, o
 
     def build(folder: Path) -> dict[str, Any]:
         model, features = _on_cpu(ranker.model), ranker.features
-        tokens = {name: one.tokens.shape[1] for name, one in zip(model.sizes.modalities, _first(features), strict=True)}
-        graphs = write_graphs(model, tokens=tokens, folder=folder, ranker_id=artifact.id)
-        vectors = _vectors_of_catalogue(features, side=model.content.item_side())
-        if vectors:
+        side, graphs = model.content.item_side(), {}
+        vectors: dict[str, NDArray[np.float32]] = {}
+        if side is not None:
+            first = features.shown(np.arange(1)).content
+            tokens = {name: one.tokens.shape[1] for name, one in zip(model.sizes.modalities, first, strict=True)}
+            file = folder / CONTENT_GRAPH
+            graphs[file.name] = write_content_graph(model, side=side, tokens=tokens, file=file, ranker_id=artifact.id)
+            vectors = _vectors_of_catalogue(features, side=side)
             save_file(vectors, folder / VECTORS_FILE, metadata={MADE_BY: artifact.id})
+        file, dims = folder / RANKER_GRAPH, {name: found.shape[1] for name, found in vectors.items()}
+        graphs[file.name] = write_ranker_graph(model, vectors=dims, file=file, ranker_id=artifact.id)
         features.ids.save(folder / FEATURES)
         signature = {
             "format": FORMAT,
@@ -117,46 +122,51 @@ def export_ranker(ranker: Ranker, *, artifact: Artifact, catalogue: Catalogue, o
     return produce(out, kind=KIND, config={"format": FORMAT, "opset": OPSET}, inputs=inputs, build=build)
 
 
-def write_graphs(model: RankModel, *, tokens: Mapping[str, int], folder: Path, ranker_id: str) -> dict[str, Any]:
-    """Write both graphs of a model, or the one of a model that reads no content.
+def write_content_graph(
+    model: RankModel, *, side: ItemSide, tokens: Mapping[str, int], file: Path, ranker_id: str
+) -> dict[str, Any]:
+    """Write the graph that is asked once of each item.
+
+    Args:
+        model: which reads content.
+        side: its `ContentModule.item_side`.
+        tokens: of each modality, how many an item has.
+        file: where to.
+        ranker_id: of the ranker's artefact; the graph says it.
+
+    Returns:
+        Its ``inputs`` and ``outputs``, as `Port.dump` gives them.
+    """
+    given = _content_ports(model, tokens=tokens)
+    graph = ContentGraph(side, model.sizes.modalities)
+    with torch.no_grad():
+        examples = graph({port.name: port.example({"items": 1}) for port in given})
+    dims = {name: found.shape[1] for name, found in zip(side.names, examples, strict=True)}
+    meaning = f"goes into {RANKER_GRAPH} wherever the item does"
+    return _write(graph, given, _vector_ports(dims, meaning), file=file, ranker_id=ranker_id)
+
+
+def write_ranker_graph(model: RankModel, *, vectors: Mapping[str, int], file: Path, ranker_id: str) -> dict[str, Any]:
+    """Write the graph that is asked in every request.
 
     Args:
         model: in evaluation mode, on a CPU.
-        tokens: of each modality that it reads, how many an item has.
-        folder: where to.
-        ranker_id: of the ranker's artefact; the graphs say it.
+        vectors: length of each content vector, by its name in `ItemSide.names`; none of a model without content.
+        file: where to.
+        ranker_id: of the ranker's artefact; the graph says it.
 
     Returns:
-        File → its ``inputs`` and ``outputs``, as `Port.dump` gives them.
-
-    Raises:
-        MissingExtra: the ``export`` extra is not installed.
-        ConfigError: the plug-in for content cannot be taken apart into what is of the item and what is of the request.
+        As of `write_content_graph`.
     """
-    side, found = model.content.item_side(), {}
-    vectors: list[Port] = []
-    if side is not None:
-        given = _content_ports(model, tokens=tokens)
-        with torch.no_grad():
-            examples = ContentGraph(side, model.sizes.modalities)({port.name: port.example(ONE) for port in given})
-        meaning = f"goes into {RANKER_GRAPH} wherever the item does"
-        vectors = [
-            Port(CONTENT + name, FLOAT, ("items", one.shape[1]), meaning)
-            for name, one in zip(side.names, examples, strict=True)
-        ]
-        graph = ContentGraph(side, model.sizes.modalities)
-        found[CONTENT_GRAPH] = _write(graph, given, vectors, file=folder / CONTENT_GRAPH, ranker_id=ranker_id)
     odds = Port(LOG_ODDS, FLOAT, ("candidates",), "log odds of being chosen; the logistic function makes them a rate")
-    ranker = RankerGraph(model, () if side is None else side.names)
     given = _ranker_ports(model, vectors=vectors)
-    found[RANKER_GRAPH] = _write(ranker, given, [odds], file=folder / RANKER_GRAPH, ranker_id=ranker_id)
-    return found
+    return _write(RankerGraph(model, vectors), given, [odds], file=file, ranker_id=ranker_id)
 
 
 class RankerGraph(nn.Module):
     """A model as a graph sees it: arrays by name in, log odds out."""
 
-    def __init__(self, model: RankModel, content: Sequence[str]) -> None:
+    def __init__(self, model: RankModel, content: Iterable[str]) -> None:
         """Take a model in evaluation mode, and the names of its content vectors."""
         super().__init__()
         self.model, self._content = model, tuple(content)
@@ -204,7 +214,7 @@ class ContentGraph(nn.Module):
         return self.side([ModalityTokens(given[TOKENS + name], given[IS_THERE + name]) for name in self._modalities])
 
 
-def _ranker_ports(model: RankModel, *, vectors: Sequence[Port]) -> list[Port]:
+def _ranker_ports(model: RankModel, *, vectors: Mapping[str, int]) -> list[Port]:
     sizes, most = model.sizes, model.config.history_items
     rows = "rows of the tables in features/, 0 for what is not known"
     times = "hour: 1 + hour, weekday: 1 + days since Monday, both UTC"
@@ -226,7 +236,7 @@ def _ranker_ports(model: RankModel, *, vectors: Sequence[Port]) -> list[Port]:
         Port("item_fields", INT, ("items", len(sizes.item_fields)), f"{of_items}: {rows}", tuple(sizes.item_fields)),
         *of_lists(ITEM_LIST, sizes.item_lists, "items"),
         of_numbers("item_numbers", "items", sizes.item_numbers),
-        *(one._replace(meaning=f"{of_items}: from {CONTENT_GRAPH} or {VECTORS_FILE}") for one in vectors),
+        *_vector_ports(vectors, f"{of_items}: from {CONTENT_GRAPH} or {VECTORS_FILE}"),
         Port(
             "request_fields",
             INT,
@@ -255,16 +265,13 @@ def _content_ports(model: RankModel, *, tokens: Mapping[str, int]) -> list[Port]
     return found
 
 
-def _first(features: Features) -> Sequence[ModalityTokens]:
-    """Return what the first item is made of."""
-    return features.shown(np.arange(1)).content
+def _vector_ports(dims: Mapping[str, int], meaning: str) -> list[Port]:
+    return [Port(CONTENT + name, FLOAT, ("items", dim), meaning) for name, dim in dims.items()]
 
 
 @torch.no_grad()
-def _vectors_of_catalogue(features: Features, *, side: ItemSide | None) -> dict[str, NDArray[np.float32]]:
+def _vectors_of_catalogue(features: Features, *, side: ItemSide) -> dict[str, NDArray[np.float32]]:
     """Work content vectors of the catalogue's items out, float32 ``[items, dim]`` of each name."""
-    if side is None:
-        return {}
     count = features.sizes.catalogue_items
     rows = (np.arange(start, min(start + ENCODED_AT_ONCE, count)) for start in range(0, count, ENCODED_AT_ONCE))
     parts = [side(features.shown(some).content) for some in rows]

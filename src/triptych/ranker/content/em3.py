@@ -325,7 +325,7 @@ class Em3Content(ContentModule):
     def describe(self, items: Sequence[Tensor], *, target: Tensor, steps: Tensor) -> Described:
         """Look the vectors up."""
         candidates, behaviours = items[0], items[-1]
-        nothing = candidates.new_zeros(len(target), 0)
+        nothing = candidates.new_zeros(target.shape[0], 0)
         return Described(functional.embedding(target, candidates), Steps(behaviours, steps), nothing)
 
     def report(self, shown: Callable[[Tensor], Shown]) -> Mapping[str, float]:

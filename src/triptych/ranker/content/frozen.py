@@ -66,7 +66,7 @@ class FrozenContent(ContentModule):
     def describe(self, items: Sequence[Tensor], *, target: Tensor, steps: Tensor) -> Described:
         """Look the vectors up."""
         (vectors,) = items
-        nothing = vectors.new_zeros(len(target), 0)
+        nothing = vectors.new_zeros(target.shape[0], 0)
         return Described(functional.embedding(target, vectors), Steps(vectors, steps), nothing)
 
 

@@ -47,5 +47,5 @@ class NoContent(ContentModule):
 
     def describe(self, items: Sequence[Tensor], *, target: Tensor, steps: Tensor) -> Described:
         """Say nothing."""
-        nothing = torch.zeros(len(target), 0, device=target.device)
+        nothing = torch.zeros(target.shape[0], 0, device=target.device)
         return Described(nothing, Steps(nothing[:0], steps), nothing)

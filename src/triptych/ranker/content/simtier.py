@@ -63,7 +63,7 @@ class SimTier(ContentModule):
     @torch.no_grad()
     def describe(self, items: Sequence[Tensor], *, target: Tensor, steps: Tensor) -> Described:
         """Count each candidate's alike choices."""
-        nothing = items[0].new_zeros(len(target), 0)
+        nothing = items[0].new_zeros(target.shape[0], 0)
         counts = self.counts(items, target=target, steps=steps)
         return Described(nothing, Steps(nothing[:0], steps), torch.log1p(counts))
 
