@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from planted_ranking import planted_log
+from planted_ranking import planted_log, planted_photo_log
 from tiny_rankers import EM3, ITEMS, candidates, drawn, model_of, padded, warmed
 
 from triptych.data.schema import Part
@@ -296,7 +296,7 @@ def test_an_export_is_of_one_catalogue_and_encoder(tmp_path, log, rankers):
     other = produce(tmp_path, kind="encoder", config={}, inputs={}, build=lambda folder: {})
     with pytest.raises(ArtifactError, match=f"from encoder 0123456789abcdef, but is used with encoder {other.id}"):
         ExportedRanker.load(exported, catalogue=log.catalogue, beside={"encoder": other})
-    catalogue = planted_log(tmp_path / "log", tells_category=False).catalogue
+    catalogue = planted_photo_log(tmp_path / "log", users=24).catalogue
     with pytest.raises(ArtifactError, match="from catalogue"):
         ExportedRanker.load(exported, catalogue=catalogue)
     with pytest.raises(ArtifactError, match="is a 'ranker', not a 'exported_ranker'"):
