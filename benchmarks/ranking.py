@@ -1,7 +1,10 @@
-"""Ranker training beside a released FuxiCTR: DIN on the same samples, features, sizes and batches.
+"""Ranker training beside a released FuxiCTR, and answers by torch beside those of an exported ranker.
 
     python benchmarks/ranking.py --theirs PYTHON [--out benchmarks/results/ranking.json]
     python benchmarks/ranking.py --theirs PYTHON --smoke      tiny sizes: does it all still run?
+    python benchmarks/ranking.py --only export                writes benchmarks/results/ranking_export.json
+
+Training: DIN on the same samples, features, sizes and batches.
 
 PYTHON is the interpreter of an environment of its own with FuxiCTR in it (`python -m pip install fuxictr`); left out,
 we are measured alone. Their released package has the layers of DIN and the training loop; the model is put together of
@@ -12,6 +15,11 @@ read item, category, user, hour, weekday, and the items and categories of the la
 each; ours also when and how each was chosen. Attention and MLP have the same layers. Ours learns vectors by the rows of
 a batch (row-wise Adagrad), theirs all of them in every step (Adam), each as it comes. AUC is that of the validation
 part.
+
+Export: one request scores 500 candidates, others in every call, for a user with a long history; by torch and by ONNX
+Runtime, with one thread and with two. Torch works content out anew in each call, as `Ranker` does; the graph is given
+it. ``gather`` is what looking features up takes before either; the largest difference of two scores stands beside the
+times. Weights are as drawn: they cost the same.
 """
 
 from __future__ import annotations
@@ -21,8 +29,11 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,13 +48,19 @@ from triptych.data import catalogue as catalogues
 from triptych.data import splits
 from triptych.data.catalogue import Catalogue, CatalogueConfig
 from triptych.data.check import check_tables
+from triptych.data.events import KIND_CODES
 from triptych.data.schema import EventsConfig, ItemsConfig, Part
 from triptych.data.splits import Split, SplitBy, SplitConfig
 from triptych.data.tables import read_events, read_items
+from triptych.foundation.artifact import produce
 from triptych.metrics.classification import auc
 from triptych.ranker.config import RankTrainConfig
+from triptych.ranker.export import export_ranker
+from triptych.ranker.exported import ExportedRanker
+from triptych.ranker.features import Asking, Past
+from triptych.ranker.inputs import Candidates
 from triptych.ranker.samples import Samples, read_samples
-from triptych.ranker.scorer import score_samples
+from triptych.ranker.scorer import KIND, Ranker, score_samples
 from triptych.ranker.task import Given, RankTask
 from triptych.training.loop import fit
 
@@ -69,9 +86,30 @@ class Size:
     hidden: tuple[int, ...] = (256, 128)
     batch: int = 1_024
     epochs: int = 1
+    candidates: int = 500
+    steps: int = 500
+    """Choices before the request; each model reads its latest ones."""
+    calls: int = 400
+    """Timed answers of each ranker, after a tenth as many that are not."""
 
 
-SMALL = Size(users=300, items=500, categories=20, pages=4, before=10, history=10, batch=256)
+TRAINING, EXPORT = "training", "export"
+ANSWERING: dict[str, dict[str, Any]] = {
+    "din": {"model": {"kind": "din"}},
+    "din, frozen": {"model": {"kind": "din"}, "content": {"kind": "frozen"}},
+    "din, simtier": {"model": {"kind": "din"}, "content": {"kind": "simtier"}},
+    "din, em3": {"model": {"kind": "din"}, "content": {"kind": "em3"}},
+    "sim": {"model": {"kind": "sim"}},
+    "bst": {"model": {"kind": "bst", "history_items": 50}},
+    "dcnv2": {"model": {"kind": "dcnv2"}},
+    "mlp": {"model": {"kind": "mlp"}},
+}
+"""Rankers that answer, their sizes as they are by default."""
+MODALITY_DIMS = {"photo": 128, "title": 128}
+
+SMALL = Size(
+    users=300, items=500, categories=20, pages=4, before=10, history=10, batch=256, candidates=50, steps=60, calls=5
+)
 
 
 def log_of(size: Size, folder: Path, *, seed: int) -> tuple[Catalogue, Split]:
@@ -209,6 +247,64 @@ def theirs(size: Size, rows: dict[str, int], *, python: Path, folder: Path, thre
     return found
 
 
+def answers(size: Size, given: Given, *, folder: Path) -> dict[str, Any]:
+    """Time torch and ONNX Runtime on the same candidates."""
+    rng = np.random.default_rng(1)
+    count = given.catalogue.num_items
+    vectors = {name: rng.normal(size=(count, dim)).astype(np.float32) for name, dim in MODALITY_DIMS.items()}
+    minutes = np.arange(size.steps, dtype=np.int64) * MINUTE_US
+    click = np.full(size.steps, KIND_CODES["click"])
+    past = Past(rng.integers(count, size=size.steps), START_US + minutes, click)
+    drawn = [rng.choice(count, size.candidates, replace=False) for _ in range(size.calls + size.calls // 10)]
+    found: dict[str, Any] = {}
+    for name, tree in ANSWERING.items():
+        config = RankTrainConfig.parse(tree)
+        modalities = vectors if config.content.reads_modalities else None
+        task = RankTask(config, replace(given, modalities=modalities))
+        artifact = produce(
+            folder / KIND, kind=KIND, config=tree, inputs={}, build=lambda place, task=task: task.save(place) or {}
+        )
+        ranker = Ranker.load(artifact, catalogue=given.catalogue, modalities=modalities)
+        started = time.perf_counter()
+        exported = export_ranker(ranker, artifact=artifact, catalogue=given.catalogue, out=folder / "exported")
+        found[name] = {"export_s": round(time.perf_counter() - started, 1)}
+        asking = ranker.features.of_words(user="0", query=None, cell=None, time_us=int(past.time_us[-1]) + 1, past=past)
+
+        gather = partial(_gathered, ranker, asking)
+        asked = [gather(rows) for rows in drawn]
+        found[name]["gather"] = _percentiles(gather, drawn)
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            graph = ExportedRanker.load(exported, catalogue=given.catalogue, threads=threads)
+            by_torch: Callable[[Candidates], NDArray[np.float32]] = torch.no_grad()(
+                lambda one, model=ranker.model: model(one).logits.numpy()
+            )
+            found[name][f"{threads} threads"] = {
+                "torch": _percentiles(by_torch, asked),
+                "onnxruntime": _percentiles(graph.score_candidates, asked),
+                "largest_difference": max(
+                    float(np.abs(by_torch(one) - graph.score_candidates(one)).max()) for one in asked[:20]
+                ),
+            }
+        print(json.dumps({name: found[name]}), flush=True)
+    return found
+
+
+def _gathered(ranker: Ranker, asking: Asking, rows: NDArray[Any]) -> Candidates:
+    return ranker.features.candidates(asking, request=np.zeros(len(rows), dtype=np.int64), item_rows=rows)
+
+
+def _percentiles(answer: Callable[[Any], Any], asked: Sequence[Any]) -> dict[str, float]:
+    """Time one call after another; the first of them are not counted."""
+    took = []
+    for one in asked:
+        started = time.perf_counter()
+        answer(one)
+        took.append(1000 * (time.perf_counter() - started))
+    counted = took[len(took) // 11 :]
+    return {f"p{q}_ms": round(float(np.percentile(counted, q)), 3) for q in (50, 99)}
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,29 +312,45 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=(TRAINING, EXPORT), help="one part alone")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "ranking.json")
     chosen = parser.parse_args()
     size = SMALL if chosen.smoke else Size()
-    torch.set_num_threads(chosen.threads)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         catalogue, split = log_of(size, place, seed=0)
         given = Given(catalogue, split, seed=0)
-        rows = exported(size, given, folder=place)
-        rounds: dict[str, list[dict[str, Any]]] = {}
-        for number in range(1 if chosen.smoke else chosen.rounds):
-            rounds.setdefault("triptych", []).append(ours(size, given, folder=place / f"round {number}"))
-            if chosen.theirs is not None:
-                found = theirs(size, rows, python=chosen.theirs, folder=place, threads=chosen.threads)
-                rounds.setdefault("fuxictr", []).append(found)
-            print(json.dumps({name: one[-1] for name, one in rounds.items()}), flush=True)
+        about = {"machine": machine(), "smoke": chosen.smoke, "size": asdict(size)}
+        if chosen.only != EXPORT:
+            torch.set_num_threads(chosen.threads)
+            content = about | trained(size, given, chosen=chosen, folder=place)
+            _write(content, chosen.out, smoke=chosen.smoke)
+        if chosen.only != TRAINING:
+            content = about | {"answers": answers(size, given, folder=place)}
+            _write(content, chosen.out.with_stem(f"{chosen.out.stem}_export"), smoke=chosen.smoke)
+
+
+def trained(size: Size, given: Given, *, chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train with both, in turn."""
+    rows = exported(size, given, folder=folder)
+    rounds: dict[str, list[dict[str, Any]]] = {}
+    for number in range(1 if chosen.smoke else chosen.rounds):
+        rounds.setdefault("triptych", []).append(ours(size, given, folder=folder / f"round {number}"))
+        if chosen.theirs is not None:
+            found = theirs(size, rows, python=chosen.theirs, folder=folder, threads=chosen.threads)
+            rounds.setdefault("fuxictr", []).append(found)
+        print(json.dumps({name: one[-1] for name, one in rounds.items()}), flush=True)
     rates = {name: median(one["samples_per_s"] for one in own) for name, own in rounds.items()}
-    content = {"machine": machine(), "smoke": chosen.smoke, "size": asdict(size), "tables": rows, "rounds": rounds}
+    content: dict[str, Any] = {"tables": rows, "rounds": rounds}
     if "fuxictr" in rates:
         content["to_fuxictr"] = round(rates["triptych"] / rates["fuxictr"], 2)
+    return content
+
+
+def _write(content: dict[str, Any], out: Path, *, smoke: bool) -> None:
     print(json.dumps(content, indent=1))
-    if not chosen.smoke:
-        chosen.out.write_text(json.dumps(content, indent=1) + "\n")
+    if not smoke:
+        out.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

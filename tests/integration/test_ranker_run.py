@@ -26,11 +26,13 @@ from triptych.engine import Channel, Engine, Filters
 from triptych.engine.bundle import open_bundle
 from triptych.engine.ranking import Ranking
 from triptych.evaluate.report import read_records
+from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ArtifactError, EngineError
 from triptych.foundation.types import Hits
 from triptych.index.base import open_index
 from triptych.metrics.classification import auc, group_aucs
 from triptych.metrics.ranking import TargetSets, match, ndcg_at_k
+from triptych.ranker.exported import ExportedRanker
 from triptych.ranker.features import Past
 from triptych.ranker.samples import read_samples
 from triptych.ranker.scorer import Ranker
@@ -334,3 +336,19 @@ def test_on_the_command_line(ranked_run: Path, query: str):
     assert hits[0]["why"]["ranked"] == hits[0]["ranked"] and hits[0]["ranked"]["place"] >= 1
     plain = runner.invoke(app, ["search", str(ranked_run), query, "--no-rank", "--json", "--k", "3"])
     assert {hit["ranked"] for hit in json.loads(plain.stdout)} == {None}
+
+
+def test_the_ranker_of_a_run_is_exported(preferred_run: Path, ranker: Ranker, folder: RunFolder, tmp_path: Path):
+    pytest.importorskip("onnxruntime", reason="exports need the 'export' extra")
+    pytest.importorskip("onnxscript", reason="exports need the 'export' extra")
+    result = CliRunner().invoke(app, ["export", str(preferred_run), "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert set(told["graphs"]) == {"ranker.onnx", "content.onnx"}
+    exported = Artifact.open(told["path"])
+    run = RunFolder.existing(preferred_run)
+    assert exported.path not in [path for path, _ in run.prune(delete=False)]
+    catalogue = Catalogue.open(run.stage("catalogue"))
+    found = ExportedRanker.load(exported, catalogue=catalogue, beside={"ranker": open_bundle(preferred_run)[1].ranker})
+    samples = read_samples(catalogue, places=Split.open(folder.stage("split")).part(Part.VALIDATION))
+    np.testing.assert_allclose(found.score_samples(samples), ranker.score_samples(samples), rtol=1e-5, atol=1e-5)

@@ -303,6 +303,7 @@ def test_simtier_counts_what_a_loop_counts():
                     cosines.append(float(functional.cosine_similarity(*pair, dim=0)))
             if cosines:
                 expected[row, min(int((np.mean(cosines) + 1) / 2 * 5), 4)] += 1
-    np.testing.assert_array_equal(module.counts(given).numpy(), expected)
+    counts = module.counts(module.item_side()(given.content), target=given.target, steps=given.steps)
+    np.testing.assert_array_equal(counts.numpy(), expected)
     torch.testing.assert_close(module(given).pair, torch.log1p(torch.from_numpy(expected).float()))
     assert expected.sum() > 5

@@ -15,6 +15,7 @@ from triptych.cli import (
     check,
     config,
     doctor,
+    export,
     index,
     recommend,
     report,
@@ -45,6 +46,7 @@ app.command()(search.search)
 app.command()(recommend.recommend)
 app.command()(similar.similar)
 app.command()(score.score)
+app.command()(export.export)
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(index.app, name="index")
 app.command(name="semantic-ids")(semantic_ids.semantic_ids)

@@ -94,13 +94,7 @@ class Ranking:
         """
         if parts.ranker is None or parts.ranking is None:
             return None
-        needs = read_needs(parts.ranker.path)
-        there: dict[str, NDArray[Any]] = {} if parts.item_views is None else dict(load_views(parts.item_views))
-        if needs.match or ITEM_VECTORS in needs.modalities:
-            there[ITEM_VECTORS] = index.vectors(np.arange(catalogue.num_items))
-        modalities = {name: vectors for name, vectors in there.items() if name in needs.modalities}
-        match = Match(there[ITEM_VECTORS], embedder.queries) if needs.match else None
-        ranker = Ranker.load(parts.ranker, catalogue=catalogue, modalities=modalities or None, match=match)
+        ranker = open_ranker(parts, catalogue=catalogue, index=index, embedder=embedder)
         return cls(ranker, candidates=RankRule.load(parts.ranking.path).candidates, catalogue=catalogue)
 
     @property
@@ -193,6 +187,18 @@ class Ranking:
             places = log.histories.of(row, before=int(np.searchsorted(times, time_us, side="left")))
             past = Past(log.event_array("item_row")[places], times[places], log.event_array("kind")[places])
         return Spoken(request.user, request.query, cell, time_us, past)
+
+
+def open_ranker(parts: Parts, *, catalogue: Catalogue, index: Index, embedder: Embedder) -> Ranker:
+    """Open the ranker of a bundle that has one, over what it reads; arguments as of `Ranking.open`."""
+    assert parts.ranker is not None
+    needs = read_needs(parts.ranker.path)
+    there: dict[str, NDArray[Any]] = {} if parts.item_views is None else dict(load_views(parts.item_views))
+    if needs.match or ITEM_VECTORS in needs.modalities:
+        there[ITEM_VECTORS] = index.vectors(np.arange(catalogue.num_items))
+    modalities = {name: vectors for name, vectors in there.items() if name in needs.modalities}
+    match = Match(there[ITEM_VECTORS], embedder.queries) if needs.match else None
+    return Ranker.load(parts.ranker, catalogue=catalogue, modalities=modalities or None, match=match)
 
 
 class RankedRetriever:

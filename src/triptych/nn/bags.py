@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,27 @@ class TableBags(NamedTuple):
         there = padded >= 0
         rows, places = np.unique(padded[there], return_inverse=True)
         return cls(torch.from_numpy(rows.astype(np.int64)), bags_of(places, sizes=there.sum(axis=1)))
+
+    def padded(self) -> PaddedRows:
+        """Return the lists side by side, -1 behind the end of each: what `of` was made from, but for columns of -1."""
+        places, starts = self.bags.places.numpy(), self.bags.starts.numpy()
+        sizes = np.diff(starts, append=len(places))
+        found = np.full((len(starts), max(1, int(sizes.max(initial=0)))), -1, dtype=np.int64)
+        found[np.arange(found.shape[1]) < sizes[:, None]] = self.rows.numpy()[places]
+        return PaddedRows(torch.from_numpy(found))
+
+
+class PaddedRows(NamedTuple):
+    """Lists of rows of a table, side by side: `TableBags` for a graph, which knows no lists of different lengths."""
+
+    rows: Tensor
+    """int64 ``[bags, longest]``, -1 behind the end."""
+
+    def mean(self, table: Callable[[Tensor], Tensor]) -> Tensor:
+        """Average what a table has of each list, ``[bags, dim]``; zeros for an empty one."""
+        keep = (self.rows >= 0)[:, :, None]
+        vectors = table(self.rows.clamp(min=0)).masked_fill(~keep, 0.0)
+        return vectors.sum(dim=1) / keep.sum(dim=1).clamp(min=1)
 
 
 def bags_of(places: NDArray[np.integer], *, sizes: NDArray[Any] | Sequence[int]) -> Bags:

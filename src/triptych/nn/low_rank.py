@@ -100,6 +100,12 @@ class LowRankMap(nn.Module):
         change = functional.linear(functional.linear(vectors, self.down), self.up)
         return vectors + self.scale * change
 
+    @torch.no_grad()
+    def add_to(self, layer: nn.Linear) -> None:
+        """Change a linear layer so that it gives what the map makes of its vectors."""
+        for part in (layer.weight, layer.bias):
+            part += self.scale * (self.up @ (self.down @ part))
+
 
 class LowRankBranch(nn.Module):
     """Runs a module with adapted linear layers, and sends gradient to nothing of it but the factors.

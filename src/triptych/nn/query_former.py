@@ -169,7 +169,7 @@ class QueryFormer(nn.Module):
         Returns:
             ``[n, out_dim]``.
         """
-        count, num_queries = len(modalities[0].tokens), len(self.queries)
+        count, num_queries = modalities[0].tokens.shape[0], len(self.queries)
         states, keeps = [self.queries.expand(count, -1, -1)], [_all(modalities[0].tokens, num_queries)]
         for modality, (given, project) in enumerate(zip(modalities, self.projections, strict=True)):
             tokens, keep = self._read(given, project=project, modality=modality)
@@ -229,4 +229,4 @@ def _drawn(count: int, dim: int) -> nn.Parameter:
 
 
 def _all(tokens: Tensor, places: int) -> Tensor:
-    return torch.ones(len(tokens), places, dtype=torch.bool, device=tokens.device)
+    return torch.ones(tokens.shape[0], places, dtype=torch.bool, device=tokens.device)

@@ -32,7 +32,7 @@ class Steps(NamedTuple):
 
     def looked_up(self) -> Tensor:
         """Return the vectors ``[n, longest, dim]``, zeros where nothing stands."""
-        if not len(self.vectors):
+        if 0 in self.vectors.shape:
             return self.vectors.new_zeros(*self.places.shape, self.vectors.shape[1])
         found = functional.embedding(self.places.clamp(min=0), self.vectors)
         return found.masked_fill(~self.keep[:, :, None], 0.0)
@@ -44,10 +44,14 @@ class Steps(NamedTuple):
 
     def weighed(self, weights: Tensor) -> Tensor:
         """Return the sum of each history's vectors times weights ``[n, longest]``: ``[n, dim]``, float32."""
+        if 0 in self.vectors.shape:
+            return self.vectors.new_zeros(self.places.shape[0], self.vectors.shape[1], dtype=torch.float32)
+        if torch.compiler.is_exporting():  # graphs know no bags: every history takes as much room as the longest
+            return torch.bmm(weights.float()[:, None], self.looked_up().float())[:, 0]
         keep = self.keep
         places, counts = self.places[keep], keep.sum(dim=1)
         if not len(places):
-            return self.vectors.new_zeros(len(self.places), self.vectors.shape[1], dtype=torch.float32)
+            return self.vectors.new_zeros(self.places.shape[0], self.vectors.shape[1], dtype=torch.float32)
         starts = counts.cumsum(0) - counts
         return functional.embedding_bag(
             places, self.vectors.float(), starts, mode="sum", per_sample_weights=weights.float()[keep]
@@ -121,7 +125,7 @@ class TargetAttention(nn.Module):
         keep = steps.keep
         row, column = keep.nonzero(as_tuple=True)
         scores = targets.new_zeros(keep.shape, dtype=torch.float32)
-        if not len(row):
+        if not torch.compiler.is_exporting() and not len(row):
             return scores
         place = steps.places[row, column]
         by_target = functional.linear(targets, self.of_target, self.bias)

@@ -149,19 +149,28 @@ class RankModel(nn.Module, ABC):
         """Score candidates."""
         items = self.features.items(given.items)
         asked = self.asked(given, items)
-        steps = Steps(items, asked.steps)
         described = self.content(asked)
+        terms = self.content.terms(asked, described) if self.training else ()
+        return Ranked(self.score(given, items, content=described), terms)
+
+    def score(self, given: Candidates, items: Tensor, *, content: Described) -> Tensor:
+        """Return log odds, float32 ``[n]``, of candidates that have been described.
+
+        Args:
+            given: to score.
+            items: float32 ``[items, item_dim]``, by features.
+            content: of candidates and histories.
+        """
         seen = Seen(
             target=nn.functional.embedding(given.target, items),
             context=self.features.context(given),
-            steps=steps,
+            steps=Steps(items, given.requests.steps[given.request]),
             beside=self.features.beside(given),
-            content=described,
+            content=content,
             target_fields=given.items.fields[given.target],
             step_fields=given.items.fields,
         )
-        terms = self.content.terms(asked, described) if self.training else ()
-        return Ranked(self.logits(seen).float(), terms)
+        return self.logits(seen).float()
 
     def asked(self, given: Candidates, items: Tensor) -> Asked:
         """Return what the plug-in for content is given.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from triptych.nn.bags import TableBags, bag_means
+from triptych.nn.bags import PaddedRows, TableBags, bag_means
 from triptych.nn.id_table import IdTable
 from triptych.nn.target_attention import Steps
 from triptych.ranker.inputs import Candidates, ItemFeatures, Sizes
@@ -75,5 +75,7 @@ class FeatureVectors(nn.Module):
         return Steps(vectors, torch.where(given.requests.steps >= 0, rows, -1)[given.request])
 
 
-def _mean(table: nn.Module, rows: TableBags) -> Tensor:
+def _mean(table: nn.Module, rows: TableBags | PaddedRows) -> Tensor:
+    if isinstance(rows, PaddedRows):
+        return rows.mean(table)
     return bag_means(table(rows.rows), rows.bags).vectors

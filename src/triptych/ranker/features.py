@@ -270,7 +270,7 @@ class Features:
         """Gather what some items are made of."""
         if self._looks is not None:
             return Shown(looks=self._looks.inputs.of(item_rows))
-        return Shown(tuple(_tokens(vectors, item_rows) for vectors in self._modalities.values()))
+        return Shown(tuple(tokens_of(vectors, item_rows) for vectors in self._modalities.values()))
 
     def candidates(
         self,
@@ -430,8 +430,8 @@ def _side_by_side(
     return np.stack(columns, axis=1) if columns else np.zeros((rows, 0), dtype=np.float32)
 
 
-def _tokens(vectors: NDArray[Any], rows: NDArray[np.integer]) -> ModalityTokens:
-    """Gather the tokens of some items."""
+def tokens_of(vectors: NDArray[Any], rows: NDArray[np.integer]) -> ModalityTokens:
+    """Gather the tokens of some items in one of their `Modalities`."""
     found = np.asarray(vectors[rows], dtype=np.float32)
     tokens = found[:, None] if found.ndim == 2 else found
     keep = ~np.asarray(np.isnan(tokens).any(axis=2))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from triptych.encoders.inputs import ItemInputs
-from triptych.nn.bags import TableBags
+from triptych.nn.bags import PaddedRows, TableBags
 from triptych.nn.query_former import ModalityTokens
 
 
@@ -60,8 +60,8 @@ class ItemFeatures(NamedTuple):
     """int64 ``[items]``, of the catalogue."""
     fields: Tensor
     """int64 ``[items, fields]``, rows of each field's table."""
-    lists: tuple[TableBags, ...]
-    """Of each list ``[items]`` bags of rows of its table."""
+    lists: tuple[TableBags | PaddedRows, ...]
+    """Of each list ``[items]`` bags of rows of its table; side by side in an exported graph."""
     numbers: Tensor
     """float32 ``[items, 2 · numbers]``: values in [-1, 1] (`features.Quantiles`), 0 where there is none; then which of
     them are there."""
@@ -76,7 +76,7 @@ class RequestFeatures(NamedTuple):
 
     fields: Tensor
     """int64 ``[requests, fields]``."""
-    lists: tuple[TableBags, ...]
+    lists: tuple[TableBags | PaddedRows, ...]
     """Of each list ``[requests]`` bags."""
     steps: Tensor
     """int64 ``[requests, longest]``, what the user had chosen before, as places among the items, oldest first, -1

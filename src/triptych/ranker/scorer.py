@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -141,13 +142,20 @@ class Ranker:
 
 def score_samples(model: RankModel, features: Features, samples: Samples) -> NDArray[np.float32]:
     """Return log odds of samples of a log ``[samples]``; the model is in evaluation mode."""
+    return score_in_parts(samples, features=features, score=lambda given: _scored(model, given))
+
+
+def score_in_parts(
+    samples: Samples, *, features: Features, score: Callable[[Candidates], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Gather samples of a log a part at a time, and score each: ``[samples]``."""
     found = []
     for start in range(0, len(samples.label), SCORED_AT_ONCE):
         some = slice(start, start + SCORED_AT_ONCE)
         places, request = np.unique(samples.request[some], return_inverse=True)
         asking = features.of_log(samples.requests.at(places))
         given = features.candidates(asking, request=request, item_rows=samples.item_row[some])
-        found.append(_scored(model, given))
+        found.append(score(given))
     return np.concatenate(found) if found else np.zeros(0, dtype=np.float32)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from triptych.encoders.base import Encoder
 from triptych.encoders.inputs import ItemInputs
 from triptych.foundation.config import Config
+from triptych.foundation.errors import ConfigError
 from triptych.losses.base import LossOutput
 from triptych.nn.query_former import ModalityTokens
 from triptych.nn.target_attention import Steps
@@ -101,6 +102,21 @@ class ContentConfig(Config):
         """
 
 
+class ItemSide(nn.Module, ABC):
+    """What a plug-in works out of each item by itself, before anybody asks for it.
+
+    The other side of it is `ContentModule.describe`, which is all that is left to be done when somebody does. Weights
+    are those of answers: low-rank factors are added in.
+    """
+
+    names: tuple[str, ...]
+    """Of what it works out, in its order."""
+
+    @abstractmethod
+    def forward(self, content: Sequence[ModalityTokens]) -> tuple[Tensor, ...]:
+        """Return float32 ``[items, ...]`` of each name; arguments as of `Asked.content`."""
+
+
 class ContentModule(nn.Module, ABC):
     """Describes candidates and histories by content."""
 
@@ -112,6 +128,27 @@ class ContentModule(nn.Module, ABC):
     @abstractmethod
     def forward(self, asked: Asked) -> Described:
         """Describe candidates and histories."""
+
+    def item_side(self) -> ItemSide | None:
+        """Return what it works out of items by themselves, in evaluation mode; None where it reads nothing of them.
+
+        Raises:
+            ConfigError: it cannot be taken apart like that.
+        """
+        raise ConfigError(
+            f"content: {type(self).__name__} does not say what of an item is worked out before a request, so it cannot "
+            "be exported. Give it item_side and describe."
+        )
+
+    def describe(self, items: Sequence[Tensor], *, target: Tensor, steps: Tensor) -> Described:
+        """Describe candidates and histories by what `item_side` has worked out; `forward` says the same.
+
+        Args:
+            items: of some distinct items.
+            target: int64 ``[n]``, as of `Asked`.
+            steps: int64 ``[n, longest]``, likewise.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no item_side")
 
     def encode_by(self, encoder: Encoder, *, seed: int) -> None:
         """Take an encoder, to be trained as a part of it: items are then shown by their titles and photos.

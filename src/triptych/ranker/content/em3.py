@@ -19,6 +19,7 @@ ranking form is not public: the reconstruction's proposals, sections 2.3, 3.2 an
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -39,7 +40,7 @@ from triptych.nn.query_former import ModalityTokens, QueryFormer
 from triptych.nn.target_attention import Steps
 from triptych.nn.transformer import Transformer
 from triptych.nn.vector_cache import VectorCache
-from triptych.ranker.content.base import Asked, ContentConfig, ContentModule, Described, Term
+from triptych.ranker.content.base import Asked, ContentConfig, ContentModule, Described, ItemSide, Term
 from triptych.ranker.inputs import Shown
 
 
@@ -310,6 +311,23 @@ class Em3Content(ContentModule):
         nothing = described.new_zeros(len(of), 0)
         return Described(functional.embedding(of, described), Steps(steps, places), nothing)
 
+    def item_side(self) -> Em3ItemSide:
+        """A vector of each item for either side, by weights with the factors added in; one where both are the same."""
+        is_kept = self.config.train_behaviours in CACHED
+        factors = self.target_factors if is_kept else self.behaviour_factors
+        if factors is self.target_factors and self.cache_map is None:
+            return Em3ItemSide(_plain(self.fusion, factors), None)
+        steps = _plain(self.fusion, factors)
+        if self.cache_map is not None:
+            self.cache_map.add_to(steps.readout)
+        return Em3ItemSide(_plain(self.fusion, self.target_factors), steps)
+
+    def describe(self, items: Sequence[Tensor], *, target: Tensor, steps: Tensor) -> Described:
+        """Look the vectors up."""
+        candidates, behaviours = items[0], items[-1]
+        nothing = candidates.new_zeros(target.shape[0], 0)
+        return Described(functional.embedding(target, candidates), Steps(behaviours, steps), nothing)
+
     def report(self, shown: Callable[[Tensor], Shown]) -> Mapping[str, float]:
         """How stale what is kept of behaviours is (`VectorCache.report`)."""
 
@@ -420,6 +438,29 @@ class Em3Content(ContentModule):
         always = torch.ones_like(looks.has_title)
         there = {View.TITLE: looks.has_title, View.PHOTO: looks.has_photo}
         return [ModalityTokens(vectors[view][:, None], there.get(view, always)[:, None]) for view in views]
+
+
+class Em3ItemSide(ItemSide):
+    """The Q-Former of candidates, and that of behaviours."""
+
+    def __init__(self, target: QueryFormer, steps: QueryFormer | None) -> None:
+        """Take both; None: behaviours are what candidates are."""
+        super().__init__()
+        self.target, self.steps = target, steps
+        self.names = ("item",) if steps is None else ("candidate", "behaviour")
+
+    def forward(self, content: Sequence[ModalityTokens]) -> tuple[Tensor, ...]:
+        """Return float32 ``[items, dim]`` of each side."""
+        sides = (self.target,) if self.steps is None else (self.target, self.steps)
+        return tuple(side(content).float() for side in sides)
+
+
+def _plain(fusion: QueryFormer, factors: LowRankBranch | None) -> QueryFormer:
+    """Return a copy of the Q-Former in which a branch's factors are added in."""
+    found = copy.deepcopy(fusion).eval()
+    if factors is not None:
+        found.load_state_dict(factors.merged())
+    return found
 
 
 def _last_layers(encoder: Encoder, *, blocks: int) -> list[str]:

@@ -5,7 +5,7 @@ What most rankers in production do with content, and what training it end to end
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 from triptych.foundation.errors import ConfigError
 from triptych.nn.query_former import ModalityTokens
 from triptych.nn.target_attention import Steps
-from triptych.ranker.content.base import Asked, ContentConfig, ContentModule, Described
+from triptych.ranker.content.base import Asked, ContentConfig, ContentModule, Described, ItemSide
 
 
 class FrozenContentConfig(ContentConfig):
@@ -57,9 +57,32 @@ class FrozenContent(ContentModule):
 
     def forward(self, asked: Asked) -> Described:
         """Describe every distinct item once."""
-        vectors = self.reduce(torch.cat([_given(tokens) for tokens in asked.content], dim=1)).float()
-        nothing = vectors.new_zeros(len(asked.target), 0)
-        return Described(functional.embedding(asked.target, vectors), Steps(vectors, asked.steps), nothing)
+        return self.describe(self.item_side()(asked.content), target=asked.target, steps=asked.steps)
+
+    def item_side(self) -> FrozenItemSide:
+        """One vector of each item, for both sides."""
+        return FrozenItemSide(self.reduce)
+
+    def describe(self, items: Sequence[Tensor], *, target: Tensor, steps: Tensor) -> Described:
+        """Look the vectors up."""
+        (vectors,) = items
+        nothing = vectors.new_zeros(target.shape[0], 0)
+        return Described(functional.embedding(target, vectors), Steps(vectors, steps), nothing)
+
+
+class FrozenItemSide(ItemSide):
+    """The reduced vector of an item."""
+
+    names = ("item",)
+
+    def __init__(self, reduce: nn.Module) -> None:
+        """Take the map."""
+        super().__init__()
+        self.reduce = reduce
+
+    def forward(self, content: Sequence[ModalityTokens]) -> tuple[Tensor, ...]:
+        """Return float32 ``[items, dim]``."""
+        return (self.reduce(torch.cat([_given(tokens) for tokens in content], dim=1)).float(),)
 
 
 def _given(given: ModalityTokens) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
+
+import torch
+from torch import Tensor
 
 from triptych.nn.target_attention import Steps
 from triptych.ranker.content.base import Asked, ContentConfig, ContentModule, Described
@@ -37,3 +40,12 @@ class NoContent(ContentModule):
         """Say nothing."""
         nothing = asked.id_vectors.new_zeros(len(asked.target), 0)
         return Described(nothing, Steps(asked.id_vectors.new_zeros(len(asked.item_rows), 0), asked.steps), nothing)
+
+    def item_side(self) -> None:
+        """Nothing is worked out."""
+        return
+
+    def describe(self, items: Sequence[Tensor], *, target: Tensor, steps: Tensor) -> Described:
+        """Say nothing."""
+        nothing = torch.zeros(target.shape[0], 0, device=target.device)
+        return Described(nothing, Steps(nothing[:0], steps), nothing)

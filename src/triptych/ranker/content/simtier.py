@@ -9,7 +9,7 @@ insights", CIKM 2024 (arXiv 2407.19467), section 4.1. Changed: logarithms of cou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -20,7 +20,7 @@ from torch.nn import functional
 from triptych.foundation.errors import ConfigError
 from triptych.nn.query_former import ModalityTokens
 from triptych.nn.target_attention import Steps
-from triptych.ranker.content.base import Asked, ContentConfig, ContentModule, Described
+from triptych.ranker.content.base import Asked, ContentConfig, ContentModule, Described, ItemSide
 
 
 class SimTierConfig(ContentConfig):
@@ -35,7 +35,7 @@ class SimTierConfig(ContentConfig):
         """Make it."""
         if not modalities:
             raise ConfigError("content: 'simtier' reads vectors of items, and there are none. Give modalities.")
-        return SimTier(self)
+        return SimTier(self, modalities)
 
 
 CONFIG = SimTierConfig
@@ -46,38 +46,73 @@ class SimTier(ContentModule):
 
     dim = 0
 
-    def __init__(self, config: SimTierConfig) -> None:
+    def __init__(self, config: SimTierConfig, modalities: Mapping[str, int]) -> None:
         """Make it; use `SimTierConfig.build`."""
         super().__init__()
-        self.pair_dim = config.tiers
+        self.pair_dim, self._modalities = config.tiers, tuple(modalities)
 
     @torch.no_grad()
     def forward(self, asked: Asked) -> Described:
         """Count each candidate's alike choices."""
-        nothing = asked.id_vectors.new_zeros(len(asked.target), 0)
-        none_each = Steps(asked.id_vectors.new_zeros(len(asked.item_rows), 0), asked.steps)
-        return Described(nothing, none_each, torch.log1p(self.counts(asked)))
+        return self.describe(self.item_side()(asked.content), target=asked.target, steps=asked.steps)
 
-    def counts(self, asked: Asked) -> Tensor:
-        """Return the histograms, float32 ``[n, tiers]``; pairs without a modality in common are in none."""
-        keep = asked.steps >= 0
+    def item_side(self) -> SimTierItemSide:
+        """A unit vector of each modality."""
+        return SimTierItemSide(self._modalities)
+
+    @torch.no_grad()
+    def describe(self, items: Sequence[Tensor], *, target: Tensor, steps: Tensor) -> Described:
+        """Count each candidate's alike choices."""
+        nothing = items[0].new_zeros(target.shape[0], 0)
+        counts = self.counts(items, target=target, steps=steps)
+        return Described(nothing, Steps(nothing[:0], steps), torch.log1p(counts))
+
+    def counts(self, items: Sequence[Tensor], *, target: Tensor, steps: Tensor) -> Tensor:
+        """Return the histograms, float32 ``[n, tiers]``; pairs without a modality in common are in none.
+
+        Args:
+            items: as `SimTierItemSide` gives them.
+            target: int64 ``[n]``, as of `Asked`.
+            steps: int64 ``[n, longest]``, likewise.
+        """
+        keep = steps >= 0
+        if torch.compiler.is_exporting():  # graphs know no lists of pairs, and no bincount
+            tier, counts = self._tiers(items, target=target[:, None], step=steps.clamp(min=0))
+            is_in = tier[:, :, None] == torch.arange(self.pair_dim, device=tier.device)
+            return (is_in & (keep & counts)[:, :, None]).sum(dim=1).float()
         row = keep.nonzero()[:, 0]
-        target, step = asked.target[row], asked.steps[keep]
-        total, shared = (asked.id_vectors.new_zeros(len(row)) for _ in range(2))
-        for tokens in asked.content:
-            units, is_there = _units(tokens)
+        tier, counts = self._tiers(items, target=target[row], step=steps[keep])
+        place = row * self.pair_dim + tier
+        found = torch.bincount(place[counts], minlength=len(keep) * self.pair_dim)
+        return found.view(len(keep), self.pair_dim).float()
+
+    def _tiers(self, items: Sequence[Tensor], *, target: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the bin of each pair, and whether it is in any."""
+        total, shared = (items[0].new_zeros(step.shape) for _ in range(2))
+        for given in items:
+            units, is_there = given[:, :-1], given[:, -1] > 0
             both = is_there[target] & is_there[step]
-            total = total + torch.where(both, (units[target] * units[step]).sum(dim=1), 0.0)
+            total = total + torch.where(both, (units[target] * units[step]).sum(dim=-1), 0.0)
             shared = shared + both
         cosine = (total / shared.clamp(min=1)).clamp(-1, 1)
-        tier = ((cosine + 1) / 2 * self.pair_dim).long().clamp(max=self.pair_dim - 1)
-        place = row * self.pair_dim + tier
-        counts = torch.bincount(place[shared > 0], minlength=len(keep) * self.pair_dim)
-        return counts.view(len(keep), self.pair_dim).float()
+        return ((cosine + 1) / 2 * self.pair_dim).long().clamp(max=self.pair_dim - 1), shared > 0
 
 
-def _units(given: ModalityTokens) -> tuple[Tensor, Tensor]:
-    """Return items' mean tokens as unit vectors, and whether they have any."""
+class SimTierItemSide(ItemSide):
+    """Unit vectors of an item."""
+
+    def __init__(self, modalities: Sequence[str]) -> None:
+        """Take the modalities' names."""
+        super().__init__()
+        self.names = tuple(modalities)
+
+    def forward(self, content: Sequence[ModalityTokens]) -> tuple[Tensor, ...]:
+        """Return each modality's mean token as a unit vector, and 1; zeros where it has none: ``[items, dim + 1]``."""
+        return tuple(_unit(tokens) for tokens in content)
+
+
+def _unit(given: ModalityTokens) -> Tensor:
     tokens = given.tokens.float()
     keep = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if given.keep is None else given.keep
-    return functional.normalize(tokens.masked_fill(~keep[:, :, None], 0.0).sum(dim=1), dim=1), keep.any(dim=1)
+    mean = functional.normalize(tokens.masked_fill(~keep[:, :, None], 0.0).sum(dim=1), dim=1)
+    return torch.cat([mean, keep.any(dim=1, keepdim=True).float()], dim=1)

@@ -88,5 +88,5 @@ class Bst(RankModel):
         states = self.project(steps) + self.when(seen.beside.looked_up())
         states = torch.cat([(self.project(target) + self.now)[:, None], states], dim=1)
         keep = seen.steps.keep
-        read = self.transformer(states, keep=torch.cat([keep.new_ones(len(keep), 1), keep], dim=1), read=1)[:, 0]
+        read = self.transformer(states, keep=torch.cat([keep.new_ones(keep.shape[0], 1), keep], dim=1), read=1)[:, 0]
         return self.head(torch.cat([seen.context, target, read.float(), content.pair], dim=1))[:, 0]

@@ -122,7 +122,7 @@ class Sim(Din):
                 return keep
             scores = (target.float() @ steps.vectors.float().T).gather(1, steps.places.clamp(min=0))
         scores = scores.masked_fill(~keep, float("-inf"))
-        best = scores.topk(min(self.config.found_items, places.shape[1]), dim=1).indices
+        best = scores.topk(torch.sym_min(self.config.found_items, places.shape[1]), dim=1).indices
         return torch.zeros_like(keep).scatter_(1, best, True) & keep
 
 
