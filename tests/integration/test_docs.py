@@ -107,5 +107,7 @@ def test_the_python_of_a_guide_runs(
         ranker, new = names["ranker"], np.array([names["catalogue"].num_items])
         asking = ranker.features.of_words(user=None, query="a", cell=None, time_us=names["now_us"], past=None)
         assert np.isfinite(ranker.score(asking, item_rows=new)).all()
+        expected = names["trained"].score(names["asking"], item_rows=np.arange(100))
+        np.testing.assert_allclose(names["scores"], expected, rtol=1e-4, atol=1e-4)
     if page.stem == "semantic-ids":
         assert names["vectors"].shape == (3, names["load_vectors"](names["embeddings"]).shape[1])
