@@ -79,8 +79,34 @@ def test_a_model_that_does_not_read_words_is_refused_before_anything_is_trained(
         (
             "shop",
             ["recall.model.kind=semantic_tower"],
-            "reads titles by themselves, and semantic IDs, which a run does",
+            "recall.model reads semantic IDs, and there are none. Set semantic_ids",
         ),
+        (
+            "shop",
+            ['recall_beside={"both":{"model":{"kind":"semantic_tower","content":"both"}}}'],
+            "recall_beside.both.model reads semantic IDs, and there are none",
+        ),
+        (
+            "shop",
+            [
+                "recall.model.kind=semantic_tower",
+                "recall.model.content=none",
+                "pretrain.encoder.modalities=title",
+                "compare=[]",
+            ],
+            "reads titles by themselves beside titles with photos, and pretrain reads 'title' alone",
+        ),
+        (
+            "shop",
+            [
+                "recall.model.kind=semantic_tower",
+                "recall.model.content=dense",
+                'beside={"seen":{"kind":"contrastive","encoder":{"modalities":"photo"}}}',
+                "serve=validation",
+            ],
+            "and beside.seen reads 'photo' alone. Set beside.seen.encoder.modalities",
+        ),
+        ("feed", ["recall.model.kind=semantic_tower"], "recall.model answers queries, and this recipe has none"),
         ("shop", ["recall.model.kind=lightgcn"], "recall.model goes by users or histories alone"),
         ("shop", ['recall_beside={"mf":{"model":"vbpr"}}'], "recall_beside.mf.model goes by users or histories"),
         ("feed", ['recall_beside={"mf":{"model":"vbpr"}}'], "names models beside the served one, and there is none"),
@@ -99,6 +125,13 @@ def test_a_model_that_does_not_read_words_is_refused_before_anything_is_trained(
 def test_models_that_do_not_go_with_the_recipe_are_refused(recipe, settings, message):
     with pytest.raises(ConfigError, match=message):
         resolve(recipe, settings=settings)
+
+
+@pytest.mark.parametrize("content", list(Semantic))
+def test_a_recipe_of_searches_takes_titles_beside_semantic_ids(content):
+    settings = ["recall.model.kind=semantic_tower", f"recall.model.content={content}"]
+    ids = ["semantic_ids={}"] if content.reads_codes else []
+    assert resolve("shop", settings=[*settings, *ids]).config.recall.recall_model.content is content
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "matrix_factorization", "vbpr", "lightgcn"])

@@ -145,6 +145,21 @@ def encode_views(
     return {view.value: vectors for view, vectors in found.items()}
 
 
+def encode_titles(titles: Sequence[str | None], *, embedder: Embedder) -> NDArray[np.float32]:
+    """Encode titles by themselves, as `run_views` does a catalogue's: ``[n, vector_dim]``, NaN where there is none.
+
+    Args:
+        titles: ``[n]``, with the encoder's `title_features` appended; None or empty: there is none.
+        embedder: the encoder.
+    """
+    vectors = np.full((len(titles), embedder.vector_dim), np.nan, dtype=np.float32)
+    there = [place for place, title in enumerate(titles) if title]
+    if there:
+        found = embedder.item_views([titles[place] for place in there], views=(View.TITLE,))
+        vectors[there] = found[View.TITLE]
+    return vectors
+
+
 def load_vectors(embeddings: Artifact) -> NDArray[np.float16]:
     """Map the vectors ``[items or queries, vector_dim]`` of an embeddings artefact."""
     vectors: NDArray[np.float16] = np.load(embeddings.file(VECTORS), mmap_mode="r", allow_pickle=False)

@@ -154,7 +154,8 @@ def write_bundle(
         popularity: from `write_retriever`.
         bm25: from `write_retriever`.
         dense: how the engine turns requests into vectors.
-        recall: a recall model, over this encoder if it reads content; None: there is none.
+        recall: a recall model, over this encoder if it reads content, and over these semantic IDs if it reads such;
+            None: there is none.
         recall_index: of its item vectors.
         hybrid: how these are fused; None: they are not.
         item_knn: from `write_retriever`; None: the shop has no such channel.
@@ -238,6 +239,12 @@ def check_lineage(parts: Parts) -> None:
         parts.recall.require_input("catalogue", parts.catalogue)
         if "encoder" in parts.recall.inputs:
             parts.recall.require_input("encoder", parts.encoder)
+        if "semantic_ids" in parts.recall.inputs:
+            if parts.semantic_ids is None:
+                raise ArtifactError(
+                    "A bundle's recall model reads semantic IDs, and there are none. Run it again: triptych run."
+                )
+            parts.recall.require_input("semantic_ids", parts.semantic_ids)
         parts.recall_index.require_input("encoder", parts.recall)
     if parts.generative is not None:
         if parts.semantic_ids is None:

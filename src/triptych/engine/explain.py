@@ -40,6 +40,7 @@ def explain_dense(
     shelf: Shelf,
     embedder: Embedder,
     fuse: Fuse | None = None,
+    reads_ids: bool = True,
 ) -> list[Why]:
     """Explain hits of a channel of vectors: encode each item anew, whole, without title and without photo.
 
@@ -51,12 +52,13 @@ def explain_dense(
         shelf: titles and photos.
         embedder: the encoder that made the index, or whose vectors the recall model reads that did.
         fuse: that recall model; None: there is none between.
+        reads_ids: whether it has learned of single items.
     """
     reads = embedder.modalities
     whys: list[Why] = []
     for start in range(0, len(rows), AT_ONCE):
         block = rows[start : start + AT_ONCE]
-        masked = masked_scores(vector, rows=block, shelf=shelf, embedder=embedder, fuse=fuse)
+        masked = masked_scores(vector, rows=block, shelf=shelf, embedder=embedder, fuse=fuse, reads_ids=reads_ids)
         _, has_photo = shelf.pixels(block)
         for place, (row, score) in enumerate(zip(block, scores[start : start + AT_ONCE], strict=True)):
             title = shelf.title(row)
@@ -68,7 +70,7 @@ def explain_dense(
                     without_photo=float(masked.without_photo[place])
                     if reads.reads_photo and has_photo[place]
                     else None,
-                    without_clicks=None if fuse is None else float(masked.without_clicks[place]),
+                    without_clicks=None if fuse is None or not reads_ids else float(masked.without_clicks[place]),
                     shared_words=shared_words(query, title),
                 )
             )
@@ -82,6 +84,7 @@ def masked_scores(
     shelf: Shelf,
     embedder: Embedder,
     fuse: Fuse | None = None,
+    reads_ids: bool = True,
 ) -> MaskedScores:
     """Score items whole, without title and without photo, all encoded in one call and so in one precision.
 
@@ -94,6 +97,7 @@ def masked_scores(
         shelf: titles and photos.
         embedder: the encoder.
         fuse: as of `explain_dense`.
+        reads_ids: likewise; where it has not, nothing is hidden without clicks.
     """
     pixels, has_photo = shelf.pixels(rows)
     reads = embedder.modalities
@@ -120,6 +124,8 @@ def masked_scores(
         return MaskedScores(whole, untitled, unseen, whole)
     read = [title or "" for _, title, _ in inputs]
     whole, untitled, unseen = (fuse([rows[place] for place in whose], read, vectors) @ vector)[places]
+    if not reads_ids:
+        return MaskedScores(whole, untitled, unseen, whole)
     return MaskedScores(whole, untitled, unseen, (fuse([None] * len(whose), read, vectors) @ vector)[places[0]])
 
 

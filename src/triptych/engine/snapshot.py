@@ -22,6 +22,7 @@ from triptych.engine.explain import explain_dense, explain_hybrid, explain_plain
 from triptych.engine.generation import Generation
 from triptych.engine.new_items import NewItem
 from triptych.engine.ranking import Ranking, RankRule
+from triptych.engine.recall_items import RecallItems
 from triptych.engine.shelf import Shelf
 from triptych.foundation.errors import EngineError
 from triptych.index.base import Index, open_index
@@ -54,6 +55,8 @@ class Snapshot:
     """None: the shop has no recall model."""
     recall_index: Index | None
     """Of its item vectors."""
+    recall_items: RecallItems | None
+    """What makes of an item what the recall model reads; None: there is no model."""
     recommender: Recommender | None
     """The recall model where it answers users, with the encoder behind it; None: it answers words, or there is none."""
     item_knn: ItemKnn | None
@@ -86,6 +89,7 @@ class Snapshot:
         """Open what a bundle names, before anything is changed."""
         index = open_index(parts.index)
         recall, recall_index = _open_recall(parts, catalogue=catalogue, embedder=embedder, contents=index)
+        recall_items = None if recall is None else RecallItems.open(parts, embedder=embedder, needs=recall.needs)
         by_content = Dense(embedder, index, config=dense)
         recommender = None
         if recall is not None and not recall.reads_words:
@@ -98,6 +102,7 @@ class Snapshot:
             popularity=Popularity.load(parts.popularity.path),
             recall=recall,
             recall_index=recall_index,
+            recall_items=recall_items,
             recommender=recommender,
             item_knn=None if parts.item_knn is None else ItemKnn.load(parts.item_knn.path),
             recommends=recommends,
@@ -142,9 +147,10 @@ class Snapshot:
             code_paths = None if code_paths is None else code_paths.with_items(vectors)
             if ranking is not None:
                 ranking = ranking.with_items(new, vectors=vectors, embedder=self.embedder)
-            if recall is not None and recall_index is not None:
+            if recall is not None and recall_index is not None and self.recall_items is not None:
+                texts = [item.text(self.embedder.title_features) for item in new]
                 recall_index = recall_index.copy()
-                recall_index.add(recall.item_vectors(ids, content=vectors, titles=titles))
+                recall_index.add(self.recall_items.vectors(recall, ids, content=vectors, titles=titles, texts=texts))
                 recall = recall.over(recall_index, new_ids=ids, content=vectors)
         own = [self.shelf.own_row(item_id) for item_id in ids]
         if item_knn is not None and own:
@@ -283,18 +289,17 @@ class Snapshot:
         if channel not in BY_VECTORS:
             return explain_plain(request.query, rows=rows, scores=scores, shelf=self.shelf, channel=channel)
         explain = partial(explain_dense, rows=rows, scores=scores, shelf=self.shelf, embedder=self.embedder)
-        recall = self.recall
-        if channel is Channel.DENSE or recall is None:
+        recall, described = self.recall, self.recall_items
+        if channel is Channel.DENSE or recall is None or described is None:
             return explain(request.query, self.dense.request_vectors([request])[0])
 
         def fuse(
             item_rows: Sequence[int | None], titles: Sequence[str], content: NDArray[np.float32]
         ) -> NDArray[np.float32]:
             ids = [None if row is None else self.shelf.item_id(row) for row in item_rows]
-            vectors: NDArray[np.float32] = recall.item_vectors(ids, content=content, titles=titles)
-            return vectors
+            return described.vectors(recall, ids, content=content, titles=titles, texts=titles)
 
-        return explain(request.query, recall.request_vectors([request])[0], fuse=fuse)
+        return explain(request.query, recall.request_vectors([request])[0], fuse=fuse, reads_ids=recall.reads_ids)
 
     def _retriever(self, channel: Channel) -> Retriever:
         retrievers: dict[Channel, Retriever | None] = {

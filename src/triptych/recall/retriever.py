@@ -26,7 +26,7 @@ from triptych.recall.base import BoolArray, FloatArray, Request, VectorIndex, gr
 from triptych.recall.behaviour import Choices, choices_of, either, history_of, moments_of
 from triptych.recall.features import Features, requests_of, strangers
 from triptych.recall.ids import Ids
-from triptych.recall.learned import ItemFeatures, RecallModel, RequestFeatures, load_model
+from triptych.recall.learned import ItemFeatures, Needs, RecallModel, RequestFeatures, load_model
 
 
 class QueryEncoder(Protocol):
@@ -114,6 +114,11 @@ class LearnedRetriever:
         return self._index
 
     @property
+    def needs(self) -> Needs:
+        """What it reads beside IDs and content."""
+        return self._needs
+
+    @property
     def reads_words(self) -> bool:
         """Whether it answers searches by words; else it recommends."""
         return self._needs.query
@@ -127,6 +132,11 @@ class LearnedRetriever:
     def reads_content(self) -> bool:
         """Whether it reads the vectors of a pretrained encoder, so that items nobody chose differ."""
         return self._model.config.reads_content
+
+    @property
+    def reads_ids(self) -> bool:
+        """Whether queries and items have vectors by ID, so that it has learned of single items."""
+        return self._model.config.reads_ids
 
     def knows_user(self, user: str) -> bool:
         """Say whether a user has a vector of his own in a model that has such."""

@@ -89,8 +89,8 @@ def check_content(config: RecallTrainConfig, given: Given) -> None:
         )
     if model.needs.title_content and given.title_content is None:
         raise ConfigError(
-            f"model: '{config.model.kind}' reads what the encoder makes of titles alone, and nobody gave it: such rows "
-            "are in `triptych reproduce smgr --part retrieval`; from Python set Given.title_content."
+            f"model: '{config.model.kind}' reads what the encoder makes of titles alone, and nobody gave it: set "
+            "Given.title_content, from Python."
         )
     if model.needs.codes and not given.item_codes:
         raise ConfigError(

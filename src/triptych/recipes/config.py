@@ -133,8 +133,9 @@ class RunConfig(Config):
     rank_candidates: int = Field(200, ge=1)
     """How many of a search's first items the ranker looks at."""
     semantic_ids: SemanticIdsConfig | None = None
-    """Short codes of the served encoder's item vectors: the page shows an item's path of codes and who shares it; none:
-    there are none. `triptych semantic-ids` makes and measures them by themselves."""
+    """Short codes of the served encoder's item vectors: the page shows an item's path of codes and who shares it, and a
+    recall model that has tokens for them (semantic_tower) reads them; none: there are none. `triptych semantic-ids`
+    makes and measures them by themselves."""
     generative: GenerativeTrainConfig | None = None
     """A decoder that answers words by saying semantic IDs, trained on clicked pages: channel and row `generative`. It
     takes semantic_ids. None: there is none."""
@@ -236,11 +237,6 @@ class RunConfig(Config):
         asks_words = self.pretrain.learns_from is LearnsFrom.QUERIES
         every = {RECALL: self.recall, **{f"recall_beside.{name}": one for name, one in self.recall_beside.items()}}
         for place, one in every.items():
-            if one.recall_model.needs.title_content:
-                raise ValueError(
-                    f"{place}.model = '{one.model.kind}' reads titles by themselves, and semantic IDs, which a run "
-                    "does not give it. Set another kind; `triptych reproduce smgr --part retrieval` has it."
-                )
             if asks_words and not one.recall_model.needs.query:
                 raise ValueError(
                     f"{place}.model goes by users or histories alone, and this recipe asks it by words. Set "
@@ -250,6 +246,20 @@ class RunConfig(Config):
                 raise ValueError(
                     f"{place}.model answers queries, and this recipe has none. Set {place}.model.kind = 'sasrec', "
                     "'matrix_factorization', 'vbpr' or 'lightgcn', or 'two_tower' with asks = 'history'."
+                )
+            if one.recall_model.needs.codes is not None and self.semantic_ids is None:
+                raise ValueError(f"{place}.model reads semantic IDs, and there are none. Set semantic_ids.")
+            if one.recall_model.needs.title_content:
+                self._check_reads_both(place)
+
+    def _check_reads_both(self, place: str) -> None:
+        """Refuse an encoder that may be served and that has no vectors of titles beside titles with photos."""
+        others = {f"beside.{name}": one for name, one in self.beside.items()} if self.serve is Serve.VALIDATION else {}
+        for name, config in {"pretrain": self.pretrain, **others}.items():
+            if config.encoder.modalities is not Modalities.TITLE_PHOTO:
+                raise ValueError(
+                    f"{place}.model reads titles by themselves beside titles with photos, and {name} reads "
+                    f"'{config.encoder.modalities}' alone. Set {name}.encoder.modalities = 'title+photo'."
                 )
 
     def _check_generative(self) -> None:

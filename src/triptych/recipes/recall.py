@@ -298,7 +298,7 @@ def train_recall(
 
 
 def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: Plan) -> dict[str, list[TrainedRecall]]:
-    """Train the run's recall models over its served encoder.
+    """Train the run's recall models over its served encoder, and over the run's semantic IDs where they read such.
 
     Returns:
         Row of the tables → one model for each seed; `RECALL` first, which is served. Empty where the run has none.
@@ -310,7 +310,9 @@ def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: 
     for seed in config.seeds:
         for name, recall in {RECALL: config.recall, **config.recall_beside}.items():
             reads = recall.recall_model.reads_content
-            plan = RecallPlan(name, RecallConfig(pretrain=served.config if reads else None, recall=recall))
+            ids = None if recall.recall_model.needs.codes is None else config.semantic_ids
+            own = RecallConfig(pretrain=served.config if reads else None, semantic_ids=ids, recall=recall)
+            plan = RecallPlan(name, own)
             wanted.append((plan, seed, trained[served.name, seed] if reads else None))
     found = _train(wanted, stages=stages, split=split)
     return {name: [found[name, seed] for seed in config.seeds] for name in (RECALL, *config.recall_beside)}
