@@ -366,6 +366,28 @@ def test_masking_nothing_makes_exactly_no_difference(run, vectors):
     assert np.ptp(masked.without_title) < 1e-6 < 1e-3 < np.ptp(masked.unmasked)  # nothing is left to tell them apart
 
 
+def test_what_stands_behind_the_encoder_is_given_titles_without_the_encoders_features(run):
+    torch.manual_seed(0)
+    config = TwoTowerConfig(
+        modalities=Modalities.TITLE, title_features=("category",), dim=16, layers=1, heads=2, vector_dim=24, photo_px=PX
+    )
+    tokenizer = TextTokenizer.load(run.parts["encoder"].file(TOKENIZER_FILE))
+    embedder = Embedder(TwoTowerEncoder(config, vocab_size=300), tokenizer=tokenizer)
+    shelf, rows, given = Shelf.of(run.catalogue), range(NUM_ITEMS), []
+
+    def fuse(item_rows, titles, texts, content):
+        given.append((item_rows, titles, texts))
+        return content
+
+    masked_scores(np.ones(24, np.float32), rows=rows, shelf=shelf, embedder=embedder, fuse=fuse)
+    (of, titles, texts), (nobody, *same) = given
+    assert set(of) == set(rows) and set(nobody) == {None} and same == [titles, texts]
+    whole = {row: (title, text) for row, title, text in zip(of, titles, texts, strict=True) if text is not None}
+    assert whole == {row: (shelf.title(row) or "", shelf.text(row, features=["category"])) for row in whole}
+    assert any(text != title for title, text in whole.values())
+    assert all(title == "" for title, text in zip(titles, texts, strict=True) if text is None)
+
+
 def test_an_item_is_explained_alike_alone_and_among_many(run):
     """Many items at once would be encoded in bfloat16 here, and what hiding a side takes away would drown in that."""
     embedder = Embedder.open(run.parts["encoder"], precision=Precision.BF16)

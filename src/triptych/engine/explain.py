@@ -17,9 +17,9 @@ AT_ONCE = SMALL_REQUEST // 3
 """Items explained in one call of the encoder: each is encoded up to three times, and the call stays in float32."""
 
 
-Fuse = Callable[[Sequence[int | None], Sequence[str], NDArray[np.float32]], NDArray[np.float32]]
-"""Item rows ``[n]`` (None: an item that nobody knows), titles ("": none) and content vectors ``[n, dim]`` → what a
-recall model makes of them ``[n, dim]``."""
+Fuse = Callable[[Sequence[int | None], Sequence[str], Sequence[str | None], NDArray[np.float32]], NDArray[np.float32]]
+"""Item rows ``[n]`` (None: an item that nobody knows), titles ("": none), what the encoder reads as titles (None: none)
+and content vectors ``[n, dim]`` → what a recall model makes of them ``[n, dim]``."""
 
 
 class MaskedScores(NamedTuple):
@@ -104,7 +104,7 @@ def masked_scores(
     inputs: dict[tuple[int, str | None, bool], int] = {}
     places = np.empty((3, len(rows)), np.int64)
     for place, row in enumerate(rows):
-        title = shelf.text(row, features=embedder.title_features) if reads.reads_title else None
+        title = shelf.text(row, features=embedder.title_features) if reads.reads_title or fuse else None
         photo = bool(has_photo[place]) and reads.reads_photo
         for side, (seen_title, seen_photo) in enumerate(((title, photo), (None, photo), (title, False))):
             places[side, place] = inputs.setdefault((place, seen_title, seen_photo), len(inputs))
@@ -114,7 +114,7 @@ def masked_scores(
         other_pixels, there = shelf.other_pixels(rows, most=embedder.photos - 1)
         others = other_pixels[whose], there[whose]
     vectors = embedder.items(
-        [title for _, title, _ in inputs],
+        [title if reads.reads_title else None for _, title, _ in inputs],
         pixels=pixels[whose] if reads.reads_photo else None,
         has_photo=[photo for _, _, photo in inputs],
         others=others,
@@ -122,11 +122,14 @@ def masked_scores(
     if fuse is None:
         whole, untitled, unseen = (vectors @ vector)[places]
         return MaskedScores(whole, untitled, unseen, whole)
-    read = [title or "" for _, title, _ in inputs]
-    whole, untitled, unseen = (fuse([rows[place] for place in whose], read, vectors) @ vector)[places]
+    texts = [text for _, text, _ in inputs]
+    titles = ["" if text is None else shelf.title(rows[place]) or "" for place, text, _ in inputs]
+    whole, untitled, unseen = (fuse([rows[place] for place in whose], titles, texts, vectors) @ vector)[places]
     if not reads_ids:
         return MaskedScores(whole, untitled, unseen, whole)
-    return MaskedScores(whole, untitled, unseen, (fuse([None] * len(whose), read, vectors) @ vector)[places[0]])
+    return MaskedScores(
+        whole, untitled, unseen, (fuse([None] * len(whose), titles, texts, vectors) @ vector)[places[0]]
+    )
 
 
 def explain_plain(

@@ -294,10 +294,13 @@ class Snapshot:
             return explain(request.query, self.dense.request_vectors([request])[0])
 
         def fuse(
-            item_rows: Sequence[int | None], titles: Sequence[str], content: NDArray[np.float32]
+            item_rows: Sequence[int | None],
+            titles: Sequence[str],
+            texts: Sequence[str | None],
+            content: NDArray[np.float32],
         ) -> NDArray[np.float32]:
             ids = [None if row is None else self.shelf.item_id(row) for row in item_rows]
-            return described.vectors(recall, ids, content=content, titles=titles, texts=titles)
+            return described.vectors(recall, ids, content=content, titles=titles, texts=texts)
 
         return explain(request.query, recall.request_vectors([request])[0], fuse=fuse, reads_ids=recall.reads_ids)
 
