@@ -3,8 +3,9 @@
     python benchmarks/staging_map.py --out runs/staging [--regimes cold warm …] [--arms o1 …] [--seeds 0 1 2] [--jobs 2]
     python benchmarks/staging_map.py --draw        the picture and the table of what was measured, again
 
-Fashion photos and titles, simulated shoppers. Every regime has the same arms: the fused loss alone, all losses at once,
-the stages of SMGR's reconstruction, and those with nothing frozen; same data, batches, steps and encoder within a
+Fashion photos and titles, simulated shoppers. The arms: the fused loss alone, all losses at once, the stages of SMGR's
+reconstruction, those with nothing frozen, and what a regime has of its own; the results say which have been trained.
+Same data, batches, steps and encoder within a
 regime, and two learning rates, those that trials of `triptych reproduce smgr --part pretraining` have chosen for warm
 starts (from scratch, joint training chose half of it there); no regime was tried by itself. Encoders are artefacts: an
 interrupted map goes on where it stopped, and more seeds add to what is there. The test day is never read. Results:
@@ -126,7 +127,7 @@ REGIMES = {
             ("o1-one-schedule", "o1", {"schedules": "one"}),
             ("joint-ogm-ge", "joint", {"balance": "ogm-ge"}),
             *((f"{name}-item-log-q", items_corrected(PRESETS[name]), {}) for name in (AGAINST, "o1")),
-            *((name, name, {}) for name in ("o2", "o3", "o4", "o5", "three")),
+            *((name, name, {}) for name in ("o1-anchored", "o1-cumulative", "o2", "o3", "o4", "o5", "three")),
         ),
     ),
     "long": Regime(

@@ -444,3 +444,19 @@ def test_late_fusion_means_against_a_loop(fusion: str):
         for row in (2, 3):
             expected = (read.title_vectors if HAS_TITLE[row] else read.photo_vectors)[row]
             assert torch.allclose(read.vectors[row], expected, atol=CLOSE)
+    if fusion == "transformer":
+        return
+    for row, length in enumerate(LENGTHS):
+        states, missing = read.tokens.states[row].float(), encoder.fusion.missing
+        words = torch.stack([states[read.places.title.start + place] for place in range(length - 2)])
+        title = words.mean(dim=0) if HAS_TITLE[row] else missing[0]
+        photo = states[read.places.patches].mean(dim=0) if HAS_PHOTO[row] else missing[1]
+        if fusion == "concat":
+            expected = unit(encoder.fusion.head(torch.cat([title, photo])))
+        elif HAS_TITLE[row] and HAS_PHOTO[row]:
+            first, second = encoder.fusion.gate(torch.cat([title, photo])).exp()
+            mixed = first * read.title_vectors[row] + second * read.photo_vectors[row]
+            expected = unit(mixed / (first + second))
+        else:
+            continue
+        assert torch.allclose(read.vectors[row], expected, atol=CLOSE)

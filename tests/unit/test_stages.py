@@ -221,6 +221,16 @@ def test_the_orders_have_the_same_stages_in_another_order():
     assert in_order["o3"] == ["query-title", "query-photo", "title-photo", "query-item"]
     assert in_order["o4"] == ["query-item", "title-photo", "query-photo", "query-title"]
     assert all(one.train is None for one in orders["o1-open"])
+    anchored = parse("o1-anchored", encoder=LATE_FUSION).stages
+    assert [len(one.tasks) for one in anchored] == [1, 1, 2, 3] and anchored[:2] == orders["o1"][:2]
+    assert anchored[2].tasks[1] == orders["o1"][3].tasks[1]  # the anchor of the last stage
+    kept = parse("o1-cumulative", encoder=LATE_FUSION).stages
+    assert [sorted(task.label for task in one.tasks) for one in kept] == [
+        sorted(task.label for stage in orders["o1"][: number + 1] for task in stage.tasks[:1]) for number in range(4)
+    ]
+    assert {task.label for task in kept[3].tasks} == {
+        task.label for task in parse("joint", encoder=LATE_FUSION).stages[0].tasks
+    }
     assert all(one.patience for one in orders["o1-own-stops"])
     assert [one.model_copy(update={"patience": None}) for one in orders["o1-own-stops"]] == list(orders["o1"])
 

@@ -148,6 +148,16 @@ def _open(stages: list[Tree]) -> list[Tree]:
     return [{**stage, "train": None} for stage in stages]
 
 
+def _cumulative(stages: list[Tree]) -> list[Tree]:
+    """Let each stage go on with all tasks of those before it, with nothing frozen: at the end it is joint training."""
+    found: list[Tree] = []
+    tasks: list[Tree] = []
+    for stage in stages:
+        tasks = [stage["tasks"][0], *tasks]
+        found.append({**stage, "tasks": tasks, "train": None})
+    return found
+
+
 O1 = _ordered(
     (_TITLE_PHOTO_STAGE, 0.16), (_QUERY_PHOTO_STAGE, 0.24), (_QUERY_TITLE_STAGE, 0.24), (_QUERY_ITEM_STAGE, 0.36)
 )
@@ -184,6 +194,10 @@ PRESETS: Mapping[str, list[Tree]] = {
     "o1": O1,
     "o1-open": _open(O1),
     "o1-own-stops": [{**stage, "patience": 2} for stage in O1],
+    "o1-anchored": [
+        {**stage, "tasks": [QUERY_TITLE, ANCHORS[0]]} if stage["name"] == "query-title" else stage for stage in O1
+    ],
+    "o1-cumulative": _cumulative(O1),
     "o2": _ordered(
         (_TITLE_PHOTO_STAGE, 0.16), (_QUERY_TITLE_STAGE, 0.24), (_QUERY_PHOTO_STAGE, 0.24), (_QUERY_ITEM_STAGE, 0.36)
     ),
@@ -200,8 +214,10 @@ PRESETS: Mapping[str, list[Tree]] = {
     "three": _ordered((_TITLE_PHOTO_STAGE, 0.2), (_BOTH_STAGE, 0.4), (_QUERY_ITEM_STAGE, 0.4)),
 }
 """Name → stages. `taobao` and `fashionbert`: the article's tasks at once, for encoders of kind two_tower. `joint`,
-`fused` and the orders `o1` to `o5` and `three` (SMGR reconstruction, section 4): for late_fusion. `o1-open` is the
-order of `o1` with nothing frozen; in `o1-own-stops` each stage ends after two validations without a best."""
+`fused` and the orders `o1` to `o5` and `three` (SMGR reconstruction, section 4): for late_fusion. Variants of `o1`:
+with nothing frozen (`o1-open`); each stage ends after two validations without a best (`o1-own-stops`); queries learn
+titles beside a tenth of photos, so as not to forget them (`o1-anchored`, section 4.2's remedy); every stage goes on
+with what those before it have taught (`o1-cumulative`, ours)."""
 
 
 def preset_stages(value: Any) -> Any:

@@ -49,7 +49,7 @@ class MultitaskConfig(PretrainConfig):
         default_factory=lambda: tuple(StageConfig.parse(tree) for tree in preset_stages(_DEFAULT)), min_length=1
     )
     """In their order; or the name of a preset: contrastive, taobao, fashionbert, joint, fused, o1, o1-open,
-    o1-own-stops, o2, o3, o4, o5, three."""
+    o1-own-stops, o1-anchored, o1-cumulative, o2, o3, o4, o5, three."""
     schedules: Schedules = Schedules.FRESH
     """Learning rate over several stages: fresh (a schedule and optimiser each), one (over all)."""
     batch_items: int = Field(256, ge=2)
