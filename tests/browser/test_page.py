@@ -681,6 +681,29 @@ def test_where_nothing_in_the_words_is_known_the_page_says_what_it_shows(
     expect(note).to_be_hidden()
 
 
+def test_a_search_right_after_a_panel_was_closed_is_not_undone(page: Page, query: str) -> None:
+    """A browser goes back a little later than it is told to: what is asked in between comes after that."""
+    page.goto("/?q=🦆🦆")
+    cards(page).first.get_by_role("button", name="Why this result").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.evaluate(
+        """words => {
+            const panel = document.getElementById("why");
+            panel.addEventListener("close", () => {
+                document.getElementById("q").value = words;
+                document.getElementById("search").requestSubmit();
+            }, { once: true });
+            panel.close();
+        }""",
+        query,
+    )
+    expect(page.get_by_role("heading", name=f"“{query}”")).to_be_visible()
+    page.wait_for_timeout(300)
+    expect(page.get_by_role("heading", name=f"“{query}”")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("heading", name="“🦆🦆”")).to_be_visible()
+
+
 def test_prices_in_chips_are_as_they_were_typed(page: Page, query: str) -> None:
     page.goto(f"/?q={quote(query)}&min_price=1&max_price=2000.5")
     chips = page.get_by_role("list", name="Active filters").get_by_role("button")

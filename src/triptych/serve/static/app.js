@@ -17,12 +17,14 @@ const NOTHING = parse("");
 let state = parse(location.search);
 let shown = { key: null, base: null, answer: null, hits: [] }; // base: the key without the number of results
 let pending = new AbortController();
+let leaving = null; // a step back that has been asked for and not been made yet
 const answers = new Map(); // so that the back button is immediate and lands on the same scroll position
 let hasCodes = null; // whether the shop has semantic IDs; null: not known yet
 const items = new Map(); // items seen so far, for the chip of "similar" and for shared addresses of a panel
 
 /** Change the state, and the address with it. What is asked for anew starts on its first page, with the panel closed. */
 function go(change, { replace = false, panel = false } = {}) {
+  if (leaving) return leaving.then(() => go(change, { replace, panel })); // else going back would undo this
   const next = { ...state, k: null, item: null, ...change };
   if (address(next) === address(state)) return update();
   state = next;
@@ -230,8 +232,10 @@ async function showPanel() {
 
 function closedPanel() {
   if (state.item === null) return;
-  if (history.state?.panel) history.back();
-  else go({ k: state.k, item: null }, { replace: true });
+  if (history.state?.panel) {
+    leaving = new Promise((resolve) => window.addEventListener("popstate", resolve, { once: true })).then(() => (leaving = null));
+    history.back();
+  } else go({ k: state.k, item: null }, { replace: true });
 }
 
 async function takePhoto(file) {
