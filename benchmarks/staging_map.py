@@ -5,11 +5,10 @@
 
 Fashion photos and titles, simulated shoppers. The arms: the fused loss alone, all losses at once, the stages of SMGR's
 reconstruction, those with nothing frozen, and what a regime has of its own; the results say which have been trained.
-Same data, batches, steps and encoder within a
-regime, and two learning rates, those that trials of `triptych reproduce smgr --part pretraining` have chosen for warm
-starts (from scratch, joint training chose half of it there); no regime was tried by itself. Encoders are artefacts: an
-interrupted map goes on where it stopped, and more seeds add to what is there. The test day is never read. Results:
-`results/staging_map.json` and `docs/images/staging-map.svg`.
+Same data, batches, steps and encoder within a regime, and two learning rates, those that trials of `triptych reproduce
+smgr --part pretraining` have chosen for warm starts (from scratch, joint training chose half of it there); no regime
+was tried by itself. Encoders are artefacts: an interrupted map goes on where it stopped, and more seeds add to what is
+there. The test day is never read. Results: `results/staging_map.json` and `docs/images/staging-map.svg`.
 """
 
 from __future__ import annotations
