@@ -20,7 +20,7 @@ from triptych.recipes import resolve
 from triptych.recipes.encoders import EncoderWork, Plan
 from triptych.recipes.pipeline import run_pipeline
 from triptych.recipes.run_folder import RunFolder
-from triptych.recipes.side_by_side import train_side_by_side
+from triptych.recipes.side_by_side import train_new, train_side_by_side
 
 SETTINGS = (
     *DEMO_SETTINGS,
@@ -69,23 +69,32 @@ def test_two_at_a_time_and_killed_gives_the_weights_of_one_after_the_other(tmp_p
     assert encoders(tmp_path / "one") == encoders(tmp_path / "two")
 
 
-def test_a_failure_is_told_and_the_others_are_stopped(demo_run: Path, tmp_path: Path):
+def work(demo_run: Path, out: Path, *settings: str, seed: int = 0) -> EncoderWork:
     stage = RunFolder.existing(demo_run).stage
     catalogue = stage("catalogue")
-    config = ContrastiveConfig.parse(
-        {"encoder": {"photo_px": Catalogue.open(catalogue).photos.px}, "loop": {"steps": 10_000, "warmup_steps": 0}}
+    photo_px = Catalogue.open(catalogue).photos.px
+    config = ContrastiveConfig.parse({"encoder": {"photo_px": photo_px}, "loop": {"warmup_steps": 0}})
+    return EncoderWork(
+        plan=Plan("title", config.override(*settings)),
+        seed=seed,
+        catalogue=catalogue,
+        split=stage("split"),
+        tokenizer=stage("tokenizer"),
+        out=out,
     )
-    spoilt = config.override("loop.learning_rate=1e30")
+
+
+def test_the_last_one_left_has_its_share_of_the_cores_too(demo_run: Path, tmp_path: Path):
+    """Or a run that was interrupted would end with other weights than one that was not."""
+    last = work(demo_run, tmp_path, "loop.steps=2", "batch_items=8")
+    assert train_new([last], jobs=2) == {"title seed 0"}
+    assert last.find() is not None
+
+
+def test_a_failure_is_told_and_the_others_are_stopped(demo_run: Path, tmp_path: Path):
     works = [
-        EncoderWork(
-            plan=Plan("title", chosen),
-            seed=seed,
-            catalogue=catalogue,
-            split=stage("split"),
-            tokenizer=stage("tokenizer"),
-            out=tmp_path,
-        )
-        for seed, chosen in ((0, config), (1, spoilt))
+        work(demo_run, tmp_path, "loop.steps=10000"),
+        work(demo_run, tmp_path, "loop.steps=10000", "loop.learning_rate=1e30", seed=1),
     ]
     with pytest.raises(TriptychError, match="learning_rate"):
         train_side_by_side(works, jobs=2)

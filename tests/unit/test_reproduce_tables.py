@@ -391,11 +391,14 @@ def test_staged_rows_end_and_start_alike():
     assert stages["joint-then-last"][-1] == stages["o1"][-1]
     assert [{**stage, "train": None} for stage in stages["o1"]] == stages["o1-open"]
     assert stages["o1-cold"] == stages["o1-one-schedule"] == stages["permuted-photo o1"] == stages["o1"]
-    assert sorted(stage["name"] for stage in stages["o4"]) == sorted(stage["name"] for stage in stages["o1"])
+    for other in ("o2", "o3", "o4", "o1-cumulative"):
+        assert sorted(stage["name"] for stage in stages[other]) == sorted(stage["name"] for stage in stages["o1"])
+    assert [stage["name"] for stage in stages["o1-cumulative"]] == [stage["name"] for stage in stages["o1"]]
     assert stages["o1 as long"] == stages["o1"] == stages["o1-few"]
     assert (stages["joint-few"], stages["o5-few"]) == (stages["joint"], stages["o5"])
+    assert stages["o5-cold"] == stages["o5"]
     warm = {name for name, one in rows.items() if one.start is not None}
-    assert set(rows) - warm == {"joint-cold", "o1-cold"}
+    assert set(rows) - warm == {"joint-cold", "o1-cold", "o5-cold"}
     starts = {one.start().to_json() for one in rows.values() if one.start is not None}
     assert len(starts) == 1, "one warm start for all"
 

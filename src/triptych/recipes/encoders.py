@@ -76,8 +76,9 @@ class EncoderWork:
 
     @property
     def key(self) -> Hashable:
-        """No two that a run wants are one training."""
-        return self.name
+        """Equal for those that are one training under two names."""
+        start = None if self.start is None else self.start.id
+        return self.plan.config.to_json(), self.plan.control, self.seed, start
 
     @property
     def num_steps(self) -> int:

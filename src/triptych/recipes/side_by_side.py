@@ -49,9 +49,11 @@ class Work(Protocol):
 
 
 def train_new(works: Sequence[Work], *, jobs: int, what: str = "encoder") -> set[str]:
-    """Train what is not finished yet, side by side where that is several models and more than one job is allowed.
+    """Train what is not finished yet, side by side where more than one job is allowed.
 
-    A single one is left to whoever asks for it next, who trains it on all cores.
+    Then each has its share of the cores, however many are left to train: the number of threads is in the last digits of
+    the weights, and an interrupted run shall end with those that it would have had. With one job they are left to
+    whoever asks for them next, who trains each on all cores.
 
     Args:
         works: the models; of those with one key the first is trained.
@@ -65,7 +67,7 @@ def train_new(works: Sequence[Work], *, jobs: int, what: str = "encoder") -> set
     for work in works:
         distinct.setdefault(work.key, work)
     new = {work.name: work for work in distinct.values() if work.find() is None}
-    if jobs > 1 and len(new) > 1:
+    if jobs > 1 and new:
         train_side_by_side(list(new.values()), jobs=jobs, what=what)
     return set(new)
 

@@ -107,6 +107,11 @@ def _of_encoder(plan: BehindEncoder) -> tuple[str, Control]:
     return "" if plan.pretrain is None else plan.pretrain.to_json(), plan.control.of_encoder
 
 
+def _of_start(plan: Plan) -> tuple[str, Control]:
+    """Return what decides a warm start: plans with the same share one."""
+    return "" if plan.start is None else plan.start.to_json(), plan.control
+
+
 AllTrained = Mapping[tuple[str, int], Trained]
 """Name of a plan (of an arm: its value) and seed → what was trained."""
 
@@ -365,21 +370,16 @@ class Stages:
 
     def _starts(self, plans: Sequence[Plan], work: Callable[..., EncoderWork]) -> dict[str, Artifact | None]:
         """Train the warm starts that plans name, each once: plan → the encoder it starts from."""
-        made: dict[tuple[str, Control], Artifact] = {}
-        found: dict[str, Artifact | None] = {}
+        works: dict[tuple[str, Control], EncoderWork] = {}
         for plan in plans:
-            if plan.start is None:
-                found[plan.name] = None
-                continue
-            key = plan.start.to_json(), plan.control
-            if key not in made:
+            if plan.start is not None and _of_start(plan) not in works:
                 models = self.models_for(plan.start)
-                made[key] = self._warm(work(plan=plan.start_plan, seed=WARM_START_SEED, models=models))
-            found[plan.name] = made[key]
-        return found
+                works[_of_start(plan)] = work(plan=plan.start_plan, seed=WARM_START_SEED, models=models)
+        new = train_new(list(works.values()), jobs=self.jobs, what="warm start")
+        made = {key: self._warm(work, is_new=work.name in new) for key, work in works.items()}
+        return {plan.name: None if plan.start is None else made[_of_start(plan)] for plan in plans}
 
-    def _warm(self, work: EncoderWork) -> Artifact:
-        is_new = work.find() is None
+    def _warm(self, work: EncoderWork, *, is_new: bool) -> Artifact:
         return self.stage(
             "encoder", lambda _: work.train(self._group), record=f"encoder {work.plan.name}", is_new=is_new
         )
