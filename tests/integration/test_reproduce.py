@@ -268,6 +268,9 @@ def test_ids_are_read_and_said_in_one_table(tmp_path: Path, monkeypatch: pytest.
     assert {"encoder", "towers", "towers over ids", "generative", "random-id generative", "bm25"} <= set(rows)
     assert rows["random-id towers"]["role"] == "control"
     folder = RunFolder.existing(tmp_path / "smgr")
+    alone, fused = (folder.stage(f"measured {name} trial 1") for name in ("generative", "hybrid"))
+    assert alone.inputs["model"] == fused.inputs["model"], "one training"
+    assert (alone.id == fused.id, alone.summary["value"] == fused.summary["value"]) == (False, False)
     encoders = [one for name, one in folder.stages().items() if name.startswith("encoder")]
     assert len(set(encoders)) == 1, "one encoder for all rows"
     read, said = folder.stage("recall towers over ids seed 0"), folder.stage("generative generative seed 0")

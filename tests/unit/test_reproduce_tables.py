@@ -26,7 +26,7 @@ from triptych.recipes.reproduce import TABLES, find_table
 from triptych.recipes.reproduce.base import Form, Row, Size, Table
 from triptych.recipes.reproduce.choices import Trial, new_choices, read_choices, write_choices
 from triptych.recipes.reproduce.harness import reproduce
-from triptych.recipes.reproduce.plans import resolve, trial_plans
+from triptych.recipes.reproduce.plans import answered_through, resolve, trial_plans
 from triptych.recipes.run_folder import RunFolder
 
 FORM = Form(run=RunConfig(), hours=1.0)
@@ -214,6 +214,9 @@ def test_rows_of_the_recall_table_differ_in_what_they_are_about_alone():
     assert set(rows) - set(pretrained) == {"2 id", "6 mgdspr", "6 controlled", "mgdspr, our loss"}
     assert {one.name for one in made.rows if one.keeps_relevant} == {"6 controlled"}
     assert rows["6 controlled"] == rows["6 mgdspr"], "one training"
+    planned = resolve(made, size=Size.FULL, part=Part.VALIDATION, settings=())
+    through = {name: answered_through(plans[0]) for name, plans in planned.plans.items()}
+    assert {name for name, one in through.items() if one} == {"6 controlled"}, "and answers of its own"
     improved = {name for name, one in pretrained.items() if one != pretrained["5 idfc"]}
     assert improved == {"7 idfc, improved", "8 idfc + base"}
     by_pretraining = {one.name: one.config() for one in TABLES["taobao-pretraining"]().rows}

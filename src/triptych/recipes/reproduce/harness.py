@@ -47,7 +47,7 @@ from triptych.recipes.reproduce.choices import (
     write_choices,
 )
 from triptych.recipes.reproduce.page import write_page
-from triptych.recipes.reproduce.plans import RECIPE, AnyPlan, Planned, resolve
+from triptych.recipes.reproduce.plans import RECIPE, AnyPlan, Planned, answered_through, resolve
 from triptych.recipes.reproduce.result import Made, RowMade, describe
 from triptych.recipes.run_folder import RunFolder
 from triptych.recipes.stages import Stages, Trained
@@ -213,7 +213,8 @@ class _Making:
 
     def _validated_plan(self, plan: AnyPlan, trained: AnyTrained) -> float:
         inputs = {part.strip() or "model": artifact for part, artifact in _made_of(trained).items()}
-        return self._validated(plan.name, partial(self._open, trained, name=plan.name), inputs=inputs)
+        opened = partial(self._open, trained, name=plan.name)
+        return self._validated(plan.name, opened, inputs=inputs, through=answered_through(plan))
 
     def _open(self, trained: AnyTrained, *, name: str) -> Retriever | Ranks:
         if isinstance(trained, TrainedRanker):
@@ -221,7 +222,12 @@ class _Making:
         return trained.retriever(name=name, config=self._planned.run)
 
     def _validated(
-        self, name: str, opened: Callable[[], Retriever | Ranks], *, inputs: Mapping[str, Artifact]
+        self,
+        name: str,
+        opened: Callable[[], Retriever | Ranks],
+        *,
+        inputs: Mapping[str, Artifact],
+        through: Mapping[str, Any] | None = None,
     ) -> float:
         """Measure the headline on the validation part."""
         planned = self._planned
@@ -239,6 +245,7 @@ class _Making:
             "protocol": planned.table.protocol.value,
             "headline": str(headline),
             "evaluation": config.dump(),
+            **(through or {}),
         }
         inputs = {"split": self._split.artifact, **inputs}
         made = self._stages.stage(
@@ -342,10 +349,15 @@ class _Making:
             "protocol": table.protocol.value,
             "headline": str(planned.headline),
             "evaluation": planned.evaluation.dump(),
-            "rows": [[made.row.name, made.row.what, [trial._asdict() for trial in made.trials]] for made in rows],
+            "rows": [self._described_row(made) for made in rows],
             "there": list(table.there),
             "claims": [[str(one), one.claim, str(one.column or planned.headline), one.slice] for one in table.claims],
         }
+
+    def _described_row(self, made: RowMade) -> list[Any]:
+        through = answered_through(self._planned.chosen(made.row, best=first_best(made.trials)))
+        described = [made.row.name, made.row.what, [trial._asdict() for trial in made.trials]]
+        return [*described, through] if through else described
 
 
 def _train(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from triptych.data.schema import Part
 from triptych.evaluate.compare import Column
@@ -61,6 +62,11 @@ class Planned:
         """Every trial of some rows."""
         return [plan for row in rows for plan in self.plans[row.name]]
 
+    def start(self, row: Row) -> PretrainConfig | None:
+        """Return the training that comes before a row's own; None: there is none."""
+        plan = self.full[row.name][0]
+        return plan.start if isinstance(plan, Plan) else None
+
     def chosen(self, row: Row, *, best: int) -> AnyPlan:
         """Return a row's trial as the row itself."""
         return self.full[row.name][best]._replace(name=row.name)
@@ -97,6 +103,15 @@ def resolve(table: Table, *, size: Size, part: Part, settings: Sequence[str]) ->
     evaluation = run.evaluation.override(f"part={part.value}")
     headline = table.headline or Column("recall", evaluation.headline_k)
     return Planned(table, size, form, rows, plans, full, run, evaluation, headline, tuple(settings))
+
+
+def answered_through(plan: AnyPlan) -> dict[str, Any]:
+    """Return what a plan's answers pass through behind what is trained: two rows of one training may differ in it."""
+    if isinstance(plan, RecallPlan) and plan.keeps_relevant:
+        return {"keeps_relevant": True}
+    if isinstance(plan, GenerationPlan) and plan.config.hybrid is not None:
+        return {"hybrid": plan.config.hybrid.dump()}
+    return {}
 
 
 def _check_not_tried(rows: Sequence[Row], *, form: Form, settings: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from triptych.evaluate.text_table import with_interval
 from triptych.foundation.artifact import Artifact, git_commit, package_version
 from triptych.foundation.config import Config
 from triptych.metrics.significance import Interval
-from triptych.recipes.controls import Control
+from triptych.pretrain.base import PretrainConfig
 from triptych.recipes.reproduce.base import Row
 from triptych.recipes.reproduce.choices import Trial, trials_of
 from triptych.recipes.reproduce.plans import Planned
@@ -167,18 +167,21 @@ def _settings(made: Made) -> dict[str, Any]:
         "evaluation": made.planned.evaluation.dump(),
         "given": list(made.planned.given),
         "tried": dict(made.tried),
-        "rows": {one.row.name: _row_settings(one) for one in made.rows},
+        "rows": {one.row.name: _row_settings(one, start=made.planned.start(one.row)) for one in made.rows},
         "claims_left_out": dict(made.unjudged),
         "triptych": package_version(),
         "git": git_commit(),
     }
 
 
-def _row_settings(made: RowMade) -> dict[str, Any]:
+def _row_settings(made: RowMade, *, start: PretrainConfig | None) -> dict[str, Any]:
     return {
         "what": made.row.what,
         **trials_of(made.trials),
-        "permutes_photos": made.row.control is Control.PHOTO,
+        "control": made.row.control.value,
+        "keeps_relevant": made.row.keeps_relevant,
+        "steps_rate": made.row.steps_rate,
+        "start": None if start is None else start.dump(),
         "seconds": [round(_last(lines, "seconds"), 1) for lines in made.logs.values()],
         "config": made.config.dump(),
     }
