@@ -167,10 +167,18 @@ def test_it_orders_the_first_by_its_own_scores(engine: Engine, ranker: Ranker, f
     assert engine.why(answer[3].item_id, query=query, rank=False).ranked is None
 
 
-def test_who_asks_and_where_changes_the_order(engine: Engine, ranker: Ranker, folder: RunFolder, query: str):
+@pytest.fixture(scope="module")
+def regular(folder: RunFolder) -> str:
+    """The user with the longest history."""
     catalogue = Catalogue.open(folder.stage("catalogue"))
-    user_row = int(np.argmax(np.diff(catalogue.histories.offsets)))
-    user, places = catalogue.users[user_row], catalogue.histories.of(user_row)
+    return catalogue.users[int(np.argmax(np.diff(catalogue.histories.offsets)))]
+
+
+def test_who_asks_and_where_changes_the_order(
+    engine: Engine, ranker: Ranker, folder: RunFolder, query: str, regular: str
+):
+    catalogue, user = Catalogue.open(folder.stage("catalogue")), regular
+    places = catalogue.histories.of(catalogue.user_row(user))
     cell = str(catalogue.events["cell"].drop_nulls()[0])
     answer = engine.search(query, k=CANDIDATES, rank=True, user=user, filters=Filters(cell=cell))
     past = Past(*(catalogue.event_array(name)[places] for name in ("item_row", "time", "kind")))
@@ -312,7 +320,7 @@ def test_a_ranker_of_something_else_is_refused(ranked_run: Path, tmp_path: Path,
         Engine.open(tmp_path / "run")
 
 
-def test_over_http_it_is_asked_for_and_explained(preferred_run: Path, query: str):
+def test_over_http_it_is_asked_for_and_explained(preferred_run: Path, query: str, regular: str):
     with TestClient(create_app(Engine.open(preferred_run), allowed_hosts=["testserver"])) as client:
         while client.get("/ready").status_code == 503:
             time.sleep(0.05)
@@ -327,8 +335,23 @@ def test_over_http_it_is_asked_for_and_explained(preferred_run: Path, query: str
         assert client.get("/api/why", params=asked).json()["ranked"] is None
         assert client.get("/api/search", params={"channel": "popularity", "rank": True}).status_code == 422
 
+        def chances(**user: str) -> list[float]:
+            asked = {"q": query, "k": 5, "explain": True, **user}
+            return [
+                hit["why"]["ranked"]["probability"] for hit in client.get("/api/search", params=asked).json()["hits"]
+            ]
 
-def test_on_the_command_line(ranked_run: Path, query: str):
+        own = chances(user=regular)
+        assert own != pytest.approx(chances(), rel=1e-3)
+        assert chances(user="nobody's name") == chances()
+        found = client.get("/api/search", params={"q": query, "k": 5, "user": regular}).json()["hits"]
+        why = client.get(
+            "/api/why", params={"q": query, "item_id": found[0]["item"]["item_id"], "user": regular}
+        ).json()
+        assert why["ranked"]["probability"] == pytest.approx(own[0], rel=1e-4)
+
+
+def test_on_the_command_line(ranked_run: Path, engine: Engine, query: str, regular: str):
     runner = CliRunner()
     ranked = runner.invoke(app, ["search", str(ranked_run), query, "--rank", "--json", "--why", "--k", "3"])
     assert ranked.exit_code == 0, ranked.output
@@ -336,6 +359,9 @@ def test_on_the_command_line(ranked_run: Path, query: str):
     assert hits[0]["why"]["ranked"] == hits[0]["ranked"] and hits[0]["ranked"]["place"] >= 1
     plain = runner.invoke(app, ["search", str(ranked_run), query, "--no-rank", "--json", "--k", "3"])
     assert {hit["ranked"] for hit in json.loads(plain.stdout)} == {None}
+    own = runner.invoke(app, ["search", str(ranked_run), query, "--rank", "--json", "--k", "3", "--user", regular])
+    wanted = [hit.item_id for hit in engine.search(query, k=3, rank=True, user=regular)]
+    assert [hit["item_id"] for hit in json.loads(own.stdout)] == wanted
 
 
 def test_the_ranker_of_a_run_is_exported(preferred_run: Path, ranker: Ranker, folder: RunFolder, tmp_path: Path):

@@ -136,8 +136,30 @@ def test_kinds_are_listed_without_importing_them():
     assert f"{PACKAGE}.exotic" not in sys.modules
 
 
-def test_a_third_party_kind_is_a_dotted_path():
-    assert config_class("triptych.data.datasets", f"{PACKAGE}.sigmoid").model_fields["bias"].default == -10.0
+def test_a_third_party_kind_is_the_path_of_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written = """
+from typing import Literal
+from triptych.foundation.config import Config
+
+class MyConfig(Config):
+    kind: Literal["KIND"] = "KIND"
+    bias: float = -10.0
+
+CONFIG = MyConfig
+"""
+    for name, kind in (("shopkit_rightly", "shopkit_rightly.own"), ("shopkit_wrongly", "own")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own.py").write_text(written.replace("KIND", kind))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    class Run(Config):
+        loss: Annotated[Config, one_of(PACKAGE)]
+
+    made = Run.parse({"loss": {"kind": "shopkit_rightly.own", "bias": 2.0}})
+    assert made.dump() == {"loss": {"kind": "shopkit_rightly.own", "bias": 2.0}}
+    assert Run.parse(made.dump()) == made
+    with pytest.raises(ConfigError, match=r"of kind 'own'; .* write kind: Literal\['shopkit_wrongly.own'\]"):
+        Run.parse({"loss": "shopkit_wrongly.own"})
     with pytest.raises(ConfigError, match="cannot import 'no_such.module'"):
         config_class(PACKAGE, "no_such.module")
 

@@ -108,6 +108,8 @@ def test_a_model_that_does_not_read_words_is_refused_before_anything_is_trained(
         ),
         ("feed", ["recall.model.kind=semantic_tower"], "recall.model answers queries, and this recipe has none"),
         ("shop", ["recall.model.kind=lightgcn"], "recall.model goes by users or histories alone"),
+        ("feed", ["recall.model.kind=freedom"], "fuses vectors of titles and photos itself, and a run gives it none"),
+        ("shop", ["recall.model.fusion=id", "recall.mined_negatives=4"], "mined by the encoder's vectors, and recall"),
         ("shop", ['recall_beside={"mf":{"model":"vbpr"}}'], "recall_beside.mf.model goes by users or histories"),
         ("feed", ['recall_beside={"mf":{"model":"vbpr"}}'], "names models beside the served one, and there is none"),
         (

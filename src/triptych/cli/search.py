@@ -15,6 +15,9 @@ def search(
     query: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
     *,
     photo: Annotated[Path | None, typer.Option(help="A photo to search by, alone or with a query.")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Who asks, for a personal recall model and the ranker (default: nobody).")
+    ] = None,
     k: Annotated[int, typer.Option(min=1, help="Number of results.")] = 10,
     category: Annotated[str | None, typer.Option(help="Only items of this category.")] = None,
     cell: Annotated[str | None, typer.Option(help="Only items delivered to this cell.")] = None,
@@ -46,5 +49,5 @@ def search(
 
     engine = Engine.open(run)
     filters = Filters(category=category, cell=cell, min_price=min_price, max_price=max_price)
-    hits = engine.search(query, photo=photo, k=k, filters=filters, channel=channel, rank=rank, explain=why)
+    hits = engine.search(query, photo=photo, k=k, user=user, filters=filters, channel=channel, rank=rank, explain=why)
     print_hits(hits, describe=engine.item, as_json=as_json)

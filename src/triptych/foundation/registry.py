@@ -3,7 +3,8 @@
 A folder such as ``triptych/data/datasets`` is a registry. The file ``fashion.py`` in it is the kind ``fashion``:
 it defines a config whose ``kind`` is ``Literal["fashion"]`` and says ``CONFIG = FashionConfig``. Files are listed
 without importing them, and one is imported when asked for, so a missing optional library hurts only its own kind.
-Adding a component is adding one file. Third parties give a dotted kind, ``their_package.their_module``.
+Adding a component is adding one file. The kind of a third party's is the path of its module, in the config that names
+it and in its own ``kind``: ``kind: Literal["shopkit.my_index"] = "shopkit.my_index"``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,13 @@ def config_class(package: str, kind: str) -> type[Config]:
             raise ConfigError(f"kind: cannot import '{kind}' ({error}).") from None
         if not hasattr(module, "CONFIG"):
             raise ConfigError(f"kind: module '{kind}' has no CONFIG, so it is not a component.")
-        return cast("type[Config]", module.CONFIG)
+        found = cast("type[Config]", module.CONFIG)
+        if (own := found.model_fields["kind"].default) != kind:
+            raise ConfigError(
+                f"kind: the CONFIG of module '{kind}' is of kind '{own}'; outside of triptych a kind is the path of "
+                f"its module. There, write kind: Literal['{kind}'] = '{kind}'."
+            )
+        return found
     known = kinds(package)
     if kind not in known:
         raise ConfigError(f"kind: unknown kind '{kind}'.{did_you_mean(kind, known)} Available: {', '.join(known)}.")

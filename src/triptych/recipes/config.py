@@ -247,6 +247,16 @@ class RunConfig(Config):
                     f"{place}.model answers queries, and this recipe has none. Set {place}.model.kind = 'sasrec', "
                     "'matrix_factorization', 'vbpr' or 'lightgcn', or 'two_tower' with asks = 'history'."
                 )
+            if one.recall_model.needs.modalities:
+                raise ValueError(
+                    f"{place}.model.kind = '{one.recall_model.kind}' fuses vectors of titles and photos itself, and a "
+                    "run gives it none: `triptych reproduce em3-public` does, and Python (docs/recall.md). Choose another."
+                )
+            if one.mined_negatives and not one.recall_model.reads_content:
+                raise ValueError(
+                    f"{place}.mined_negatives are mined by the encoder's vectors, and {place}.model reads none. Set it "
+                    "to 0, or another model.fusion."
+                )
             if one.recall_model.needs.codes is not None and self.semantic_ids is None:
                 raise ValueError(f"{place}.model reads semantic IDs, and there are none. Set semantic_ids.")
             if one.recall_model.needs.title_content:

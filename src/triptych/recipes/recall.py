@@ -75,6 +75,8 @@ class RecallConfig(Config):
             raise ValueError(
                 "pretrain, export and semantic_ids have no effect on a model that reads no content. Remove them."
             )
+        if self.recall.mined_negatives and self.pretrain is None:
+            raise ValueError("recall.mined_negatives are mined by a pretrained encoder's vectors: set pretrain, or 0.")
         if self.semantic_ids is not None and self.export is not None:
             raise ValueError("semantic_ids are made of the vectors that the encoder answers with. Remove export.")
         needs = self.recall.recall_model.needs

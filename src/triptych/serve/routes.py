@@ -295,6 +295,7 @@ def _search(engine: Engine, parameters: schemas.SearchParameters, *, photo: byte
         parameters.q,
         photo=photo,
         k=parameters.k,
+        user=parameters.user,
         filters=parameters.filters,
         channel=parameters.channel,
         rank=parameters.rank,
@@ -315,7 +316,12 @@ def _recommend(
 def _why(engine: Engine, parameters: schemas.WhyParameters, *, photo: bytes | None) -> schemas.Why:
     _known(engine, parameters.item_id)
     found = engine.why(
-        parameters.item_id, query=parameters.q, photo=photo, channel=parameters.channel, rank=parameters.rank
+        parameters.item_id,
+        query=parameters.q,
+        photo=photo,
+        user=parameters.user,
+        channel=parameters.channel,
+        rank=parameters.rank,
     )
     return present.why(found)
 

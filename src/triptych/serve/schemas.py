@@ -39,6 +39,7 @@ Photo = Annotated[
 Feature = str | int | float | list[str]
 Name = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
 ItemId = Annotated[str, Field(min_length=1, max_length=500)]
+UserId = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 def _check_feature(value: Any) -> Any:
@@ -106,6 +107,9 @@ class SearchParameters(FilterParameters):
 
     q: str | None = Field(None, max_length=MAX_QUERY_CHARS)
     """The query. May be left out with a photo, or with ``channel=popularity`` (browsing)."""
+    user: UserId | None = None
+    """Who asks: a personal recall model and the ranker read their history in the log. Whom the log does not know, and
+    nobody, are answered alike."""
     channel: Channel | None = None
     """``recall``: by meaning and by what was chosen under such queries; ``dense``: by meaning, title and photo;
     ``generative``: by a decoder that says semantic IDs, where the shop has one; ``bm25``: by shared words;
@@ -147,6 +151,8 @@ class WhyParameters(Parameters):
     """The query. May be left out with a photo."""
     item_id: ItemId
     """The item."""
+    user: UserId | None = None
+    """Who asked."""
     channel: Channel | None = None
     """``recall``, ``dense``, ``generative`` or ``hybrid``; left out: as a search chooses."""
     rank: bool | None = None
