@@ -250,7 +250,8 @@ class RunConfig(Config):
             if one.recall_model.needs.modalities:
                 raise ValueError(
                     f"{place}.model.kind = '{one.recall_model.kind}' fuses vectors of titles and photos itself, and a "
-                    "run gives it none: `triptych reproduce em3-public` does, and Python (docs/recall.md). Choose another."
+                    "run gives it none: `triptych reproduce em3-public` does, and Python (docs/recall.md). Choose "
+                    "another."
                 )
             if one.mined_negatives and not one.recall_model.reads_content:
                 raise ValueError(
