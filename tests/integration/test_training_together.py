@@ -110,7 +110,7 @@ def figures(run: Path, event: str) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, demo_run: Path) -> Path:
-    """A run by two processes, started as the README says."""
+    """A run by two processes, started as docs/training.md says."""
     out = begun(tmp_path_factory.mktemp("two") / "run", like=demo_run)
     done = subprocess.run(together(out), env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

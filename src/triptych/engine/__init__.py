@@ -1,8 +1,10 @@
 """The engine: answers one request over a finished run. No training code, no HTTP.
 
 Read in this order: `engine` (what can be asked), `answers` (what comes back), `notes` (what is said of it), `channels`
-(who answers), `filters`, `photos`, `shelf` (the items, those added at run time included), `new_items`, `journal` and
-`replay` (how changes survive), `explain`, `code_paths`, `bundle` (what an engine is opened from).
+(who answers), `snapshot` (all that answers at one moment; a change makes the next one), `filters`, `photos`, `shelf`
+(the items, those added at run time included), `recall_items` and `generation` (what a recall model and a decoder need
+of them), `ranking` (the order of what was found), `new_items`, `journal` and `replay` (how changes survive), `explain`,
+`code_paths`, `bundle` (what an engine is opened from).
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def sampled_softmax(
 
     With negatives drawn from Q with replacement and :math:`b_n = \log c_n - \log(N Q_n)`, where an item that was drawn
     c times stands once, the sum is an unbiased estimate of that over the whole catalogue without the positives
-    (``logq = importance`` of `data.negatives`). With all items as negatives and no bias it is that sum: the full
+    (``log_q = importance`` of `recall.negatives`). With all items as negatives and no bias it is that sum: the full
     softmax. A request's other positives leave the denominator, so that they do not compete.
 
     The mixtures are MGDSPR's :math:`\alpha v_p + (1 - \alpha) v_n`. A score is linear in the item, so they are mixed

@@ -70,7 +70,7 @@ class ClosedFormConfig(QuantizerConfig):
 
 
 class TrainedConfig(QuantizerConfig):
-    """Base of the kinds that are trained by the project's loop (`semantic_ids.train`)."""
+    """Base of the kinds that are trained by the project's loop (`training.loop`)."""
 
     @abstractmethod
     def start(self, vectors: NDArray[Any]) -> Trainable:
