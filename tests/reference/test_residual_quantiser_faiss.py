@@ -1,4 +1,4 @@
-"""Frozen codebooks against faiss, a loop in float64, and, where it is installed, vector-quantize-pytorch."""
+"""Frozen codebooks against faiss, a loop in float64, and vector-quantize-pytorch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import faiss
 import numpy as np
 import pytest
 import torch
+from vector_quantize_pytorch import ResidualVQ
 
 from triptych.semantic_ids.codebooks import Codebook, nearest
 from triptych.semantic_ids.quantizers.residual_kmeans import ResidualKmeans, ResidualKmeansConfig
@@ -59,8 +60,7 @@ def test_error_is_no_worse_than_faiss_training(vectors, quantizer):
 
 
 def test_same_codes_as_vector_quantize_pytorch(vectors, quantizer):
-    library = pytest.importorskip("vector_quantize_pytorch", reason="vector-quantize-pytorch is not installed")
-    theirs = library.ResidualVQ(
+    theirs = ResidualVQ(
         dim=DIM, num_quantizers=LEVELS, codebook_size=CODES, kmeans_init=False, rotation_trick=False
     ).eval()
     for layer, codebook in zip(theirs.layers, quantizer.codebooks, strict=True):
