@@ -134,6 +134,12 @@ REGIMES = {
         steps=3 * STEPS,
         more=(("o1-own-stops", "o1-own-stops", {}),),
     ),
+    "longest": Regime(
+        "both warm, eight times the steps",
+        steps=8 * STEPS,
+        every=200,
+        more=(("o1-cumulative", "o1-cumulative", {}),),
+    ),
     "full-titles": Regime("titles keep what the photo shows", data=("dataset.shoppers.title_keep=0.9",)),
     "bare-titles": Regime("titles keep hardly any of it", data=("dataset.shoppers.title_keep=0.1",)),
     "unequal": Regime("text warm, photo new", start=warm_text),
