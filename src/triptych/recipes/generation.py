@@ -235,7 +235,7 @@ def _train(
     for plan, seed, own in wanted:
         name, config = f"{plan.name} seed {seed}", plan.config.generative
         queries = query_vectors(own, stages=stages, name=name) if config.model.asks is Asks.QUERY else None
-        ids = stages.semantic_ids(own, config=plan.config.semantic_ids, name=name)
+        ids = stages.semantic_ids(own, config=plan.config.semantic_ids, name=name, split=split)
         catalogue, out = stages.catalogue.artifact, stages.out / generative_train.KIND
         count = num_pages[config.pages_of]
         works.append(GenerationWork(plan, seed, catalogue, split.artifact, queries, ids, count, out))
