@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -109,6 +110,7 @@ class GenerativeRetriever:
         self._model, self._trie, self._encoder, self._vectors, self._name = model.eval(), trie, encoder, vectors, name
         self._catalogue = catalogue
         self._parts: OrderedDict[bytes, CodeTrie] = OrderedDict()
+        self._parts_lock = Lock()  # requests come from several threads
         self._codes = trie.codes_by_row()
         if encoder is None and not self.reads_histories:
             raise EngineError(f"{name} reads the vectors of queries. Give the encoder that they are of.")
@@ -209,14 +211,24 @@ class GenerativeRetriever:
         return Requested(Ask(history=codes_in(rows, codes=self._codes)), like, both)
 
     def _only(self, keep: BoolArray) -> CodeTrie:
-        """Return the tree of some items, kept for the next time that they are asked for."""
+        """Return the tree of some items, kept for the next time that they are asked for.
+
+        That of a single item, by which a hit is explained, takes no other's place.
+        """
+        if np.count_nonzero(keep) <= 1:
+            return self._trie.only(keep)
         key = hashlib.blake2b(np.packbits(keep).tobytes(), digest_size=16).digest()
-        if key not in self._parts:
-            self._parts[key] = self._trie.only(keep)
-            if len(self._parts) > CACHED_TREES:
+        with self._parts_lock:
+            if (found := self._parts.get(key)) is not None:
+                self._parts.move_to_end(key)
+                return found
+        found = self._trie.only(keep)  # others go on meanwhile; if one makes the same tree, either will do
+        with self._parts_lock:
+            self._parts[key] = found
+            self._parts.move_to_end(key)
+            while len(self._parts) > CACHED_TREES:
                 self._parts.popitem(last=False)
-        self._parts.move_to_end(key)
-        return self._parts[key]
+        return found
 
 
 def _eased(requests: Sequence[Request]) -> tuple[list[Request], list[IntArray]]:
