@@ -87,6 +87,11 @@ class CodeTrie:
         """Different IDs."""
         return len(self._first_item) - 1
 
+    @cached_property
+    def largest_code(self) -> int:
+        """Of any level; -1 where there is no item."""
+        return max(int(code.max(initial=0)) for code in self._code) if self.num_items else -1
+
     @property
     def memory_bytes(self) -> int:
         """What it takes."""

@@ -126,7 +126,7 @@ class GenerationWork:
             split=Split.open(self.split),
             query_content=None if self.queries is None else load_vectors(self.queries),
             codes=codes_of(self.ids, control=self.plan.control, seed=self.seed),
-            num_codes=SemanticIds.open(self.ids).quantizer.num_codes,
+            num_codes=SemanticIds.open(self.ids).num_codes,
             seed=self.seed,
         )
         return generative_train.run(self.plan.config.generative, given, inputs=self._inputs, out=self.out)
