@@ -6,6 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
@@ -26,7 +27,9 @@ from triptych.recall.features import cut
 from triptych.recall.models.generative import Ask, Asks, Generative
 
 CACHED_TREES = 32
-"""Trees of parts of the catalogue, such as delivery cells, that a retriever keeps at hand."""
+"""Trees of parts of the catalogue, such as delivery cells, that a retriever keeps at hand: those asked for last. With
+three levels a tree takes about 25 bytes for each item of its part, so that 32 of a million items' are below a
+gigabyte."""
 ASKED_AT_ONCE = 256
 """Requests whose beams are in memory at a time."""
 FEW_LEFT_OUT = 1_000
@@ -111,7 +114,6 @@ class GenerativeRetriever:
         self._catalogue = catalogue
         self._parts: OrderedDict[bytes, CodeTrie] = OrderedDict()
         self._parts_lock = Lock()  # requests come from several threads
-        self._codes = trie.codes_by_row()
         if encoder is None and not self.reads_histories:
             raise EngineError(f"{name} reads the vectors of queries. Give the encoder that they are of.")
 
@@ -159,8 +161,14 @@ class GenerativeRetriever:
         found = GenerativeRetriever(
             self._model, trie, encoder=self._encoder, vectors=vectors, catalogue=self._catalogue, name=self._name
         )
-        found._codes = trie.codes_by_row(beside=self._codes)
+        if self.reads_histories:
+            found._codes = trie.codes_by_row(beside=self._codes)
         return found
+
+    @cached_property
+    def _codes(self) -> IntArray:
+        """The ID of each item row ``[rows, levels]``, -1 for none: for reading histories."""
+        return self._trie.codes_by_row()
 
     def retrieve(self, requests: Sequence[Request], k: int) -> Hits:
         """Return the k items whose IDs are likeliest for each request; fewer where the beams hold fewer.
