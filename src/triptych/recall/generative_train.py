@@ -1,10 +1,11 @@
 """Trains generative retrieval: the ID of what was chosen, code by code, given the page's query, or the user's history.
 
 Where queries ask, a sample is a page and one of the items chosen on it, drawn anew each time: a query has many right
-items, and their IDs are learned as a distribution (the SMGR reconstruction, section 6.2, L_GQ). Where histories ask, it
-is one choice, given all that its user had chosen before it (TIGER); of a user's first choice that is nothing, and from
-those a stranger's answer is learned. What is read never holds the target's codes, but as those of an item that was
-chosen before.
+items, and their IDs are learned as a distribution (the SMGR reconstruction, section 6.2, L_GQ). Changed: the item is
+drawn evenly, so that a query's items count in proportion to their clicks, everywhere together; the proposal draws them
+by the square root of the clicks in the cell. Where histories ask, it is one choice, given all that its user had chosen
+before it (TIGER); of a user's first choice that is nothing, and from those a stranger's answer is learned. What is read
+never holds the target's codes, but as those of an item that was chosen before.
 """
 
 from __future__ import annotations
