@@ -32,7 +32,7 @@ class ProductKmeansConfig(ClosedFormConfig):
     iterations: int = Field(25, ge=1)
     """Rounds of assignment and averaging, of each level."""
     sample_per_code: int = Field(256, ge=1)
-    """Vectors for each code of a level that the codebooks are learned from, drawn from all; decides the memory."""
+    """Vectors for each code of a level that the codebooks are learned from, drawn of those given; decides memory."""
 
     def fit(self, vectors: NDArray[Any], *, rows: NDArray[np.int64] | None = None) -> ResidualKmeans:
         """Learn the codebooks from a sample of the vectors, part by part.

@@ -53,7 +53,7 @@ class RqVaeConfig(TrainedConfig):
     gradient_path: GradientPath = GradientPath.STRAIGHT_THROUGH
     """How gradients pass the codes: straight_through, or rotation (turned as the vector is into its codes)."""
     start_per_code: int = Field(64, ge=1)
-    """Vectors for each code that the first codebooks, and mean and scale, are learned from, drawn from all."""
+    """Vectors for each code that the first codebooks, and mean and scale, are learned from, drawn."""
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:
