@@ -30,8 +30,10 @@ def vectors():
     )
 
 
-def fitted(config, vectors):
-    return config.fit(vectors) if isinstance(config, ClosedFormConfig) else config.start(vectors).frozen()
+def fitted(config, vectors, *, rows=None):
+    if isinstance(config, ClosedFormConfig):
+        return config.fit(vectors, rows=rows)
+    return config.start(vectors, rows=rows).frozen()
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,15 @@ def test_shapes_and_types(quantizer, vectors):
 
 def test_the_same_from_the_same_seed(config, quantizer, vectors):
     np.testing.assert_array_equal(fitted(config, vectors).assign(vectors), quantizer.assign(vectors))
+
+
+def test_other_rows_than_those_to_learn_from_have_no_share(config, vectors):
+    rows = np.flatnonzero(np.arange(300) % 3 > 0)
+    found, alone = fitted(config, vectors, rows=rows), fitted(config, vectors[rows])
+    np.testing.assert_array_equal(found.codebooks, alone.codebooks)
+    np.testing.assert_array_equal(found.assign(vectors), alone.assign(vectors))
+    with pytest.raises(ConfigError, match="codes is 8, and there are 7 vectors"):
+        fitted(config, vectors, rows=rows[:7])
 
 
 def test_saved_and_opened(config, quantizer, vectors, tmp_path):

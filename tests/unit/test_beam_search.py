@@ -163,3 +163,10 @@ def test_what_a_request_leaves_out_is_left_out_as_in_a_tree_without_it(decoder, 
         assert said == [tuple(rest.code_path(leaf)) for leaf in alone.leaves[0] if leaf >= 0]
         np.testing.assert_allclose(found.log_probabilities[row], alone.log_probabilities[0], rtol=1e-5)
     assert (found.leaves[1] == -1).all()
+
+
+def test_a_tree_of_codes_that_the_decoder_has_not_is_refused(decoder, asked, codes):
+    wider = codes.copy()
+    wider[0, -1] = NUM_CODES
+    with pytest.raises(ValueError, match="says codes below 7 and the tree has 7"):
+        beam_search(decoder, asked, trie=CodeTrie.build(wider), beams=2)

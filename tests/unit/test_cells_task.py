@@ -17,14 +17,22 @@ from triptych.evaluate.records import PairedRecord, select, to_rows
 from triptych.evaluate.tasks import base, cells, search
 from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.foundation.errors import DataError
+from triptych.index.backends.exact import ExactIndex
 from triptych.metrics.significance import bootstrap_interval
 from triptych.recall.base import rank
+from triptych.recall.code_trie import CodeTrie
+from triptych.recall.fusion import Fusion
+from triptych.recall.generative_retriever import GenerativeRetriever
 from triptych.recall.models.bm25 import Bm25
+from triptych.recall.models.dense import Dense
+from triptych.recall.models.generative import GenerativeConfig, GenerativeSizes
+from triptych.recall.models.hybrid import AskedBy, Hybrid, HybridChannel, Rule
 from triptych.recall.models.oracle import Oracle
 from triptych.recall.models.popularity import Popularity
 
 CONFIG = EvaluationConfig(ks=(1, 2, 5), headline_k=2, bootstrap_repeats=200)
 CELLS = ("north", "south", "west")
+DIM = 8
 
 
 def item_cells(row: int) -> list[str]:
@@ -173,9 +181,42 @@ def test_graded_ndcg_is_that_of_the_judged_items_of_the_cell(shop):
     assert value(found, slice="all", metric="ndcg_graded", k=10) == pytest.approx(np.mean(expected))
 
 
+class Encoder:
+    """A vector for each query, drawn once."""
+
+    vector_dim = DIM
+
+    def __init__(self, catalogue) -> None:
+        vectors = np.random.default_rng(6).standard_normal((catalogue.num_queries, DIM)).astype(np.float32)
+        self.vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        self.row_of = catalogue.query_row
+
+    def queries(self, texts):
+        return self.vectors[[self.row_of(text) for text in texts]]
+
+
+def by_vectors(catalogue):
+    """An encoder over items' vectors, and a decoder that has learned nothing over IDs of their own."""
+    rng, encoder = np.random.default_rng(7), Encoder(catalogue)
+    vectors = rng.standard_normal((catalogue.num_items, DIM)).astype(np.float16)
+    model = GenerativeConfig(dim=16, heads=2, layers=1, beams=8).build(GenerativeSizes(DIM, 2, 4), seed=0)
+    trie = CodeTrie.build(rng.integers(4, size=(catalogue.num_items, 2)))
+    dense = Dense(encoder, ExactIndex.build(vectors))
+    return dense, GenerativeRetriever(model, trie, encoder=encoder, vectors=vectors.astype(np.float32))
+
+
 def test_our_retrievers_never_leave_the_cell_whatever_the_batch(shop, monkeypatch):
     popularity = Popularity.fit(shop.catalogue, train=shop.split.train)
-    models = {"popularity": popularity, "bm25": Bm25.fit(shop.catalogue.titles)}
+    dense, decoder = by_vectors(shop.catalogue)
+    words = frozenset({AskedBy.WORDS})
+    channels = {"dense": HybridChannel(dense, words), "generative": HybridChannel(decoder, words)}
+    models = {
+        "popularity": popularity,
+        "bm25": Bm25.fit(shop.catalogue.titles),
+        "dense": dense,
+        "generative": decoder,
+        "hybrid": Hybrid(channels, rule=Rule(Fusion.RRF, (0.5, 0.5))),
+    }
     found = cells.evaluate(models, catalogue=shop.catalogue, split=shop.split, config=CONFIG)
     monkeypatch.setattr(base, "BATCH", 3)
     again = cells.evaluate(models, catalogue=shop.catalogue, split=shop.split, config=CONFIG)

@@ -72,6 +72,24 @@ def test_items_come_and_go(codes):
     )
 
 
+@pytest.mark.parametrize("levels", [1, 3, 5])
+def test_additions_and_removals_are_as_if_built_anew(levels):
+    """Few distinct IDs, of which many are shared, with codes of one byte and of two, zeros among them."""
+    rng = np.random.default_rng(levels)
+    told = np.array([0, 1, 255, 256, 65_535])
+    own, trie = {}, CodeTrie.build(np.empty((0, levels), int))
+    for number in [0, 1, 30, 1, 0, 7, 40, 1]:
+        rows = rng.choice(100, number, replace=False)
+        codes = told[rng.integers(len(told), size=(number, levels))]
+        gone = rng.choice(100, 5, replace=False)
+        trie = trie.without(gone).with_items(codes, item_rows=rows)
+        own = {row: code for row, code in own.items() if row not in gone} | dict(zip(rows.tolist(), codes, strict=True))
+        expected = CodeTrie.build(np.array([*own.values()]).reshape(-1, levels), item_rows=np.array([*own], dtype=int))
+        assert under(trie) == under(expected)
+        np.testing.assert_array_equal(trie.codes_by_row(), expected.codes_by_row())
+        np.testing.assert_array_equal(trie._item_rows, expected._item_rows)
+
+
 def test_codes_of_any_size_are_told_apart():
     codes = np.array([[65_535, 0], [0, 65_535], [65_535, 65_535]])
     assert sorted(under(CodeTrie.build(codes))) == [(0, 65_535), (65_535, 0), (65_535, 65_535)]

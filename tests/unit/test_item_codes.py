@@ -83,3 +83,16 @@ def test_ids_that_do_not_fit_are_refused(sets, message):
 def test_items_may_lack_ids_of_further_sets():
     first = made(np.zeros((4, 2), np.int64))
     check_item_codes([first, made([[0, 0], [1, 1], [-1, -1], [0, 1]])], num_items=4)
+
+
+def test_no_relative_is_an_item_that_training_does_not_know(codes):
+    known = np.random.default_rng(2).random(NUM_ITEMS) < 0.5
+    negatives = CodeNegatives([made(codes)], known=known)
+    rows = np.flatnonzero(known)
+    drawn = negatives.relatives(rows, count=200, rng=np.random.default_rng(0))
+    assert known[drawn].all()
+    assert {tuple(one) for one in codes[~known]} - {tuple(one) for one in codes[known]}, "some IDs are of others only"
+    alone = CodeNegatives([made(codes[known])])
+    expected = rows[alone.relatives(np.arange(len(rows)), count=200, rng=np.random.default_rng(0))]
+    np.testing.assert_array_equal(drawn, expected)
+    np.testing.assert_array_equal(negatives.leaves[known], alone.leaves)

@@ -62,6 +62,19 @@ def test_what_is_mined_is_what_a_loop_finds():
         assert set(found[place, there[place]]) == right
 
 
+def test_ranks_are_among_the_items_that_training_knows():
+    rng = np.random.default_rng(0)
+    queries, items = (rng.standard_normal((count, 5)).astype(np.float32) for count in (7, 40))
+    known = rng.random(40) < 0.5
+    settings = {"chosen": KnownPairs(np.array([0]), np.array([0])), "first": 2, "last": 6}
+    mined = MinedNegatives.fit(np.arange(1, 7), query_content=queries, item_content=items, known=known, **settings)
+    found, there = mined.draw(np.arange(1, 7), number=200, rng=rng)
+    assert there.all()
+    for place, query in enumerate(range(1, 7)):
+        order = [row for row in np.argsort(-(items @ queries[query])) if known[row]]
+        assert set(found[place]) == set(order[1:6])
+
+
 def test_a_catalogue_too_small_to_mine_in_is_a_sentence():
     vectors = np.eye(4, dtype=np.float32)
     content = {"query_content": vectors, "item_content": vectors, "chosen": KnownPairs(np.arange(4), np.arange(4))}

@@ -406,6 +406,16 @@ def test_staged_rows_end_and_start_alike():
     assert len(starts) == 1, "one warm start for all"
 
 
+def test_one_tower_with_tasks_has_as_much_contrast_as_that_without():
+    table = TABLES["smgr --part retrieval"]()
+    towers = {row.name: row.config().recall for row in table.rows if row.name.startswith("tower ")}
+    contrasted = {name: one.epochs - one.recall_model.first_epochs for name, one in towers.items()}
+    assert contrasted["tower sid + tasks, longer"] == contrasted["tower sid"] == towers["tower sid + tasks"].epochs
+    assert contrasted["tower sid + tasks"] < contrasted["tower sid"]
+    longer, shorter = (towers[name].dump() for name in ("tower sid + tasks, longer", "tower sid + tasks"))
+    assert {**longer, "epochs": None} == {**shorter, "epochs": None}
+
+
 @pytest.mark.parametrize(
     "setting",
     [

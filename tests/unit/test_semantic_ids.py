@@ -292,3 +292,65 @@ def test_settings_without_effect_are_refused():
         SemanticIdsConfig.parse({"collisions": {"cap": 3}})
     with pytest.raises(ConfigError, match="unknown kind 'residual_kmean'"):
         SemanticIdsConfig.parse({"quantizer": "residual_kmean"})
+
+
+def of_shop(folder, shop, *, moved=0.0):
+    """Embeddings of the shop's items, those that came with validation or later moved away from the others."""
+    known = shop.split.items_known(shop.catalogue)
+    assert 0 < known.sum() < len(known)
+    vectors = clustered(len(known), centres=3)
+    vectors[~known] += moved
+
+    def build(into):
+        np.save(into / "vectors.npy", vectors)
+        return {}
+
+    inputs = {"encoder": str(moved), "catalogue": shop.catalogue.artifact}
+    return produce(folder / "embeddings", kind="embeddings", config={}, inputs=inputs, build=build), vectors, known
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"quantizer": {"kind": "product_kmeans", "levels": 2, "codes": 8}},
+        {
+            "quantizer": {"kind": "rq_vae", "levels": 2, "codes": 8, "hidden": [8], "latent_dim": 4},
+            "training": {"loop": {"steps": 3, "validate_every": 2, "warmup_steps": 1, "device": "cpu"}},
+        },
+        *({"collisions": {"policy": policy}} for policy in ("extra_token", "sinkhorn_last_level")),
+        {"collisions": {"policy": "capped", "cap": 5}},
+    ],
+    ids=str,
+)
+def test_what_training_must_not_know_changes_nobody_elses_id(tmp_path, small_shop, settings):
+    config = SMALL.merged({"quantizer": {"codes": 4}, **settings})
+    shop = {"catalogue": small_shop.catalogue, "split": small_shop.split}
+    opened = []
+    for moved in (0.0, 3.0):
+        made, vectors, known = of_shop(tmp_path, small_shop, moved=moved)
+        artifact = run(config, embeddings=made, out=tmp_path / "ids", **shop)
+        assert artifact.inputs["split"] == small_shop.split.artifact.id
+        opened.append(SemanticIds.open(artifact, embeddings=made))
+    ids, other = opened
+    np.testing.assert_array_equal(ids.quantizer.codebooks, other.quantizer.codebooks)
+    np.testing.assert_array_equal(ids.codes[known], other.codes[known])
+    assert not np.array_equal(ids.codes[~known], other.codes[~known])
+    levels = other.quantizer.levels
+    np.testing.assert_array_equal(other.codes[~known, :levels], other.assign(vectors[~known]))
+    if config.collisions.policy == "extra_token":
+        assert len(np.unique(other.codes, axis=0)) == len(known)
+    assert other.quality.new.items == (~known).sum()
+    for part, chosen in ((other.quality.known, known), (other.quality.new, ~known)):
+        rebuilt = other.reconstruct(other.codes[chosen])
+        assert part.mse == pytest.approx(np.square(vectors[chosen] - rebuilt).mean(), rel=1e-4)
+    without = run(config, embeddings=made, out=tmp_path / "ids", catalogue=small_shop.catalogue)
+    assert not np.array_equal(SemanticIds.open(without).quantizer.codebooks, ids.quantizer.codebooks)
+    assert SemanticIds.open(without).quality.new is None
+
+
+def test_codes_are_counted_against_the_items_that_they_are_learned_of(tmp_path, small_shop):
+    made, _, known = of_shop(tmp_path, small_shop)
+    shop = {"catalogue": small_shop.catalogue, "split": small_shop.split}
+    with pytest.raises(ConfigError, match=f"codes is {known.sum() + 1}, and there are {known.sum()} vectors"):
+        run(SMALL.override(f"quantizer.codes={known.sum() + 1}"), embeddings=made, out=tmp_path / "ids", **shop)

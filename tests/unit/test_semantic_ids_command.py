@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from triptych.cli import app
 from triptych.data import catalogue as catalogues
+from triptych.data import splits
 from triptych.data.catalogue import Catalogue, CatalogueConfig
 from triptych.foundation.artifact import Artifact, produce, remove
 from triptych.foundation.errors import ArtifactError, ConfigError, DataError
@@ -71,6 +73,25 @@ def test_it_writes_beside_the_embeddings_and_measures_by_category_and_cell(shop_
     cells = sorted({cell for item in ITEMS for cell in item["cells"]})
     is_in = np.array([[cell in item["cells"] for cell in cells] for item in ITEMS])
     assert found["quality"]["in_cell_collision_rate"] == in_cell_collision_rate(numbers, item_cells=is_in)
+
+
+def test_codebooks_are_learned_as_the_encoder_was(shop_run):
+    catalogue = Catalogue.open(shop_run.catalogue)
+    split = splits.build(splits.SplitConfig(), catalogue=catalogue, out=shop_run.folder / "split")
+    inputs = {"catalogue": shop_run.catalogue, "split": split}
+    encoder = produce(shop_run.folder / "encoder", kind="encoder", config={}, inputs=inputs, build=lambda _: {})
+
+    def build(folder):
+        shutil.copy(shop_run.embeddings.file("vectors.npy"), folder)
+        return {}
+
+    inputs = {"encoder": encoder, "catalogue": shop_run.catalogue}
+    made = produce(shop_run.folder / "embeddings", kind="embeddings", config={}, inputs=inputs, build=build)
+    (found,) = json.loads(answer(made.path, *SMALL, "--json"))
+    assert Artifact.open(found["path"]).inputs["split"] == split.id
+    remove(split.path)
+    with pytest.raises(ArtifactError, match="does not exist"):
+        answer(made.path, *SMALL)
 
 
 def test_the_table_has_the_figures(shop_run):

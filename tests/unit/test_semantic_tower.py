@@ -14,8 +14,10 @@ from triptych.losses.next_code import next_code
 from triptych.nn.code_tokens import CodeSet, CodeTokens
 from triptych.recall.code_tasks import CodeTasks, CodeTasksConfig
 from triptych.recall.config import RecallTrainConfig
+from triptych.recall.item_codes import ItemCodes
 from triptych.recall.learned import CodeTargets, ItemFeatures, RequestFeatures, Sizes, Step
 from triptych.recall.models.semantic_tower import SemanticTowerConfig
+from triptych.recall.task import Given, RecallTask
 from triptych.recipes.recall import RecallConfig
 
 DIM, CONTENT, PAGES, HARD = 8, 6, 5, 3
@@ -309,3 +311,22 @@ def test_further_sets_are_said_half_of_the_time():
     np.testing.assert_allclose(np.bincount(drawn_sets) / 4000, [0.5, 0.25, 0.25], atol=0.03)
     source._codes[:, 2] = -1
     assert CodeTargetSource._sets_to_say(source, rows, rng=np.random.default_rng(0)).max() == 1
+
+
+def test_what_training_does_not_know_is_never_set_against_a_choice(small_shop):
+    """Some items came later; their IDs and vectors are nearest to those of items that training knows."""
+    catalogue, split = small_shop
+    known, row = split.items_known(catalogue), np.arange(catalogue.num_items)
+    assert 0 < known.sum() < len(row)
+    content = np.eye(10, dtype=np.float32)[row // 4]
+    queries = np.random.default_rng(0).standard_normal((catalogue.num_queries, 10)).astype(np.float32)
+    codes = ItemCodes(np.stack([row // 4, row % 4], axis=1), np.ones((2, 10, 10), np.float32))
+    given = Given(catalogue, split, queries, content, 0, title_content=content, item_codes=(codes,))
+    model = {"kind": "semantic_tower", "dim": 16, "heads": 2, "tasks": {}}
+    tree = {"batch_pages": 15, "num_negatives": 40, "mined_negatives": 4, "mined_from": 1, "mined_to": 40}
+    task = RecallTask(RecallTrainConfig.parse({**tree, "device": "cpu", "model": model}), given)
+    for index in range(5):
+        relatives = task.batch(index).targets.negatives[:, :2].numpy()
+        assert known[relatives[:, :, 0] * 4 + relatives[:, :, 1]].all()
+    mined, there = task._mined.draw(task._pages.query_row, number=50, rng=np.random.default_rng(0))
+    assert known[mined[there]].all()

@@ -11,6 +11,7 @@ from triptych.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from triptych.data.catalogue import Catalogue
+    from triptych.data.splits import Split
     from triptych.foundation.artifact import Artifact
     from triptych.semantic_ids.quality import Quality
 
@@ -35,7 +36,8 @@ def semantic_ids(
 ) -> None:
     """Make semantic IDs of item vectors, and print how good they are; with several embeddings, of each.
 
-    Categories and delivery cells, for the measures that need them, are those of the catalogue.
+    Categories and delivery cells, for the measures that need them, are those of the catalogue. Codebooks are learned as
+    the encoder was: where its run has a split, of the items that were there before validation.
     """
     from triptych.foundation.config import read_tree
     from triptych.recipes.run_folder import RUN, RunFolder
@@ -49,7 +51,8 @@ def semantic_ids(
     for path in embeddings:
         source = path if path.is_file() else _opened(path)
         folder = out or _beside(source) / "semantic_ids"
-        made = run(resolved, embeddings=source, out=folder, catalogue=_catalogue(source, given=catalogue))
+        items = _catalogue(source, given=catalogue)
+        made = run(resolved, embeddings=source, out=folder, catalogue=items, split=_split(source, catalogue=items))
         found.append(made)
         if made.path.parent.parent == _beside(source) and (_beside(source) / RUN).is_file():
             RunFolder(_beside(source)).keep(made)
@@ -95,6 +98,20 @@ def _catalogue(source: Artifact | Path, *, given: Path | None) -> Catalogue | No
     return Catalogue.open(folder) if folder.is_dir() else None
 
 
+def _split(source: Artifact | Path, *, catalogue: Catalogue | None) -> Split | None:
+    """Open the split that the encoder of some vectors was trained by; None: by none, or nobody has the encoder."""
+    from triptych.data.splits import Split
+    from triptych.foundation.artifact import MANIFEST, Artifact
+
+    if isinstance(source, Path) or catalogue is None:
+        return None
+    encoder = _beside(source) / "encoder" / source.inputs.get("encoder", "none")
+    if not (encoder / MANIFEST).is_file():
+        return None
+    split = Artifact.open(encoder).inputs.get("split")
+    return None if split is None else Split.open(_beside(source) / "split" / split)
+
+
 def _print(quality: Quality, *, title: str) -> None:
     levels: list[dict[str, Any]] = []
     for place, level in enumerate(quality.levels, start=1):
@@ -118,10 +135,22 @@ def _print(quality: Quality, *, title: str) -> None:
         "items of the most shared id": f"{quality.largest_id:,}",
         "collision rate inside a cell": _rate(quality.in_cell_collision_rate),
         "cosine of rebuilt vectors": f"{quality.cosine:.3f}",
+        **_of_new(quality),
         f"neighbour recall@{quality.neighbours}": f"{quality.neighbour_recall:.3f}, of {quality.neighbour_queries:,} "
         f"items among a sample of {quality.neighbour_items:,}",
     }
     print_table([{"measure": name, "value": value} for name, value in facts.items()])
+
+
+def _of_new(quality: Quality) -> dict[str, str]:
+    """Say what the codebooks are worth for items that they were not learned of, where there are such."""
+    if quality.known is None or quality.new is None:
+        return {}
+    known, new = quality.known, quality.new
+    return {
+        f"… of the {known.items:,} items learned from": f"{known.cosine:.3f} (mse {known.mse:.3g})",
+        f"… of the {new.items:,} that came later": f"{new.cosine:.3f} (mse {new.mse:.3g})",
+    }
 
 
 def _rate(rate: float | None) -> str:

@@ -52,6 +52,8 @@ def beam_search(
     """
     if decoder.levels != trie.levels:
         raise ValueError(f"the decoder says {decoder.levels} codes and the tree has {trie.levels} levels")
+    if trie.largest_code >= decoder.num_codes:
+        raise ValueError(f"the decoder says codes below {decoder.num_codes} and the tree has {trie.largest_code}")
     count, width = len(asked), decoder.num_codes
     if not count or not trie.num_items:
         return Beams(np.full((count, beams), -1, dtype=np.int64), np.full((count, beams), -np.inf, dtype=np.float32))

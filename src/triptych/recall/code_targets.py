@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from triptych.data.pages import PageBatch, Pages
 from triptych.data.sampling import KnownPairs
+from triptych.recall.base import BoolArray
 from triptych.recall.features import Features
 from triptych.recall.item_codes import CodeNegatives, ItemCodes, joined
 from triptych.recall.learned import CodeNeeds, CodeTargets
@@ -26,20 +27,28 @@ class CodeTargetSource:
     """
 
     def __init__(
-        self, pages: Pages, *, sets: Sequence[ItemCodes], needs: CodeNeeds, features: Features, seed: int
+        self,
+        pages: Pages,
+        *,
+        sets: Sequence[ItemCodes],
+        known: BoolArray,
+        needs: CodeNeeds,
+        features: Features,
+        seed: int,
     ) -> None:
         """Sort the IDs and what was chosen.
 
         Args:
             pages: those that are learned from.
             sets: of IDs.
+            known: ``[items]``, which training knows; all that was chosen is among them.
             needs: of the model.
             features: gathers what it reads of items.
             seed: of all batches.
         """
         self._needs, self._features, self._seed, self._num_sets = needs, features, seed, len(sets)
         self._codes, self._first_of_set = joined(sets), np.cumsum([0, *(one.shape.levels for one in sets[:-1])])
-        self._negatives = CodeNegatives(sets)
+        self._negatives = CodeNegatives(sets, known=known)
         self._query_row = pages.query_row
         self._known = KnownPairs(
             np.repeat(pages.query_row, np.diff(pages.offsets)), self._negatives.leaves[pages.item_rows]

@@ -5,7 +5,9 @@ it, never holds a code: it is the vector of the query, or of the item's title al
 
 Source: the SMGR reconstruction, section 6.2 (the paper's losses are not public). Changed: what asks is a vector of the
 tower, spread over a few tokens, instead of a text encoder's states; L_DQ and L_DI ask in one direction, queries and
-features for IDs; a query's other choices are masked as those with the same ID are; there is no log-Q correction.
+features for IDs; a query's other choices are masked as those with the same ID are; there is no log-Q correction; of a
+page one choice is drawn evenly, so that a query's items are its positives in proportion to how often they were clicked,
+where the proposal draws them by the square root of the clicks in the cell.
 """
 
 from __future__ import annotations

@@ -87,6 +87,11 @@ class CodeTrie:
         """Different IDs."""
         return len(self._first_item) - 1
 
+    @cached_property
+    def largest_code(self) -> int:
+        """Of any level; -1 where there is no item."""
+        return max(int(code.max(initial=0)) for code in self._code) if self.num_items else -1
+
     @property
     def memory_bytes(self) -> int:
         """What it takes."""
@@ -191,7 +196,30 @@ class CodeTrie:
         return CodeTrie(self._codes[chosen], item_rows=self._item_rows[chosen])
 
     def with_items(self, codes: NDArray[Any], *, item_rows: NDArray[Any]) -> CodeTrie:
-        """Return the tree with further items ``[n, levels]``; rows that it has already get these IDs instead."""
-        rest = self.without(item_rows)
-        both = np.concatenate([rest._codes, np.asarray(codes, dtype=np.uint16).reshape(-1, self.levels)])
-        return CodeTrie.build(both, item_rows=np.concatenate([rest._item_rows, np.asarray(item_rows, dtype=np.int64)]))
+        """Return the tree with further items ``[n, levels]``; rows that it has already get these IDs instead.
+
+        What is there is in order already, and is not sorted again.
+        """
+        rest, new = self.without(item_rows), CodeTrie.build(codes, item_rows=item_rows)
+        place = rest._places(new._codes, item_rows=new._item_rows)
+        return CodeTrie(
+            np.insert(rest._codes, place, new._codes, axis=0),
+            item_rows=np.insert(rest._item_rows, place, new._item_rows),
+        )
+
+    def _places(self, codes: Codes, *, item_rows: IntArray) -> IntArray:
+        """Return before which of the items in order each of some others ``[n, levels]`` would stand."""
+        own, asked = _bytes_of(self._codes[self._first_item[:-1]]), _bytes_of(codes)
+        leaf = np.searchsorted(own, asked)
+        place = self._first_item[leaf]
+        shares = leaf < self.num_leaves
+        shares[shares] = own[leaf[shares]] == asked[shares]
+        for one in np.flatnonzero(shares).tolist():  # among the items of its ID it stands by its row
+            place[one] += np.searchsorted(self.items(int(leaf[one])), item_rows[one])
+        return place
+
+
+def _bytes_of(codes: Codes) -> NDArray[np.bytes_]:
+    """Return each ID ``[n, levels]`` as a string of bytes, whose order is that of the codes."""
+    told: NDArray[np.bytes_] = np.ascontiguousarray(codes, dtype=">u2").view(f"S{2 * codes.shape[1]}")[:, 0]
+    return told

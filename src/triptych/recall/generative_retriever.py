@@ -6,7 +6,9 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,7 +27,9 @@ from triptych.recall.features import cut
 from triptych.recall.models.generative import Ask, Asks, Generative
 
 CACHED_TREES = 32
-"""Trees of parts of the catalogue, such as delivery cells, that a retriever keeps at hand."""
+"""Trees of parts of the catalogue, such as delivery cells, that a retriever keeps at hand: those asked for last. With
+three levels a tree takes about 25 bytes for each item of its part, so that 32 of a million items' are below a
+gigabyte."""
 ASKED_AT_ONCE = 256
 """Requests whose beams are in memory at a time."""
 FEW_LEFT_OUT = 1_000
@@ -109,7 +113,7 @@ class GenerativeRetriever:
         self._model, self._trie, self._encoder, self._vectors, self._name = model.eval(), trie, encoder, vectors, name
         self._catalogue = catalogue
         self._parts: OrderedDict[bytes, CodeTrie] = OrderedDict()
-        self._codes = trie.codes_by_row()
+        self._parts_lock = Lock()  # requests come from several threads
         if encoder is None and not self.reads_histories:
             raise EngineError(f"{name} reads the vectors of queries. Give the encoder that they are of.")
 
@@ -157,8 +161,14 @@ class GenerativeRetriever:
         found = GenerativeRetriever(
             self._model, trie, encoder=self._encoder, vectors=vectors, catalogue=self._catalogue, name=self._name
         )
-        found._codes = trie.codes_by_row(beside=self._codes)
+        if self.reads_histories:
+            found._codes = trie.codes_by_row(beside=self._codes)
         return found
+
+    @cached_property
+    def _codes(self) -> IntArray:
+        """The ID of each item row ``[rows, levels]``, -1 for none: for reading histories."""
+        return self._trie.codes_by_row()
 
     def retrieve(self, requests: Sequence[Request], k: int) -> Hits:
         """Return the k items whose IDs are likeliest for each request; fewer where the beams hold fewer.
@@ -209,14 +219,24 @@ class GenerativeRetriever:
         return Requested(Ask(history=codes_in(rows, codes=self._codes)), like, both)
 
     def _only(self, keep: BoolArray) -> CodeTrie:
-        """Return the tree of some items, kept for the next time that they are asked for."""
+        """Return the tree of some items, kept for the next time that they are asked for.
+
+        That of a single item, by which a hit is explained, takes no other's place.
+        """
+        if np.count_nonzero(keep) <= 1:
+            return self._trie.only(keep)
         key = hashlib.blake2b(np.packbits(keep).tobytes(), digest_size=16).digest()
-        if key not in self._parts:
-            self._parts[key] = self._trie.only(keep)
-            if len(self._parts) > CACHED_TREES:
+        with self._parts_lock:
+            if (found := self._parts.get(key)) is not None:
+                self._parts.move_to_end(key)
+                return found
+        found = self._trie.only(keep)  # others go on meanwhile; if one makes the same tree, either will do
+        with self._parts_lock:
+            self._parts[key] = found
+            self._parts.move_to_end(key)
+            while len(self._parts) > CACHED_TREES:
                 self._parts.popitem(last=False)
-        self._parts.move_to_end(key)
-        return self._parts[key]
+        return found
 
 
 def _eased(requests: Sequence[Request]) -> tuple[list[Request], list[IntArray]]:

@@ -1,10 +1,11 @@
 """Trains generative retrieval: the ID of what was chosen, code by code, given the page's query, or the user's history.
 
 Where queries ask, a sample is a page and one of the items chosen on it, drawn anew each time: a query has many right
-items, and their IDs are learned as a distribution (the SMGR reconstruction, section 6.2, L_GQ). Where histories ask, it
-is one choice, given all that its user had chosen before it (TIGER); of a user's first choice that is nothing, and from
-those a stranger's answer is learned. What is read never holds the target's codes, but as those of an item that was
-chosen before.
+items, and their IDs are learned as a distribution (the SMGR reconstruction, section 6.2, L_GQ). Changed: the item is
+drawn evenly, so that a query's items count in proportion to their clicks, everywhere together; the proposal draws them
+by the square root of the clicks in the cell. Where histories ask, it is one choice, given all that its user had chosen
+before it (TIGER); of a user's first choice that is nothing, and from those a stranger's answer is learned. What is read
+never holds the target's codes, but as those of an item that was chosen before.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Given:
     codes: Codes
     """``[items, levels]``, the semantic ID of each item."""
     num_codes: int
-    """Codes of each level."""
+    """Codes of each level, those of the widest; a token against collisions is a level, and may be the widest."""
     seed: int
     """Of initial weights and batches."""
 
@@ -99,13 +100,18 @@ class GenerativeTask:
 
         Raises:
             DataError: nothing was chosen under a query, or by a known user, in training or validation; or an item has
-                no ID.
+                no ID, or a code that the decoder cannot say.
             ConfigError: queries ask, and have no vectors.
         """
         if len(given.codes) != given.catalogue.num_items:
             raise DataError(
                 f"semantic IDs: there are {len(given.codes):,} for {given.catalogue.num_items:,} items. Assign them to "
                 "the items of this catalogue."
+            )
+        if (largest := int(given.codes.max(initial=0))) >= given.num_codes:
+            raise DataError(
+                f"semantic IDs: a code is {largest}, and the decoder would say 0 to {given.num_codes - 1}. Give the "
+                "number of codes of the widest level, tokens against collisions among them."
             )
         self.pages: Pages = read_pages(given.catalogue, places=given.split.train, of=config.pages_of)
         self._config, self._given, content_dim, most = config, given, 0, config.validation_queries

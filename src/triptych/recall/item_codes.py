@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from triptych.foundation.errors import DataError
 from triptych.nn.code_tokens import CodeSet
-from triptych.recall.base import IntArray
+from triptych.recall.base import BoolArray, IntArray
 from triptych.recall.code_trie import CodeTrie
 
 
@@ -79,28 +79,37 @@ class CodeNegatives:
     """Draws IDs that are almost an item's: those of its nearest relatives, and its own with one code replaced.
 
     Source: the SMGR reconstruction, section 6.2. Its relatives share all codes but the last; where there is none,
-    ours share the longest prefix that any other item's ID has.
+    ours share the longest prefix that any other item's ID has. Relatives are items that training knows: the IDs of
+    those that come later must not be learned as wrong answers. A replaced code is drawn of all, whoever may have that
+    ID.
     """
 
-    def __init__(self, sets: Sequence[ItemCodes]) -> None:
-        """Sort the IDs of the first set, which says who is whose relative."""
+    def __init__(self, sets: Sequence[ItemCodes], *, known: BoolArray | None = None) -> None:
+        """Sort the IDs of the first set, which says who is whose relative.
+
+        Args:
+            sets: of IDs.
+            known: ``[items]``, who may be drawn, and be asked for; None: all.
+        """
         first = sets[0]
         self._codes, self._levels, self._num_codes = joined(sets), *first.shape
-        trie = CodeTrie.build(first.codes)
-        self._leaves = trie.leaves(np.arange(len(first.codes)))
-        self._one_of = np.unique(self._leaves, return_index=True)[1]  # any item of an ID stands for it
+        rows = np.arange(len(first.codes)) if known is None else np.flatnonzero(known)
+        trie = CodeTrie.build(first.codes[rows], item_rows=rows)
+        self._leaves = np.full(len(first.codes), -1, dtype=np.int64)
+        self._leaves[rows] = trie.leaves(rows)
+        self._one_of = rows[np.unique(self._leaves[rows], return_index=True)[1]]  # any item of an ID stands for it
         self._first, self._last = trie.relatives()
 
     @property
     def leaves(self) -> IntArray:
-        """``[items]``, a number for each item's ID in the first set: items that share it have the same."""
+        """``[items]``, a number for the ID in the first set: known items that share it have the same, others -1."""
         return self._leaves
 
     def relatives(self, item_rows: NDArray[Any], *, count: int, rng: np.random.Generator) -> IntArray:
         """Draw items whose IDs begin as those of some items, and are others.
 
         Args:
-            item_rows: ``[n]``.
+            item_rows: ``[n]``, of known ones.
             count: for each, with replacement.
             rng: draws.
 

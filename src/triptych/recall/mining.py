@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from triptych.data.sampling import KnownPairs
 from triptych.foundation.errors import DataError
+from triptych.recall.base import BoolArray
 from triptych.recall.validation import nearest
 
 BLOCK = 1_024
@@ -52,8 +53,9 @@ class MinedNegatives:
         chosen: KnownPairs,
         first: int,
         last: int,
+        known: BoolArray | None = None,
     ) -> Self:
-        """Rank all items for each query by the encoder's vectors.
+        """Rank items for each query by the encoder's vectors.
 
         Args:
             query_rows: of the pages that are learned from.
@@ -62,18 +64,21 @@ class MinedNegatives:
             chosen: (query, item) pairs of the training part; none of them is a candidate.
             first: best rank that is kept, from 1.
             last: worst rank that is kept.
+            known: ``[items]``, those that are ranked: of what comes after training, nobody knows yet who chooses it;
+                None: all.
 
         Raises:
             DataError: there is no candidate for any query.
         """
         distinct = np.unique(query_rows).astype(np.int64)
-        items = torch.from_numpy(np.asarray(item_content, dtype=np.float32))
+        item_rows = np.arange(len(item_content)) if known is None else np.flatnonzero(known)
+        items = torch.from_numpy(np.asarray(item_content[item_rows], dtype=np.float32))
         last = min(last, len(items))
         kept: list[NDArray[np.int64]] = []
         for start in range(0, len(distinct) if first <= last else 0, BLOCK):
             rows = distinct[start : start + BLOCK]
             asked = torch.from_numpy(np.asarray(query_content[rows], dtype=np.float32))
-            near = nearest(asked, items, k=last).numpy()[:, first - 1 :]
+            near = item_rows[nearest(asked, items, k=last).numpy()[:, first - 1 :]]
             for row, ranked in zip(rows.tolist(), near, strict=True):
                 ascending = np.sort(ranked)
                 own = ascending[chosen.among(np.array([row]), item_rows=ascending)[0]]

@@ -23,6 +23,7 @@ from triptych.losses.bpr import bpr
 from triptych.losses.sampled_softmax import HardMixes, sampled_softmax
 from triptych.metrics.ranking import macro, match, recall_at_k
 from triptych.nn.id_table import Shard
+from triptych.recall.base import BoolArray
 from triptych.recall.behaviour import Moments, choices_of
 from triptych.recall.code_targets import CodeTargetSource
 from triptych.recall.config import Loss, RecallTrainConfig
@@ -167,7 +168,12 @@ class RecallTask:
             check_item_codes(given.item_codes, num_items=given.catalogue.num_items)
         if needs.codes is not None and needs.codes.targets:
             self._targets = CodeTargetSource(
-                pages, sets=given.item_codes, needs=needs.codes, features=self.features, seed=given.seed
+                pages,
+                sets=given.item_codes,
+                known=_known_items(given, pages=pages),
+                needs=needs.codes,
+                features=self.features,
+                seed=given.seed,
             )
         self._num_items = given.catalogue.num_items
         self._negatives = NegativeSource(
@@ -365,7 +371,15 @@ def _mined(config: RecallTrainConfig, given: Given, *, pages: Pages) -> MinedNeg
         chosen=KnownPairs(asked, pages.item_rows),
         first=config.mined_from,
         last=config.mined_to,
+        known=_known_items(given, pages=pages),
     )
+
+
+def _known_items(given: Given, *, pages: Pages) -> BoolArray:
+    """Say which items ``[items]`` training may set against a choice: those that were there, or were chosen, in it."""
+    known = given.split.items_known(given.catalogue)
+    known[pages.item_rows] = True
+    return known
 
 
 def _of_others(there: NDArray[np.bool_]) -> NDArray[np.bool_]:

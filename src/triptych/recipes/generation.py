@@ -126,7 +126,7 @@ class GenerationWork:
             split=Split.open(self.split),
             query_content=None if self.queries is None else load_vectors(self.queries),
             codes=codes_of(self.ids, control=self.plan.control, seed=self.seed),
-            num_codes=SemanticIds.open(self.ids).quantizer.num_codes,
+            num_codes=SemanticIds.open(self.ids).num_codes,
             seed=self.seed,
         )
         return generative_train.run(self.plan.config.generative, given, inputs=self._inputs, out=self.out)
@@ -235,7 +235,7 @@ def _train(
     for plan, seed, own in wanted:
         name, config = f"{plan.name} seed {seed}", plan.config.generative
         queries = query_vectors(own, stages=stages, name=name) if config.model.asks is Asks.QUERY else None
-        ids = stages.semantic_ids(own, config=plan.config.semantic_ids, name=name)
+        ids = stages.semantic_ids(own, config=plan.config.semantic_ids, name=name, split=split)
         catalogue, out = stages.catalogue.artifact, stages.out / generative_train.KIND
         count = num_pages[config.pages_of]
         works.append(GenerationWork(plan, seed, catalogue, split.artifact, queries, ids, count, out))

@@ -338,7 +338,7 @@ def _train(
     num_pages = {of: len(read_pages(stages.catalogue, places=split.train, of=of).place) for of in kinds}
     works = []
     for plan, seed, own in wanted:
-        content = None if own is None else _embedded(plan, seed=seed, own=own, stages=stages)
+        content = None if own is None else _embedded(plan, seed=seed, own=own, stages=stages, split=split)
         out, catalogue = stages.out / "recall", stages.catalogue.artifact
         count = num_pages[plan.config.recall.pages_of]
         works.append(RecallWork(plan, seed, catalogue, split.artifact, content, count, out))
@@ -373,7 +373,7 @@ def _finish(work: RecallWork, *, is_new: bool, stages: Stages) -> TrainedRecall:
     return TrainedRecall(model, index, encoder, work.plan.config.export, stages.catalogue, work.item_content)
 
 
-def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> Content:
+def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages, split: Split) -> Content:
     """Return the vectors of items and of queries that the model reads."""
     catalogue, export, pretrain = stages.catalogue, plan.config.export, plan.pretrain
     assert pretrain is not None
@@ -392,7 +392,7 @@ def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages) -> C
             record=f"embeddings {plan.name} seed {seed}",
         )
     config, name = plan.config.semantic_ids, f"{plan.name} seed {seed}"
-    ids = None if config is None else stages.semantic_ids(own, config=config, name=name)
+    ids = None if config is None else stages.semantic_ids(own, config=config, name=name, split=split)
     views = _views(plan, seed=seed, own=own, stages=stages, photo_rows=photo_rows)
     if not plan.config.recall.recall_model.needs.query:
         return Content(own.encoder, items, None, ids, views)

@@ -32,6 +32,7 @@ from triptych.evaluate.tasks import photo
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.tasks.photo import crop_and_relight
 from triptych.foundation.artifact import MANIFEST, Artifact
+from triptych.foundation.errors import ConfigError
 from triptych.index.backends.exact import ExactIndex
 from triptych.pretrain.base import PretrainConfig
 from triptych.recall.base import Retriever
@@ -289,7 +290,12 @@ class Stages:
         return [Plan(name, config) for name, config in self.config.beside.items()]
 
     def train(self, split: Split | None, tokenizer: Artifact) -> AllTrained:
-        """Train the encoder of every arm and seed, embed the catalogue with each and index the vectors."""
+        """Train the encoder of every arm and seed, embed the catalogue with each and index the vectors.
+
+        Raises:
+            ConfigError: the run's semantic IDs have more codes than items that they may be learned from.
+        """
+        self._require_enough_for_ids(split)
         controls = {Arm.PERMUTED_PHOTO: Control.PHOTO}
         plans = [
             Plan(arm.value, arm.config(self.config.pretrain), controls.get(arm, Control.NONE))
@@ -313,6 +319,16 @@ class Stages:
                 "stage of pretrain, does"
             )
         return self.train_plans(plans, seeds=self.config.seeds, split=split, tokenizer=tokenizer)
+
+    def _require_enough_for_ids(self, split: Split | None) -> None:
+        """Tell what would be refused after hours of training."""
+        if self.config.semantic_ids is None:
+            return
+        known = self.catalogue.num_items if split is None else int(split.items_known(self.catalogue).sum())
+        try:
+            self.config.semantic_ids.quantizer.require_enough(known)
+        except ConfigError as error:
+            raise ConfigError(f"semantic_ids.{error}") from None
 
     def train_plans(
         self, plans: Sequence[Plan], *, seeds: Sequence[int], split: Split | None, tokenizer: Artifact
@@ -384,17 +400,20 @@ class Stages:
             "encoder", lambda _: work.train(self._group), record=f"encoder {work.plan.name}", is_new=is_new
         )
 
-    def semantic_ids(self, own: Trained, *, config: SemanticIdsConfig, name: str) -> Artifact:
+    def semantic_ids(self, own: Trained, *, config: SemanticIdsConfig, name: str, split: Split | None) -> Artifact:
         """Make the semantic IDs of an encoder's vectors of the items, or open them; equal settings share them.
 
         Args:
             own: the encoder.
             config: of the quantiser.
             name: of the row and seed, for the record.
+            split: codebooks are learned of the items that training may know, as the encoder is; None: of all.
         """
         return self.stage(
             SEMANTIC_IDS,
-            lambda out: semantic_ids.run(config, embeddings=own.embeddings, out=out, catalogue=self.catalogue),
+            lambda out: semantic_ids.run(
+                config, embeddings=own.embeddings, out=out, catalogue=self.catalogue, split=split
+            ),
             record=f"semantic ids {name}",
         )
 
@@ -402,6 +421,7 @@ class Stages:
         self,
         trained: AllTrained,
         *,
+        split: Split | None,
         popularity: Artifact,
         bm25: Artifact,
         served: Plan | None = None,
@@ -414,11 +434,15 @@ class Stages:
         ranking: Artifact | None = None,
         item_views: Artifact | None = None,
     ) -> Artifact:
-        """Name what the engine opens: the served encoder (None: `pretrain`'s), first seed, and what is over it."""
+        """Name what the engine opens: the served encoder (None: `pretrain`'s), first seed, and what is over it.
+
+        The semantic IDs are those of `split`, with which models that read or say them were trained.
+        """
         seed = self.config.seeds[0]
         plan = served or self.own_plan
         own, ids = trained[plan.name, seed], self.config.semantic_ids
-        codes = None if ids is None else self.semantic_ids(own, config=ids, name=f"{plan.name} seed {seed}")
+        name = f"{plan.name} seed {seed}"
+        codes = None if ids is None else self.semantic_ids(own, config=ids, name=name, split=split)
         return self.stage(
             "bundle",
             lambda out: write_bundle(

@@ -60,11 +60,15 @@ class ClosedFormConfig(QuantizerConfig):
     """Base of the kinds that are fitted without gradients."""
 
     @abstractmethod
-    def fit(self, vectors: NDArray[Any]) -> Quantizer:
-        """Fit to vectors ``[n, dim]``, which may be memory-mapped; needs memory for a sample of them only.
+    def fit(self, vectors: NDArray[Any], *, rows: NDArray[np.int64] | None = None) -> Quantizer:
+        """Fit to vectors; needs memory for a sample of them only.
+
+        Args:
+            vectors: ``[n, dim]``; may be memory-mapped.
+            rows: of those that may be learned from, ascending; None: all.
 
         Raises:
-            ConfigError: there are fewer vectors than codes.
+            ConfigError: there are fewer of these than codes.
             DataError: a vector holds NaN, infinity or a number too large.
         """
 
@@ -73,8 +77,8 @@ class TrainedConfig(QuantizerConfig):
     """Base of the kinds that are trained by the project's loop (`training.loop`)."""
 
     @abstractmethod
-    def start(self, vectors: NDArray[Any]) -> Trainable:
-        """Make the module, its statistics and its first codebooks from vectors ``[n, dim]``; errors as in `fit`."""
+    def start(self, vectors: NDArray[Any], *, rows: NDArray[np.int64] | None = None) -> Trainable:
+        """Make the module, its statistics and its first codebooks; see `ClosedFormConfig.fit`."""
 
 
 class Trainable(Protocol):

@@ -62,7 +62,12 @@ class CollisionsConfig(Config):
 
 
 def resolve(
-    codes: NDArray[np.uint16], *, quantizer: Quantizer, vectors: NDArray[Any], config: CollisionsConfig
+    codes: NDArray[np.uint16],
+    *,
+    quantizer: Quantizer,
+    vectors: NDArray[Any],
+    config: CollisionsConfig,
+    rows: NDArray[np.int64] | None = None,
 ) -> NDArray[np.uint16]:
     """Apply a policy to the codes of all items.
 
@@ -71,6 +76,8 @@ def resolve(
         quantizer: assigned them.
         vectors: ``[items, dim]``, what they were assigned to.
         config: the policy.
+        rows: of the items that it is about, ascending; None: all. The others keep their codes, and have no part in what
+            becomes of these: their tokens, if there are any, come after.
 
     Returns:
         ``[items, levels]``, or one more with extra_token; only the last column differs from `codes`.
@@ -79,13 +86,16 @@ def resolve(
         DataError: the policy cannot be kept: too many items share an id, or its first levels.
     """
     if config.policy is Policy.EXTRA_TOKEN:
-        return _with_token(codes)
-    items = _Items(quantizer, vectors, codes.copy())
+        return _with_token(codes, first=rows)
+    own = slice(None) if rows is None else rows
+    items = _Items(quantizer, vectors, codes[own].copy(), rows=rows)
     if config.policy is Policy.SINKHORN_LAST_LEVEL:
         items.spread()
     if config.policy is Policy.CAPPED:
         items.cap(config.cap or CAP)
-    return items.codes
+    found = codes.copy()
+    found[own] = items.codes
+    return found
 
 
 def sinkhorn_codes(distances: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -111,9 +121,13 @@ def sinkhorn_codes(distances: NDArray[np.float64]) -> NDArray[np.int64]:
     return found
 
 
-def _with_token(codes: NDArray[np.uint16]) -> NDArray[np.uint16]:
+def _with_token(codes: NDArray[np.uint16], *, first: NDArray[np.int64] | None) -> NDArray[np.uint16]:
     numbers = number_ids(codes)
-    order = np.argsort(numbers, kind="stable")
+    later = np.zeros(len(codes), np.bool_)
+    if first is not None:
+        later[:] = True
+        later[first] = False
+    order = np.lexsort((later, numbers))  # stable: of those that share both, by row
     ordered = numbers[order]
     tokens = np.empty(len(codes), np.int64)
     tokens[order] = np.arange(len(codes)) - np.searchsorted(ordered, ordered)
@@ -129,8 +143,16 @@ def _with_token(codes: NDArray[np.uint16]) -> NDArray[np.uint16]:
 class _Items:
     """Items whose last codes change."""
 
-    def __init__(self, quantizer: Quantizer, vectors: NDArray[Any], codes: NDArray[np.uint16]) -> None:
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        vectors: NDArray[Any],
+        codes: NDArray[np.uint16],
+        *,
+        rows: NDArray[np.int64] | None = None,
+    ) -> None:
         self.codes = codes
+        self._rows = rows  # of the vectors; None: as the codes
         self._quantizer = quantizer
         self._vectors = vectors
         self._last = quantizer.codebooks[-1]
@@ -163,7 +185,8 @@ class _Items:
 
     def _left(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return what the last level has to say of some items: ``[rows, code_dim]``."""
-        residuals = self._quantizer.encode(take(self._vectors, rows)).copy()
+        vectors = take(self._vectors, rows if self._rows is None else self._rows[rows])
+        residuals = self._quantizer.encode(vectors).copy()
         for level, codebook in enumerate(self._quantizer.codebooks[:-1]):  # in turn, as they were assigned
             residuals -= codebook[self.codes[rows, level]]
         return residuals

@@ -25,7 +25,7 @@ class TrainingConfig(Config):
     batch_vectors: int = Field(2_048, ge=1)
     """Vectors of a batch, drawn with replacement."""
     validation_vectors: int = Field(20_000, ge=1)
-    """Vectors, drawn once from all, whose reconstruction chooses the best weights."""
+    """Vectors, drawn once from those that are learned from, whose reconstruction chooses the best weights."""
 
 
 class SemanticIdsConfig(Config):

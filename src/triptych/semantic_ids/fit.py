@@ -2,6 +2,9 @@
 
 Semantic IDs of several things, such as the fused item, its image and its text, are as many quantisers over as many
 embeddings (`run_each`).
+
+Codebooks are learned as the encoders are: of items that were there before validation. Those that came later get the
+codes that the frozen codebooks give them, as an item does that is added while the shop is served.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from triptych.data.catalogue import Catalogue
+from triptych.data.splits import Split
 from triptych.encoders.embeddings import KIND as EMBEDDINGS_KIND
 from triptych.encoders.embeddings import load_vectors
 from triptych.foundation.artifact import Artifact, produce, sha256, write_json
@@ -26,7 +30,7 @@ from triptych.semantic_ids.collisions import resolve
 from triptych.semantic_ids.config import SemanticIdsConfig, TrainingConfig
 from triptych.semantic_ids.quality import Grouping, measure, require
 from triptych.semantic_ids.stored import CODES, EMBEDDINGS, KIND, QUALITY, SemanticIds
-from triptych.semantic_ids.vectors import check_shape, sample_rows, take
+from triptych.semantic_ids.vectors import check_shape, draw, take
 from triptych.training.loop import fit as train
 from triptych.training.task import Validation
 
@@ -35,7 +39,12 @@ BATCHES, VALIDATION = 1, 2
 
 
 def run(
-    config: SemanticIdsConfig, *, embeddings: Artifact | Path, out: Path, catalogue: Catalogue | None = None
+    config: SemanticIdsConfig,
+    *,
+    embeddings: Artifact | Path,
+    out: Path,
+    catalogue: Catalogue | None = None,
+    split: Split | None = None,
 ) -> Artifact:
     """Make semantic IDs, go on where training was interrupted, or open them where they have been made.
 
@@ -45,30 +54,41 @@ def run(
         embeddings: an ``embeddings`` artefact, or a file of vectors ``[items, dim]`` (``.npy``).
         out: the stage's folder.
         catalogue: of the items, for the measures by category and by delivery cell; None leaves those out.
+        split: of its log. Codebooks, and what a policy moves, are learned of the items that training may know
+            (`Split.items_known`), and the others are assigned what the codebooks say. None: of all.
 
     Returns:
         Artefact ``semantic_ids``: ``codes.npy`` (uint16 ``[items, levels]``, by item row), ``quantizer.safetensors``,
         ``quality.json``; of a trained kind ``train.jsonl``. `stored.SemanticIds` opens it.
 
     Raises:
-        ArtifactError: the embeddings were made from another catalogue.
-        ConfigError: there are fewer vectors than codes.
+        ArtifactError: embeddings or split were made from another catalogue.
+        ConfigError: there are fewer vectors to learn from than codes.
         DataError: a vector cannot be quantised, the policy cannot be kept, or the gate is not passed.
     """
     inputs: dict[str, Artifact | str] = {EMBEDDINGS: _fingerprint(embeddings)}
+    known: NDArray[np.bool_] | None = None
     if catalogue is not None:
         if isinstance(embeddings, Artifact):
             embeddings.require_input("catalogue", catalogue.artifact)
         inputs["catalogue"] = catalogue.artifact
+    if split is not None:
+        if catalogue is None:
+            raise ValueError("a split says which items are known of a catalogue: give both")
+        known = split.items_known(catalogue)
+        inputs["split"] = split.artifact
 
     def build(folder: Path) -> Mapping[str, Any]:
         vectors = _vectors(embeddings)
-        quantizer, summary = _fitted(config, vectors, folder=folder)
+        if known is not None and len(known) != len(vectors):
+            raise DataError(f"semantic ids: there are {len(vectors)} vectors of a catalogue of {len(known)} items.")
+        rows = None if known is None or known.all() else np.flatnonzero(known)
+        quantizer, summary = _fitted(config, vectors, rows=rows, folder=folder)
         quantizer.save(folder)
         codes = quantizer.assign(vectors)
-        codes = resolve(codes, quantizer=quantizer, vectors=vectors, config=config.collisions)
+        codes = resolve(codes, quantizer=quantizer, vectors=vectors, config=config.collisions, rows=rows)
         np.save(folder / CODES, codes)
-        grouping = Grouping() if catalogue is None else _grouping(catalogue)
+        grouping = (Grouping() if catalogue is None else _grouping(catalogue))._replace(known=known)
         seed = config.quantizer.seed
         quality = measure(quantizer, vectors, codes, config=config.quality, seed=seed, grouping=grouping)
         write_json(folder / QUALITY, quality.dump())
@@ -85,6 +105,7 @@ def run_each(
     embeddings: Mapping[str, Artifact | Path],
     out: Path,
     catalogue: Catalogue | None = None,
+    split: Split | None = None,
 ) -> dict[str, Artifact]:
     """Make semantic IDs of several embeddings of the same items, each with codebooks of its own.
 
@@ -93,11 +114,14 @@ def run_each(
         embeddings: name, such as item, image, text → as in `run`.
         out: the stage's folder, of all.
         catalogue: as in `run`.
+        split: as in `run`.
 
     Returns:
         Name → artefact.
     """
-    return {name: run(config, embeddings=one, out=out, catalogue=catalogue) for name, one in embeddings.items()}
+    return {
+        name: run(config, embeddings=one, out=out, catalogue=catalogue, split=split) for name, one in embeddings.items()
+    }
 
 
 class Batch(NamedTuple):
@@ -110,7 +134,15 @@ class Batch(NamedTuple):
 class QuantizerTask:
     """A quantiser with weights, as the training loop sees it."""
 
-    def __init__(self, trainable: Trainable, vectors: NDArray[Any], *, config: TrainingConfig, seed: int) -> None:
+    def __init__(
+        self,
+        trainable: Trainable,
+        vectors: NDArray[Any],
+        *,
+        config: TrainingConfig,
+        seed: int,
+        rows: NDArray[np.int64] | None = None,
+    ) -> None:
         """Draw what it is validated on.
 
         Args:
@@ -118,20 +150,23 @@ class QuantizerTask:
             vectors: ``[n, dim]``; may be memory-mapped.
             config: sizes.
             seed: of what is drawn.
+            rows: of the vectors that may be learned from, ascending; None: all.
         """
         self.name = "semantic ids"
         self.module = trainable.module
         self._trainable = trainable
-        self._vectors = vectors
+        self._vectors, self._rows = vectors, rows
         self._size = config.batch_vectors
         self._seed = seed
         rng = np.random.default_rng([seed, VALIDATION])
-        self._validation = take(vectors, sample_rows(len(vectors), size=config.validation_vectors, rng=rng))
+        self._validation = draw(vectors, of=rows, size=config.validation_vectors, rng=rng)
 
     def batch(self, index: int) -> Batch:
         """Draw vectors."""
         rng = np.random.default_rng([self._seed, BATCHES, index])
-        rows = np.sort(rng.integers(0, len(self._vectors), self._size))  # a mapped file is read in order
+        among = self._rows
+        drawn = np.sort(rng.integers(0, len(self._vectors if among is None else among), self._size))
+        rows = drawn if among is None else among[drawn]  # ascending: a mapped file is read in order
         return Batch(torch.from_numpy(take(self._vectors, rows)))
 
     def num_samples(self, batch: Batch) -> int:
@@ -153,14 +188,16 @@ class QuantizerTask:
         return Validation(metrics, headline="explained_variance")
 
 
-def _fitted(config: SemanticIdsConfig, vectors: NDArray[Any], *, folder: Path) -> tuple[Quantizer, Mapping[str, Any]]:
-    """Fit or train; also returns what the artefact's summary says of it."""
+def _fitted(
+    config: SemanticIdsConfig, vectors: NDArray[Any], *, rows: NDArray[np.int64] | None, folder: Path
+) -> tuple[Quantizer, Mapping[str, Any]]:
+    """Fit to some rows, or train on them; also returns what the artefact's summary says of it."""
     quantizer = config.quantizer
     if isinstance(quantizer, ClosedFormConfig):
-        return quantizer.fit(vectors), {}
+        return quantizer.fit(vectors, rows=rows), {}
     assert isinstance(quantizer, TrainedConfig)
-    trainable = quantizer.start(vectors)
-    task = QuantizerTask(trainable, vectors, config=config.training, seed=quantizer.seed)
+    trainable = quantizer.start(vectors, rows=rows)
+    task = QuantizerTask(trainable, vectors, config=config.training, seed=quantizer.seed, rows=rows)
     result = train(task, config=config.training.loop, out=folder, seed=quantizer.seed)
     return trainable.frozen(), {"training": result._asdict()}
 

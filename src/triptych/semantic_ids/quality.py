@@ -65,6 +65,8 @@ class Grouping(NamedTuple):
     """``[items]``, a number for each category, -1 for none."""
     item_cells: NDArray[np.bool_] | None = None
     """``[items, cells]``, where they are delivered."""
+    known: NDArray[np.bool_] | None = None
+    """``[items]``, whether the codebooks may have been learned of them; None: of all."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,17 @@ class LevelQuality:
     """Distinct prefixes."""
     category_nmi: float | None
     """Normalised mutual information of prefixes and categories, among items with one; None: there are none."""
+
+
+@dataclass(frozen=True)
+class PartQuality:
+    """How well the codes of some items say what they are of."""
+
+    items: int
+    mse: float
+    """As `Quality.mse`."""
+    cosine: float
+    """As `Quality.cosine`."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,10 @@ class Quality:
     """Items of the sample among which neighbours are looked for."""
     neighbour_queries: int
     """Of these, those whose neighbours are looked for."""
+    known: PartQuality | None = None
+    """Of the items that the codebooks were learned of; None: of all."""
+    new: PartQuality | None = None
+    """Of those that came later."""
 
     def dump(self) -> dict[str, Any]:
         """Return it as plain JSON types."""
@@ -120,7 +137,9 @@ class Quality:
     @classmethod
     def load(cls, dumped: Mapping[str, Any]) -> Quality:
         """Read what `dump` returned."""
-        return cls(**{**dumped, "levels": tuple(LevelQuality(**level) for level in dumped["levels"])})
+        levels = tuple(LevelQuality(**level) for level in dumped["levels"])
+        parts = {name: dumped.get(name) and PartQuality(**dumped[name]) for name in ("known", "new")}
+        return cls(**{**dumped, "levels": levels, **parts})
 
 
 def measure(
@@ -140,7 +159,7 @@ def measure(
         codes: ``[items, levels or more]``; what stands behind the quantiser's levels keeps ids apart and no more.
         config: how neighbours are sampled.
         seed: of the sample.
-        grouping: categories and cells.
+        grouping: categories, cells, and what is known.
 
     Raises:
         DataError: there are no items, or not as many of one thing as of the other.
@@ -149,6 +168,9 @@ def measure(
     own = codes[:, : quantizer.levels]
     numbers = number_ids(codes)
     errors = _errors(quantizer, vectors, own)
+    everything = np.ones(len(codes), np.bool_)
+    known = everything if grouping.known is None else grouping.known
+    new = ~known
     sizes = np.bincount(numbers)
     cells = grouping.item_cells
     in_cell = None if cells is None or not cells.any() else in_cell_collision_rate(numbers, item_cells=cells)
@@ -163,11 +185,13 @@ def measure(
         largest_id=int(sizes.max()),
         in_cell_collision_rate=in_cell,
         mse=errors.mse[-1],
-        cosine=errors.cosine,
+        cosine=errors.part(everything).cosine,
         neighbour_recall=neighbours.recall,
         neighbours=neighbours.k,
         neighbour_items=neighbours.items,
         neighbour_queries=neighbours.queries,
+        known=errors.part(known) if new.any() else None,
+        new=errors.part(new) if new.any() else None,
     )
 
 
@@ -230,7 +254,12 @@ def _asked(quality: Quality, gate: Gate) -> Iterator[tuple[str, float, float, bo
 def _check(num_items: int, *, codes: NDArray[np.uint16], grouping: Grouping) -> None:
     if not num_items:
         raise DataError("semantic ids: there are no items to measure.")
-    for what, given in (("codes", codes), ("categories", grouping.categories), ("cells", grouping.item_cells)):
+    for what, given in (
+        ("codes", codes),
+        ("categories", grouping.categories),
+        ("cells", grouping.item_cells),
+        ("known", grouping.known),
+    ):
         if given is not None and len(given) != num_items:
             raise DataError(f"semantic ids: there are vectors of {num_items} items, and {what} of {len(given)}.")
 
@@ -258,22 +287,32 @@ def _levels(
 class _Errors(NamedTuple):
     mse: list[float]
     """Of each prefix."""
-    cosine: float
+    own: NDArray[np.float32]
+    """``[items]``, each item's mean squared error, per number, by all codes."""
+    cosines: NDArray[np.float32]
+    """``[items]``, NaN where its vector, or what was rebuilt of it, has no length."""
+
+    def part(self, items: NDArray[np.bool_]) -> PartQuality:
+        found = self.cosines[items & ~np.isnan(self.cosines)]
+        cosine = float(found.mean(dtype=np.float64)) if len(found) else 0.0
+        return PartQuality(int(items.sum()), float(self.own[items].mean(dtype=np.float64)), cosine)
 
 
 def _errors(quantizer: Quantizer, vectors: NDArray[Any], codes: NDArray[np.uint16]) -> _Errors:
-    squares, cosines, counted = np.zeros(quantizer.levels), 0.0, 0
+    squares = np.zeros(quantizer.levels)
+    last, cosines = np.empty(len(codes), np.float32), np.full(len(codes), np.nan, np.float32)
     for block in blocks(vectors, widest=quantizer.widest):
         own = codes[block.rows]
         for level in range(quantizer.levels):
             rebuilt = quantizer.reconstruct(own[:, : level + 1])
-            squares[level] += np.square(block.vectors - rebuilt, dtype=np.float64).sum()
+            errors = np.square(block.vectors - rebuilt, dtype=np.float64).sum(axis=1)
+            squares[level] += errors.sum()
+        last[block.rows] = errors / vectors.shape[1]
         lengths = np.linalg.norm(block.vectors, axis=1) * np.linalg.norm(rebuilt, axis=1)
         there = lengths > 0
         products = np.einsum("nd,nd->n", block.vectors, rebuilt, dtype=np.float64)
-        cosines += float((products[there] / lengths[there]).sum())
-        counted += int(there.sum())
-    return _Errors((squares / vectors.size).tolist(), cosines / counted if counted else 0.0)
+        cosines[block.rows][there] = products[there] / lengths[there]
+    return _Errors((squares / vectors.size).tolist(), last, cosines)
 
 
 class _Neighbours(NamedTuple):

@@ -49,6 +49,11 @@ class SemanticIds:
         quality = Quality.load(json.loads(artifact.file(QUALITY).read_text(encoding="utf-8")))
         return cls(artifact, codes, open_quantizer(artifact.config["quantizer"], artifact.path), quality)
 
+    @property
+    def num_codes(self) -> int:
+        """Codes of the widest column of `codes`: as many as a level has, or as tokens against collisions if more."""
+        return max(self.quantizer.num_codes, int(self.codes.max(initial=0)) + 1)
+
     def assign(self, vectors: NDArray[Any]) -> NDArray[np.uint16]:
         """Choose codes ``[n, levels]`` for vectors ``[n, dim]`` of the same encoder; see `Quantizer.assign`."""
         return self.quantizer.assign(vectors)

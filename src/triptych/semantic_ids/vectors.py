@@ -59,6 +59,27 @@ def take(vectors: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.float32]:
     return _checked(vectors[rows], rows=rows)
 
 
+def draw(
+    vectors: NDArray[Any], *, of: NDArray[np.int64] | None, size: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Gather distinct rows that are drawn.
+
+    Args:
+        vectors: ``[n, dim]``; may be memory-mapped.
+        of: rows that may be drawn, ascending; None: all.
+        size: how many, at most.
+        rng: draws.
+
+    Returns:
+        float32 ``[size, dim]`` or fewer, in the order of the rows.
+
+    Raises:
+        DataError: as of `take`.
+    """
+    found = sample_rows(len(vectors) if of is None else len(of), size=size, rng=rng)
+    return take(vectors, found if of is None else of[found])
+
+
 def sample_rows(num_rows: int, *, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw distinct rows, ascending; all of them where there are no more than `size`."""
     if size >= num_rows:

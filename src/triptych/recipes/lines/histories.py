@@ -30,6 +30,7 @@ def run(stages: Stages) -> Artifact:
     served = recalled[RECALL][0] if recalled else None
     stages.bundle(
         trained,
+        split=split,
         popularity=popularity,
         bm25=bm25,
         recall=None if served is None else served.model,

@@ -27,7 +27,7 @@ def run(stages: Stages) -> Artifact:
     dataset, config = stages.config.dataset, stages.config
     popularity, bm25 = stages.popularity(None), stages.bm25()
     trained = stages.train(None, stages.tokenizer(None))
-    stages.bundle(trained, popularity=popularity, bm25=bm25)
+    stages.bundle(trained, split=None, popularity=popularity, bm25=bm25)
     asked = [] if dataset is None else [one for one in dataset.photo_queries() if one.part is config.evaluation.part]
     tasks = [lambda: _photographed(stages, trained, asked)] if asked else []
     tasks += stages.relit_photos(None, trained)

@@ -57,6 +57,7 @@ def run(stages: Stages) -> Artifact:
     recall, ranker = own[0] if own else None, rankers[0] if rankers else None
     stages.bundle(
         trained,
+        split=split,
         served=served.plan,
         popularity=popularity,
         bm25=bm25,

@@ -26,6 +26,7 @@ from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.pretrain.stages import PRESETS, TITLE_PHOTO, Tree
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.pretrain.tasks.multitask import MultitaskConfig
+from triptych.recall.code_tasks import CodeTasksConfig
 from triptych.recall.models.semantic_tower import Content
 from triptych.recipes.config import RunConfig
 from triptych.recipes.controls import Control
@@ -163,7 +164,8 @@ def retrieval() -> Table:
     """Return the definition of the part on semantic IDs: read as tokens, said, and fused with the encoder.
 
     The rows whose names begin with `tower` have one tower of items, which reads the title and what their names say, and
-    the same steps; those with tasks spend the first third of them on tasks that titles ask (C1).
+    the same steps; those with tasks spend the first third of them on tasks that titles ask (C1). One of these is longer
+    by as much, so that it is contrasted in as many steps as those without.
     """
     return Table(
         name="smgr --part retrieval",
@@ -225,10 +227,14 @@ def reader(semantic_ids: Tree | None) -> RecallConfig:
     return RecallConfig.parse(tree if semantic_ids is None else {**tree, "semantic_ids": semantic_ids})
 
 
-def tower(content: Content, *, tasks: Tree | None = None) -> RecallConfig:
-    """One tower of items over their titles and what `content` says, with tasks of semantic IDs or without."""
+def tower(content: Content, *, tasks: Tree | None = None, longer: bool = False) -> RecallConfig:
+    """One tower of items over their titles and what `content` says, with tasks of semantic IDs or without.
+
+    `longer` adds the epochs of C1, so that the contrast has as many as without tasks.
+    """
     model = {"kind": "semantic_tower", "content": content.value, "tasks": tasks}
-    tree: dict[str, Any] = {"pretrain": ContrastiveConfig().dump(), "recall": {"model": model, "epochs": TOWER_EPOCHS}}
+    epochs = TOWER_EPOCHS + (CodeTasksConfig().first_epochs if longer else 0)
+    tree: dict[str, Any] = {"pretrain": ContrastiveConfig().dump(), "recall": {"model": model, "epochs": epochs}}
     return RecallConfig.parse({**tree, "semantic_ids": {}} if content.reads_codes else tree)
 
 
@@ -241,7 +247,7 @@ def fused() -> GenerationConfig:
 PRODUCT_CODES: Tree = {"quantizer": {"kind": "product_kmeans"}}
 """What an index keeps of a vector in as many bytes as its ID takes."""
 TOWER_EPOCHS = 3.0
-"""Of every row of a tower; with tasks, one of them is of C1."""
+"""Of every row of a tower but a longer one; with tasks, one of them is of C1."""
 _NO_SAYING: Tree = {"generative_query": 0.0, "generative_features": 0.0}
 _NO_TELLING: Tree = {"discriminative_query": 0.0, "discriminative_features": 0.0}
 _RECALL_RATES = tuple((f"recall.learning_rate={value}",) for value in (0.001, 0.003))
@@ -249,8 +255,10 @@ _DECODER_RATES = tuple((f"generative.learning_rate={value}",) for value in (0.00
 _ENCODER_TRIALS: tuple[Settings, ...] = (("temperature=0.05",), ("temperature=0.07",))
 
 
-def _tower(name: str, what: str, content: Content, *, tasks: Tree | None = None, **more: Any) -> Row:
-    return Row(name, what, lambda: tower(content, tasks=tasks), _RECALL_RATES, **more)
+def _tower(
+    name: str, what: str, content: Content, *, tasks: Tree | None = None, longer: bool = False, **more: Any
+) -> Row:
+    return Row(name, what, lambda: tower(content, tasks=tasks, longer=longer), _RECALL_RATES, **more)
 
 
 RETRIEVAL_ROWS = (
@@ -269,6 +277,7 @@ RETRIEVAL_ROWS = (
     _tower("tower sid", "… and tokens of their IDs", Content.SID),
     _tower("tower both", "… and both", Content.BOTH),
     _tower("tower sid + tasks", "tokens, with all four tasks of IDs", Content.SID, tasks={}),
+    _tower("tower sid + tasks, longer", "… and as much contrast as without", Content.SID, tasks={}, longer=True),
     _tower("tower both + tasks", "both, with all four", Content.BOTH, tasks={}),
     _tower("tower sid - generative", "tokens, without the tasks that say IDs", Content.SID, tasks=_NO_SAYING),
     _tower("tower sid - discriminative", "… without those that tell them", Content.SID, tasks=_NO_TELLING),
@@ -304,6 +313,7 @@ RETRIEVAL_CLAIMS = (
     Ordering("Tokens add to the vectors that they are of", "tower both", "tower dense"),
     Ordering("… by what they say", "tower both", "random-id tower both"),
     Ordering("The tasks help: full > without", "tower sid + tasks", "tower sid"),
+    Ordering("… at as much contrast", "tower sid + tasks, longer", "tower sid"),
     Ordering("… in the order of results", "tower sid + tasks", "tower sid", column=_NDCG),
     Ordering("… beside vectors too", "tower both + tasks", "tower both"),
     Ordering("… more than with IDs of other items", "tower sid + tasks", "random-id tower sid + tasks"),

@@ -21,7 +21,7 @@ from triptych.foundation.errors import ConfigError
 from triptych.semantic_ids.base import ClosedFormConfig
 from triptych.semantic_ids.kmeans import Assignment, cluster
 from triptych.semantic_ids.quantizers.residual_kmeans import ResidualKmeans, read_codebooks
-from triptych.semantic_ids.vectors import check_shape, sample_rows, take
+from triptych.semantic_ids.vectors import check_shape, draw
 
 
 class ProductKmeansConfig(ClosedFormConfig):
@@ -32,21 +32,21 @@ class ProductKmeansConfig(ClosedFormConfig):
     iterations: int = Field(25, ge=1)
     """Rounds of assignment and averaging, of each level."""
     sample_per_code: int = Field(256, ge=1)
-    """Vectors for each code of a level that the codebooks are learned from, drawn from all; decides the memory."""
+    """Vectors for each code of a level that the codebooks are learned from, drawn of those given; decides memory."""
 
-    def fit(self, vectors: NDArray[Any]) -> ResidualKmeans:
+    def fit(self, vectors: NDArray[Any], *, rows: NDArray[np.int64] | None = None) -> ResidualKmeans:
         """Learn the codebooks from a sample of the vectors, part by part.
 
         A part's codes are 0 in all other places. Then the nearest code of what is left is the nearest of that part, and
         the sum of an item's codes is its parts side by side: the quantiser is a residual one with such codebooks.
         """
         check_shape(vectors)
-        self.require_enough(len(vectors))
+        self.require_enough(len(vectors) if rows is None else len(rows))
         dim = vectors.shape[1]
         if dim < self.levels:
             raise ConfigError(f"quantizer.levels is {self.levels}, and vectors of {dim} numbers have fewer parts.")
         rng = np.random.default_rng(self.seed)
-        sample = take(vectors, sample_rows(len(vectors), size=self.sample_per_code * self.codes, rng=rng))
+        sample = draw(vectors, of=rows, size=self.sample_per_code * self.codes, rng=rng)
         codebooks = np.zeros((self.levels, self.codes, dim), np.float32)
         for level, places in enumerate(np.array_split(np.arange(dim), self.levels)):
             codebooks[level][:, places] = cluster(

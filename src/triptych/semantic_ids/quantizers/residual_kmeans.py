@@ -22,7 +22,7 @@ from triptych.foundation.errors import ArtifactError
 from triptych.semantic_ids.base import WEIGHTS_FILE, ClosedFormConfig, Quantizer
 from triptych.semantic_ids.codebooks import Codebook, nearest
 from triptych.semantic_ids.kmeans import Assignment, cluster
-from triptych.semantic_ids.vectors import BLOCK_NUMBERS, check_shape, sample_rows, take
+from triptych.semantic_ids.vectors import BLOCK_NUMBERS, check_shape, draw
 
 CODEBOOKS = "codebooks"
 
@@ -38,15 +38,15 @@ class ResidualKmeansConfig(ClosedFormConfig):
     iterations: int = Field(25, ge=1)
     """Rounds of assignment and averaging, of each level."""
     sample_per_code: int = Field(256, ge=1)
-    """Vectors for each code of a level that the codebooks are learned from, drawn from all; decides the memory."""
+    """Vectors for each code of a level that the codebooks are learned from, drawn of those given; decides memory."""
 
-    def fit(self, vectors: NDArray[Any]) -> ResidualKmeans:
+    def fit(self, vectors: NDArray[Any], *, rows: NDArray[np.int64] | None = None) -> ResidualKmeans:
         """Learn the codebooks from a sample of the vectors, level by level."""
         check_shape(vectors)
-        self.require_enough(len(vectors))
+        self.require_enough(len(vectors) if rows is None else len(rows))
         rng = np.random.default_rng(self.seed)
-        rows = sample_rows(len(vectors), size=self.sample_per_code * self.codes, rng=rng)
-        return ResidualKmeans(self.learn(take(vectors, rows), rng=rng))
+        sample = draw(vectors, of=rows, size=self.sample_per_code * self.codes, rng=rng)
+        return ResidualKmeans(self.learn(sample, rng=rng))
 
     def learn(self, residuals: NDArray[np.float32], *, rng: np.random.Generator) -> NDArray[np.float32]:
         """Learn codebooks ``[levels, codes, dim]`` from vectors ``[n, dim]``, which are overwritten by what is left."""

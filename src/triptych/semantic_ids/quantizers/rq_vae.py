@@ -29,7 +29,7 @@ from triptych.losses.base import LossOutput
 from triptych.nn.quantizer import CodebookUpdate, GradientPath, ResidualQuantizer
 from triptych.semantic_ids.base import WEIGHTS_FILE, Quantizer, TrainedConfig
 from triptych.semantic_ids.quantizers.residual_kmeans import ResidualKmeansConfig
-from triptych.semantic_ids.vectors import check_shape, sample_rows, take
+from triptych.semantic_ids.vectors import check_shape, draw
 
 START_ITERATIONS = 10
 EMA_DECAY = 0.99
@@ -53,7 +53,7 @@ class RqVaeConfig(TrainedConfig):
     gradient_path: GradientPath = GradientPath.STRAIGHT_THROUGH
     """How gradients pass the codes: straight_through, or rotation (turned as the vector is into its codes)."""
     start_per_code: int = Field(64, ge=1)
-    """Vectors for each code that the first codebooks, and mean and scale, are learned from, drawn from all."""
+    """Vectors for each code that the first codebooks, and mean and scale, are learned from, drawn."""
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:
@@ -63,12 +63,12 @@ class RqVaeConfig(TrainedConfig):
             raise ValueError(f"hidden widths are at least 1, not {list(self.hidden)}.")
         return self
 
-    def start(self, vectors: NDArray[Any]) -> RqVaeTraining:
+    def start(self, vectors: NDArray[Any], *, rows: NDArray[np.int64] | None = None) -> RqVaeTraining:
         """Draw the weights, and let the codebooks be residual k-means of what they make of a sample."""
         check_shape(vectors)
-        self.require_enough(len(vectors))
+        self.require_enough(len(vectors) if rows is None else len(rows))
         rng = np.random.default_rng(self.seed)
-        sample = take(vectors, sample_rows(len(vectors), size=self.start_per_code * self.codes, rng=rng))
+        sample = draw(vectors, of=rows, size=self.start_per_code * self.codes, rng=rng)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             module = RqVaeModule(self, dim=vectors.shape[1])
