@@ -302,7 +302,15 @@ def test_rows_of_em3s_table_differ_in_model_and_content_alone(part):
         assert one.ranker.model == configs[first].ranker.model
         assert one.ranker.content.reads_modalities == (one.pretrain is not None) == ("," in name)
     assert len({one.pretrain.to_json() for one in configs.values() if one.pretrain is not None}) == 1
-    assert configs["din, em3"].modalities == configs["din, concat"].modalities == ("title", "photo", "item")
+    about_modalities = {"din, em3 title", "din, em3 photo", "din, frozen item"}
+    for claim in made.claims:
+        read = {
+            (configs[name].modalities, configs[name].ranker.content.dump().get("dim", 64))  # SimTier has no vectors
+            for name in claim.rows
+            if name in configs and configs[name].modalities
+        }
+        assert len(read) <= 1 or set(claim.rows) & about_modalities, claim.claim
+    assert configs["din, em3"].modalities == ("title", "photo", "item")
     assert len({one.trials for one in made.rows}) == 1
     with pytest.raises(ConfigError, match=r"ranker\.learning_rate=0\.01 would have no effect"):
         resolve(made, size=Size.FULL, part=Part.TEST, settings=["ranker.learning_rate=0.01"])
