@@ -105,7 +105,7 @@ class Made:
         return np.random.default_rng(1).normal(size=(count, SIZES["vector_dim"])).astype(np.float16)
 
 
-@pytest.fixture(scope="module", params=["fashion", "movielens"])
+@pytest.fixture(scope="module", params=["fashion", "movielens", "movielens-by-time"])
 def made(request, tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(request.param, tmp_path_factory.mktemp("em3"))
 

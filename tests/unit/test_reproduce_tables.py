@@ -286,7 +286,7 @@ def test_rows_of_em3s_public_table_differ_in_the_model_alone(part):
         assert one.recall.model.modality_weights == configs["freedom"].recall.model.modality_weights
 
 
-@pytest.mark.parametrize("part", ["movielens", "fashion"])
+@pytest.mark.parametrize("part", ["movielens", "movielens-by-time", "fashion"])
 def test_rows_of_em3s_table_differ_in_model_and_content_alone(part):
     made = find_table("em3", part=part)
     configs = {one.name: one.config() for one in made.rows}
