@@ -223,8 +223,8 @@ def test_nothing_after_the_moment_is_looked_up(ranker: Ranker, folder: RunFolder
     late, then = (Ranking(ranker, candidates=20, catalogue=catalogue, moment_us=one) for one in (None, middle))
     asked = late.order([Request(query=query, user=user, before=int(places[len(places) // 2]))], found).placed[0]
     assert asked == then.order([Request(query=query, user=user)], found).placed[0]
-    nobody = then.order([Request(query=query), Request(query=query, before=0)], found).placed
-    assert nobody[0] == nobody[1] != asked
+    by_nobody = [then.order([Request(query=query, before=one)], found).placed[0] for one in (None, 0)]
+    assert by_nobody[0] == by_nobody[1] != asked, "nobody has no moment of his own"
     past = [catalogue.event_array(name)[places] for name in ("item_row", "time", "kind")]
     known = past[1] < middle
     asking = ranker.features.of_words(
