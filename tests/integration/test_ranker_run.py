@@ -24,7 +24,8 @@ from triptych.encoders.embeddings import encode_views, load_vectors, load_views
 from triptych.encoders.inputs import View
 from triptych.engine import Channel, Engine, Filters
 from triptych.engine.bundle import open_bundle
-from triptych.engine.ranking import Ranking
+from triptych.engine.ranking import RankedRetriever, Ranking
+from triptych.evaluate.askers import draw_askers
 from triptych.evaluate.report import read_records
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ArtifactError, EngineError
@@ -222,6 +223,8 @@ def test_nothing_after_the_moment_is_looked_up(ranker: Ranker, folder: RunFolder
     late, then = (Ranking(ranker, candidates=20, catalogue=catalogue, moment_us=one) for one in (None, middle))
     asked = late.order([Request(query=query, user=user, before=int(places[len(places) // 2]))], found).placed[0]
     assert asked == then.order([Request(query=query, user=user)], found).placed[0]
+    by_nobody = [then.order([Request(query=query, before=one)], found).placed[0] for one in (None, 0)]
+    assert by_nobody[0] == by_nobody[1] != asked, "nobody has no moment of his own"
     past = [catalogue.event_array(name)[places] for name in ("item_row", "time", "kind")]
     known = past[1] < middle
     asking = ranker.features.of_words(
@@ -233,19 +236,28 @@ def test_nothing_after_the_moment_is_looked_up(ranker: Ranker, folder: RunFolder
     )
 
 
-def test_the_rule_is_what_validation_says(folder: RunFolder):
-    """Its summary is made again from the validation part's clicks, as at the part's beginning."""
+def test_the_rule_is_what_validation_says(folder: RunFolder, ranker: Ranker):
+    """Its summary is made again from the validation part's clicks, each query asked for one of those who clicked."""
     parts = open_bundle(folder.path)[1]
     ranking = parts.ranking
     catalogue, split = Catalogue.open(folder.stage("catalogue")), Split.open(folder.stage("split"))
     targets = split.targets(Part.VALIDATION)
     assert ranking.summary["queries"] == len(targets.query_row)
     encoder, index = Embedder.open(parts.encoder), open_index(parts.recall_index)
-    recall = LearnedRetriever.load(parts.recall.path, index=index, encoder=encoder)
-    found = recall.retrieve([Request(query=catalogue.queries[row]) for row in targets.query_row], 10).item_rows
+    recall = LearnedRetriever.load(parts.recall.path, index=index, encoder=encoder, catalogue=catalogue)
+    places = split.part(Part.VALIDATION)
+    of = {"places": places, "query_rows": targets.query_row.astype(np.int64), "most": 1, "seed": 0}
+    askers, queries = draw_askers(catalogue, **of), [catalogue.queries[row] for row in targets.query_row]
+    assert all(user is not None and before >= places.start for _, user, before in zip(*askers, strict=True))
+    asked = [askers.request(place, queries=queries) for place in range(len(queries))]
     wanted = TargetSets(targets.offsets, targets.item_rows)
-    without = ndcg_at_k(match(found, targets=wanted), k=10).mean()
-    assert ranking.summary["ndcg@10 recall"] == pytest.approx(without)
+    line = Ranking(ranker, candidates=CANDIDATES, catalogue=catalogue)
+    ranked = RankedRetriever(recall, line, name="ranked")
+    for name, retriever in (("recall", recall), ("ranked", ranked)):
+        value = ndcg_at_k(match(retriever.retrieve(asked, 10).item_rows, targets=wanted), k=10).mean()
+        assert ranking.summary[f"ndcg@10 {name}"] == pytest.approx(value), name
+    personal = ranked.retrieve(asked, 10).item_rows
+    assert not np.array_equal(personal, ranked.retrieve([Request(query=one) for one in queries], 10).item_rows)
     enough = ranking.summary["queries"] >= LEAST_QUERIES
     assert ranking.summary["is_preferred"] == (enough and ranking.summary["gain"][0] > 0)
 

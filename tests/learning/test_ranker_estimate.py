@@ -106,12 +106,16 @@ def test_it_stands_beside_what_happens(log, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(estimates, "SHORT_S", 0.0)
     caplog.set_level(logging.INFO, logger="triptych")
     given = Given(*log, seed=0, modalities=modalities())
-    artifact = train.run(config_of(content=EM3, epochs=2), given, inputs={}, out=tmp_path)
-    expected = artifact.summary["estimate"]
-    for name in ("seconds", "samples_per_s", "peak_memory_bytes"):
-        assert name in FitResult._fields and expected[name] > 0 and artifact.summary[name] > 0
-    assert expected["steps"] == artifact.summary["steps"]
-    assert 0 < expected["content_rate"] < 1 and 4 < expected["items_per_batch"] <= 32
+    config = config_of(content=EM3, epochs=2)
+    artifact = train.run(config, given, inputs={}, out=tmp_path)
+    expected, happened = artifact.summary["estimate"], artifact.summary
+    assert {"seconds", "samples_per_s", "peak_memory_bytes"} <= set(FitResult._fields) & set(expected)
+    assert expected["steps"] == happened["steps"]
+    assert expected["peak_memory_bytes"] / happened["peak_memory_bytes"] == pytest.approx(1, abs=0.3)
+    task = RankTask(config, given)
+    items = [len(task.batch(index).candidates.items.item_rows) for index in range(task.batches_per_epoch)]
+    assert expected["items_per_batch"] == pytest.approx(np.mean(items), rel=0.2)
+    assert 0 < expected["content_rate"] < 1
     assert "distinct items a batch, whose content takes" in caplog.text
 
 

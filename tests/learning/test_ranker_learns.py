@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ArtifactError, ConfigError, DataError
 from triptych.ranker import train
 from triptych.ranker.config import RankTrainConfig
-from triptych.ranker.feature_ids import CATEGORY, ITEM, USER, FeatureIds, Quantiles
+from triptych.ranker.feature_ids import CATEGORY, ITEM, USER, WEEKDAY, FeatureIds, Quantiles
 from triptych.ranker.features import Features, Past
 from triptych.ranker.measure import GroupBy, by_group, figures, slices
 from triptych.ranker.own_encoder import EncoderStart, OwnEncoder
@@ -344,7 +345,8 @@ def test_slices_are_of_items_by_how_often_and_how_long_they_were_there(din, log)
 
 
 def test_every_kept_sample_is_seen_once_an_epoch_and_a_batch_is_its_index(log):
-    task = RankTask(config_of({"kind": "mlp"}, negative_rate=0.5, batch_samples=100), Given(*log, seed=3))
+    settings = {"batch_samples": 100, "id_dropout_rate": 0.0}
+    task = RankTask(config_of({"kind": "mlp"}, negative_rate=0.5, **settings), Given(*log, seed=3))
     positives = int(task.train.label.sum())
     negatives = len(task.train.label) - positives
     seen = []
@@ -358,7 +360,7 @@ def test_every_kept_sample_is_seen_once_an_epoch_and_a_batch_is_its_index(log):
     for one, other in zip(again.candidates.items[:2], seen[0][0].candidates.items[:2], strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(again.candidates.target, seen[1][0].candidates.target)
-    in_time = RankTask(config_of({"kind": "mlp"}, order="time"), Given(*log, seed=3))
+    in_time = RankTask(config_of({"kind": "mlp"}, order="time", id_dropout_rate=0.0), Given(*log, seed=3))
     first = in_time.features.of_log(in_time.train.requests.at(np.arange(5)))
     assert torch.equal(in_time.batch(0).candidates.requests.fields[:5, -2:], torch.from_numpy(first.fields[:, -2:]))
 
@@ -393,6 +395,25 @@ def test_features_are_of_training_and_the_rest_is_unknown(log, tmp_path):
         asking, request=test.request, item_rows=test.item_row, hide=np.random.default_rng(0), hide_rate=1.0
     )
     assert not hidden.items.fields[:, 0].any() and hidden.items.fields[:, 1].all()
+
+
+def test_a_weekday_that_training_has_not_met_is_unknown_and_what_is_unknown_has_learned(log, tmp_path):
+    """Training has four days from a Wednesday on, and validation is the Sunday after them."""
+    task = RankTask(config_of({}), Given(*log, seed=0))
+    weekday = list(task.features.sizes.request_fields).index(WEEKDAY)
+    train, later = (task.features.of_log(one.requests).fields[:, weekday] for one in (task.train, task.validation))
+    assert set(train.tolist()) == {3, 4, 5, 6} and set(later.tolist()) == {0}
+    hidden = torch.cat([task.batch(place).candidates.requests.fields[:, weekday] for place in range(20)]) == 0
+    assert 0.02 < float(hidden.float().mean()) < 0.1
+    assert not (task.features.of_log(task.train.requests).fields[:, weekday] == 0).any()
+    task.ids.save(tmp_path)
+    times = 24 * 3_600_000_000 * np.arange(4, 11)  # from Monday, 5 January 1970 on
+    assert FeatureIds.load(tmp_path).calendar.rows(times)[1].tolist() == [0, 0, 3, 4, 5, 6, 0]
+    about = json.loads((tmp_path / "features.json").read_text())
+    del about["calendar"]  # as rankers have it that were trained before
+    (tmp_path / "features.json").write_text(json.dumps(about))
+    assert FeatureIds.load(tmp_path).calendar.rows(times)[1].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert FeatureIds.load(tmp_path).calendar.rows(times + 23 * 3_600_000_000)[0].tolist() == [24] * 7
 
 
 def test_numbers_are_places_among_those_of_training():

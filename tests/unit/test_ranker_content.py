@@ -11,10 +11,13 @@ from torch.nn import functional
 
 from triptych.foundation.errors import ConfigError
 from triptych.foundation.registry import config_class
+from triptych.nn.attention import SelfAttention
+from triptych.nn.query_former import QueryFormer
 from triptych.ranker.base import CONTENTS, load_model
 from triptych.ranker.content.base import Asked
 from triptych.ranker.content.em3 import Em3ContentConfig
 from triptych.ranker.content.simtier import SimTierConfig
+from triptych.ranker.estimate import kept_bytes
 
 
 def asked(given=None):
@@ -226,6 +229,21 @@ def test_an_item_is_encoded_once_however_often_it_stands_in_histories():
     assert len(module(given).steps.vectors) == len(given.steps[given.steps >= 0].unique())
 
 
+@pytest.mark.parametrize("form", FORMS, ids=["as_published", "full"])
+def test_memory_follows_distinct_items_and_not_how_often_they_were_chosen(form):
+    given = asked()
+    longer = given._replace(steps=given.steps.repeat(1, 50))
+    fewer = given._replace(steps=given.steps.clamp(max=0))
+
+    def kept(module, asked_of):
+        there = [*module.parameters(), *(part for one in asked_of.content for part in one), asked_of.id_vectors]
+        return kept_bytes(lambda: module(asked_of), apart_from=there)
+
+    plain, again = (em3(train_behaviours="adapter", **form, **more) for more in ({}, {"recompute": True}))
+    assert kept(plain, fewer) < kept(plain, given) == kept(plain, longer)
+    assert kept(again, longer) == kept(again, given) < 0.5 * kept(plain, given)
+
+
 def test_the_contrast_is_of_candidates_that_have_an_id():
     """Of the five candidates one has no ID; its content finds nothing, and its ID gets no gradient."""
     module = em3(contrast_negatives=0, contrast_temperature=0.5)
@@ -255,6 +273,26 @@ def test_the_contrast_warms_up_in_training_alone():
     assert model.eval()(given).terms == ()
     weights = [model.train()(given).terms[0].weight for _ in range(5)]
     assert weights == pytest.approx([1e-3 * share for share in (0.25, 0.5, 0.75, 1, 1)])
+    unset = model_of("din", EM3)
+    unset.content.learns_for(30)
+    assert [unset.train()(given).terms[0].weight for _ in range(5)] == pytest.approx(weights)
+
+
+def test_the_forms_are_those_of_the_q_former():
+    """The reconstruction's proposal (sections 2.3 and 9), and what was published."""
+    for form, dim in (("full", 256), ("as_published", 64)):
+        config = Em3ContentConfig.parse({"kind": "em3", "form": form})
+        module = config.build({"image": 6, "text": 3}, id_dim=4, catalogue_items=40)
+        usual = getattr(QueryFormer, form)((6, 3))
+        shapes = {name: weight.shape for name, weight in usual.state_dict().items()}
+        assert {name: weight.shape for name, weight in module.fusion.state_dict().items()} == shapes
+        assert module.fusion.dim == dim
+        heads = [part.heads for part in module.fusion.modules() if isinstance(part, SelfAttention)]
+        assert heads == [part.heads for part in usual.modules() if isinstance(part, SelfAttention)]
+    small = Em3ContentConfig().merged({"form": "full", "layers": 1})
+    assert small.shape == (256, 4, 1, 8), "sizes of one form are not carried into the other"
+    before = Em3ContentConfig().dump() | {"width": 64, "queries": 1, "layers": 1, "heads": 4}
+    assert Em3ContentConfig.parse(before).shape == Em3ContentConfig().shape
 
 
 def test_the_q_former_has_a_rate_of_its_own():

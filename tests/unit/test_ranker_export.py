@@ -289,11 +289,15 @@ def test_parts_of_two_exports_are_refused(tmp_path, log, modalities, rankers, na
         ExportedRanker.load(Artifact.open(mixed), catalogue=log.catalogue).content_vectors(modalities)
 
 
-def test_an_export_is_of_one_catalogue_and_encoder(tmp_path, log, rankers):
-    (_, _, exported), *_ = rankers
+def test_an_export_and_its_ranker_are_of_one_catalogue_and_encoder(tmp_path, log, modalities, rankers):
+    (_, artifact, exported), *_ = rankers
     other = produce(tmp_path, kind="encoder", config={}, inputs={}, build=lambda folder: {})
     with pytest.raises(ArtifactError, match=f"from encoder 0123456789abcdef, but is used with encoder {other.id}"):
         ExportedRanker.load(exported, catalogue=log.catalogue, beside={"encoder": other})
+    own = {"catalogue": log.catalogue, "modalities": modalities}
+    assert Ranker.load(artifact, **own, beside={"catalogue": log.catalogue.artifact}).model is not None
+    with pytest.raises(ArtifactError, match=f"from encoder 0123456789abcdef, but is used with encoder {other.id}"):
+        Ranker.load(artifact, **own, beside={"encoder": other})
     catalogue = planted_photo_log(tmp_path / "log", users=24).catalogue
     with pytest.raises(ArtifactError, match="from catalogue"):
         ExportedRanker.load(exported, catalogue=catalogue)

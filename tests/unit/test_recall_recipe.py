@@ -22,6 +22,7 @@ from triptych.recipes.generation import GenerationConfig, GenerationPlan, Genera
 from triptych.recipes.recall import Content, RecallPlan, RecallWork, TrainedRecall, recall_of_run
 from triptych.recipes.reproduce.smgr import fused, tower
 from triptych.recipes.side_by_side import train_new
+from triptych.recipes.views import side_by_side
 from triptych.semantic_ids import fit
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
@@ -45,6 +46,13 @@ def trained(shop, out: Path, *, model: dict) -> TrainedRecall:
         {}, stages=stages, split=shop.split, served=Plan("title+photo", stages.config.pretrain)
     ).values()
     return found
+
+
+def test_sides_stand_beside_each_other_as_unit_vectors_and_what_is_not_there_is_zero():
+    photo = np.array([[3.0, 4.0], [np.nan, np.nan]], np.float16)
+    title = np.array([[0.0, 0.0, 2.0], [0.0, -5.0, 0.0]], np.float16)
+    joined = side_by_side({"title": title, "photo": photo})
+    np.testing.assert_allclose(joined, [[0, 0, 1, 0.6, 0.8], [0, -1, 0, 0, 0]], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", MODELS)

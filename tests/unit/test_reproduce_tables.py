@@ -273,17 +273,20 @@ def test_rows_of_em3s_public_table_differ_in_the_model_alone(part):
     assert all(tree == trees[0] for tree in trees)
     assert {one.recall.model.dim for one in configs.values()} == {64}
     assert len({one.pretrain.to_json() for one in configs.values() if one.pretrain is not None}) == (part != "baby")
+    models = [one.recall.model for name, one in configs.items() if name not in ("bpr-mf", "vbpr")]  # rows by Adagrad
+    assert {one.id_rate_factor for one in models} == {1.0}
     assert len(made.item_knn) == len(made.rows[0].trials)
     planned = resolve(made, size=Size.FULL, part=Part.TEST, settings=[])
     assert (planned.run.split.by, planned.evaluation.history) == (SplitBy.GIVEN, HistoryFrom.TRAIN)
     assert planned.evaluation.ks == (5, 10, 20, 50)
     if part != "baby":
+        assert configs["vbpr"].content == configs["em3"].modalities == configs["lattice"].modalities
         one, control = configs["em3"], configs["permuted-content em3"]
         assert one == control and configs["freedom"] == configs["permuted-content freedom"]
         assert one.recall.model.modality_weights == configs["freedom"].recall.model.modality_weights
 
 
-@pytest.mark.parametrize("part", ["movielens", "fashion"])
+@pytest.mark.parametrize("part", ["movielens", "movielens-by-time", "fashion"])
 def test_rows_of_em3s_table_differ_in_model_and_content_alone(part):
     made = find_table("em3", part=part)
     configs = {one.name: one.config() for one in made.rows}
@@ -302,7 +305,15 @@ def test_rows_of_em3s_table_differ_in_model_and_content_alone(part):
         assert one.ranker.model == configs[first].ranker.model
         assert one.ranker.content.reads_modalities == (one.pretrain is not None) == ("," in name)
     assert len({one.pretrain.to_json() for one in configs.values() if one.pretrain is not None}) == 1
-    assert configs["din, em3"].modalities == configs["din, concat"].modalities == ("title", "photo", "item")
+    about_modalities = {"din, em3 title", "din, em3 photo", "din, frozen item"}
+    for claim in made.claims:
+        read = {
+            (configs[name].modalities, configs[name].ranker.content.dump().get("dim", 64))  # SimTier has no vectors
+            for name in claim.rows
+            if name in configs and configs[name].modalities
+        }
+        assert len(read) <= 1 or set(claim.rows) & about_modalities, claim.claim
+    assert configs["din, em3"].modalities == ("title", "photo", "item")
     assert len({one.trials for one in made.rows}) == 1
     with pytest.raises(ConfigError, match=r"ranker\.learning_rate=0\.01 would have no effect"):
         resolve(made, size=Size.FULL, part=Part.TEST, settings=["ranker.learning_rate=0.01"])
@@ -316,6 +327,12 @@ def test_rows_of_em3s_table_differ_in_model_and_content_alone(part):
         (RankerConfig, {"ranker": {"content": {"kind": "frozen"}}}, "reads vectors of items: set pretrain"),
         (RankerConfig, {"modalities": ["item"]}, "reads no vectors of items: remove"),
         (RecallConfig, {"modalities": ["title"], "recall": {"model": {"kind": "lightgcn"}}}, "have no effect"),
+        (RecallConfig, {"content": ["title"], "recall": {"model": {"kind": "lightgcn"}}}, "content has no effect"),
+        (
+            RecallConfig,
+            {"content": ["title"], "pretrain": {"kind": "contrastive"}, "recall": {}},
+            "one that reads queries",
+        ),
     ],
 )
 def test_content_that_nobody_reads_is_refused(config, tree, message):

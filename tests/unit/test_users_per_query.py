@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from triptych.evaluate.askers import draw_askers
 from triptych.evaluate.records import select, to_rows
 from triptych.evaluate.tasks import search
 from triptych.evaluate.tasks.base import EvaluationConfig
@@ -94,6 +95,16 @@ def test_who_asks_changes_nothing_for_a_model_that_does_not_look(shop, scripted)
         }
         assert one["value"] == pytest.approx(other["value"])
     np.testing.assert_array_equal(*(result.rankings.item_rows["title"] for result in results))
+
+
+def test_for_nobody_no_moment_is_named(shop):
+    """Else a ranker would take the log's first event for the moment, and every item would be new."""
+    nobody = np.array([shop.catalogue.num_queries])
+    places = shop.split.test
+    rows = np.append(np.sort([shop.catalogue.query_row(query) for query in askers(shop)]), nobody)
+    found = draw_askers(shop.catalogue, places=places, query_rows=rows, most=1, seed=0)
+    assert (found.query_of[-1], found.users[-1], found.before[-1]) == (len(rows) - 1, None, None)
+    assert None not in found.users[:-1] and None not in found.before[:-1]
 
 
 def test_so_many_users_are_drawn_at_most(shop):

@@ -180,7 +180,9 @@ class Ranking:
     def _spoken(self, request: Request, *, cell: str | None) -> Spoken:
         log = self._catalogue
         times = log.event_array("time")
-        time_us = self._moment_us if request.before is None else int(times[request.before])
+        time_us = self._moment_us
+        if request.user is not None and request.before is not None:
+            time_us = int(times[request.before])
         row = None if request.user is None else log.user_row(request.user)
         past = None
         if row is not None:  # before the instant, as in training: not what the log has of the same moment

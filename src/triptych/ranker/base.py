@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +91,16 @@ class RankModelConfig(Config):
     @abstractmethod
     def build(self, sizes: Sizes, *, content: ContentConfig, seed: int) -> RankModel:
         """Make the model with new weights."""
+
+    def check_fields(self, item_fields: Collection[str]) -> None:
+        """Refuse items that lack a feature which the model cannot do without; as it stands, it can without any.
+
+        Args:
+            item_fields: names of their features that are ids or categories.
+
+        Raises:
+            ConfigError: they lack one.
+        """
 
 
 class RankModel(nn.Module, ABC):

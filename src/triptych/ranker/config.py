@@ -57,8 +57,8 @@ class RankTrainConfig(EpochsConfig):
     id_min_count: int = Field(1, ge=1)
     """Samples in which an item, and requests in which a user or a query, must stand to have a vector of its own."""
     id_dropout_rate: float = Field(0.05, ge=0, lt=1)
-    """Share of ids of items, users and queries that are hidden in training, so that what is new has a vector that has
-    learned."""
+    """Share of ids of items, users and queries, and of hours and weekdays, that are hidden in training, so that what is
+    new has a vector that has learned."""
     epochs: float = Field(1.0, gt=0)
     """Times through the samples. Vectors by ID are learned by heart in the second one."""
     validation_samples: int = Field(50_000, ge=1)

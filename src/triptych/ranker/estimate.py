@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -191,9 +191,23 @@ def _settled(device: torch.device) -> None:
 
 def _activation_bytes(task: RankTask, batch: RankBatch, *, config: LoopConfig) -> int:
     """Count what a pass keeps for its way back, apart from weights and the batch itself."""
-    module = task.module
-    device = batch.labels.device
-    own = {_place(one) for one in (*module.parameters(), *module.buffers(), *_tensors(batch))}
+    module, device = task.module, batch.labels.device
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        autocast(config.precision, device=device),
+    ):
+        apart_from = (*module.parameters(), *module.buffers(), *_tensors(batch))
+        return kept_bytes(lambda: task.losses(batch), apart_from=apart_from)
+
+
+def kept_bytes(run: Callable[[], object], *, apart_from: Sequence[Tensor]) -> int:
+    """Count what a computation keeps for its way back; of what is encoded again there, nothing is kept.
+
+    Args:
+        run: does it.
+        apart_from: what is there anyway.
+    """
+    own = {_place(one) for one in apart_from}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -202,12 +216,8 @@ def _activation_bytes(task: RankTask, batch: RankBatch, *, config: LoopConfig) -
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with (
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        autocast(config.precision, device=device),
-    ):
-        task.losses(batch)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
     return sum(kept.values())
 
 

@@ -1,7 +1,8 @@
 """What training has met of each feature: a row for every value, quantiles for every number.
 
 Row 0 of every table stands for what is not known: a value that is absent, that training has not met, or that has been
-hidden. It learns from what is hidden and from what is absent.
+hidden. It learns from what is hidden and from what is absent. Hours and weekdays have such a row too: a log of a few
+days has not met all of them, and the day that comes next is often one of the others.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
-from triptych.data.ids import IdVocabulary
+from triptych.data.ids import UNK, IdVocabulary
 from triptych.data.schema import Role
 from triptych.data.text import folded, words
 from triptych.foundation.artifact import write_json
@@ -31,7 +32,9 @@ PRICE, AGE, MATCH = "price", "age", "match"
 WORDS = "query words"
 QUANTILES = 33
 """Steps of what a number becomes."""
-DAY_US = 24 * 3_600 * 1_000_000
+HOUR_US = 3_600 * 1_000_000
+DAY_US = 24 * HOUR_US
+HOURS, WEEKDAYS = 24, 7
 
 
 class Quantiles:
@@ -59,6 +62,35 @@ class Quantiles:
         return np.where(is_number, scaled, 0.0).astype(np.float32), is_number.astype(np.float32)
 
 
+class Calendar(NamedTuple):
+    """Hours (UTC) and weekdays that training has met; row 0 stands for the others."""
+
+    hours: tuple[int, ...] = tuple(range(HOURS))
+    weekdays: tuple[int, ...] = tuple(range(WEEKDAYS))
+    """0 is Monday."""
+
+    @classmethod
+    def fit(cls, time_us: NDArray[np.int64]) -> Self:
+        """Take those of some moments, in microseconds since 1970 UTC."""
+        hours, weekdays = (np.unique(one).tolist() for one in _hours_and_weekdays(time_us))
+        return cls(tuple(hours), tuple(weekdays))
+
+    def rows(self, time_us: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows of moments' hours ``[n]`` and of their weekdays ``[n]``."""
+        hours, weekdays = (
+            np.where(np.isin(one, known), 1 + one, UNK)
+            for one, known in zip(_hours_and_weekdays(time_us), self, strict=True)
+        )
+        return hours, weekdays
+
+
+EVERY_MOMENT = Calendar()
+
+
+def _hours_and_weekdays(time_us: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return time_us // HOUR_US % HOURS, (time_us // DAY_US + 3) % WEEKDAYS  # 1970 began on a Thursday
+
+
 class FeatureIds:
     """Tables' rows and numbers' quantiles, by name, in the order in which a model sees them."""
 
@@ -72,11 +104,12 @@ class FeatureIds:
         request_lists: Mapping[str, IdVocabulary],
         age: Quantiles | None,
         match: Quantiles | None = None,
+        calendar: Calendar = EVERY_MOMENT,
     ) -> None:
         """Put them together; use `fit` or `load`."""
         self.item_fields, self.item_lists, self.item_numbers = dict(item_fields), dict(item_lists), dict(item_numbers)
         self.request_fields, self.request_lists, self.age = dict(request_fields), dict(request_lists), age
-        self.match = match
+        self.match, self.calendar = match, calendar
 
     @classmethod
     def fit(
@@ -99,10 +132,9 @@ class FeatureIds:
         """
         items, shown = catalogue.items, np.unique(samples.item_row)
         roles = catalogue.feature_roles
-        categorical = [*ATTRIBUTES, *(name for name, role in roles.items() if role is Role.CATEGORICAL)]
         item_fields = {
             ITEM: IdVocabulary.fit(items["item_id"].gather(samples.item_row), min_count=min_count),
-            **_fitted({name: items[name].cast(pl.String).gather(shown) for name in categorical}),
+            **_fitted(_categories(catalogue, shown=shown)),
         }
         lists = {name: items[name].gather(shown).explode() for name, role in roles.items() if role is Role.MULTI}
         numeric = [PRICE, *(name for name, role in roles.items() if role is Role.NUMERIC)]
@@ -121,6 +153,7 @@ class FeatureIds:
             request_lists=_fitted({WORDS: pl.Series(spoken, dtype=pl.String)}),
             age=Quantiles.fit(ages(catalogue, item_row=samples.item_row, time_us=asked.time_us[samples.request])),
             match=None if matches is None else Quantiles.fit(matches),
+            calendar=Calendar.fit(asked.time_us),
         )
 
     def save(self, folder: Path) -> None:
@@ -130,6 +163,7 @@ class FeatureIds:
             name: None if one is None else one.edges.tolist() for name, one in ((AGE, self.age), (MATCH, self.match))
         }
         about["item_numbers"] = [[name, one.edges.tolist()] for name, one in self.item_numbers.items()]
+        about["calendar"] = self.calendar._asdict()
         for group in _GROUPS:
             about[group] = list(getattr(self, group))
             for place, ids in enumerate(getattr(self, group).values()):
@@ -152,9 +186,20 @@ class FeatureIds:
             for group in _GROUPS
         }
         numbers = {name: Quantiles(np.array(edges)) for name, edges in about["item_numbers"]}
-        # Rankers trained before there was a match have no such entry.
+        # Rankers trained before there was a match, or a calendar, have no such entry.
         age, match = (None if about.get(name) is None else Quantiles(np.array(about[name])) for name in (AGE, MATCH))
-        return cls(**groups, item_numbers=numbers, age=age, match=match)
+        calendar = Calendar(**{name: tuple(known) for name, known in about.get("calendar", {}).items()})
+        return cls(**groups, item_numbers=numbers, age=age, match=match, calendar=calendar)
+
+
+def item_field_names(catalogue: Catalogue, *, shown: NDArray[np.integer]) -> list[str]:
+    """Return the names of the fields that `FeatureIds.fit` finds in items.
+
+    Args:
+        catalogue: whose.
+        shown: rows of those that training has met.
+    """
+    return [ITEM, *(name for name, one in _categories(catalogue, shown=shown).items() if _occurs(one))]
 
 
 _GROUPS = ("item_fields", "item_lists", "request_fields", "request_lists")
@@ -187,10 +232,19 @@ def _numbers(values: pl.Series) -> NDArray[np.float64]:
     return values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
+def _categories(catalogue: Catalogue, *, shown: NDArray[np.integer]) -> dict[str, pl.Series]:
+    """Return the values of some items in what may be their categories, by name."""
+    roles = catalogue.feature_roles
+    names = [*ATTRIBUTES, *(name for name, role in roles.items() if role is Role.CATEGORICAL)]
+    return {name: catalogue.items[name].cast(pl.String).gather(shown) for name in names}
+
+
+def _occurs(values: pl.Series) -> bool:
+    return values.null_count() < len(values)
+
+
 def _fitted(values: Mapping[str, pl.Series], *, min_count: int = 1) -> dict[str, IdVocabulary]:
     """Give rows to what occurs, and no table to a feature of which nothing does."""
     return {
-        name: IdVocabulary.fit(one.drop_nulls(), min_count=min_count)
-        for name, one in values.items()
-        if one.null_count() < len(one)
+        name: IdVocabulary.fit(one.drop_nulls(), min_count=min_count) for name, one in values.items() if _occurs(one)
     }

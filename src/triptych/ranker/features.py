@@ -28,11 +28,13 @@ from triptych.ranker.feature_ids import (
     AGE,
     CELL,
     HOUR,
+    HOURS,
     ITEM,
     MATCH,
     QUERY,
     USER,
     WEEKDAY,
+    WEEKDAYS,
     FeatureIds,
     cell_names,
     first_seen_us,
@@ -46,7 +48,9 @@ GAP_ROWS = 21
 """A step's time before the request, in minutes: 0, 1, 2–3, 4–7, …; the last one begins at nine months."""
 MOST_VALUES = 16
 """Values of a list, and words of a query, that are read: the first ones."""
-MINUTE_US, HOUR_US, DAY_US = 60_000_000, 3_600_000_000, 86_400_000_000
+MINUTE_US = 60_000_000
+HIDDEN = (USER, QUERY, HOUR, WEEKDAY)
+"""Fields of requests whose values training hides now and then, so that what it has not met has a vector."""
 
 Modalities = Mapping[str, NDArray[Any]]
 """What items are made of: name → ``[items, dim]`` or ``[items, tokens, dim]`` by item row, NaN where there is none."""
@@ -159,7 +163,11 @@ class Features:
             item_fields={name: one.num_rows for name, one in ids.item_fields.items()},
             item_lists={name: one.num_rows for name, one in ids.item_lists.items()},
             item_numbers=tuple(ids.item_numbers),
-            request_fields={name: one.num_rows for name, one in ids.request_fields.items()} | {HOUR: 25, WEEKDAY: 8},
+            request_fields={
+                **{name: one.num_rows for name, one in ids.request_fields.items()},
+                HOUR: 1 + HOURS,
+                WEEKDAY: 1 + WEEKDAYS,
+            },
             request_lists={name: one.num_rows for name, one in ids.request_lists.items()},
             sample_numbers=tuple(name for name, one in ((AGE, ids.age), (MATCH, ids.match)) if one is not None),
             gap_rows=1 + GAP_ROWS,
@@ -287,7 +295,7 @@ class Features:
             asking: the requests.
             request: ``[n]``, the place of each candidate's request.
             item_rows: ``[n]``, the candidates.
-            hide: draws the ids that are hidden, in training: of items, users and queries.
+            hide: draws what is hidden, in training: ids of items, users and queries, hours and weekdays.
             hide_rate: which share of them.
         """
         there = asking.steps >= 0
@@ -299,7 +307,7 @@ class Features:
         if hide is not None and hide_rate:
             fields[hide.random(len(distinct)) < hide_rate, 0] = UNK
             for column, name in enumerate(self._names):
-                if name in (USER, QUERY):
+                if name in HIDDEN:
                     asked[hide.random(len(asked)) < hide_rate, column] = UNK
         gaps = np.maximum(asking.time_us[:, None] - asking.step_time_us, 0) // MINUTE_US
         gap_rows = 1 + np.minimum(np.log2(1 + gaps).astype(np.int64), GAP_ROWS - 1)
@@ -341,8 +349,7 @@ class Features:
         kinds: NDArray[Any],
         queries: NDArray[np.float32] | None,
     ) -> Asking:
-        hour, weekday = time_us // HOUR_US % 24, (time_us // DAY_US + 3) % 7  # 1970 began on a Thursday
-        columns = [*fields, 1 + hour, 1 + weekday]
+        columns = [*fields, *self.ids.calendar.rows(time_us)]
         steps, times, kinds = (part.astype(np.int64) for part in (steps, times, kinds))
         return Asking(np.stack(columns, axis=1).astype(np.int64), lists, time_us, steps, times, kinds, queries)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -71,6 +71,7 @@ class Ranker:
         catalogue: Catalogue,
         modalities: Modalities | None = None,
         match: Match | None = None,
+        beside: Mapping[str, Artifact] | None = None,
         device: str = "cpu",
     ) -> Self:
         """Open a trained ranker over a catalogue.
@@ -82,14 +83,20 @@ class Ranker:
                 an encoder of its own and so has vectors of its own.
             match: the encoder whose match of query and item it reads, the same as in training; None where it reads
                 none.
+            beside: what modalities and match are of, by the names of the ranker's inputs: the encoder, say, or the
+                embeddings. Arrays do not tell whose they are, and another encoder's of the same length score at
+                random. None: nothing that is known of.
             device: cpu, cuda, or auto.
 
         Raises:
-            ArtifactError: it is no ranker, or files do not belong together; it has vectors of another catalogue.
+            ArtifactError: it is no ranker, or files do not belong together; it has vectors of another catalogue;
+                something beside it is not what it was trained from.
             ConfigError: modalities are not of these items, or are not those that it was trained with; a match is read
                 and not given, or given and not read.
         """
         Artifact.open(artifact.path, kind=KIND)
+        for name, other in (beside or {}).items():
+            artifact.require_input(name, other)
         model = load_model(artifact.path).to(find_device(device))
         encoder = None
         if model.content_config.trains_encoder:

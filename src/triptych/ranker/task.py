@@ -118,6 +118,7 @@ class RankTask:
         self._negatives = np.flatnonzero(~self.train.label)
         self._kept_negatives = max(1, round(config.negative_rate * len(self._negatives)))
         self._drawn: tuple[int, NDArray[np.int64]] | None = None
+        self.module.content.learns_for(config.loop(batches_per_epoch=self.batches_per_epoch).steps)
 
     @property
     def negative_rate(self) -> float:

@@ -35,7 +35,7 @@ class Request:
     """``[events]``, item rows the user chose before, oldest first."""
     before: int | None = None
     """Of ``user``'s history in the log, only events whose place is smaller are read; None for all. Evaluation gives the
-    place of what is to be found."""
+    place of what is to be found. Without a user it says nothing."""
     item_row: int | None = None
     """The item whose neighbours are wanted."""
     keep: BoolArray | None = None

@@ -25,7 +25,7 @@ from triptych.recipes.hybrid import ChosenHybrid
 from triptych.recipes.ranker import TrainedRanker
 from triptych.recipes.recall import TrainedRecall
 from triptych.recipes.stages import AllTrained, Stages
-from triptych.recipes.validation import validation_queries
+from triptych.recipes.validation import validation_askers
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class RankedLine:
         return [self._retriever(place, part) for place in range(len(self.rankers))]
 
     def rule(self, stages: Stages) -> Artifact:
-        """Ask queries of the validation part with and without the first seed's ranker.
+        """Ask queries of the validation part with and without the first seed's ranker, for those who asked them.
 
         Returns:
             Artefact ``ranking``: whether NDCG@10 of what was chosen is better with it, by more than chance.
@@ -69,7 +69,7 @@ class RankedLine:
             DataError: there is no query to choose by.
         """
         channel, candidates = self.first.channel, self.candidates
-        config = {"channel": channel.value, "candidates": candidates, "queries": MOST_QUERIES}
+        config = {"channel": channel.value, "candidates": candidates, "queries": MOST_QUERIES, "asked": "by users"}
         inputs = {
             "catalogue": self.catalogue.artifact,
             "split": self.split.artifact,
@@ -78,7 +78,7 @@ class RankedLine:
         }
 
         def build(folder: Path) -> dict[str, Any]:
-            asked = validation_queries(stages, split=self.split, most=MOST_QUERIES)
+            asked = validation_askers(stages, split=self.split, most=MOST_QUERIES)
             without, ranked = (
                 ndcg_at_k(match(one.retrieve(asked.requests, NDCG_K).item_rows, targets=asked.wanted), k=NDCG_K)
                 for one in (self.first.retrievers[0], self._retriever(0, Part.VALIDATION))

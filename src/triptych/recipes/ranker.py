@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
@@ -24,6 +25,7 @@ from triptych.foundation.registry import one_of
 from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.ranker import train
 from triptych.ranker.config import RankTrainConfig
+from triptych.ranker.feature_ids import item_field_names
 from triptych.ranker.match import Match
 from triptych.ranker.measure import GroupBy
 from triptych.ranker.own_encoder import EncoderStart
@@ -223,6 +225,7 @@ def require_shown(config: RunConfig, *, catalogue: Catalogue, split: Split) -> N
     """Check, before anything is trained, that a log tells a ranker what was shown and not chosen; nothing without one.
 
     Raises:
+        ConfigError: the items lack a feature that the model cannot do without.
         DataError: a part has nothing of the kind, or nobody is known by whom samples could be grouped.
     """
     if config.ranker is None:
@@ -241,6 +244,12 @@ def require_shown(config: RunConfig, *, catalogue: Catalogue, split: Split) -> N
             "events: no event has a user, and ranker.grouped_by = 'user' judges what each was shown. Set "
             "ranker.grouped_by = 'request'."
         )
+    config.ranker.model.check_fields(_item_fields(catalogue, split=split))
+
+
+def _item_fields(catalogue: Catalogue, *, split: Split) -> list[str]:
+    """Return the names of the fields that the items of the training part have."""
+    return item_field_names(catalogue, shown=np.unique(catalogue.event_array("item_row")[split.train]))
 
 
 def train_rankers(
@@ -256,9 +265,15 @@ def train_rankers(
         tokenizer: from `Stages.tokenizer`.
 
     Raises:
-        ConfigError: a ranker reads how query and item go together, and the log has no queries.
+        ConfigError: a ranker reads how query and item go together, and the log has no queries; the items lack a feature
+            that its model cannot do without.
     """
+    fields = _item_fields(stages.catalogue, split=split)
     for plan in plans:
+        try:
+            plan.config.ranker.model.check_fields(fields)
+        except ConfigError as error:
+            raise ConfigError(f"{plan.name}: {error}") from None
         if plan.config.ranker.reads_match and not len(stages.catalogue.queries):
             raise ConfigError(
                 f"{plan.name}: ranker.reads_match reads how query and item go together, and the log has no queries. "

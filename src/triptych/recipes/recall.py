@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from triptych.data.catalogue import Catalogue
 from triptych.data.pages import read_pages
@@ -40,7 +40,7 @@ from triptych.recipes.encoders import Plan
 from triptych.recipes.semantic_ids import codes_of, said_by
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
-from triptych.recipes.views import SIDES, Modality, item_views, of_modalities, query_vectors
+from triptych.recipes.views import SIDES, Modality, item_views, of_modalities, query_vectors, side_by_side
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
 from triptych.training.epochs import find_trained
@@ -56,6 +56,9 @@ class RecallConfig(Config):
     semantic_ids: SemanticIdsConfig | None = None
     """Of the items, the model reads what their semantic IDs stand for, made so of the encoder's vectors, or the IDs
     themselves where it has tokens for them; none: it reads the vectors."""
+    content: tuple[Modality, ...] = Field((Modality.ITEM,), min_length=1)
+    """Which of the encoder's vectors of an item a model that reads one is given: item, or several, such as title and
+    photo, side by side."""
     modalities: tuple[Modality, ...] = SIDES
     """What items are made of, for a model that fuses it itself: title, photo, item (both together)."""
     recall: RecallTrainConfig = RecallTrainConfig()
@@ -77,6 +80,8 @@ class RecallConfig(Config):
             )
         if self.recall.mined_negatives and self.pretrain is None:
             raise ValueError("recall.mined_negatives are mined by a pretrained encoder's vectors: set pretrain, or 0.")
+        if self.reads_sides:
+            self._check_sides()
         if self.semantic_ids is not None and self.export is not None:
             raise ValueError("semantic_ids are made of the vectors that the encoder answers with. Remove export.")
         needs = self.recall.recall_model.needs
@@ -93,6 +98,26 @@ class RecallConfig(Config):
                 "pretrain.encoder.modalities to 'title+photo'."
             )
         return self
+
+    @property
+    def reads_sides(self) -> bool:
+        """Whether the model is given other vectors of an item than the one that the encoder answers with."""
+        return self.content != (Modality.ITEM,)
+
+    def _check_sides(self) -> None:
+        model = self.recall.recall_model
+        if not model.reads_content or model.needs.query:
+            raise ValueError(
+                "content has no effect on a model that reads none, and one that reads queries is given their vectors "
+                "of the same encoder. Remove it."
+            )
+        if self.export or self.semantic_ids:
+            raise ValueError("content is of the vectors as they are. Remove export and semantic_ids.")
+        if self.pretrain is not None and self.pretrain.encoder.modalities is not Modalities.TITLE_PHOTO:
+            raise ValueError(
+                "content: an encoder has vectors of title and photo each where it reads both. Set "
+                "pretrain.encoder.modalities to 'title+photo'."
+            )
 
 
 class RecallPlan(NamedTuple):
@@ -188,8 +213,10 @@ class RecallWork:
             return None
         if self.content.semantic_ids is not None and self._needs.codes is None:
             return said_by(self.content.semantic_ids, control=self.plan.control, seed=self.seed)
-        found = {Modality.ITEM.value: load_vectors(self.content.embeddings)}
-        return self.plan.control.content(found, seed=self.seed)[Modality.ITEM]
+        wanted = self.plan.config.content
+        found = of_modalities(wanted, item_vectors=self.content.embeddings, views=self.content.item_views)
+        found = self.plan.control.content(found, seed=self.seed)
+        return side_by_side(found) if self.plan.config.reads_sides else found[Modality.ITEM]
 
     @property
     def _item_modalities(self) -> dict[str, NDArray[Any]] | None:
@@ -224,6 +251,8 @@ class RecallWork:
         inputs: dict[str, Artifact | str] = {"catalogue": self.catalogue, "split": self.split}
         if self.content is not None:
             inputs |= {name: one for name, one in self.content._asdict().items() if one is not None}
+            if self.plan.config.reads_sides:
+                inputs["content"] = ", ".join(self.plan.config.content)
         return inputs | self.plan.control.inputs
 
 
@@ -404,7 +433,8 @@ def _views(
 ) -> Artifact | None:
     """Encode title and photo each for a model that reads one of them by itself."""
     needs = plan.config.recall.recall_model.needs
-    reads_one = needs.title_content or (needs.modalities and set(SIDES) & set(plan.config.modalities))
+    wanted = {*plan.config.content, *(plan.config.modalities if needs.modalities else ())}
+    reads_one = needs.title_content or set(SIDES) & wanted
     if plan.pretrain is None or not reads_one:
         return None
     name = f"{plan.name} seed {seed}"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from triptych.data.splits import Part, Split, SplitBy
+from triptych.evaluate.askers import draw_askers
 from triptych.evaluate.measure import judged_targets
 from triptych.foundation.errors import DataError
 from triptych.metrics.ranking import TargetSets
@@ -23,6 +24,26 @@ class Asked(NamedTuple):
     """``[n]``."""
     wanted: TargetSets
     """What each should find: with its grades where queries were judged, else what was chosen under it."""
+
+
+def validation_askers(stages: Stages, *, split: Split, most: int) -> Asked:
+    """Draw a fixed sample of the validation part's queries, each asked for one of those who chose something under it.
+
+    He is asked as he was before that, with his history; what should be found is what all users chose.
+
+    Args:
+        stages: of the run.
+        split: by time.
+        most: queries that are drawn.
+
+    Raises:
+        DataError: there are none.
+    """
+    catalogue, asked = stages.catalogue, some_queries(split, most=most)
+    places = split.part(Part.VALIDATION)
+    askers = draw_askers(catalogue, places=places, query_rows=asked.query_rows, most=1, seed=VALIDATION_SEED)
+    queries = [catalogue.queries[row] for row in asked.query_rows]
+    return Asked([askers.request(place, queries=queries) for place in range(len(queries))], asked.wanted)
 
 
 def validation_queries(stages: Stages, *, split: Split, most: int) -> Asked:

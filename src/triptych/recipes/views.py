@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -88,3 +88,9 @@ def of_modalities(
     if views is not None:
         found |= load_views(views)
     return {name.value: found[name] for name in wanted}
+
+
+def side_by_side(modalities: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Join what items are made of: ``[items, dims together]``, unit vectors, zeros where an item has no such side."""
+    parts = [np.nan_to_num(np.asarray(one, dtype=np.float32), nan=0.0) for one in modalities.values()]
+    return np.concatenate([one / np.maximum(np.linalg.norm(one, axis=1, keepdims=True), 1e-6) for one in parts], axis=1)

@@ -62,7 +62,8 @@ class EvaluationConfig(Config):
     """Evaluate this many queries (users), drawn at random; none: all."""
     users_per_query: int | None = Field(None, gt=0)
     """Search: ask each query for up to so many of the users who chose something under it in the part, each with his
-    history before that, and average his metrics; every model is then asked so often. None: once, for nobody known."""
+    history before that, and average his metrics; every model is then asked so often. None: once, for nobody known, or,
+    in a run with a ranker, for one of those."""
     history: HistoryFrom = HistoryFrom.EARLIER
     """What a recommendation starts from and leaves out: a user's choices in all earlier parts, or in train alone."""
     examples: int = Field(12, ge=0)

@@ -159,6 +159,9 @@ class ContentModule(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} trains no encoder; see ContentConfig.trains_encoder")
 
+    def learns_for(self, steps: int) -> None:
+        """Be told how many steps its training has, before the first; as it stands, that does not matter."""
+
     def rate_factors(self) -> Mapping[str, float]:
         """Return the beginning of weights' names → their share of the learning rate; as it stands, all have 1."""
         return {}

@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -80,6 +80,23 @@ class Form(StrEnum):
     """With feed-forward layers, pre-norm, tokens for what is absent: for patches and words."""
 
 
+class Shape(NamedTuple):
+    """The Q-Former's sizes."""
+
+    width: int
+    queries: int
+    layers: int
+    heads: int
+
+
+SHAPES = {
+    Form.AS_PUBLISHED: Shape(64, queries=1, layers=1, heads=4),
+    Form.FULL: Shape(256, queries=4, layers=2, heads=8),
+}
+"""What a form has where nothing else is set; as published its width is the vector's length."""
+WARMUP_RATE = 0.1
+
+
 class Em3ContentConfig(ContentConfig):
     """The Q-Former, what trains it, and the contrast."""
 
@@ -94,14 +111,14 @@ class Em3ContentConfig(ContentConfig):
     """How the Q-Former is built: as_published or full."""
     dim: int = Field(64, ge=1)
     """Length of an item's vector."""
-    width: int = Field(64, ge=1)
-    """Width of the Q-Former; with form = full only, as published it is dim."""
-    queries: int = Field(1, ge=1)
-    """Trained queries."""
-    layers: int = Field(1, ge=1)
-    """Blocks."""
-    heads: int = Field(4, ge=1)
-    """Attention heads of a block."""
+    width: int | None = Field(None, ge=1)
+    """Width of the Q-Former, with form = full only (none: 256); as published it is dim."""
+    queries: int | None = Field(None, ge=1)
+    """Trained queries; none: 1 as published, 4 with form = full."""
+    layers: int | None = Field(None, ge=1)
+    """Blocks; none: 1, or 2."""
+    heads: int | None = Field(None, ge=1)
+    """Attention heads of a block; none: 4, or 8."""
     dropout_rate: float = Field(0.0, ge=0, lt=1)
     """Within blocks."""
     modality_dropout_rate: float = Field(0.1, ge=0, lt=1)
@@ -133,8 +150,16 @@ class Em3ContentConfig(ContentConfig):
     """Which side looks for the other: both, content_to_id or id_to_content."""
     contrast_stop: Stop = Stop.NONE
     """Which side is given no gradient: none, id or content."""
-    contrast_warmup_steps: int = Field(0, ge=0)
-    """Steps over which its weight rises to the full."""
+    contrast_warmup_steps: int | None = Field(None, ge=0)
+    """Steps over which its weight rises to the full; none: a tenth of the training's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_before(cls, tree: Any) -> Any:
+        """Take rankers that were trained when a width stood where it has no effect."""
+        if isinstance(tree, dict) and tree.get("width") == 64 and tree.get("form") in (None, Form.AS_PUBLISHED):
+            return {name: value for name, value in tree.items() if name != "width"}
+        return tree
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -150,9 +175,9 @@ class Em3ContentConfig(ContentConfig):
         low_rank_why = "neither train nor train_behaviours = 'lora' (or 'lora_cache'), nor encoder_blocks"
         if self.train in CACHED:
             raise ValueError(f"train = '{self.train}' is for train_behaviours: candidates are what fills the table.")
-        if (self.width if full else self.dim) % self.heads:
+        if self.shape.width % self.shape.heads:
             name = "width" if full else "dim"
-            raise ValueError(f"{name} {self.width if full else self.dim} must be a multiple of heads ({self.heads}).")
+            raise ValueError(f"{name} {self.shape.width} must be a multiple of heads ({self.shape.heads}).")
         idle = {
             "width": (not full, "form = 'as_published'"),
             "modality_dropout_rate": (not full, "form = 'as_published'"),
@@ -180,6 +205,14 @@ class Em3ContentConfig(ContentConfig):
         tree: dict[str, Any] = handler(self)
         fields = type(self).model_fields
         return {name: value for name, value in tree.items() if name not in LATER or value != fields[name].default}
+
+    @property
+    def shape(self) -> Shape:
+        """The Q-Former's sizes, those that are not set by its form."""
+        found = {name: value for name in Shape._fields if (value := getattr(self, name)) is not None}
+        if self.form is Form.AS_PUBLISHED:
+            found["width"] = self.dim
+        return SHAPES[self.form]._replace(**found)
 
     @property
     def fuses_modalities(self) -> bool:
@@ -219,11 +252,11 @@ class Em3Content(ContentModule):
         self.config, self.dim, self._modalities = config, config.dim, tuple(modalities)
         self.encoder: Encoder | None = None
         token_dims = tuple(modalities.values())
-        shape = {"queries": config.queries, "layers": config.layers, "heads": config.heads}
+        shape = {name: size for name, size in config.shape._asdict().items() if name != "width"}
         if config.form is Form.FULL:
             self.fusion = QueryFormer.full(
                 token_dims,
-                dim=config.width,
+                dim=config.shape.width,
                 out_dim=config.dim,
                 dropout_rate=config.dropout_rate,
                 modality_dropout_rate=config.modality_dropout_rate,
@@ -246,6 +279,7 @@ class Em3Content(ContentModule):
             if config.train_behaviours is Train.LORA_CACHE
             else None
         )
+        self._warmup_steps = config.contrast_warmup_steps or 0
         self.register_buffer("contrasted", torch.zeros((), dtype=torch.int64))
 
     def encode_by(self, encoder: Encoder, *, seed: int) -> None:
@@ -276,6 +310,11 @@ class Em3Content(ContentModule):
         own = self.config.encoder_rate_factor
         within = {f"encoder.{name}": own * share for name, share in self.encoder.rate_factors().items()}
         return {**within, "encoder.": own, **found}
+
+    def learns_for(self, steps: int) -> None:
+        """Count the steps over which the contrast's weight rises, where none are set."""
+        if self.config.contrast_warmup_steps is None:
+            self._warmup_steps = round(WARMUP_RATE * steps)
 
     def forward(self, asked: Asked) -> Described:
         """Describe every distinct candidate, and every distinct item of a history, once."""
@@ -373,7 +412,7 @@ class Em3Content(ContentModule):
             direction=config.contrast_direction,
             stop=config.contrast_stop,
         )
-        warm = min(1.0, int(self.get_buffer("contrasted")) / (config.contrast_warmup_steps + 1))
+        warm = min(1.0, int(self.get_buffer("contrasted")) / (self._warmup_steps + 1))
         return (Term(warm * config.contrast_weight, loss),)
 
     def _factors(self, train: Train) -> LowRankBranch | None:

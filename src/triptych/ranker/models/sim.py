@@ -11,6 +11,7 @@ without an auxiliary loss and without gradient.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Literal
 
@@ -63,6 +64,11 @@ class SimConfig(DinConfig):
         """
         return Sim(self, sizes, content=content, seed=seed)
 
+    def check_fields(self, item_fields: Collection[str]) -> None:
+        """A search by category wants categories."""
+        if self.search is Search.CATEGORY and SEARCHED_BY not in item_fields:
+            raise ConfigError("model.search: items have no category to search by. Set search = features or content.")
+
 
 CONFIG = SimConfig
 
@@ -75,8 +81,7 @@ class Sim(Din):
     def make(self) -> None:
         """Make the layers."""
         search, names = self.config.search, list(self.sizes.item_fields)
-        if search is Search.CATEGORY and SEARCHED_BY not in names:
-            raise ConfigError("model.search: items have no category to search by. Set search = features or content.")
+        self.config.check_fields(names)
         if search is Search.CONTENT and not self.dims.content:
             raise ConfigError(
                 f"model.search: content.kind = '{self.content_config.kind}' gives no vectors to search by. Choose "

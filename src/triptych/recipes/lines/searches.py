@@ -33,6 +33,9 @@ def run(stages: Stages) -> Artifact:
     has_queries = bool(np.any(catalogue.event_array("query_row") >= 0))
     require_behaviour(config, has_queries=has_queries, has_users=catalogue.num_users > 0)
     split = stages.split()
+    evaluation = config.evaluation
+    if config.ranker is not None and evaluation.users_per_query is None:
+        evaluation = evaluation.model_copy(update={"users_per_query": 1})  # for nobody a ranker of users orders blindly
     require_shown(config, catalogue=catalogue, split=split)
     tokenizer = stages.tokenizer(split)
     popularity, bm25 = stages.popularity(split), stages.bm25()
@@ -87,7 +90,7 @@ def run(stages: Stages) -> Artifact:
             {**models, **stages.encoders(trained), **fused, **oracle},
             catalogue=catalogue,
             split=split,
-            config=config.evaluation,
+            config=evaluation,
         )
 
     shown = ranking_of_run(
@@ -110,7 +113,7 @@ def run(stages: Stages) -> Artifact:
             **served.inputs,
             **recall_inputs(recalled, stages=stages),
             **ranker_inputs(rankers, stages=stages),
-            **({} if ranking is None else {"ranking": ranking}),
+            **({} if ranking is None else {"ranking": ranking, "users per query": str(evaluation.users_per_query)}),
             **{f"{GENERATIVE} seed {seed}": one.model for seed, one in zip(config.seeds, generated, strict=False)},
             **{f"hybrid seed {seed}": one.artifact for seed, one in zip(config.seeds, hybrids, strict=False)},
         },

@@ -17,6 +17,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "recommendation --part by-time": recommendation.by_time,
     "em3 --part fashion": em3.on_fashion,
     "em3 --part movielens": em3.on_movielens,
+    "em3 --part movielens-by-time": em3.on_movielens_by_time,
     "em3-public --part movielens": em3_public.on_movielens,
     "em3-public --part fashion": em3_public.on_fashion,
     "em3-public --part baby": em3_public.on_baby,

@@ -4,13 +4,15 @@ Source: EM3 (Deng et al., "End-to-end training of multimodal model and ranking m
 for ranking are not public; the rows are those that the reconstruction asks for (specs/em3.md, section 9). Each ranker
 is DIN, SIM or DCNv2, by IDs and attributes alone, or with one way to read content more.
 
-All content is of one encoder, the same for every row, which stays as it is: what EM3 trains is what makes one vector of
-an item's title, photo and both. Of `din, em3 full` alone the ranking loss trains that encoder on, from candidates.
-`din, concat` is EM3 with an MLP over the three in the place of the Q-Former, and nothing contrasted. Where searches are
-the requests, `match` rows read that encoder's cosine of query and item as a number more.
+All content is of one encoder, the same for every row, which stays as it is: its vectors of an item's title, of its
+photo and of both. Every row reads all three, and makes vectors of one length of them, but for the rows that are about
+that: EM3 by its Q-Former, `frozen` by one map of the three side by side, `din, frozen mlp` by an MLP, which is EM3
+without the Q-Former and the contrast. Of `din, em3 full` alone the ranking loss trains the encoder on, from candidates.
+Where searches are the requests, `match` rows read that encoder's cosine of query and item as a number more.
 
-Made in two parts: what searches showed (fashion, simulated shoppers), and ratings of films, high against low, each
-user's latest ones held out. Ranked is what was shown and nothing else (`evaluate.tasks.ranking`).
+Made in parts: what searches showed (fashion, simulated shoppers), and ratings of films, high against low, each user's
+latest ones held out, or all after a moment, which is the honest protocol and has few users to judge by. Ranked is what
+was shown and nothing else (`evaluate.tasks.ranking`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from triptych.evaluate.compare import Column
 from triptych.evaluate.orderings import Ordering
 from triptych.pretrain.base import PretrainConfig
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
+from triptych.ranker.models.sim import Search
 from triptych.recipes.config import RunConfig
 from triptych.recipes.controls import Control
 from triptych.recipes.movielens import movielens
@@ -36,7 +39,10 @@ TRIALS: tuple[Settings, ...] = tuple(
 """IDs are learned by heart in a second epoch, other weights want more than one: each row may choose, where the log is
 small enough to try it. On fashion's every row has one pass over it, as rankers of a stream have, and tries the rate."""
 EVERY = ("title", "photo", "item")
-MLP: dict[str, Any] = {"kind": "frozen", "dim": 64, "hidden_dims": (64,)}
+DIM = 64
+"""Length of an item's vector by content, in every row that has one."""
+FROZEN: dict[str, Any] = {"kind": "frozen", "dim": DIM}
+MLP: dict[str, Any] = {**FROZEN, "hidden_dims": (DIM,)}
 GAUC = Column("gauc")
 NEW, FEW = "shown 0 times", "shown 1–5 times"
 """Slices of items by how often training has shown them."""
@@ -59,11 +65,20 @@ def on_fashion() -> Table:
 
 
 def on_movielens() -> Table:
-    """What users thought of films."""
-    full = movielens().merged({"seeds": [0, 1, 2]})
+    """What users thought of films; each one's latest ratings are held out, others' later ones are in training."""
+    return _on_films("movielens", "films rated high or low, others' later ratings known", split=SplitBy.USER)
+
+
+def on_movielens_by_time() -> Table:
+    """The same after a moment: nothing later is known, and of few users something is held out."""
+    return _on_films("movielens-by-time", "films rated high or low, nothing later known", split=SplitBy.FRACTION)
+
+
+def _on_films(part: str, of: str, *, split: SplitBy) -> Table:
+    full = movielens().merged({"seeds": [0, 1, 2], "split": {"by": split}})
     quick = RunConfig(dataset=GeneratedShopConfig(), seeds=(0,)).merged({"split": {"by": SplitBy.USER}})
     encoder = movielens().pretrain
-    return _table("movielens", "films rated high or low", encoder=encoder, forms=(full, quick), hours=2)
+    return _table(part, of, encoder=encoder, forms=(full, quick), hours=2, search=Search.FEATURES)
 
 
 def _table(
@@ -76,13 +91,27 @@ def _table(
     thinned: float = 1.0,
     num_trials: int | None = None,
     has_queries: bool = False,
+    search: Search = Search.CATEGORY,
 ) -> Table:
+    """One part of the table.
+
+    Args:
+        part: its name.
+        of: what is told apart, in a few words.
+        encoder: what makes the content.
+        forms: data and split of the full and of the quick form.
+        hours: of the full form.
+        thinned: share of what was shown and not chosen that is learned from.
+        num_trials: of the full form; None: all.
+        has_queries: whether searches are the requests.
+        search: how SIM finds: films, other than goods, have no category.
+    """
     full, quick = forms
     kept = (f"ranker.negative_rate={thinned}",)
     return Table(
         name=f"em3 --part {part}",
         title=f"Rankers that read content: {of}",
-        rows=(*_rows(encoder), *(_match_rows(encoder) if has_queries else ())),
+        rows=(*_rows(encoder, search=search), *(_match_rows(encoder) if has_queries else ())),
         claims=(*CLAIMS, *(MATCH_CLAIMS if has_queries else ())),
         protocol=Protocol.RANK,
         headline=GAUC,
@@ -104,7 +133,7 @@ def _table(
 
 
 def ranker(
-    model: str,
+    model: dict[str, Any],
     content: dict[str, Any],
     *,
     modalities: tuple[str, ...],
@@ -112,7 +141,7 @@ def ranker(
     reads_match: bool = False,
 ) -> RankerConfig:
     """A ranker, over the encoder's vectors where it reads content, or how query and item go together."""
-    tree: dict[str, Any] = {"ranker": {"model": {"kind": model}, "content": content, "reads_match": reads_match}}
+    tree: dict[str, Any] = {"ranker": {"model": model, "content": content, "reads_match": reads_match}}
     if modalities:
         tree["modalities"] = modalities
     if modalities or reads_match:
@@ -120,30 +149,32 @@ def ranker(
     return RankerConfig.parse(tree)
 
 
-def _rows(encoder: PretrainConfig) -> tuple[Row, ...]:
+def _rows(encoder: PretrainConfig, *, search: Search) -> tuple[Row, ...]:
     def row(name: str, what: str, content: str | dict[str, Any], *modalities: str, permuted: bool = False) -> Row:
         kind = name.removeprefix("permuted-content ").split(",")[0]
+        model = {"kind": kind} | ({"search": search.value} if kind == "sim" else {})
         tree = {"kind": content} if isinstance(content, str) else content
 
         def config() -> RankerConfig:
-            return ranker(kind, tree, modalities=modalities, encoder=encoder)
+            return ranker(model, tree, modalities=modalities, encoder=encoder)
 
         return Row(name, what, config, TRIALS, Control.CONTENT if permuted else Control.NONE)
 
     def em3(**settings: Any) -> dict[str, Any]:
-        return {"kind": "em3", **settings}
+        return {"kind": "em3", "dim": DIM, **settings}
 
     def plain(kind: str, what: str) -> tuple[Row, ...]:
         return (
             row(kind, what, "none"),
-            row(f"{kind}, frozen", "… and the encoder's vector of an item", "frozen", "item"),
-            row(f"{kind}, simtier", "… a histogram of cosines with the history's", "simtier", "item"),
+            row(f"{kind}, frozen", "… and title, photo and item side by side, as they are", FROZEN, *EVERY),
+            row(f"{kind}, simtier", "… a histogram of their cosines with the history's", "simtier", *EVERY),
             row(f"{kind}, em3", "… EM3: candidates train the Q-Former, behaviours factors", em3(), *EVERY),
         )
 
     return (
         *plain("din", "DIN, target attention: IDs and attributes alone"),
-        row("din, concat", "title, photo and item side by side through an MLP", MLP, *EVERY),
+        row("din, frozen mlp", "din, frozen through an MLP", MLP, *EVERY),
+        row("din, frozen item", "… through one map, and of the item's vector alone", FROZEN, "item"),
         row("din, em3 frozen", "EM3, its Q-Former as drawn", em3(train="frozen", train_behaviours="frozen"), *EVERY),
         row("din, em3 lora", "… both sides train factors", em3(train="lora", train_behaviours="lora"), *EVERY),
         row("din, em3 adapter", "… both train the weights", em3(train_behaviours="adapter"), *EVERY),
@@ -162,7 +193,7 @@ def _rows(encoder: PretrainConfig) -> tuple[Row, ...]:
         row("din, em3 strong contrast", "… with a hundred times the weight", em3(contrast_weight=0.1), *EVERY),
         row("din, em3 title", "… of the title alone", em3(), "title"),
         row("din, em3 photo", "… of the photo alone", em3(), "photo"),
-        row("permuted-content din, frozen", "din, frozen with another item's", "frozen", "item", permuted=True),
+        row("permuted-content din, frozen", "din, frozen with another item's", FROZEN, *EVERY, permuted=True),
         row("permuted-content din, em3", "din, em3 with another item's", em3(), *EVERY, permuted=True),
         *plain("sim", "SIM, what a search finds in long histories"),
         *plain("dcnv2", "DCNv2, cross layers and a mean of the history"),
@@ -171,10 +202,10 @@ def _rows(encoder: PretrainConfig) -> tuple[Row, ...]:
 
 def _match_rows(encoder: PretrainConfig) -> tuple[Row, ...]:
     def plain() -> RankerConfig:
-        return ranker("din", {"kind": "none"}, modalities=(), encoder=encoder, reads_match=True)
+        return ranker({"kind": "din"}, {"kind": "none"}, modalities=(), encoder=encoder, reads_match=True)
 
     def em3() -> RankerConfig:
-        return ranker("din", {"kind": "em3"}, modalities=EVERY, encoder=encoder, reads_match=True)
+        return ranker({"kind": "din"}, {"kind": "em3", "dim": DIM}, modalities=EVERY, encoder=encoder, reads_match=True)
 
     return (
         Row("din, match", "din, and the encoder's cosine of query and item", plain, TRIALS),
@@ -187,7 +218,7 @@ def _claims(kind: str) -> tuple[Ordering, ...]:
     return (
         Ordering(f"Frozen content helps {kind}", frozen, plain),
         Ordering("… among items that training has not shown", frozen, plain, slice=NEW),
-        Ordering(f"To train it with {kind} is better: EM3 > frozen", em3, frozen),
+        Ordering(f"To train what fuses it with {kind} is better: EM3 > frozen", em3, frozen),
         Ordering("… among items that training has not shown", em3, frozen, slice=NEW),
         Ordering("… shown one to five times", em3, frozen, slice=FEW),
         Ordering("EM3 > SimTier", em3, simtier),
@@ -196,7 +227,8 @@ def _claims(kind: str) -> tuple[Ordering, ...]:
 
 CLAIMS = (
     *_claims("din"),
-    Ordering("The Q-Former earns its place: > concat", "din, em3 no contrast", "din, concat"),
+    Ordering("The Q-Former earns its place: > MLP", "din, em3 no contrast", "din, frozen mlp"),
+    Ordering("The encoder's vectors of title and photo add to that of both", "din, frozen", "din, frozen item"),
     Ordering("The contrast earns its place", "din, em3", "din, em3 no contrast"),
     Ordering("… with more weight", "din, em3 strong contrast", "din, em3"),
     Ordering("To train the Q-Former at all helps", "din, em3", "din, em3 frozen"),
