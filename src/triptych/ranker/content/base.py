@@ -79,6 +79,11 @@ class ContentConfig(Config):
         return True
 
     @property
+    def reads_codes(self) -> bool:
+        """Whether that is items' semantic IDs and no vectors; as it stands, it is not."""
+        return False
+
+    @property
     def fuses_modalities(self) -> bool:
         """Whether it makes one vector of several modalities itself, and so is given each; as it stands, it does not."""
         return False
@@ -128,6 +133,11 @@ class ContentModule(nn.Module, ABC):
     @abstractmethod
     def forward(self, asked: Asked) -> Described:
         """Describe candidates and histories."""
+
+    @property
+    def has_item_side(self) -> bool:
+        """Whether `item_side` says what is worked out before a request; else it is all worked out in each."""
+        return type(self).item_side is not ContentModule.item_side
 
     def item_side(self) -> ItemSide | None:
         """Return what it works out of items by themselves, in evaluation mode; None where it reads nothing of them.

@@ -117,7 +117,8 @@ def _controls_of(config: RowConfig) -> set[Control]:
         found.add(Control.CONTENT)
     if isinstance(config, RecallConfig) and config.pretrain is not None:
         found.add(Control.RANDOM)
-    if isinstance(config, GenerationConfig) or (isinstance(config, RecallConfig) and config.semantic_ids is not None):
+    reads_ids = isinstance(config, RecallConfig | RankerConfig) and config.semantic_ids is not None
+    if isinstance(config, GenerationConfig) or reads_ids:
         found.add(Control.IDS)
     return found
 

@@ -110,12 +110,15 @@ def ranker(
     modalities: tuple[str, ...],
     encoder: PretrainConfig,
     reads_match: bool = False,
+    semantic_ids: dict[str, Any] | None = None,
 ) -> RankerConfig:
-    """A ranker, over the encoder's vectors where it reads content, or how query and item go together."""
+    """A ranker, over the encoder's vectors where it reads content (or IDs made of them), or the match with a query."""
     tree: dict[str, Any] = {"ranker": {"model": {"kind": model}, "content": content, "reads_match": reads_match}}
     if modalities:
         tree["modalities"] = modalities
-    if modalities or reads_match:
+    if semantic_ids is not None:
+        tree["semantic_ids"] = semantic_ids
+    if modalities or reads_match or semantic_ids is not None:
         tree["pretrain"] = encoder.dump()
     return RankerConfig.parse(tree)
 
@@ -133,6 +136,9 @@ def _rows(encoder: PretrainConfig) -> tuple[Row, ...]:
     def em3(**settings: Any) -> dict[str, Any]:
         return {"kind": "em3", **settings}
 
+    def of_codes() -> RankerConfig:
+        return ranker("din", {"kind": "semantic_ids"}, modalities=(), encoder=encoder, semantic_ids={})
+
     def plain(kind: str, what: str) -> tuple[Row, ...]:
         return (
             row(kind, what, "none"),
@@ -143,6 +149,7 @@ def _rows(encoder: PretrainConfig) -> tuple[Row, ...]:
 
     return (
         *plain("din", "DIN, target attention: IDs and attributes alone"),
+        Row("din, semantic ids", "… trained vectors of the codes of the encoder's vector", of_codes, TRIALS),
         row("din, concat", "title, photo and item side by side through an MLP", MLP, *EVERY),
         row("din, em3 frozen", "EM3, its Q-Former as drawn", em3(train="frozen", train_behaviours="frozen"), *EVERY),
         row("din, em3 lora", "… both sides train factors", em3(train="lora", train_behaviours="lora"), *EVERY),
@@ -196,6 +203,7 @@ def _claims(kind: str) -> tuple[Ordering, ...]:
 
 CLAIMS = (
     *_claims("din"),
+    Ordering("EM3 > semantic IDs", "din, em3", "din, semantic ids"),
     Ordering("The Q-Former earns its place: > concat", "din, em3 no contrast", "din, concat"),
     Ordering("The contrast earns its place", "din, em3", "din, em3 no contrast"),
     Ordering("… with more weight", "din, em3 strong contrast", "din, em3"),
