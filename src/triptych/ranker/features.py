@@ -169,6 +169,11 @@ class Features:
         )
 
     @property
+    def num_items(self) -> int:
+        """Items that there are, those behind the catalogue's included."""
+        return len(self._items.fields)
+
+    @property
     def _token_dims(self) -> dict[str, int]:
         if self._looks is None:
             return {name: vectors.shape[-1] for name, vectors in self._modalities.items()}
@@ -185,7 +190,7 @@ class Features:
         return dict(sorted(modalities.items()))
 
     def with_modalities(self, modalities: Modalities) -> Features:
-        """Return the same with vectors of items, as an encoder has them now, in the place of how items look."""
+        """Return the same with other vectors of items, such as an encoder's in the place of how items look, or none."""
         other = copy.copy(self)
         other._modalities, other._looks = self._checked(modalities), None
         return other

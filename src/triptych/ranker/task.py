@@ -23,12 +23,12 @@ from triptych.ranker.base import RankModel
 from triptych.ranker.config import Headline, Order, RankTrainConfig
 from triptych.ranker.feature_ids import FeatureIds
 from triptych.ranker.features import Features, Looks
-from triptych.ranker.inputs import Candidates, Shown
+from triptych.ranker.inputs import Candidates, Shown, on_device
 from triptych.ranker.match import Match
 from triptych.ranker.measure import figures, groups_of
 from triptych.ranker.own_encoder import EncoderStart, write_encoder
 from triptych.ranker.samples import Samples, read_samples
-from triptych.ranker.scorer import FEATURES, on_device, score_samples
+from triptych.ranker.scorer import FEATURES, score_samples
 from triptych.training.task import Validation
 
 VALIDATION_SEED = 0
