@@ -118,6 +118,12 @@ class RankTask:
         self._negatives = np.flatnonzero(~self.train.label)
         self._kept_negatives = max(1, round(config.negative_rate * len(self._negatives)))
         self._drawn: tuple[int, NDArray[np.int64]] | None = None
+        learned = np.bincount(
+            self.train.item_row,
+            weights=np.where(self.train.label, 1.0, self.negative_rate),
+            minlength=given.catalogue.num_items,
+        )
+        self.module.content.count_candidates(torch.from_numpy(learned.astype(np.float32)))
 
     @property
     def negative_rate(self) -> float:

@@ -185,6 +185,13 @@ class ContentModule(nn.Module, ABC):
         """
         return {}
 
+    def count_candidates(self, counts: Tensor) -> None:
+        """Be told, before training, how often each item is a candidate; as it stands, it does not care.
+
+        Args:
+            counts: float32 ``[catalogue_items]``, in how many samples of an epoch, in expectation.
+        """
+
     def settle(self) -> None:
         """Come to where the midst of a training has it, to be timed and thrown away; as it stands, it is there."""
 
