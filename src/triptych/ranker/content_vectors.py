@@ -35,18 +35,26 @@ class ContentVectors:
 
     @classmethod
     def of_catalogue(cls, side: ItemSide, features: Features, *, device: torch.device) -> ContentVectors:
-        """Work out those of every item that features are of, by item row.
+        """Work out those of every item that features are of, by item row; arguments as of `of_rows`."""
+        return cls.of_rows(side, features, item_rows=np.arange(features.num_items), device=device)
+
+    @classmethod
+    def of_rows(
+        cls, side: ItemSide, features: Features, *, item_rows: NDArray[np.int64], device: torch.device
+    ) -> ContentVectors:
+        """Work out those of some items.
 
         Args:
             side: of the plug-in.
             features: gather what items are made of.
+            item_rows: ``[n]``, at least one.
             device: where `side` is.
         """
-        count, parts = features.num_items, []
+        count, parts = len(item_rows), []
         told = Progress("content of items", total=count, unit="item") if count >= LONG else nullcontext()
         with told as bar:
             for start in range(0, count, ENCODED_AT_ONCE):
-                rows = np.arange(start, min(start + ENCODED_AT_ONCE, count))
+                rows = item_rows[start : start + ENCODED_AT_ONCE]
                 parts.append(_said(side, features.shown(rows), device=device))
                 if bar is not None:
                     bar.advance(len(rows))

@@ -168,6 +168,11 @@ class Features:
             catalogue_items=self._catalogue_items,
         )
 
+    def id_rows(self, item_rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the rows of some items in the model's table of items ``[n]``; 0 for what training has not met."""
+        found: NDArray[np.int64] = self._items.fields[item_rows, 0]
+        return found
+
     @property
     def num_items(self) -> int:
         """Items that there are, those behind the catalogue's included."""

@@ -161,6 +161,8 @@ class Table:
     there: tuple[str, ...] = ()
     """Rows that a shop has already: what every other row adds to them is told beside the table (`evaluate.increment`).
     None: nothing is."""
+    spaces: tuple[str, ...] = ()
+    """Rankers whose items are shown by ID and by content beside the table (`evaluate.item_spaces`)."""
 
     def __post_init__(self) -> None:
         """Check that the parts of the definition belong together.
@@ -182,6 +184,7 @@ class Table:
             row.check_control()
         named = [
             *self.there,
+            *self.spaces,
             *(row for claim in self.claims for row in claim.rows),
             *(self.quick.rows or ()),
             *(self.full.rows or ()),

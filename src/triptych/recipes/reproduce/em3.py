@@ -86,6 +86,7 @@ def _table(
         claims=(*CLAIMS, *(MATCH_CLAIMS if has_queries else ())),
         protocol=Protocol.RANK,
         headline=GAUC,
+        spaces=("din, em3", "din, em3 no contrast"),
         full=Form(run=full, hours=hours, settings=kept, num_trials=num_trials),
         quick=Form(
             run=quick,
