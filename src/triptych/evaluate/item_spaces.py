@@ -126,7 +126,8 @@ def _mapped(content: NDArray[np.float64], *, to: NDArray[np.float64], half: int)
     centred = content - content[:half].mean(axis=0)
     known = centred[:half]
     shrink = RIDGE * half * known.var(axis=0).mean() * np.eye(content.shape[1])
-    return centred @ np.linalg.solve(known.T @ known + shrink, known.T @ to[:half])
+    found: NDArray[np.float64] = centred @ np.linalg.solve(known.T @ known + shrink, known.T @ to[:half])
+    return found
 
 
 def _units(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -270,12 +270,14 @@ class _Making:
 
     def _spaces(self, trained: AllMade) -> dict[str, ItemSpaces]:
         """Look at items by ID and by content, of the rows that the table names and this form has; first seed."""
-        seed, found = self._planned.run.seeds[0], {}
+        found: dict[str, ItemSpaces] = {}
+        seed = self._planned.run.seeds[0]
         for name in self._planned.table.spaces:
             one = trained.get((name, seed))
             if isinstance(one, TrainedRanker):
                 seen = item_spaces(one.open(), catalogue=self._stages.catalogue)
-                found |= {} if seen is None else {name: seen}
+                if seen is not None:
+                    found[name] = seen
         return found
 
     def _written(
