@@ -194,10 +194,11 @@ def draw(rows: Sequence[dict[str, Any]], place: Path) -> None:
     """Draw memory, speed, and how far either is from what was expected, against the length of histories."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     colours = dict(zip(MODES, ("#7a7a7a", "#0f766e", "#c2410c", "#1d4ed8", "#a21caf"), strict=True))
     panels = (
-        ("Memory", "RssAnon at most, GiB", lambda row: row[TRAINING]["peak_anonymous_mib"] / 1024),
+        ("Memory", "RssAnon at most, MiB", lambda row: row[TRAINING]["peak_anonymous_mib"]),
         ("Speed", "samples a second", lambda row: row[TRAINING]["samples_per_s"]),
         ("Distinct items", "of a batch", lambda row: row[ESTIMATE]["items_per_batch"]),
         (
@@ -220,6 +221,8 @@ def draw(rows: Sequence[dict[str, Any]], place: Path) -> None:
                 axes.axhline(1, color="#999999", linewidth=1, zorder=0)
             else:
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
             axes.set(title=title, xlabel="choices of a history", ylabel=unit)
             axes.title.set(fontweight="bold", fontsize=10)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(MODES), frameon=False)
