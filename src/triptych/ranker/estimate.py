@@ -74,20 +74,21 @@ class Estimate(NamedTuple):
         )
 
 
-def estimate(task: RankTask, *, config: LoopConfig, seed: int, short_s: float = SHORT_S) -> Estimate | None:
+def estimate(task: RankTask, *, config: LoopConfig, seed: int, short_s: float | None = None) -> Estimate | None:
     """Estimate a training that is about to begin; None where it is a short one.
 
     Args:
         task: whose module, and all else, is left as it is; while it lasts there is a second copy of the weights.
         config: of the loop.
         seed: likewise.
-        short_s: of a training that takes less nothing is said.
+        short_s: of a training that takes less nothing is said; None: of less than `SHORT_S`.
     """
     held = held_bytes()
     trial = copy.copy(task)
     trial.module = copy.deepcopy(task.module)
     trial.module.content.settle()
-    timed = _timed(trial, config=config, seed=seed, short_s=short_s)
+    least = SHORT_S if short_s is None else short_s
+    timed = _timed(trial, config=config, seed=seed, short_s=least)
     if timed is None:
         return None
     times, growth = timed
