@@ -3,6 +3,7 @@
     python benchmarks/ranking.py --theirs PYTHON [--out benchmarks/results/ranking.json]
     python benchmarks/ranking.py --theirs PYTHON --smoke      tiny sizes: does it all still run?
     python benchmarks/ranking.py --only export                writes benchmarks/results/ranking_export.json
+    python benchmarks/ranking.py --only modes                 writes benchmarks/results/ranking_modes.json and a picture
 
 Training: DIN on the same samples, features, sizes and batches.
 
@@ -21,6 +22,8 @@ Export: one request scores 500 candidates, others in every call, for a user with
 Runtime, with one thread and with two. Torch works content out anew in each call, as `Ranker` does; the graph is given
 it. ``gather`` is what looking features up takes before either; the largest difference of two scores stands beside the
 times. Weights are as drawn: they cost the same.
+
+Modes: memory and speed of EM3's modes against the length of histories, beside what was expected (`ranking_modes.py`).
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import ranking_modes as modes
 import torch
 from machine import machine
 from numpy.typing import NDArray
@@ -94,7 +98,7 @@ class Size:
     """Timed answers of each ranker, after a tenth as many that are not."""
 
 
-TRAINING, EXPORT = "training", "export"
+TRAINING, EXPORT, MODES = "training", "export", "modes"
 ANSWERING: dict[str, dict[str, Any]] = {
     "din": {"model": {"kind": "din"}},
     "din, frozen": {"model": {"kind": "din"}, "content": {"kind": "frozen"}},
@@ -113,6 +117,11 @@ MODALITY_DIMS = {"photo": 128, "title": 128}
 SMALL = Size(
     users=300, items=500, categories=20, pages=4, before=10, history=10, batch=256, candidates=50, steps=60, calls=5
 )
+
+
+OF_MODES = Size(users=1_000, items=20_000, liked=10, before=520, batch=256)
+"""Histories as long as the longest curve's, of many items."""
+SMALL_OF_MODES = replace(SMALL, users=60, before=20, batch=64)
 
 
 def log_of(size: Size, folder: Path, *, seed: int) -> tuple[Catalogue, Split]:
@@ -135,7 +144,7 @@ def log_of(size: Size, folder: Path, *, seed: int) -> tuple[Catalogue, Split]:
     fits = (category[drawn][:, :, None] == liked[:, None, :]).any(axis=2)
     takes = rng.random(drawn.shape) < np.where(fits, 0.5, 0.08)
     page = np.arange(size.users * size.pages).reshape(size.users, size.pages).repeat(size.shown, axis=1)
-    at = begins + 60 + 30 * (np.arange(shown) // size.shown)[None, :]
+    at = begins + max(60, size.before) + 30 * (np.arange(shown) // size.shown)[None, :]
     table = pl.concat(
         [
             _events(user, of_liked(size.before), begins + np.arange(size.before), "click"),
@@ -315,9 +324,18 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=(TRAINING, EXPORT), help="one part alone")
+    parser.add_argument("--only", choices=(TRAINING, EXPORT, MODES), help="one part alone")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "ranking.json")
     chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    if chosen.only != MODES:
+        _beside_others(chosen)
+    if chosen.only in (None, MODES):
+        _modes(chosen)
+
+
+def _beside_others(chosen: argparse.Namespace) -> None:
+    """Train beside FuxiCTR, and answer beside ONNX Runtime, over one log."""
     size = SMALL if chosen.smoke else Size()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -325,12 +343,33 @@ def main() -> None:
         given = Given(catalogue, split, seed=0)
         about = {"machine": machine(), "smoke": chosen.smoke, "size": asdict(size)}
         if chosen.only != EXPORT:
-            torch.set_num_threads(chosen.threads)
             content = about | trained(size, given, chosen=chosen, folder=place)
             _write(content, chosen.out, smoke=chosen.smoke)
         if chosen.only != TRAINING:
             content = about | {"answers": answers(size, given, folder=place)}
             _write(content, chosen.out.with_stem(f"{chosen.out.stem}_export"), smoke=chosen.smoke)
+
+
+def _modes(chosen: argparse.Namespace) -> None:
+    """Measure modes over a log of their own."""
+    size = SMALL_OF_MODES if chosen.smoke else OF_MODES
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        catalogue, split = log_of(size, place, seed=0)
+        cells = []
+        for one in modes.measured(
+            catalogue,
+            split,
+            batch=size.batch,
+            histories=(10,) if chosen.smoke else modes.HISTORIES,
+            folder=place,
+            smoke=chosen.smoke,
+        ):
+            print(json.dumps(one), flush=True)
+            cells.append(one)
+        modes.draw(cells, place / "modes.svg" if chosen.smoke else modes.PICTURE)
+    content = {"machine": machine(), "smoke": chosen.smoke, "size": asdict(size), "cells": cells}
+    _write(content, chosen.out.with_stem(f"{chosen.out.stem}_modes"), smoke=chosen.smoke)
 
 
 def trained(size: Size, given: Given, *, chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -24,6 +24,8 @@ SIZES = Sizes(
 )
 ITEMS, REQUESTS, LONGEST = 7, 3, 4
 SMALL = {"dim": 4, "hidden_dims": (8,)}
+CODES = {"kind": "semantic_ids", "codes": 5, "code_dim": 4, "dim": 8}
+LEVELS = 3
 EM3 = {"kind": "em3", "dim": 8, "heads": 2, "contrast_dim": 4}
 
 
@@ -31,7 +33,7 @@ def drawn(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def candidates(*, content=True):
+def candidates(*, content=True, codes=False):
     """Three requests with histories of four, two and no steps, and five candidates."""
     generator = drawn()
     bags = [torch.tensor(rows) for rows in ([[1, 2], [3, -1], [-1, -1], [5, 1], [2, -1], [4, -1], [-1, -1]],)]
@@ -40,6 +42,9 @@ def candidates(*, content=True):
         for count, dim in ((2, 6), (1, 3))
     ]
     tokens[1].keep[2] = False
+    if codes:  # semantic IDs in the place of vectors; one item has none
+        drawn_codes = torch.randint(0, CODES["codes"], (ITEMS, 1, LEVELS), generator=generator).float()
+        tokens = [ModalityTokens(drawn_codes, (torch.arange(ITEMS) != 2)[:, None])]
     steps = torch.tensor([[0, 3, 5, 3], [6, 1, -1, -1], [-1, -1, -1, -1]])
     rows = torch.arange(1, 13).view(REQUESTS, LONGEST)
     return Candidates(
@@ -80,7 +85,8 @@ def model_of(kind, content="none", **settings):
         content if isinstance(content, dict) else {"kind": content}
     )
     config = config_class(MODELS, kind).parse({"kind": kind, **SMALL, **settings})
-    sizes = SIZES if content.reads_modalities else SIZES._replace(modalities={})
+    read = {"semantic_id": LEVELS} if content.reads_codes else SIZES.modalities if content.reads_modalities else {}
+    sizes = SIZES._replace(modalities=read)
     return config.build(sizes, content=content, seed=0)
 
 

@@ -124,7 +124,7 @@ def test_the_second_call_makes_nothing(out: Path, made: Artifact):
 
 def test_every_row_has_its_trials_seeds_and_metrics(out: Path, made: Artifact):
     result = read(made)
-    assert set(result) == {"rows", "increments", "orderings", "data", "settings"}
+    assert set(result) == {"rows", "increments", "spaces", "orderings", "data", "settings"}
     assert json.loads((out / "result.json").read_text()) == result
     headline = {row["name"]: row for row in result["rows"] if (row["slice"], row["metric"]) == ("all", "recall@10")}
     assert set(headline) == {"chance", "popularity", "bm25", "title", "both", "oracle"}
@@ -382,7 +382,10 @@ def test_rankers_are_judged_by_gauc_of_what_was_shown(made: Artifact, tmp_path: 
     assert own.inputs["item_views"] == other.inputs["item_views"]
     assert own.id != other.id
     assert len(list((out / "encoder").iterdir())) == len(list((made.path.parents[1] / "encoder").iterdir()))
-    assert "GAUC" in (out / "report.html").read_text()
+    (spaces,) = result["spaces"]  # of the two rows that the table shows, the quick form has one
+    assert spaces["name"] == "din, em3" and 0 < spaces["alignment"] < 4 and spaces["uniformity_ids"] < 0
+    page = (out / "report.html").read_text()
+    assert "GAUC" in page and "Items by ID and by content" in page
 
 
 def test_a_graph_without_titles_is_enough_for_rows_of_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -365,6 +365,22 @@ def test_every_kept_sample_is_seen_once_an_epoch_and_a_batch_is_its_index(log):
     assert torch.equal(in_time.batch(0).candidates.requests.fields[:5, -2:], torch.from_numpy(first.fields[:, -2:]))
 
 
+def test_the_contrast_is_told_in_how_many_samples_of_an_epoch_an_item_is_a_candidate(log):
+    """In expectation, where negatives are thinned; over many epochs that is what is seen."""
+    vectors = np.random.default_rng(0).normal(size=(log.catalogue.num_items, 4))
+    content = {"kind": "em3", "dim": 8, "contrast_min_count": 2}
+    config = config_of({"kind": "mlp"}, content=content, negative_rate=0.5, batch_samples=500)
+    task = RankTask(config, Given(*log, seed=3, modalities={"item": vectors}))
+    seen, epochs = np.zeros(log.catalogue.num_items), 20
+    for index in range(epochs * task.batches_per_epoch):
+        given = task.batch(index).candidates
+        np.add.at(seen, given.items.item_rows[given.target].numpy(), 1 / epochs)
+    counts = task.module.content.counts.numpy()
+    assert counts.sum() == pytest.approx(seen.sum())
+    np.testing.assert_allclose(seen, counts, atol=0.25 * counts.max())
+    assert np.corrcoef(seen, counts)[0, 1] > 0.95
+
+
 def test_features_are_of_training_and_the_rest_is_unknown(log, tmp_path):
     samples = read_samples(log.catalogue, places=log.split.train)
     ids = FeatureIds.fit(log.catalogue, samples=samples)

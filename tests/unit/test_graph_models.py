@@ -242,8 +242,23 @@ def test_em3s_contrast_is_over_what_the_batch_chose_or_all():
     assert all((weight.grad != 0).any() for weight in (model.fusion.queries, model.contrast_heads["id"].weight))
 
 
-def test_processes_share_the_contrast_out():
-    model = made(CONFIGS["em3"]).eval()
+def test_em3s_contrast_knows_how_many_chose_an_item():
+    model = made(CONFIGS["em3"].model_copy(update={"contrast_log_q": True, "contrast_min_count": 2})).eval()
+    rows = torch.arange(1, SIZES.num_items)
+    chose = [int((model.edges[1] == row).sum()) for row in rows]
+    log_q, trusted = model._counted(rows)
+    expected = [math.log(1 - (1 - count / sum(chose)) ** len(rows)) for count in chose if count]
+    assert log_q[torch.tensor(chose) > 0].tolist() == pytest.approx(expected, rel=1e-4)
+    assert trusted.tolist() == [count >= 2 for count in chose] and 0 < sum(trusted.tolist()) < len(chose)
+    assert torch.isfinite(log_q).all()
+    assert not {"contrast_log_q", "contrast_min_count"} & set(
+        Em3Config().dump()
+    )  # models trained before keep their ids
+
+
+@pytest.mark.parametrize("settings", [{}, {"contrast_log_q": True}, {"contrast_min_count": 2}], ids=str)
+def test_processes_share_the_contrast_out(settings):
+    model = made(CONFIGS["em3"].model_copy(update=settings)).eval()
     step = step_of(chosen=(1, 4, 5, 7, 8))
     whole = model.encode(step).terms[0].loss.total
     shares = [model.encode(step._replace(shard=(place, 2))).terms[0].loss.total for place in range(2)]
@@ -308,6 +323,7 @@ def test_it_answers_with_what_it_has_learned_since(kind):
     ("settings", "told"),
     [
         ({"kind": "em3", "dim": 10}, "multiple of heads"),
+        ({"kind": "em3", "paper_compat": True, "contrast_log_q": True}, "no effect with paper_compat"),
         ({"kind": "em3", "contrast_weight": 0, "contrast_negatives": 4}, "contrast_negatives has no effect"),
     ],
 )

@@ -267,6 +267,52 @@ def test_the_contrast_is_of_candidates_that_have_an_id():
     assert has_gradient == places
 
 
+COUNTS = torch.tensor([0, 3, 40, 1, 7.0]).repeat(8)
+
+
+def test_the_contrast_is_corrected_for_how_often_an_item_is_a_candidate():
+    """Each score of a batch of five samples, less the log probability that the item is among those."""
+    module = em3(contrast_negatives=0, contrast_temperature=0.5, contrast_log_q=True)
+    module.count_candidates(COUNTS)
+    given = asked()
+    said = module(given)
+    (term,) = module.terms(given, said)
+    places = [place for place in sorted(set(given.target.tolist())) if given.id_rows[place] != 0]
+    first = [given.target.tolist().index(place) for place in places]
+    content = functional.normalize(module.contrast_heads["content"](said.target[first]), dim=1)
+    ids = functional.normalize(module.contrast_heads["id"](given.id_vectors[places]), dim=1)
+    chance = [1 - (1 - float(COUNTS[row] / COUNTS.sum())) ** 5 for row in given.item_rows[places].tolist()]
+    scores = content @ ids.T / 0.5 - torch.tensor(chance).log()
+    turned = ids @ content.T / 0.5 - torch.tensor(chance).log()
+    truth = torch.arange(len(places))
+    expected = (functional.cross_entropy(scores, truth) + functional.cross_entropy(turned, truth)) / 2
+    torch.testing.assert_close(term.loss.total, expected)
+    plain = em3(contrast_negatives=0, contrast_temperature=0.5)
+    assert not torch.allclose(plain.terms(given, said)[0].loss.total, expected)
+
+
+def test_an_id_that_has_hardly_been_trained_is_not_contrasted():
+    module = em3(contrast_negatives=0, contrast_min_count=3)
+    module.count_candidates(COUNTS)
+    given = asked()
+    given.id_vectors.requires_grad_()
+    (term,) = module.terms(given, module(given))
+    term.loss.total.backward()
+    has_gradient = given.id_vectors.grad.any(dim=1).nonzero()[:, 0].tolist()
+    shown = [place for place in sorted(set(given.target.tolist())) if given.id_rows[place] != 0]
+    assert has_gradient == [place for place in shown if COUNTS[given.item_rows[place]] >= 3] != shown
+
+
+def test_counts_are_read_where_they_are_asked_for_and_not_saved(tmp_path):
+    module = em3(contrast_log_q=True)
+    with pytest.raises(ConfigError, match="nobody has counted"):
+        module.terms(asked(), module(asked()))
+    assert "counts" not in module.state_dict() and em3().counts is None
+    named = {"contrast_log_q", "contrast_min_count"}
+    assert not named & set(Em3ContentConfig().dump())  # rankers trained before keep their ids
+    assert named <= set(Em3ContentConfig(contrast_log_q=True, contrast_min_count=2).dump())
+
+
 def test_the_contrast_warms_up_in_training_alone():
     model = model_of("din", {**EM3, "contrast_warmup_steps": 3})
     given = candidates()
@@ -309,6 +355,7 @@ def test_the_q_former_has_a_rate_of_its_own():
     [
         ({"train_behaviours": "adapter", "rank": 4}, "rank has no effect"),
         ({"contrast_weight": 0, "contrast_negatives": 3}, "contrast_negatives has no effect with contrast_weight = 0"),
+        ({"contrast_weight": 0, "contrast_log_q": True}, "contrast_log_q has no effect with contrast_weight = 0"),
         ({"width": 32}, "width has no effect with form = 'as_published'"),
         ({"train": "lora", "fusion_rate_factor": 1.0}, "fusion_rate_factor has no effect"),
         ({"train_behaviours": "cache", "rank": 4}, "rank has no effect"),

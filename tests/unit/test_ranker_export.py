@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 from planted_ranking import planted_log, planted_photo_log
-from tiny_rankers import EM3, ITEMS, candidates, drawn, model_of, padded, warmed
+from tiny_rankers import CODES, EM3, ITEMS, candidates, drawn, model_of, padded, warmed
 
 from triptych.data.schema import Part
 from triptych.foundation.artifact import Artifact, produce
@@ -42,6 +42,7 @@ CONTENTS = {
     "none": "none",
     "frozen": "frozen",
     "simtier": "simtier",
+    "semantic ids": CODES,
     "em3": EM3,
     "em3 kept": {**EM3, "train_behaviours": "lora_cache"},
     "em3 full": FULL,
@@ -52,6 +53,7 @@ CASES = [  # an export takes seconds: each ranker, each content and each setting
     ("din", {"weights": "softmax", "activation": "dice"}, "em3 kept"),
     ("bst", {}, "simtier"),
     ("dcnv2", {}, "frozen"),
+    ("dcnv2", {}, "semantic ids"),
     ("mlp", {}, "none"),
     ("mlp", {"history_items": 0}, "em3 full"),
     ("sim", {"search": "category", **SIM}, "none"),
@@ -119,7 +121,7 @@ def many(given, *, longest, count=300):
 @pytest.mark.parametrize(("kind", "settings", "content"), CASES, ids=str)
 def test_a_graph_says_what_torch_says(tmp_path, kind, settings, content):
     model, file = warmed(model_of(kind, CONTENTS[content], **settings)), tmp_path / RANKER_GRAPH
-    given = candidates(content=content != "none")
+    given = candidates(content=content != "none", codes=content == "semantic ids")
     vectors = worked_out(model, given)
     dims = {name: one.shape[1] for name, one in vectors.items()}
     described = write_ranker_graph(model, vectors=dims, file=file, ranker_id="abc")
@@ -145,7 +147,8 @@ def test_a_graph_says_what_torch_says(tmp_path, kind, settings, content):
 def content_graph(folder, content):
     """Write the content graph of a model; return both."""
     model, file = warmed(model_of("mlp", content)), folder / CONTENT_GRAPH
-    told = write_content_graph(model, side=model.content.item_side(), tokens=TOKENS, file=file, ranker_id="abc")
+    tokens = {name: TOKENS.get(name, 1) for name in model.sizes.modalities}
+    told = write_content_graph(model, side=model.content.item_side(), tokens=tokens, file=file, ranker_id="abc")
     assert agrees(file, told)
     return model, file
 
@@ -153,7 +156,7 @@ def content_graph(folder, content):
 @pytest.mark.parametrize("content", [name for name in CONTENTS if name != "none"])
 def test_content_vectors_are_worked_out_as_torch_does(tmp_path, content):
     model, file = content_graph(tmp_path, CONTENTS[content])
-    given = candidates()
+    given = candidates(codes=content == "semantic ids")
     described = model.content(model.asked(given, model.features.items(given.items)))
     vectors = list(worked_out(model, given).values())
     steps = given.requests.steps[given.request]

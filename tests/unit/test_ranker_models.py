@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tiny_rankers import EM3, ITEMS, SIZES, candidates, drawn, model_of, padded, warmed
+from tiny_rankers import CODES, EM3, ITEMS, SIZES, candidates, drawn, model_of, padded, warmed
 from torch.nn import functional
 
 from triptych.foundation.errors import ConfigError
@@ -77,7 +77,14 @@ def test_cross_layers_are_their_equation(rank):
 
 
 KEPT = {**EM3, "train_behaviours": "lora_cache"}
-CONTENT = {"none": "none", "frozen": "frozen", "simtier": "simtier", "em3": EM3, "em3 kept": KEPT}
+CONTENT = {
+    "none": "none",
+    "frozen": "frozen",
+    "simtier": "simtier",
+    "semantic ids": CODES,
+    "em3": EM3,
+    "em3 kept": KEPT,
+}
 SIM = [("sim", {"search": search, "found_items": 2, "recent_items": 1}) for search in ("category", "features")]
 EVERY = [*((kind, {}) for kind in kinds(MODELS) if kind != "sim"), *SIM, ("mlp", {"history_items": 0})]
 
@@ -90,7 +97,7 @@ EVERY = [*((kind, {}) for kind in kinds(MODELS) if kind != "sim"), *SIM, ("mlp",
 def test_every_model_runs_with_every_plug_in(tmp_path, kind, settings, content):
     """Scores do not change by padding, by what else is scored, or by saving; and all that is trained has gradient."""
     model = warmed(model_of(kind, CONTENT[content], **settings))
-    given = candidates(content=content != "none")
+    given = candidates(content=content != "none", codes=content == "semantic ids")
     logits = model(given).logits
     assert logits.shape == (5,)
     torch.testing.assert_close(model(padded(given)).logits, logits, rtol=1e-5, atol=1e-6)

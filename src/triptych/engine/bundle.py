@@ -270,6 +270,10 @@ def _check_ranker(parts: Parts) -> None:
     parts.ranking.require_input("ranker", parts.ranker)
     if "encoder" in parts.ranker.inputs:
         parts.ranker.require_input("encoder", parts.encoder)
+    if "semantic_ids" in parts.ranker.inputs:
+        if parts.semantic_ids is None:
+            raise ArtifactError("A bundle's ranker reads semantic IDs, and there are none. Run it again: triptych run.")
+        parts.ranker.require_input("semantic_ids", parts.semantic_ids)
     if parts.item_views is not None:
         parts.ranker.require_input("item_views", parts.item_views)
         parts.item_views.require_input("encoder", parts.encoder)

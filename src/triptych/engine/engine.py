@@ -518,6 +518,7 @@ class Engine:
             "users": self._catalogue.num_users,
             "queries": self._catalogue.num_queries,
             "index_bytes": now.index.memory_bytes,
+            "ranker_content_bytes": 0 if now.ranking is None else now.ranking.content_bytes,
             "search_channel": now.usual_channel.value,
             "recommend_channel": now.recommending_channel.value,
             "search_is_ranked": now.ranks(now.usual_channel),

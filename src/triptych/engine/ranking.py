@@ -27,10 +27,13 @@ from triptych.foundation.artifact import write_json
 from triptych.foundation.errors import EngineError
 from triptych.foundation.types import Hits
 from triptych.index.base import Index
+from triptych.ranker.content.semantic_ids import SEMANTIC_ID, code_tokens
 from triptych.ranker.features import Past, Spoken
 from triptych.ranker.match import Match
 from triptych.ranker.scorer import ITEM_VECTORS, SCORED_AT_ONCE, Ranker, read_needs
 from triptych.recall.base import Request, Retriever
+from triptych.semantic_ids.base import Quantizer
+from triptych.semantic_ids.stored import SemanticIds
 
 RULE_FILE = "rule.json"
 
@@ -68,16 +71,26 @@ class Ordered(NamedTuple):
 class Ranking:
     """A ranker over the items of one moment."""
 
-    def __init__(self, ranker: Ranker, *, candidates: int, catalogue: Catalogue, moment_us: int | None = None) -> None:
+    def __init__(
+        self,
+        ranker: Ranker,
+        *,
+        candidates: int,
+        catalogue: Catalogue,
+        moment_us: int | None = None,
+        quantizer: Quantizer | None = None,
+    ) -> None:
         """Put a ranker to use.
 
         Args:
-            ranker: opened over the catalogue.
+            ranker: opened over the catalogue; `Ranker.answering` has it look content up, as `open` does.
             candidates: how many of the first found it looks at.
             catalogue: in whose log users' histories are looked up.
             moment_us: when is asked, in microseconds since 1970 UTC: nothing later is looked up. None: at the end of
                 the log.
+            quantizer: chooses the semantic IDs of new items; None: the ranker reads none.
         """
+        self._quantizer = quantizer
         self._ranker, self._candidates, self._catalogue = ranker, candidates, catalogue
         times = catalogue.event_array("time")
         self._moment_us = moment_us if moment_us is not None else int(times[-1]) + 1 if len(times) else 0
@@ -95,7 +108,18 @@ class Ranking:
         if parts.ranker is None or parts.ranking is None:
             return None
         ranker = open_ranker(parts, catalogue=catalogue, index=index, embedder=embedder)
-        return cls(ranker, candidates=RankRule.load(parts.ranking.path).candidates, catalogue=catalogue)
+        ids = parts.semantic_ids if SEMANTIC_ID in ranker.model.sizes.modalities else None
+        return cls(
+            ranker.answering(),
+            candidates=RankRule.load(parts.ranking.path).candidates,
+            catalogue=catalogue,
+            quantizer=None if ids is None else SemanticIds.open(ids).quantizer,
+        )
+
+    @property
+    def content_bytes(self) -> int:
+        """What the items' content vectors take in memory."""
+        return 0 if self._ranker.content is None else self._ranker.content.memory_bytes
 
     @property
     def candidates(self) -> int:
@@ -105,6 +129,8 @@ class Ranking:
     def with_items(self, new: Sequence[NewItem], *, vectors: NDArray[np.float32], embedder: Embedder) -> Ranking:
         """Return the same with items behind the others: what training has not met has no vector by ID, but content.
 
+        Theirs is worked out here, once.
+
         Args:
             new: the items.
             vectors: of the encoder, ``[n, dim]``.
@@ -113,7 +139,9 @@ class Ranking:
         features, own = self._ranker.features, self._ranker.encoder
         embedder = embedder if own is None else own.embedder
         modalities: dict[str, NDArray[Any]] = {ITEM_VECTORS: vectors}
-        if own is not None or len(features.sizes.modalities) > 1:
+        if self._quantizer is not None:
+            modalities[SEMANTIC_ID] = code_tokens(self._quantizer.assign(vectors))
+        if own is not None or len(self._ranker.model.sizes.modalities) > 1:
             px = embedder.px
             pixels = np.stack([np.zeros((px, px, 3), np.uint8) if one.pixels is None else one.pixels for one in new])
             has_photo = np.array([one.pixels is not None for one in new], dtype=np.bool_)
@@ -135,7 +163,13 @@ class Ranking:
             for name, dtype in types.items()
         ]
         ranker = self._ranker.with_items(pl.DataFrame(columns), modalities=modalities, match_vectors=vectors)
-        return Ranking(ranker, candidates=self._candidates, catalogue=self._catalogue, moment_us=self._moment_us)
+        return Ranking(
+            ranker,
+            candidates=self._candidates,
+            catalogue=self._catalogue,
+            moment_us=self._moment_us,
+            quantizer=self._quantizer,
+        )
 
     def order(self, requests: Sequence[Request], found: Hits, *, cell: str | None = None) -> Ordered:
         """Put the first of each answer into the ranker's order; what stands behind them stays where it is.
@@ -198,6 +232,10 @@ def open_ranker(parts: Parts, *, catalogue: Catalogue, index: Index, embedder: E
     there: dict[str, NDArray[Any]] = {} if parts.item_views is None else dict(load_views(parts.item_views))
     if needs.match or ITEM_VECTORS in needs.modalities:
         there[ITEM_VECTORS] = index.vectors(np.arange(catalogue.num_items))
+    if SEMANTIC_ID in needs.modalities:
+        assert parts.semantic_ids is not None, "the lineage was checked"
+        ids = SemanticIds.open(parts.semantic_ids)
+        there[SEMANTIC_ID] = code_tokens(ids.codes[:, : ids.quantizer.levels])
     modalities = {name: vectors for name, vectors in there.items() if name in needs.modalities}
     match = Match(there[ITEM_VECTORS], embedder.queries) if needs.match else None
     return Ranker.load(parts.ranker, catalogue=catalogue, modalities=modalities or None, match=match)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from triptych.evaluate.records import Role, distinct, role_of, select, single
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from triptych.evaluate.item_spaces import ItemSpaces
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -160,6 +163,45 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[str, float]], *, x: float, colo
     for model, value in sorted(ends, key=lambda one: one[1]):
         place = max(value, place + gap)
         axes.text(x, place, model, color=colours[model], va="center", fontsize=8.5)
+
+
+MOST_COLOURS = 8
+"""Categories that have a colour of their own: the most frequent ones."""
+
+
+def item_spaces(spaces: Mapping[str, ItemSpaces]) -> str:
+    """Items by ID and by content, side by side in one plane, a pair of panels for each model; colours are categories.
+
+    Args:
+        spaces: model → its spaces.
+
+    Returns:
+        An `<svg>` element.
+    """
+    counted = Counter(name for one in spaces.values() for name in one.categories if name is not None)
+    shown = [name for name, _ in sorted(counted.items(), key=lambda one: (-one[1], one[0]))[:MOST_COLOURS]]
+    colours = _colours(shown)
+    panels = 2 * len(spaces)
+    with _figure("item-spaces", width=2.6 * panels, height=3.1, panels=panels, colours=colours) as (
+        figure,
+        axes,
+        finish,
+    ):
+        for place, (model, one) in enumerate(spaces.items()):
+            reach = 1.05 * float(max(np.abs(one.ids).max(), np.abs(one.content).max()))
+            for panel, (side, points) in zip(
+                axes[2 * place :], (("by ID", one.ids), ("by content", one.content)), strict=False
+            ):
+                for name in [None, *shown]:
+                    own = np.array([(each if each in colours else None) == name for each in one.categories])
+                    colour = _LINE if name is None else colours[name]
+                    panel.plot(*points[own].T, "o", markersize=2.2, markeredgewidth=0, color=colour, alpha=0.75)
+                panel.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
+                panel.spines["bottom"].set_visible(False)
+                panel.set_title(f"{model}\n{side}")
+        if shown:
+            _legend(figure, shown, colours)
+        return finish(f"Items of {', '.join(spaces)} by ID and by content, coloured by category")
 
 
 LEGEND_HANDLE, LEGEND_LETTER = 0.55, 0.075

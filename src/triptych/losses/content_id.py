@@ -13,6 +13,8 @@ from triptych.losses.base import LossOutput
 
 EPS = 1e-5
 """Least length that a vector is divided by."""
+LEAST_RATE = 1e-9
+"""Taken for the share of an item that nobody has counted."""
 
 
 class Direction(StrEnum):
@@ -141,6 +143,21 @@ def draw_others(own: Tensor, *, num_rows: int, negatives: int, generator: torch.
     device = own.device if generator is None else generator.device
     drawn = torch.randint(num_rows - 1, (len(own), negatives), generator=generator, device=device).to(own.device)
     return drawn + (drawn >= own[:, None])
+
+
+def drawn_log_q(counts: Tensor, *, total: float | Tensor, draws: int) -> Tensor:
+    """Return the log probability of items to be among the distinct ones of some draws, for `Sides.log_q`.
+
+    Args:
+        counts: ``[n]``, how often each stands in what is drawn from.
+        total: how much that is.
+        draws: how many there are; an item that is drawn twice is one negative.
+
+    Returns:
+        float32 ``[n]``.
+    """
+    rate = (counts.float() / total).clamp(min=LEAST_RATE, max=1.0)
+    return torch.log(-torch.expm1(draws * torch.log1p(-rate)))
 
 
 def _units(sides: Sides, *, stop: Stop, dtype: torch.dtype) -> Sides:

@@ -182,6 +182,17 @@ class RankModel(nn.Module, ABC):
         )
         return self.logits(seen).float()
 
+    def answer(self, given: Candidates, content: Sequence[Tensor]) -> Tensor:
+        """Return log odds, float32 ``[n]``, by what has been worked out of the items; `forward` says the same.
+
+        Args:
+            given: to score; what items are made of is not read.
+            content: what `ContentModule.item_side` says of ``given.items``.
+        """
+        steps = given.requests.steps[given.request]
+        described = self.content.describe(content, target=given.target, steps=steps)
+        return self.score(given, self.features.items(given.items), content=described)
+
     def asked(self, given: Candidates, items: Tensor) -> Asked:
         """Return what the plug-in for content is given.
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from triptych.foundation.machine import held_bytes, most_held_bytes
 from triptych.nn.precision import autocast, uses_bf16
 from triptych.ranker.base import RankModel
-from triptych.ranker.inputs import Candidates
-from triptych.ranker.scorer import SCORED_AT_ONCE, on_device, score_samples
+from triptych.ranker.inputs import Candidates, on_device
+from triptych.ranker.scorer import SCORED_AT_ONCE, score_samples
 from triptych.ranker.task import RankBatch, RankTask
 from triptych.training.loop import LoopConfig, StepTime, rehearsed
 from triptych.training.row_tables import RowTables
@@ -74,19 +74,21 @@ class Estimate(NamedTuple):
         )
 
 
-def estimate(task: RankTask, *, config: LoopConfig, seed: int) -> Estimate | None:
+def estimate(task: RankTask, *, config: LoopConfig, seed: int, short_s: float | None = None) -> Estimate | None:
     """Estimate a training that is about to begin; None where it is a short one.
 
     Args:
         task: whose module, and all else, is left as it is; while it lasts there is a second copy of the weights.
         config: of the loop.
         seed: likewise.
+        short_s: of a training that takes less nothing is said; None: of less than `SHORT_S`.
     """
     held = held_bytes()
     trial = copy.copy(task)
     trial.module = copy.deepcopy(task.module)
     trial.module.content.settle()
-    timed = _timed(trial, config=config, seed=seed)
+    least = SHORT_S if short_s is None else short_s
+    timed = _timed(trial, config=config, seed=seed, short_s=least)
     if timed is None:
         return None
     times, growth = timed
@@ -137,7 +139,7 @@ class _Timed(NamedTuple):
     """Bytes that the process holds more after a step than after the one before, in the mean."""
 
 
-def _timed(trial: RankTask, *, config: LoopConfig, seed: int) -> _Timed | None:
+def _timed(trial: RankTask, *, config: LoopConfig, seed: int, short_s: float) -> _Timed | None:
     """Time the first steps; None: the training is short."""
     times: list[StepTime] = []
     held: list[int] = []
@@ -148,7 +150,7 @@ def _timed(trial: RankTask, *, config: LoopConfig, seed: int) -> _Timed | None:
             measured = times[1:] or times
             spent = sum(each.seconds for each in times)
             total = sum(each.seconds for each in measured) / len(measured) * config.steps
-            if total < SHORT_S:
+            if total < short_s:
                 return None
             if spent >= MOST_RATE * total or (len(measured) >= LEAST_STEPS and spent >= ENOUGH_S):
                 break

@@ -38,7 +38,7 @@ from triptych.nn.bags import PaddedRows
 from triptych.nn.query_former import ModalityTokens
 from triptych.ranker.base import RankModel
 from triptych.ranker.content.base import ItemSide
-from triptych.ranker.features import Features
+from triptych.ranker.content_vectors import ContentVectors
 from triptych.ranker.inputs import Candidates, ItemFeatures, RequestFeatures
 from triptych.ranker.scorer import FEATURES, Ranker
 
@@ -49,7 +49,6 @@ MADE_BY = "ranker"
 """Under which graphs and vectors name the ranker that they are of."""
 FORMAT = 1
 OPSET = 20
-ENCODED_AT_ONCE = 4_096
 LOG_ODDS = "log_odds"
 TOKENS, IS_THERE, CONTENT, ITEM_LIST, REQUEST_LIST = "tokens.", "is_there.", "content.", "item_list.", "request_list."
 INT, FLOAT, BOOL = "int64", "float32", "bool"
@@ -104,7 +103,7 @@ def export_ranker(ranker: Ranker, *, artifact: Artifact, catalogue: Catalogue, o
             tokens = {name: one.tokens.shape[1] for name, one in zip(model.sizes.modalities, first, strict=True)}
             file = folder / CONTENT_GRAPH
             graphs[file.name] = write_content_graph(model, side=side, tokens=tokens, file=file, ranker_id=artifact.id)
-            vectors = _vectors_of_catalogue(features, side=side)
+            vectors = ContentVectors.of_catalogue(side, features, device=torch.device("cpu")).arrays()
             save_file(vectors, folder / VECTORS_FILE, metadata={MADE_BY: artifact.id})
         file, dims = folder / RANKER_GRAPH, {name: found.shape[1] for name, found in vectors.items()}
         graphs[file.name] = write_ranker_graph(model, vectors=dims, file=file, ranker_id=artifact.id)
@@ -193,12 +192,7 @@ class RankerGraph(nn.Module):
             target=given["target"],
             numbers=given["candidate_numbers"],
         )
-        described = self.model.content.describe(
-            [given[CONTENT + name] for name in self._content],
-            target=given["target"],
-            steps=given["steps"][given["request"]],
-        )
-        return self.model.score(candidates, self.model.features.items(candidates.items), content=described)
+        return self.model.answer(candidates, [given[CONTENT + name] for name in self._content])
 
 
 class ContentGraph(nn.Module):
@@ -267,15 +261,6 @@ def _content_ports(model: RankModel, *, tokens: Mapping[str, int]) -> list[Port]
 
 def _vector_ports(dims: Mapping[str, int], meaning: str) -> list[Port]:
     return [Port(CONTENT + name, FLOAT, ("items", dim), meaning) for name, dim in dims.items()]
-
-
-@torch.no_grad()
-def _vectors_of_catalogue(features: Features, *, side: ItemSide) -> dict[str, NDArray[np.float32]]:
-    """Work content vectors of the catalogue's items out, float32 ``[items, dim]`` of each name."""
-    count = features.sizes.catalogue_items
-    rows = (np.arange(start, min(start + ENCODED_AT_ONCE, count)) for start in range(0, count, ENCODED_AT_ONCE))
-    parts = [side(features.shown(some).content) for some in rows]
-    return {name: torch.cat(found).numpy() for name, found in zip(side.names, zip(*parts, strict=True), strict=True)}
 
 
 def _write(

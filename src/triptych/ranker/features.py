@@ -176,6 +176,16 @@ class Features:
             catalogue_items=self._catalogue_items,
         )
 
+    def id_rows(self, item_rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the rows of some items in the model's table of items ``[n]``; 0 for what training has not met."""
+        found: NDArray[np.int64] = self._items.fields[item_rows, 0]
+        return found
+
+    @property
+    def num_items(self) -> int:
+        """Items that there are, those behind the catalogue's included."""
+        return len(self._items.fields)
+
     @property
     def _token_dims(self) -> dict[str, int]:
         if self._looks is None:
@@ -193,7 +203,7 @@ class Features:
         return dict(sorted(modalities.items()))
 
     def with_modalities(self, modalities: Modalities) -> Features:
-        """Return the same with vectors of items, as an encoder has them now, in the place of how items look."""
+        """Return the same with other vectors of items, such as an encoder's in the place of how items look, or none."""
         other = copy.copy(self)
         other._modalities, other._looks = self._checked(modalities), None
         return other

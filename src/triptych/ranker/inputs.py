@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from triptych.encoders.inputs import ItemInputs
@@ -98,3 +99,21 @@ class Candidates(NamedTuple):
     """int64 ``[n]``, its place among the items."""
     numbers: Tensor
     """float32 ``[n, 2 · numbers]``, as of `ItemFeatures`."""
+
+
+Given = TypeVar("Given", Candidates, Shown)
+
+
+def on_device(given: Given, device: torch.device) -> Given:
+    """Move candidates, or what items are made of, to a device."""
+
+    def moved(part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            return part.to(device)
+        if isinstance(part, tuple):
+            parts = [moved(one) for one in part]
+            return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
+        return part
+
+    found: Given = moved(given)
+    return found

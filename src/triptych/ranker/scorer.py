@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -17,14 +18,15 @@ from triptych.foundation.errors import ConfigError
 from triptych.nn.model_folder import read_described
 from triptych.nn.precision import find_device
 from triptych.ranker.base import WHAT, RankModel, load_model
+from triptych.ranker.content_vectors import ContentVectors
 from triptych.ranker.feature_ids import MATCH, FeatureIds
 from triptych.ranker.features import Asking, Features, Modalities
-from triptych.ranker.inputs import Candidates, Shown
+from triptych.ranker.inputs import Candidates, on_device
 from triptych.ranker.match import Match
 from triptych.ranker.own_encoder import OwnEncoder
 from triptych.ranker.samples import Samples
 
-Given = TypeVar("Given", Candidates, Shown)
+log = logging.getLogger(__name__)
 
 KIND = "ranker"
 ITEM_VECTORS = "item"
@@ -57,11 +59,20 @@ def read_needs(folder: Path) -> Needs:
 class Ranker:
     """A model with what it reads."""
 
-    def __init__(self, model: RankModel, features: Features, *, encoder: OwnEncoder | None = None) -> None:
+    def __init__(
+        self,
+        model: RankModel,
+        features: Features,
+        *,
+        encoder: OwnEncoder | None = None,
+        content: ContentVectors | None = None,
+    ) -> None:
         """Put both together; use `load`."""
         self.model, self.features = model, features
         self.encoder = encoder
         """The encoder that it has trained as its own, for items that are not of the catalogue; None: it has none."""
+        self.content = content
+        """What it has worked out of items beforehand (`answering`); None: content is worked out with every score."""
 
     @classmethod
     def load(
@@ -118,7 +129,28 @@ class Ranker:
 
     def score_samples(self, samples: Samples) -> NDArray[np.float32]:
         """Return log odds of samples of the catalogue's log ``[samples]``."""
-        return score_samples(self.model, self.features, samples)
+        return score_in_parts(samples, features=self.features, score=self._scored)
+
+    def answering(self) -> Ranker:
+        """Return the same with the content of every item worked out, so that a request looks it up.
+
+        What items are made of is let go; `with_items` works out what is new. Scores are the same. Nothing changes
+        where no content is read, or where the plug-in cannot be taken apart (`ContentModule.item_side`), which is
+        logged.
+        """
+        module, device = self.model.content, next(self.model.parameters()).device
+        if self.content is not None or not self.model.content_config.reads_modalities:
+            return self
+        if not module.has_item_side:
+            log.warning(
+                "ranker: content is worked out in every request, since %s has no item_side", type(module).__name__
+            )
+            return self
+        side = module.item_side()
+        assert side is not None, "it reads what items are made of"
+        found = ContentVectors.of_catalogue(side, self.features, device=device)
+        log.info("ranker: content vectors of %d items, %.1f MiB", self.features.num_items, found.memory_bytes / 2**20)
+        return Ranker(self.model, self.features.with_modalities({}), encoder=self.encoder, content=found)
 
     def score(
         self, asking: Asking, *, item_rows: NDArray[np.integer], request: NDArray[np.integer] | None = None
@@ -131,7 +163,10 @@ class Ranker:
             request: ``[candidates]``, the place of each one's request; None: there is one request.
         """
         of = np.zeros(len(item_rows), dtype=np.int64) if request is None else request
-        return _scored(self.model, self.features.candidates(asking, request=of, item_rows=item_rows))
+        return self._scored(self.features.candidates(asking, request=of, item_rows=item_rows))
+
+    def _scored(self, given: Candidates) -> NDArray[np.float32]:
+        return _scored(self.model, given, content=self.content)
 
     def with_items(
         self, items: pl.DataFrame, *, modalities: Modalities, match_vectors: NDArray[Any] | None = None
@@ -144,7 +179,13 @@ class Ranker:
             match_vectors: likewise; never of an encoder of its own.
         """
         features = self.features.with_items(items, modalities=modalities, match_vectors=match_vectors)
-        return Ranker(self.model, features, encoder=self.encoder)
+        if self.content is None:
+            return Ranker(self.model, features, encoder=self.encoder)
+        side = self.model.content.item_side()
+        assert side is not None, "it has worked something out"
+        own = {name: modalities[name] for name in self.model.sizes.modalities}
+        more = ContentVectors.of_new(side, own, device=next(self.model.parameters()).device)
+        return Ranker(self.model, features, encoder=self.encoder, content=self.content.followed_by(more))
 
 
 def score_samples(model: RankModel, features: Features, samples: Samples) -> NDArray[np.float32]:
@@ -167,22 +208,12 @@ def score_in_parts(
 
 
 @torch.no_grad()
-def _scored(model: RankModel, given: Candidates) -> NDArray[np.float32]:
+def _scored(model: RankModel, given: Candidates, *, content: ContentVectors | None = None) -> NDArray[np.float32]:
     device = next(model.parameters()).device
-    logits: NDArray[np.float32] = model(on_device(given, device)).logits.cpu().numpy()
-    return logits
-
-
-def on_device(given: Given, device: torch.device) -> Given:
-    """Move candidates, or what items are made of, to a device."""
-
-    def moved(part: Any) -> Any:
-        if isinstance(part, torch.Tensor):
-            return part.to(device)
-        if isinstance(part, tuple):
-            parts = [moved(one) for one in part]
-            return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
-        return part
-
-    found: Given = moved(given)
+    moved = on_device(given, device)
+    if content is None:
+        logits = model(moved).logits
+    else:
+        logits = model.answer(moved, [one.to(device) for one in content.at(given.items.item_rows)])
+    found: NDArray[np.float32] = logits.cpu().numpy()
     return found

@@ -23,12 +23,12 @@ from triptych.ranker.base import RankModel
 from triptych.ranker.config import Headline, Order, RankTrainConfig
 from triptych.ranker.feature_ids import FeatureIds
 from triptych.ranker.features import Features, Looks
-from triptych.ranker.inputs import Candidates, Shown
+from triptych.ranker.inputs import Candidates, Shown, on_device
 from triptych.ranker.match import Match
 from triptych.ranker.measure import figures, groups_of
 from triptych.ranker.own_encoder import EncoderStart, write_encoder
 from triptych.ranker.samples import Samples, read_samples
-from triptych.ranker.scorer import FEATURES, on_device, score_samples
+from triptych.ranker.scorer import FEATURES, score_samples
 from triptych.training.task import Validation
 
 VALIDATION_SEED = 0
@@ -119,6 +119,12 @@ class RankTask:
         self._kept_negatives = max(1, round(config.negative_rate * len(self._negatives)))
         self._drawn: tuple[int, NDArray[np.int64]] | None = None
         self.module.content.learns_for(config.loop(batches_per_epoch=self.batches_per_epoch).steps)
+        learned = np.bincount(
+            self.train.item_row,
+            weights=np.where(self.train.label, 1.0, self.negative_rate),
+            minlength=given.catalogue.num_items,
+        )
+        self.module.content.count_candidates(torch.from_numpy(learned.astype(np.float32)))
 
     @property
     def negative_rate(self) -> float:

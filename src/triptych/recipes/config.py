@@ -32,6 +32,7 @@ from triptych.recall.models.generative import Asks
 from triptych.recall.models.hybrid import HybridConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recall.models.popularity import PopularityConfig
+from triptych.recipes.semantic_ids import check_codes
 from triptych.semantic_ids.config import SemanticIdsConfig
 
 RECALL = "recall"
@@ -322,6 +323,8 @@ class RunConfig(Config):
                 "ranker learns from what searches showed, chosen or not, and this recipe has no log of searches. "
                 "Remove it."
             )
+        else:
+            check_codes(self.ranker, self.semantic_ids)
 
     def _check_beside(self, name: str, other: PretrainConfig) -> None:
         if name in (*Arm, *ROWS) or not is_trained(name):

@@ -108,7 +108,7 @@ class RankedLine:
 
     def _retriever(self, place: int, part: Part) -> RankedRetriever:
         moment_us = int(self.catalogue.event_array("time")[self.split.part(part)][0])
-        ranker = self.rankers[place].open()
+        ranker = self.rankers[place].open().answering()
         ranking = Ranking(ranker, candidates=self.candidates, catalogue=self.catalogue, moment_us=moment_us)
         return RankedRetriever(self.first.retrievers[place], ranking, name=RANKED)
 

@@ -25,6 +25,7 @@ from triptych.foundation.registry import one_of
 from triptych.pretrain.base import TASKS, PretrainConfig
 from triptych.ranker import train
 from triptych.ranker.config import RankTrainConfig
+from triptych.ranker.content.semantic_ids import SEMANTIC_ID, code_tokens
 from triptych.ranker.feature_ids import item_field_names
 from triptych.ranker.match import Match
 from triptych.ranker.measure import GroupBy
@@ -35,9 +36,12 @@ from triptych.ranker.task import Given
 from triptych.recipes.config import RANKER, RunConfig
 from triptych.recipes.controls import Control
 from triptych.recipes.encoders import Plan
+from triptych.recipes.semantic_ids import check_codes, codes_of
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
 from triptych.recipes.views import SIDES, Modality, item_views, of_modalities, query_vectors
+from triptych.semantic_ids.config import SemanticIdsConfig
+from triptych.semantic_ids.stored import SemanticIds
 from triptych.training.epochs import find_trained
 
 
@@ -49,6 +53,8 @@ class RankerConfig(Config):
     modalities: tuple[Modality, ...] = ()
     """Which of its vectors the ranker reads of an item: item, title, photo; none: item, with the other two where it
     fuses them itself and the encoder reads both."""
+    semantic_ids: SemanticIdsConfig | None = None
+    """How the items' IDs are made of its vectors, for a ranker that reads those in their place; none: it reads none."""
     ranker: RankTrainConfig = RankTrainConfig()
     """Model, what it makes of content, and training."""
 
@@ -62,13 +68,18 @@ class RankerConfig(Config):
         if not content.reads_modalities and (self.modalities or (self.pretrain and not match)):
             unread = "modalities" if match else "pretrain and modalities"
             raise ValueError(f"ranker.content.kind = '{content.kind}' reads no vectors of items: remove {unread}.")
+        if content.reads_codes and self.modalities:
+            raise ValueError(f"ranker.content.kind = '{content.kind}' reads semantic IDs: remove modalities.")
+        if self.semantic_ids is not None and not content.reads_codes:
+            raise ValueError(f"ranker.content.kind = '{content.kind}' reads no semantic IDs: remove semantic_ids.")
+        check_codes(self.ranker, self.semantic_ids)
         return self
 
     @property
     def reads(self) -> tuple[Modality, ...]:
         """Which of the encoder's vectors it reads of an item; none where it reads no content."""
         content = self.ranker.content
-        if self.modalities or self.pretrain is None or not content.reads_modalities:
+        if self.modalities or self.pretrain is None or not content.reads_modalities or content.reads_codes:
             return self.modalities
         encoder = self.pretrain.encoder.modalities
         fuses = content.fuses_modalities and encoder.reads_title and encoder.reads_photo
@@ -108,6 +119,8 @@ class Read(NamedTuple):
     """What its frozen vision model sees, for a ranker that trains the encoder; None: there is none."""
     query_embeddings: Artifact | None = None
     """Its vectors of queries; None: the ranker reads no match of query and item."""
+    semantic_ids: Artifact | None = None
+    """Of the items, read in the place of their vectors; None: it reads none."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +168,11 @@ class RankerWork:
     @property
     def modalities(self) -> dict[str, NDArray[Any]] | None:
         """What it reads of the items, name → ``[items, dim]``; None: nothing, or what it makes itself."""
+        if self.read is not None and self.read.semantic_ids is not None:
+            ids, control = self.read.semantic_ids, self.plan.control
+            levels = SemanticIds.open(ids).quantizer.levels  # a token against collisions says nothing of the item
+            codes = codes_of(ids, control=control, seed=self.seed)[:, :levels]
+            return control.content({SEMANTIC_ID: code_tokens(codes)}, seed=self.seed)
         wanted = self.plan.config.reads
         if self.read is None or self.read.embeddings is None or not wanted or self.plan.trains_encoder:
             return None
@@ -290,7 +308,9 @@ def ranker_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: 
     if config.ranker is None:
         return []
     reads = config.ranker.content.reads_modalities or config.ranker.reads_match
-    plan = RankerPlan(RANKER, RankerConfig(pretrain=served.config if reads else None, ranker=config.ranker))
+    ids = config.semantic_ids if config.ranker.content.reads_codes else None
+    own = RankerConfig(pretrain=served.config if reads else None, semantic_ids=ids, ranker=config.ranker)
+    plan = RankerPlan(RANKER, own)
     wanted = [(plan, seed, trained[served.name, seed] if reads else None) for seed in config.seeds]
     found = _train(wanted, stages=stages, split=split)
     return [found[plan.name, seed] for seed in config.seeds]
@@ -310,7 +330,7 @@ def _train(
     catalogue, out = stages.catalogue.artifact, stages.out / RANKER
     works = []
     for plan, seed, own in wanted:
-        read = None if own is None else _read(plan, seed=seed, own=own, stages=stages)
+        read = None if own is None else _read(plan, seed=seed, own=own, stages=stages, split=split)
         kept = positives + round(plan.config.ranker.negative_rate * (len(label) - positives))
         works.append(RankerWork(plan, seed, catalogue, split.artifact, read, kept, out))
     new = train_new(works, jobs=stages.jobs, what="ranker")
@@ -327,7 +347,7 @@ def _finish(work: RankerWork, *, is_new: bool, stages: Stages) -> Artifact:
     return stages.stage(RANKER, lambda _: work.train(), record=record, is_new=is_new)
 
 
-def _read(plan: RankerPlan, *, seed: int, own: Trained, stages: Stages) -> Read:
+def _read(plan: RankerPlan, *, seed: int, own: Trained, stages: Stages, split: Split) -> Read:
     """Gather what the ranker reads of its encoder."""
     assert plan.pretrain is not None
     name, match = f"{plan.name} seed {seed}", plan.config.ranker.reads_match
@@ -339,4 +359,6 @@ def _read(plan: RankerPlan, *, seed: int, own: Trained, stages: Stages) -> Read:
         photo_rows = plan.control.photo_rows(stages.catalogue, seed=seed)
         views = item_views(own, pretrain=plan.pretrain, stages=stages, name=name, photo_rows=photo_rows)
     queries = query_vectors(own, stages=stages, name=name) if match else None
-    return Read(own.encoder, vectors, views, features, queries)
+    config = plan.config.semantic_ids
+    ids = None if config is None else stages.semantic_ids(own, config=config, name=name, split=split)
+    return Read(own.encoder, vectors, views, features, queries, ids)

@@ -79,6 +79,11 @@ class ContentConfig(Config):
         return True
 
     @property
+    def reads_codes(self) -> bool:
+        """Whether that is items' semantic IDs and no vectors; as it stands, it is not."""
+        return False
+
+    @property
     def fuses_modalities(self) -> bool:
         """Whether it makes one vector of several modalities itself, and so is given each; as it stands, it does not."""
         return False
@@ -129,6 +134,11 @@ class ContentModule(nn.Module, ABC):
     def forward(self, asked: Asked) -> Described:
         """Describe candidates and histories."""
 
+    @property
+    def has_item_side(self) -> bool:
+        """Whether `item_side` says what is worked out before a request; else it is all worked out in each."""
+        return type(self).item_side is not ContentModule.item_side
+
     def item_side(self) -> ItemSide | None:
         """Return what it works out of items by themselves, in evaluation mode; None where it reads nothing of them.
 
@@ -177,6 +187,13 @@ class ContentModule(nn.Module, ABC):
             shown: gathers what items of the catalogue are made of, by rows, int64 ``[n]``, on the module's device.
         """
         return {}
+
+    def count_candidates(self, counts: Tensor) -> None:
+        """Be told, before training, how often each item is a candidate; as it stands, it does not care.
+
+        Args:
+            counts: float32 ``[catalogue_items]``, in how many samples of an epoch, in expectation.
+        """
 
     def settle(self) -> None:
         """Come to where the midst of a training has it, to be timed and thrown away; as it stands, it is there."""

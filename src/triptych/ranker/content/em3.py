@@ -34,7 +34,7 @@ from triptych.data.ids import UNK
 from triptych.encoders.base import Encoder
 from triptych.encoders.inputs import View
 from triptych.foundation.errors import ConfigError
-from triptych.losses.content_id import Direction, Sides, Stop, content_id, draw_others
+from triptych.losses.content_id import Direction, Sides, Stop, content_id, draw_others, drawn_log_q
 from triptych.nn.low_rank import LowRankBranch, LowRankMap, adapt
 from triptych.nn.query_former import ModalityTokens, QueryFormer
 from triptych.nn.target_attention import Steps
@@ -67,7 +67,7 @@ CACHED = frozenset({Train.CACHE, Train.LORA_CACHE})
 """What reads behaviours from a table in training."""
 
 
-LATER = ("encoder_blocks", "encoder_rate_factor")
+LATER = ("encoder_blocks", "encoder_rate_factor", "contrast_log_q", "contrast_min_count")
 """Settings that came when there were rankers already."""
 
 
@@ -152,6 +152,13 @@ class Em3ContentConfig(ContentConfig):
     """Which side is given no gradient: none, id or content."""
     contrast_warmup_steps: int | None = Field(None, ge=0)
     """Steps over which its weight rises to the full; none: a tenth of the training's."""
+
+    contrast_log_q: bool = False
+    """Whether its scores are corrected for how likely an item is to be among a batch's candidates, by how often
+    training shows it: what is shown often is a negative often."""
+    contrast_min_count: float = Field(0.0, ge=0)
+    """Samples of an epoch in which an item must be a candidate for its ID to be contrasted: a row that has hardly been
+    trained says nothing. Its content is a negative all the same. 0: all that have a row."""
 
     @model_validator(mode="before")
     @classmethod
@@ -243,6 +250,7 @@ class Em3Content(ContentModule):
     """The Q-Former, and a branch of it for each side."""
 
     pair_dim = 0
+    counts: Tensor | None
 
     def __init__(
         self, config: Em3ContentConfig, modalities: Mapping[str, int], *, id_dim: int, catalogue_items: int
@@ -281,6 +289,9 @@ class Em3Content(ContentModule):
         )
         self._warmup_steps = config.contrast_warmup_steps or 0
         self.register_buffer("contrasted", torch.zeros((), dtype=torch.int64))
+        reads_counts = config.contrast_log_q or config.contrast_min_count
+        counts = torch.zeros(catalogue_items) if reads_counts else None
+        self.register_buffer("counts", counts, persistent=False)  # of the log, which training has at hand
 
     def encode_by(self, encoder: Encoder, *, seed: int) -> None:
         """Take an encoder: all of its weights are trained, or factors beside its last blocks.
@@ -400,6 +411,7 @@ class Em3Content(ContentModule):
             self.contrast_heads["content"](described.target[first]),
             self.contrast_heads["id"](asked.id_vectors[places]),
             asked.item_rows[places],
+            *self._counted(asked.item_rows[places], samples=len(asked.target)),
         )
         drawn = None
         if config.contrast_negatives:
@@ -414,6 +426,25 @@ class Em3Content(ContentModule):
         )
         warm = min(1.0, int(self.get_buffer("contrasted")) / (self._warmup_steps + 1))
         return (Term(warm * config.contrast_weight, loss),)
+
+    def count_candidates(self, counts: Tensor) -> None:
+        """Keep how often items are candidates, where the contrast reads it."""
+        if self.counts is not None:
+            self.counts.copy_(counts)
+
+    def _counted(self, item_rows: Tensor, *, samples: int) -> tuple[Tensor | None, Tensor | None]:
+        """Return ``log_q`` and ``trusted`` of some items, as of `Sides`."""
+        if self.counts is None:
+            return None, None
+        total = self.counts.sum()
+        if not total:
+            raise ConfigError(
+                "content: contrast_log_q and contrast_min_count read how often items are candidates, and nobody has "
+                "counted. Give count_candidates the counts."
+            )
+        counts, config = self.counts[item_rows], self.config
+        log_q = drawn_log_q(counts, total=total, draws=samples) if config.contrast_log_q else None
+        return log_q, counts >= config.contrast_min_count if config.contrast_min_count else None
 
     def _factors(self, train: Train) -> LowRankBranch | None:
         config = self.config

@@ -15,18 +15,21 @@ chose instead of the whole catalogue; an item is not its own negative; `item_lay
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
 from triptych.losses.base import LossOutput
-from triptych.losses.content_id import Direction, Sides, Stop, content_id, draw_others
+from triptych.losses.content_id import Direction, Sides, Stop, content_id, draw_others, drawn_log_q
 from triptych.nn.query_former import ModalityTokens, QueryFormer
 from triptych.recall.graph_vectors import GraphVectorsConfig, Propagated, described, of_items, of_users
 from triptych.recall.learned import Encoded, Sizes, Step, Term
 from triptych.recall.models.freedom import FrozenItemGraph
+
+LATER = ("contrast_log_q", "contrast_min_count")
+"""Settings that came when there were models already."""
 
 
 class Em3Config(GraphVectorsConfig):
@@ -58,6 +61,12 @@ class Em3Config(GraphVectorsConfig):
     """Which side is given no gradient: none, id or content."""
     contrast_warmup_steps: int = Field(0, ge=0)
     """Steps over which its weight rises to the full."""
+    contrast_log_q: bool = False
+    """Whether its scores are corrected for how likely an item is to be among those that a batch chose, by how many
+    users chose it."""
+    contrast_min_count: int = Field(0, ge=0)
+    """Users who must have chosen an item in training for its ID to be contrasted; its content is a negative all the
+    same. 0: none."""
     paper_compat: bool = False
     """Contrasts the whole catalogue in every step, an item now and then with itself, and passes content along the graph
     of items once, whatever item_layers is: as the authors' code does."""
@@ -70,7 +79,16 @@ class Em3Config(GraphVectorsConfig):
             of_contrast = name.startswith("contrast_") and name != "contrast_weight"
             if of_contrast and not self.contrast_weight and getattr(self, name) != field.default:
                 raise ValueError(f"{name} has no effect with contrast_weight = 0. Remove it.")
+        if self.paper_compat and self.contrast_log_q:
+            raise ValueError("contrast_log_q has no effect with paper_compat, which draws all items alike. Remove it.")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later where it is not set: models trained before keep their ids."""
+        tree: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {name: value for name, value in tree.items() if name not in LATER or value != fields[name].default}
 
     def build(self, sizes: Sizes, *, seed: int) -> Em3:
         """Make the model with new weights."""
@@ -161,14 +179,24 @@ class Em3(FrozenItemGraph):
             own = torch.arange(len(rows))
             drawn = draw_others(own, num_rows=len(rows), negatives=config.contrast_negatives, generator=drawn_by)
         by_id, by_content = items[rows].split(config.dim, dim=1)
-        pool = Sides(self.contrast_heads["content"](by_content), self.contrast_heads["id"](by_id), rows)
+        log_q, trusted = self._counted(rows)
+        pool = Sides(self.contrast_heads["content"](by_content), self.contrast_heads["id"](by_id), rows, log_q, trusted)
         return content_id(
-            Sides(*(part[place::of] for part in pool[:3])),
+            Sides(*(None if part is None else part[place::of] for part in pool)),
             pool=pool,
             drawn=drawn[place::of].to(items.device),
             temperature=config.contrast_temperature,
             direction=config.contrast_direction,
             stop=config.contrast_stop,
             masks_equal=not config.paper_compat,
-            total=len(rows),
+            total=len(rows) if trusted is None else int(trusted.sum()),
         )
+
+    def _counted(self, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return ``log_q`` and ``trusted`` of the items of a batch, as of `Sides`."""
+        config = self.config
+        if not config.contrast_log_q and not config.contrast_min_count:
+            return None, None
+        every = torch.bincount(self.get_buffer("edges")[1], minlength=self.sizes.num_items)
+        log_q = drawn_log_q(every[rows], total=every.sum(), draws=len(rows)) if config.contrast_log_q else None
+        return log_q, every[rows] >= config.contrast_min_count if config.contrast_min_count else None

@@ -117,7 +117,8 @@ def _controls_of(config: RowConfig) -> set[Control]:
         found.add(Control.CONTENT)
     if isinstance(config, RecallConfig) and config.pretrain is not None:
         found.add(Control.RANDOM)
-    if isinstance(config, GenerationConfig) or (isinstance(config, RecallConfig) and config.semantic_ids is not None):
+    reads_ids = isinstance(config, RecallConfig | RankerConfig) and config.semantic_ids is not None
+    if isinstance(config, GenerationConfig) or reads_ids:
         found.add(Control.IDS)
     return found
 
@@ -160,6 +161,8 @@ class Table:
     there: tuple[str, ...] = ()
     """Rows that a shop has already: what every other row adds to them is told beside the table (`evaluate.increment`).
     None: nothing is."""
+    spaces: tuple[str, ...] = ()
+    """Rankers whose items are shown by ID and by content beside the table (`evaluate.item_spaces`)."""
 
     def __post_init__(self) -> None:
         """Check that the parts of the definition belong together.
@@ -181,6 +184,7 @@ class Table:
             row.check_control()
         named = [
             *self.there,
+            *self.spaces,
             *(row for claim in self.claims for row in claim.rows),
             *(self.quick.rows or ()),
             *(self.full.rows or ()),

@@ -115,6 +115,7 @@ def _table(
         claims=(*CLAIMS, *(MATCH_CLAIMS if has_queries else ())),
         protocol=Protocol.RANK,
         headline=GAUC,
+        spaces=("din, em3", "din, em3 no contrast"),
         full=Form(run=full, hours=hours, settings=kept, num_trials=num_trials),
         quick=Form(
             run=quick,
@@ -139,12 +140,15 @@ def ranker(
     modalities: tuple[str, ...],
     encoder: PretrainConfig,
     reads_match: bool = False,
+    semantic_ids: dict[str, Any] | None = None,
 ) -> RankerConfig:
-    """A ranker, over the encoder's vectors where it reads content, or how query and item go together."""
+    """A ranker, over the encoder's vectors where it reads content (or IDs made of them), or the match with a query."""
     tree: dict[str, Any] = {"ranker": {"model": model, "content": content, "reads_match": reads_match}}
     if modalities:
         tree["modalities"] = modalities
-    if modalities or reads_match:
+    if semantic_ids is not None:
+        tree["semantic_ids"] = semantic_ids
+    if modalities or reads_match or semantic_ids is not None:
         tree["pretrain"] = encoder.dump()
     return RankerConfig.parse(tree)
 
@@ -163,6 +167,11 @@ def _rows(encoder: PretrainConfig, *, search: Search) -> tuple[Row, ...]:
     def em3(**settings: Any) -> dict[str, Any]:
         return {"kind": "em3", "dim": DIM, **settings}
 
+    def of_codes() -> RankerConfig:
+        return ranker(
+            {"kind": "din"}, {"kind": "semantic_ids", "dim": DIM}, modalities=(), encoder=encoder, semantic_ids={}
+        )
+
     def plain(kind: str, what: str) -> tuple[Row, ...]:
         return (
             row(kind, what, "none"),
@@ -175,6 +184,7 @@ def _rows(encoder: PretrainConfig, *, search: Search) -> tuple[Row, ...]:
         *plain("din", "DIN, target attention: IDs and attributes alone"),
         row("din, frozen mlp", "din, frozen through an MLP", MLP, *EVERY),
         row("din, frozen item", "… through one map, and of the item's vector alone", FROZEN, "item"),
+        Row("din, semantic ids", "… trained vectors of the codes of the item's vector", of_codes, TRIALS),
         row("din, em3 frozen", "EM3, its Q-Former as drawn", em3(train="frozen", train_behaviours="frozen"), *EVERY),
         row("din, em3 lora", "… both sides train factors", em3(train="lora", train_behaviours="lora"), *EVERY),
         row("din, em3 adapter", "… both train the weights", em3(train_behaviours="adapter"), *EVERY),
@@ -227,6 +237,7 @@ def _claims(kind: str) -> tuple[Ordering, ...]:
 
 CLAIMS = (
     *_claims("din"),
+    Ordering("EM3 > semantic IDs", "din, em3", "din, semantic ids"),
     Ordering("The Q-Former earns its place: > MLP", "din, em3 no contrast", "din, frozen mlp"),
     Ordering("The encoder's vectors of title and photo add to that of both", "din, frozen", "din, frozen item"),
     Ordering("The contrast earns its place", "din, em3", "din, em3 no contrast"),

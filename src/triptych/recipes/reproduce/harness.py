@@ -19,6 +19,7 @@ import polars as pl
 from triptych.data.schema import Part
 from triptych.data.splits import Split
 from triptych.evaluate.increment import Increment, increments
+from triptych.evaluate.item_spaces import ItemSpaces, item_spaces
 from triptych.evaluate.orderings import Judged, judge_ordering
 from triptych.evaluate.records import select, single, to_rows
 from triptych.evaluate.tasks.base import TaskResult
@@ -198,7 +199,8 @@ class _Making:
             inputs |= {f"{part}{name} seed {seed}": artifact for part, artifact in _made_of(one).items()}
 
         def build(folder: Path) -> Mapping[str, Any]:
-            return self._written(folder, result=self._measured(trained), rows=rows, inputs=inputs, tried=tried)
+            result, spaces = self._measured(trained), self._spaces(trained)
+            return self._written(folder, result=result, spaces=spaces, rows=rows, inputs=inputs, tried=tried)
 
         return produce(out, kind=KIND, config=self._described(rows), inputs=inputs, build=build)
 
@@ -273,11 +275,24 @@ class _Making:
             models, catalogue=catalogue, split=self._split, config=planned.evaluation, with_chance=True
         )
 
+    def _spaces(self, trained: AllMade) -> dict[str, ItemSpaces]:
+        """Look at items by ID and by content, of the rows that the table names and this form has; first seed."""
+        found: dict[str, ItemSpaces] = {}
+        seed = self._planned.run.seeds[0]
+        for name in self._planned.table.spaces:
+            one = trained.get((name, seed))
+            if isinstance(one, TrainedRanker):
+                seen = item_spaces(one.open(), catalogue=self._stages.catalogue)
+                if seen is not None:
+                    found[name] = seen
+        return found
+
     def _written(
         self,
         folder: Path,
         *,
         result: TaskResult,
+        spaces: Mapping[str, ItemSpaces],
         rows: Sequence[RowMade],
         inputs: Mapping[str, Artifact | str],
         tried: Mapping[str, Any],
@@ -297,6 +312,7 @@ class _Making:
             result=result,
             records=records,
             increments=added,
+            spaces=spaces,
             there=there,
             judged=judged,
             unjudged=unjudged,
@@ -351,6 +367,7 @@ class _Making:
             "evaluation": planned.evaluation.dump(),
             "rows": [self._described_row(made) for made in rows],
             "there": list(table.there),
+            **({"spaces": list(table.spaces)} if table.spaces else {}),
             "claims": [[str(one), one.claim, str(one.column or planned.headline), one.slice] for one in table.claims],
         }
 

@@ -27,6 +27,7 @@ LINKS = (
     ("results", "Rows"),
     ("increments", "Increments"),
     ("claims", "Claims"),
+    ("spaces", "Spaces"),
     ("trials", "Trials"),
     ("training", "Training"),
     ("data", "Data"),
@@ -40,6 +41,7 @@ def write_page(made: Made) -> str:
         _rows(made)
         + _increments(made)
         + _claims(made)
+        + _spaces(made)
         + _trials(made)
         + _training(made)
         + _data(made)
@@ -167,6 +169,29 @@ def _increments(made: Made) -> str:
         lead=f"To {text(there)}, which a shop would have already: items among the first {k} that none of these has "
         f"among its own first {k}. Means over {made.increments[0].num_queries:,} judged queries, first seed; of "
         "the relevant ones, the last column is those of which only the photo shows something that was asked for.",
+    )
+
+
+def _spaces(made: Made) -> str:
+    if not made.spaces:
+        return ""
+    body = [
+        [text(name), *(f"{value:.2f}".replace("-", "−") for value in (one.alignment, *one.uniformity))]
+        for name, one in made.spaces.items()
+    ]
+    head = ["Row", "Alignment", "Uniformity by ID", "Uniformity by content"]
+    (first, *_) = made.spaces.values()
+    return section(
+        "spaces",
+        "Items by ID and by content",
+        table(head, body, css="numbers"),
+        figure(
+            figures.item_spaces(made.spaces),
+            caption="The same items in one plane for each row: that in which its two spaces together vary most.",
+        ),
+        lead=f"{first.num_items:,} items that training has shown, first seed. Alignment: mean squared distance of an "
+        "item's two unit vectors, content mapped to IDs linearly by the other half of the items; 2 by chance. "
+        "Uniformity: log of the mean of e<sup>−2d²</sup> over pairs of items. Less is better of both.",
     )
 
 

@@ -11,6 +11,7 @@ from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
 from triptych.evaluate.compare import Column
 from triptych.evaluate.increment import Increment
+from triptych.evaluate.item_spaces import ItemSpaces
 from triptych.evaluate.orderings import Judged
 from triptych.evaluate.records import role_of
 from triptych.evaluate.report import About
@@ -50,6 +51,8 @@ class Made:
     """Those of single models, as `records.json` has them."""
     increments: Sequence[Increment]
     """What rows add to those that are there (`Table.there`); empty where the table asks for none, or cannot say."""
+    spaces: Mapping[str, ItemSpaces]
+    """Items by ID and by content, of the rows that the table names for it (`Table.spaces`), first seed."""
     judged: Sequence[Judged]
     there: Sequence[str]
     """Those of `Table.there` that this form has."""
@@ -68,6 +71,7 @@ def describe(made: Made) -> dict[str, Any]:
     return {
         "rows": [_row(record) for record in made.records if _is_told(record, made)],
         "increments": [_increment(one) for one in made.increments],
+        "spaces": [_spaces(name, one) for name, one in made.spaces.items()],
         "orderings": [_ordering(one) for one in made.judged],
         "data": _data(made),
         "settings": _settings(made),
@@ -131,6 +135,11 @@ def _increment(one: Increment) -> dict[str, Any]:
     figures = {name: value for name, value in one._asdict().items() if isinstance(value, Interval)}
     told = {name: {part: _finite(x) for part, x in value._asdict().items()} for name, value in figures.items()}
     return {"name": one.model, "num_queries": one.num_queries, **told}
+
+
+def _spaces(name: str, one: ItemSpaces) -> dict[str, Any]:
+    told = ("alignment", "uniformity_ids", "uniformity_content", "num_items")
+    return {"name": name, **{field: getattr(one, field) for field in told}}
 
 
 def _finite(value: float) -> float | None:
