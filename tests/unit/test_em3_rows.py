@@ -16,6 +16,7 @@ from triptych.data.schema import Part
 from triptych.data.splits import Split
 from triptych.encoders.inputs import View
 from triptych.foundation.errors import ConfigError
+from triptych.ranker.content.semantic_ids import SEMANTIC_ID, code_tokens
 from triptych.ranker.match import Match
 from triptych.ranker.own_encoder import EncoderStart
 from triptych.ranker.task import Given, RankTask
@@ -117,6 +118,9 @@ def test_every_row_of_the_full_form_has_a_model_of_its_parts_items(made: Made):
         config = made.planned.plans[row.name][0].config
         content, reads = config.ranker.content, config.reads
         vectors = {name.value: made.vectors(catalogue.num_items) for name in reads}
+        if content.reads_codes:
+            codes = np.random.default_rng(2).integers(content.codes, size=(catalogue.num_items, 3))
+            vectors[SEMANTIC_ID] = code_tokens(codes)
         match = Match(
             made.vectors(catalogue.num_items),
             lambda texts: made.vectors(len(texts)).astype(np.float32),
@@ -128,7 +132,7 @@ def test_every_row_of_the_full_form_has_a_model_of_its_parts_items(made: Made):
                 catalogue,
                 made.split,
                 seed=0,
-                modalities=None if content.trains_encoder or not reads else vectors,
+                modalities=None if content.trains_encoder or not vectors else vectors,
                 encoder=EncoderStart(made.encoder, [View(one.value) for one in reads])
                 if content.trains_encoder
                 else None,
