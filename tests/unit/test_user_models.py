@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from triptych.data.pages import Pages, RunSampler
 from triptych.foundation.errors import ConfigError
 from triptych.nn.bags import bags_of
+from triptych.recall.behaviour import latest_of
 from triptych.recall.config import RecallTrainConfig
+from triptych.recall.features import cut
 from triptych.recall.learned import Behaviour, ItemFeatures, RequestFeatures, Sizes, Step, load_model
 from triptych.recall.models.lightgcn import LightgcnConfig
 from triptych.recall.models.matrix_factorization import MatrixFactorizationConfig
@@ -106,6 +109,26 @@ def test_sasrec_says_at_each_step_what_it_says_at_the_end_of_that_history(fusion
     served = model.encode_requests(histories_of([], [2], [2, 0], [2, 0, 3], [2, 0, 3, 1], **by))
     torch.testing.assert_close(steps, served, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(served[1], served[2])
+
+
+@pytest.mark.parametrize("chosen", [3, 49, 50, 51, 60])
+def test_sasrec_answers_in_the_shape_that_it_was_trained_in(chosen):
+    """Of each choice, as the sampler cuts the log, what is learned from is what is answered from just before it."""
+    config = SasrecConfig(dim=8, history_items=50, dropout_rate=0.0, id_init_std=1.0)
+    model = config.build(SIZES._replace(num_items=99), seed=0).eval()
+    count = chosen + 1
+    log, zeros = np.arange(1, count + 1, dtype=np.int32), np.zeros(count, dtype=np.int32)
+    pages = Pages(zeros, zeros, np.arange(count), np.arange(count + 1), log)
+    sampler = RunSampler(pages, batch_pages=1_000, longest=config.needs.real_time, seed=0)
+    batch = sampler.batch(0)
+    items = torch.arange(99)
+    learned = histories_of(*batch.runs.before.tolist(), items=items)
+    steps = torch.from_numpy(batch.runs.step)
+    learned = model.encode_requests(learned._replace(step=steps, query_ids=torch.zeros(count, dtype=torch.int64)))
+    read = latest_of([log[:chosen]], config.needs.real_time)
+    served = model.encode_requests(histories_of(*cut(read.astype(np.int64)).tolist(), [5], items=items))
+    last = int(np.flatnonzero(batch.item_rows == log[chosen])[0])
+    torch.testing.assert_close(served[0], learned[last], atol=1e-5, rtol=1e-4)
 
 
 def test_sasrec_reads_order():

@@ -85,7 +85,7 @@ class Needs(NamedTuple):
     """Whether it reads what all items are made of by modality (`ModalityModel.describe`). Then every item of the
     catalogue has a row of its own, chosen or not."""
     runs: bool = False
-    """Whether it learns from all choices of a history in one pass, at most one more than `real_time` at a time."""
+    """Whether it learns from all choices of a history in one pass, at most `real_time` at a time."""
     query_units: int = 0
     """Characters, pairs of characters, and words of a query, each at most so many."""
     title_words: int = 0

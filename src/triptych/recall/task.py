@@ -136,7 +136,7 @@ class RecallTask:
             pages = pages.some(config.pages_rate, rng=np.random.default_rng(PAGES_SEED))
         self._pages = pages
         self._sampler: Sampler = (
-            RunSampler(pages, batch_pages=config.batch_pages, longest=needs.real_time + 1, seed=given.seed)
+            RunSampler(pages, batch_pages=config.batch_pages, longest=needs.real_time, seed=given.seed)
             if needs.runs
             else PageSampler(
                 pages, batch_pages=config.batch_pages, most_positives=config.most_positives, seed=given.seed
