@@ -203,12 +203,15 @@ def test_rows_of_the_recall_table_differ_in_what_they_are_about_alone():
         if one.recall.model.kind == "mgdspr":
             published = name in ("6 mgdspr", "6 controlled")
             assert tree.pop("hard_mixes") == (684 if published else 0)
+            assert tree.pop("validation_users") == made.full.run.evaluation.users_per_query == 3
             model = tree["model"]
             assert (model["score"] == "inner", model["temperature"]) == (published, 2.0 if published else 0.05)
             assert (model["fusion"] is None) == (one.pretrain is None) == (name[0] != "8")
-            tree = {**tree, "hard_mixes": 0, "model": shared[0]["model"]}
+            tree = {**tree, "hard_mixes": 0, "validation_users": None, "model": shared[0]["model"]}
         shared.append({**tree, **about, "model": {**tree["model"], **about["model"]}})
     assert all(tree == shared[0] for tree in shared)
+    for one in rows.values():
+        assert one.recall.recall_model.needs.history == (one.recall.validation_users is not None)
     assert len({row.trials for row in made.rows}) == 1
     pretrained = {name: one.pretrain.to_json() for name, one in rows.items() if one.pretrain is not None}
     assert set(rows) - set(pretrained) == {"2 id", "6 mgdspr", "6 controlled", "mgdspr, our loss"}

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
+from triptych.data.schema import Part
 from triptych.evaluate.records import select, to_rows
 from triptych.evaluate.tasks import search
 from triptych.evaluate.tasks.base import EvaluationConfig
+from triptych.foundation.errors import ConfigError
+from triptych.index.backends.exact import ExactConfig, ExactIndex
 from triptych.recall.base import Request, rank
+from triptych.recall.config import RecallTrainConfig
+from triptych.recall.retriever import LearnedRetriever
+from triptych.recall.task import Given, RecallTask
 
 ONCE = EvaluationConfig(ks=(2, 5), headline_k=2, bootstrap_repeats=100)
 MANY = ONCE.model_copy(update={"users_per_query": 100})
@@ -102,3 +111,52 @@ def test_so_many_users_are_drawn_at_most(shop):
     search.evaluate({"personal": retriever}, catalogue=shop.catalogue, split=shop.split, config=config)
     assert len(retriever.asked) == len(askers(shop))
     assert {one.query for one in retriever.asked} == set(askers(shop))
+
+
+SEED = 5
+"""Weights that have not learned: of these, histories change what is found."""
+PERSONAL = {
+    "mgdspr": {
+        "kind": "mgdspr",
+        "dim": 8,
+        "heads": 2,
+        "id_init_std": 0.5,
+        "real_time": 3,
+        "short_term": 4,
+        "long_term": 6,
+    },
+    "two towers": {"asks": "query+history", "fusion": "mm+id_sum", "dim": 8, "id_init_std": 0.5},
+}
+
+
+@pytest.mark.parametrize("kind", PERSONAL)
+def test_weights_are_kept_by_what_the_table_then_measures(shop, kind):
+    """Validation, of all queries for the same users with the same histories, is the search task's recall."""
+    settings = {"model": PERSONAL[kind], "validation_k": 5, "device": "cpu", "precision": "fp32"}
+    rng, found = np.random.default_rng(0), {}
+    queries, items = (
+        rng.standard_normal((count, 6)).astype(np.float32)
+        for count in (shop.catalogue.num_queries, shop.catalogue.num_items)
+    )
+    encoder = SimpleNamespace(queries=lambda texts: queries[[shop.catalogue.query_row(text) for text in texts]])
+    reads_content = kind == "two towers"
+    given = Given(shop.catalogue, shop.split, queries, items, SEED)
+    for most in (None, 2):
+        task = RecallTask(RecallTrainConfig.parse({**settings, "validation_users": most}), given)
+        task.module.eval()
+        with torch.no_grad():
+            index = ExactIndex.build(task.item_vectors().numpy(), config=ExactConfig(stored_as="float32"))
+            (found[most],) = task.validate().metrics.values()
+        retriever = LearnedRetriever(
+            task.module, index, ids=task.ids, encoder=encoder if reads_content else None, features=task.features
+        )
+        config = ONCE.model_copy(update={"part": Part.VALIDATION, "users_per_query": most})
+        result = search.evaluate({"model": retriever}, catalogue=shop.catalogue, split=shop.split, config=config)
+        (record,) = select(to_rows(result.records), slice="all", model="model", metric="recall", k=5, baseline=None)
+        assert found[most] == pytest.approx(record["value"])
+    assert found[2] != found[None]
+
+
+def test_users_are_asked_of_models_that_read_histories_alone():
+    with pytest.raises(ConfigError, match="validation_users has no effect with model.kind = 'two_tower'"):
+        RecallTrainConfig.parse({"validation_users": 2})

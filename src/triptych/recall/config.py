@@ -79,6 +79,10 @@ class RecallTrainConfig(EpochsConfig):
     models that read histories beside queries only."""
     validation_queries: int = Field(1_000, ge=1)
     """Queries of the validation part that choose the best weights; fewer where it has fewer."""
+    validation_users: int | None = Field(None, ge=1)
+    """Ask each of them for up to so many of the users who chose something under it, with their histories before that,
+    as ``evaluation.users_per_query`` does; with models that read histories beside queries only. None: once, for nobody
+    known."""
     validation_k: int = Field(100, ge=1)
     """Cut-off of the recall that chooses them."""
     learning_rate: float = Field(1e-3, gt=0)
@@ -94,11 +98,12 @@ class RecallTrainConfig(EpochsConfig):
         if self.log_q is LogQ.TF and self.against is not Against.SAMPLED:
             raise ValueError("log_q = 'tf' corrects for draws alone: set against = 'sampled', or log_q = 'importance'.")
         needs = self.recall_model.needs
-        if not (needs.history and needs.query) and self.history_dropout_rate != _default("history_dropout_rate"):
-            raise ValueError(
-                f"history_dropout_rate has no effect with model.kind = '{self.model.kind}' as it is set: it does not "
-                "read histories beside queries. Remove it."
-            )
+        for name in ("history_dropout_rate", "validation_users"):
+            if not (needs.history and needs.query) and getattr(self, name) != _default(name):
+                raise ValueError(
+                    f"{name} has no effect with model.kind = '{self.model.kind}' as it is set: it does not read "
+                    "histories beside queries. Remove it."
+                )
         if self.single_choices and needs.query:
             raise ValueError(
                 f"single_choices is for users without queries, and model.kind = '{self.model.kind}' as it is set reads "

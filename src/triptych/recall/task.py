@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from triptych.data.askers import Askers
 from triptych.data.catalogue import Catalogue
 from triptych.data.ids import UNK
 from triptych.data.pages import PageBatch, Pages, PageSampler, PagesOf, Runs, RunSampler, Sampler, read_pages
@@ -41,7 +42,7 @@ from triptych.recall.learned import (
 )
 from triptych.recall.mining import MinedNegatives
 from triptych.recall.negatives import NegativeSource
-from triptych.recall.validation import nearest, some_queries, some_users
+from triptych.recall.validation import for_users, nearest, some_queries, some_users
 from triptych.training.distributed import ALONE, Group
 from triptych.training.loop import on_device
 from triptych.training.task import Validation
@@ -192,6 +193,11 @@ class RecallTask:
             if needs.query
             else some_users(given.catalogue, split=given.split, most=most)
         )
+        self._askers: Askers | None = None
+        if config.validation_users is not None:
+            self._validation, self._askers = for_users(
+                self._validation, catalogue=given.catalogue, split=given.split, most=config.validation_users
+            )
         sizes, edges = self.features.sizes, None
         if needs.graph:
             edges = np.unique(np.stack([np.repeat(pages.user_row, np.diff(pages.offsets)), pages.item_rows]), axis=1)
@@ -314,19 +320,24 @@ class RecallTask:
     def validate(self) -> Validation:
         """Rank all items for a fixed sample of validation queries, and measure recall.
 
-        A model that reads histories beside queries is asked by the query alone, as the search task asks it. One that
-        goes by histories is asked by those of a sample of users, whose items it may not return.
+        A model that reads histories beside queries is asked by the query alone, or for some who asked it with what they
+        had chosen before (`validation_users`), as the search task asks it. One that goes by histories is asked by those
+        of a sample of users, whose items it may not return.
         """
         k = min(self._config.validation_k, self._num_items)
         items = self.item_vectors()
         query_rows, user_rows, histories, wanted = self._validation
-        asked = self.features.requests(query_rows, moments=None if user_rows is None else _at_the_end(user_rows))
+        moments = None if user_rows is None else _at_the_end(user_rows)
+        if self._askers is not None:
+            moments = Moments(self._askers.user_row, self._askers.before)
+        asked = self.features.requests(query_rows, moments=moments)
         if histories is not None and self.features.needs.history:
             chosen = [histories.of(place) for place in range(len(query_rows))]
             asked = self.features.with_history(asked, choices_of(chosen, needs=self.features.needs))
         ranked = nearest(self.module.encode_requests(on_device(self._device, asked)), items, k=k, left_out=histories)
         name = f"recall@{k}"
-        recall = macro(recall_at_k(match(ranked.numpy(), targets=wanted), k=k))
+        found = recall_at_k(match(ranked.numpy(), targets=wanted), k=k)
+        recall = macro(found if self._askers is None else self._askers.means(found))
         return Validation({name: recall}, headline=name)
 
     @torch.no_grad()

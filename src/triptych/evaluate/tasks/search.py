@@ -11,14 +11,11 @@ metrics are averaged over them, before they are over queries. The targets stay t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import numpy as np
 import polars as pl
 
+from triptych.data.askers import draw_askers
 from triptych.data.catalogue import Catalogue
-from triptych.data.events import is_positive
 from triptych.data.splits import Split
 from triptych.evaluate.measure import (
     GRADED_K,
@@ -63,22 +60,31 @@ def evaluate(
     """
     query_rows, problem = search_problem(catalogue, split=split, config=config)
     queries = [catalogue.queries[row] for row in query_rows]
-    askers = _askers(catalogue, split=split, query_rows=query_rows, config=config)
+    askers = None
+    if config.users_per_query is not None:
+        askers = draw_askers(
+            catalogue,
+            places=split.part(config.part),
+            query_rows=query_rows,
+            most=config.users_per_query,
+            seed=config.seed,
+        )
     asked = problem if askers is None else take_requests(problem, chosen=askers.query_of)
     slices = search_slices(catalogue, split=split, query_rows=query_rows, targets=problem.targets)
 
     def make(position: int) -> Request:
         if askers is None:
             return Request(query=queries[position])
-        query = queries[askers.query_of[position]]
-        return Request(query=query, user=askers.users[position], before=askers.before[position])
+        query, user_row = queries[askers.query_of[position]], askers.user_row[position]
+        user = None if user_row < 0 else catalogue.users[user_row]
+        return Request(query=query, user=user, before=int(askers.before[position]))
 
     answers = {
         model: [
             Answer.of(
                 retrieve_all(
                     retriever,
-                    num_requests=len(queries) if askers is None else len(askers.users),
+                    num_requests=len(queries) if askers is None else len(askers.user_row),
                     make=make,
                     k=max(*config.ks, GRADED_K),
                     label=f"search with {model}" + (f", seed {seed}" if len(retrievers) > 1 else ""),
@@ -111,39 +117,6 @@ def evaluate(
             {model: by_seed[0].item_rows[first_of] for model, by_seed in answers.items()},
         ),
     )
-
-
-class _Askers(NamedTuple):
-    """Who asks each query, when."""
-
-    query_of: IntArray
-    """``[requests]``, the place of the query, ascending; each has at least one."""
-    users: Sequence[str | None]
-    """``[requests]``; None: nobody who asked is known."""
-    before: Sequence[int]
-    """``[requests]``, the place in the log of what he chose first under the query in the period."""
-
-
-def _askers(catalogue: Catalogue, *, split: Split, query_rows: IntArray, config: EvaluationConfig) -> _Askers | None:
-    """Draw the users that ask each query; None: queries are asked once, for nobody known."""
-    if config.users_per_query is None:
-        return None
-    places = np.arange(len(catalogue.events))[split.part(config.part)]
-    query_row, user_row = (catalogue.event_array(name)[places] for name in ("query_row", "user_row"))
-    chosen = is_positive(catalogue.event_array("kind")[places]) & (user_row >= 0) & np.isin(query_row, query_rows)
-    places, query_row, user_row = places[chosen], query_row[chosen], user_row[chosen]
-    pairs, first = np.unique(np.stack([query_row, user_row]), axis=1, return_index=True)
-    rng = np.random.default_rng(config.seed)
-    query_of: list[int] = []
-    users: list[str | None] = []
-    before: list[int] = []
-    for position, row in enumerate(query_rows.tolist()):
-        own = np.flatnonzero(pairs[0] == row)
-        drawn = np.sort(rng.permutation(own)[: config.users_per_query])
-        query_of += [position] * max(1, len(drawn))
-        users += [catalogue.users[pairs[1, place]] for place in drawn] or [None]
-        before += places[first[drawn]].tolist() or [0]
-    return _Askers(np.array(query_of, dtype=np.int64), users, before)
 
 
 def search_problem(catalogue: Catalogue, *, split: Split, config: EvaluationConfig) -> tuple[IntArray, Problem]:
