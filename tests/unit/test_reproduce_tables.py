@@ -253,12 +253,19 @@ def test_rows_of_the_recommendation_table_differ_in_model_and_loss_alone(part):
     for name in ("batch_pages", "validations", "validation_k", "validation_queries"):
         assert getattr(said, name) == getattr(read, name)
     assert said.model.dim == 64
-    about = {"model": "", "loss": "", "single_choices": "", "negative_power": ""}
+    about = {"model": "", "loss": "", "single_choices": "", "negative_power": "", "id_dropout_rate": ""}
     trees = [{**one.recall.dump(), **about} for one in rows.values()]
     assert all(tree == trees[0] for tree in trees)
     assert {one.recall.model.dim for one in rows.values()} == {64}
     assert {one.recall.pages_of for one in rows.values()} == {PagesOf.CHOICES}
-    assert {name for name, one in rows.items() if one.recall.loss is Loss.BPR} == {"bpr-mf", "vbpr", "lightgcn"}
+    by_bpr = {"bpr-mf", "vbpr", "lightgcn"}
+    assert {name for name, one in rows.items() if one.recall.loss is Loss.BPR} == by_bpr
+    of_ids = {name for name, one in rows.items() if one.recall.id_dropout_rate == 0}
+    assert of_ids == by_bpr | {"mf, softmax", "lightgcn, softmax"}
+    assert {len({trial[0].partition("=")[2] for trial in one.trials}) for one in made.rows} == {3}, "rates"
+    assert {len({trial[1].partition("=")[2] for trial in one.trials}) for one in made.rows} == {2}, (
+        "and what is its own"
+    )
     assert len({one.pretrain.to_json() for one in configs.values() if one.pretrain is not None}) == 1
     assert len(made.item_knn) == len(made.rows[0].trials)
     by = {"within-users": SplitBy.USER, "by-time": SplitBy.FRACTION}[part]

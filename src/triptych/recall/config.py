@@ -32,6 +32,9 @@ class RecallTrainConfig(EpochsConfig):
     """What is trained: a kind of `triptych.recall.models` that learns."""
     loss: Loss = Loss.SOFTMAX
     """How choices are set against negatives: softmax, or bpr (Bayesian personalised ranking)."""
+    l2: float = Field(0.0, ge=0)
+    """With loss = 'bpr': what each comparison adds of the squared lengths of the rows by ID that it is made of, halved;
+    with matrix_factorization, vbpr and lightgcn."""
     against: Against = Against.SAMPLED
     """What a page's choices are contrasted with."""
     num_negatives: int = Field(10_000, ge=1)
@@ -115,6 +118,9 @@ class RecallTrainConfig(EpochsConfig):
             raise ValueError("most_positives has no effect where each choice is a page by itself. Remove it.")
         if self.loss is Loss.BPR and (self.hard_mixes or self.log_q is LogQ.TF):
             raise ValueError("loss = 'bpr' has no denominator: remove hard_mixes and log_q = 'tf'.")
+        if self.l2 and (self.loss is not Loss.BPR or not self.recall_model.is_penalised):
+            other = f"loss = '{self.loss}'" if self.loss is not Loss.BPR else f"model.kind = '{self.model.kind}'"
+            raise ValueError(f"l2 has no effect with {other}. Remove it.")
         if self.mined_from > self.mined_to:
             raise ValueError(f"mined_from is {self.mined_from} and mined_to {self.mined_to}: set them in order.")
         if self.mined_negatives and (not needs.query or self.against is Against.FULL):

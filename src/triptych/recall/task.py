@@ -20,7 +20,7 @@ from triptych.data.sampling import KnownPairs
 from triptych.data.splits import Split
 from triptych.foundation.errors import ConfigError, DataError
 from triptych.losses.base import LossOutput
-from triptych.losses.bpr import bpr
+from triptych.losses.bpr import Penalty, bpr
 from triptych.losses.sampled_softmax import HardMixes, sampled_softmax
 from triptych.metrics.ranking import macro, match, recall_at_k
 from triptych.nn.id_table import Shard
@@ -36,6 +36,7 @@ from triptych.recall.learned import (
     GraphModel,
     ItemFeatures,
     ModalityModel,
+    PenalisedModel,
     RecallModel,
     RequestFeatures,
     Step,
@@ -286,7 +287,8 @@ class RecallTask:
         encoded = self.module.encode(step)
         whole = LossOutput(torch.zeros((), device=encoded.items.device))
         if encoded.contrasted:
-            whole = self._contrast(batch, requests=encoded.requests, own_items=encoded.items)
+            penalty = self._penalty(batch) if self._config.l2 else None
+            whole = self._contrast(batch, requests=encoded.requests, own_items=encoded.items, penalty=penalty)
         total, parts = whole.total, dict(whole.parts)
         for view in encoded.views:
             loss = self._contrast(batch, requests=view.requests, own_items=view.items).total
@@ -296,10 +298,12 @@ class RecallTask:
             parts.update(term.loss.parts)
         return LossOutput(total, parts)
 
-    def _contrast(self, batch: RecallBatch, *, requests: Tensor, own_items: Tensor) -> LossOutput:
+    def _contrast(
+        self, batch: RecallBatch, *, requests: Tensor, own_items: Tensor, penalty: Penalty | None = None
+    ) -> LossOutput:
         """Contrast the choices of some vectors of the batch's requests and of this process's items."""
         items = self._group.gather(own_items, total=batch.num_items)
-        return self._loss(batch)(
+        return self._loss(batch, penalty=penalty)(
             requests,
             positives=items[batch.positive],
             request=batch.page,
@@ -310,10 +314,17 @@ class RecallTask:
             total=batch.num_pages,
         )
 
-    def _loss(self, batch: RecallBatch) -> Callable[..., LossOutput]:
+    def _penalty(self, batch: RecallBatch) -> Penalty:
+        """Return what the loss penalises of a model of vectors by ID."""
+        assert isinstance(self.module, PenalisedModel), "it has vectors that can be penalised"
+        requests, own_items = self.module.squared_lengths(batch.requests, batch.items)
+        items = self._group.gather(own_items[:, None], total=batch.num_items)[:, 0]
+        return Penalty(self._config.l2, requests, items[batch.positive], items[batch.negative])
+
+    def _loss(self, batch: RecallBatch, *, penalty: Penalty | None) -> Callable[..., LossOutput]:
         """Return the loss, with what it alone takes of a batch."""
         if self._config.loss is Loss.BPR:
-            return bpr
+            return partial(bpr, penalty=penalty)
         mixes = None if batch.mix_share is None else HardMixes(self._config.hard_mixes, batch.mix_share)
         return partial(sampled_softmax, positive_bias=batch.positive_bias, mixes=mixes)
 
