@@ -115,6 +115,7 @@ def evaluate(
             query_rows,
             problem.targets,
             {model: by_seed[0].item_rows[first_of] for model, by_seed in answers.items()},
+            by_seed={model: [one.item_rows[first_of] for one in by_seed] for model, by_seed in answers.items()},
         ),
     )
 

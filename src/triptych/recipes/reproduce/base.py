@@ -160,6 +160,8 @@ class Table:
     there: tuple[str, ...] = ()
     """Rows that a shop has already: what every other row adds to them is told beside the table (`evaluate.increment`).
     None: nothing is."""
+    shown: tuple[str, ...] = ()
+    """Rows of which the first that a form has is shown with photos: what only these bring to those of `there`."""
 
     def __post_init__(self) -> None:
         """Check that the parts of the definition belong together.
@@ -181,6 +183,7 @@ class Table:
             row.check_control()
         named = [
             *self.there,
+            *self.shown,
             *(row for claim in self.claims for row in claim.rows),
             *(self.quick.rows or ()),
             *(self.full.rows or ()),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
 from triptych.evaluate.compare import Column
+from triptych.evaluate.examples import Example
 from triptych.evaluate.increment import Increment
 from triptych.evaluate.orderings import Judged
 from triptych.evaluate.records import role_of
@@ -50,6 +51,8 @@ class Made:
     """Those of single models, as `records.json` has them."""
     increments: Sequence[Increment]
     """What rows add to those that are there (`Table.there`); empty where the table asks for none, or cannot say."""
+    pictures: Sequence[Example]
+    """Queries to which photos bring a row's answers (`Table.shown`)."""
     judged: Sequence[Judged]
     there: Sequence[str]
     """Those of `Table.there` that this form has."""
@@ -130,7 +133,7 @@ def _ordering(one: Judged) -> dict[str, Any]:
 def _increment(one: Increment) -> dict[str, Any]:
     figures = {name: value for name, value in one._asdict().items() if isinstance(value, Interval)}
     told = {name: {part: _finite(x) for part, x in value._asdict().items()} for name, value in figures.items()}
-    return {"name": one.model, "num_queries": one.num_queries, **told}
+    return {"name": one.model, "num_queries": one.num_queries, "seeds": one.num_seeds, **told}
 
 
 def _finite(value: float) -> float | None:
