@@ -157,7 +157,8 @@ def _increments(made: Made) -> str:
         if one.value != one.value:
             return "–"
         interval = f"{rate * one.low:.1f} to {rate * one.high:.1f}" if one.low == one.low else ""
-        return f'<span class="value">{rate * one.value:.1f}</span><small class="interval">{interval}</small>'
+        shown = f'<span class="value">{rate * one.value:.1f}</span><small class="interval">{interval}</small>'
+        return shown.replace("-", "−")
 
     body = [
         [
