@@ -72,6 +72,7 @@ TABLE = Table(
     full=form(),
     quick=form(rows=("title",), num_trials=1),
     there=("bm25",),
+    shown=("both",),
 )
 
 
@@ -144,7 +145,16 @@ def test_what_each_row_adds_to_those_that_are_there_is_told(out: Path, made: Art
     assert all(0 <= one["size"]["value"] <= per_list for one in told.values())
     # of what the oracle shows first all is relevant, as far as there is anything
     assert told["oracle"]["relevance"]["value"] > told["popularity"]["relevance"]["value"]
-    assert "What each adds" in (out / "report.html").read_text()
+    for one in told.values():
+        if one["difference"]["value"] is not None:
+            expected = one["relevance"]["value"] - one["of_whole"]["value"]
+            assert one["difference"]["value"] == pytest.approx(expected)
+            assert one["difference"]["low"] <= expected <= one["difference"]["high"]
+    assert {name: one["seeds"] for name, one in told.items()} == {"popularity": 1, "title": 2, "both": 2, "oracle": 1}
+    page = (out / "report.html").read_text()
+    assert "What each adds" in page
+    rule = "among the first 8 of both that is not among the first 10 of bm25, and of which only the photo shows"
+    assert rule in page and "data:image/jpeg" in page
 
 
 def test_the_trial_is_chosen_that_is_best_on_validation(out: Path, made: Artifact):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from triptych.losses.bpr import bpr
+from triptych.losses.bpr import Penalty, bpr
 from triptych.recall.negatives import LogQ, NegativeSampler
 
 REQUESTS, ITEMS, DIM, T = 4, 60, 5, 0.7
@@ -55,6 +55,28 @@ def test_it_is_the_loop(toy, biased):
         negative_bias=bias,
     )
     assert float(found.total) == pytest.approx(loop(*toy, weights), rel=1e-12)
+
+
+def test_what_is_penalised_is_what_each_comparison_is_made_of(toy):
+    """λ/2 of the squared lengths of a request, its choice and a negative, averaged as the comparisons are."""
+    requests, items, request, positive, masked = toy
+    masked[2] = True  # nothing to compare with: nothing is learned, and nothing penalised
+    bias = torch.randn(ITEMS, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    of_requests, of_items = (torch.rand(n, dtype=torch.float64) for n in (REQUESTS, ITEMS))
+    given = {"positives": items[positive], "request": request, "negatives": items, "masked": masked}
+    given |= {"temperature": T, "negative_bias": bias}
+    without = bpr(requests, **given)
+    found = bpr(requests, **given, penalty=Penalty(0.3, of_requests, of_items[positive], of_items))
+    expected, weights = 0.0, bias.exp().tolist()
+    for r in (0, 1):
+        own, there = positive[request == r].tolist(), [n for n in range(ITEMS) if not masked[r, n]]
+        for p in own:
+            for n in there:
+                share = weights[n] / sum(weights[n] for n in there) / len(own)
+                expected += share * 0.3 / 2 * float(of_requests[r] + of_items[p] + of_items[n])
+    assert float(found.parts["l2"]) == pytest.approx(expected / REQUESTS, rel=1e-12)
+    assert float(found.total) == pytest.approx(float(without.total) + expected / REQUESTS, rel=1e-12)
+    assert float(found.parts["bpr"]) == float(without.total)
 
 
 def test_the_gradient_is_that_of_differences(toy):

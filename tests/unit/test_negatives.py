@@ -14,7 +14,7 @@ from triptych.recall.negatives import Against, LogQ, NegativeSource
 
 @pytest.mark.parametrize(("against", "draws"), [(Against.IN_BATCH, 0), (Against.MIXED, 5)])
 def test_negatives_of_the_batch_are_weighed_by_how_often_they_are_met(against, draws):
-    """Where some pages are long, of whose choices a few are drawn: each item's weight is 1 on average."""
+    """To a page that did not choose it each item weighs 1 on average; of the choices of long pages a few are drawn."""
     sizes = np.array([1] * 40 + [30] * 10)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     item_rows = np.concatenate([np.zeros(40), np.tile(np.arange(1, 31), 10)]).astype(np.int32)
@@ -32,12 +32,15 @@ def test_negatives_of_the_batch_are_weighed_by_how_often_they_are_met(against, d
         **settings,
     )
     sampler, rng = PageSampler(pages, seed=0, **settings), np.random.default_rng(0)
-    weights = np.zeros(31)
+    known = KnownPairs(np.repeat(np.arange(50), sizes), item_rows)
+    weights, times = np.zeros(31), np.zeros(31)
     for index in range(3_000):
-        drawn, bias = source.draw(sampler.batch(index), rng=rng)
-        weights[drawn] += np.exp(bias) / 3_000
-    np.testing.assert_allclose(weights[0], 1, atol=0.02)
-    np.testing.assert_allclose(weights[1:].mean(), 1, atol=0.02)
+        batch = sampler.batch(index)
+        drawn, bias = source.draw(batch, rng=rng)
+        weights[drawn] += (np.exp(bias) * ~known.among(batch.pages, item_rows=drawn)).sum(axis=0)
+        times += (~known.among(batch.pages, item_rows=np.arange(31))).sum(axis=0)
+    np.testing.assert_allclose((weights / times)[0], 1, atol=0.02)
+    np.testing.assert_allclose((weights / times)[1:].mean(), 1, atol=0.02)
 
 
 def test_what_is_mined_is_what_a_loop_finds():

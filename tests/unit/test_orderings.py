@@ -74,6 +74,17 @@ def test_a_difference_of_differences_is_that_of_the_bootstrap_by_hand(result):
     assert str(ordering) == "title+photo − title > joint − bm25"
 
 
+def test_rows_are_alike_where_all_of_the_interval_is_within_the_margin(result):
+    found = judge(result, Ordering("the picture helps", "title+photo", "title"))
+    assert 0 < found.low < found.high
+    middle = (found.low + found.high) / 2
+    for within, verdict in ((found.high + 1e-6, "holds"), (middle, "undecided"), (found.low - 1e-6, "fails")):
+        for pair in (("title+photo", "title"), ("title", "title+photo")):
+            alike = judge(result, Ordering("they are alike", *pair, within=within))
+            assert (alike.verdict, alike.ordering.within) == (verdict, within)
+    assert str(Ordering("they are alike", "a", "b", within=0.01)) == "|a − b| < 0.01"
+
+
 def test_what_is_not_in_the_table_is_told(result):
     assert judge(result, Ordering("c", "title", "bm25", slice="no_such_slice")) is None
     with pytest.raises(DataError, match="claim 'c': there is no row 'titel' in the table"):

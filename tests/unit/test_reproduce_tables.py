@@ -203,12 +203,15 @@ def test_rows_of_the_recall_table_differ_in_what_they_are_about_alone():
         if one.recall.model.kind == "mgdspr":
             published = name in ("6 mgdspr", "6 controlled")
             assert tree.pop("hard_mixes") == (684 if published else 0)
+            assert tree.pop("validation_users") == made.full.run.evaluation.users_per_query == 3
             model = tree["model"]
             assert (model["score"] == "inner", model["temperature"]) == (published, 2.0 if published else 0.05)
             assert (model["fusion"] is None) == (one.pretrain is None) == (name[0] != "8")
-            tree = {**tree, "hard_mixes": 0, "model": shared[0]["model"]}
+            tree = {**tree, "hard_mixes": 0, "validation_users": None, "model": shared[0]["model"]}
         shared.append({**tree, **about, "model": {**tree["model"], **about["model"]}})
     assert all(tree == shared[0] for tree in shared)
+    for one in rows.values():
+        assert one.recall.recall_model.needs.history == (one.recall.validation_users is not None)
     assert len({row.trials for row in made.rows}) == 1
     pretrained = {name: one.pretrain.to_json() for name, one in rows.items() if one.pretrain is not None}
     assert set(rows) - set(pretrained) == {"2 id", "6 mgdspr", "6 controlled", "mgdspr, our loss"}
@@ -253,12 +256,19 @@ def test_rows_of_the_recommendation_table_differ_in_model_and_loss_alone(part):
     for name in ("batch_pages", "validations", "validation_k", "validation_queries"):
         assert getattr(said, name) == getattr(read, name)
     assert said.model.dim == 64
-    about = {"model": "", "loss": "", "single_choices": "", "negative_power": ""}
+    about = {"model": "", "loss": "", "single_choices": "", "negative_power": "", "id_dropout_rate": ""}
     trees = [{**one.recall.dump(), **about} for one in rows.values()]
     assert all(tree == trees[0] for tree in trees)
     assert {one.recall.model.dim for one in rows.values()} == {64}
     assert {one.recall.pages_of for one in rows.values()} == {PagesOf.CHOICES}
-    assert {name for name, one in rows.items() if one.recall.loss is Loss.BPR} == {"bpr-mf", "vbpr", "lightgcn"}
+    by_bpr = {"bpr-mf", "vbpr", "lightgcn"}
+    assert {name for name, one in rows.items() if one.recall.loss is Loss.BPR} == by_bpr
+    of_ids = {name for name, one in rows.items() if one.recall.id_dropout_rate == 0}
+    assert of_ids == by_bpr | {"mf, softmax", "lightgcn, softmax"}
+    assert {len({trial[0].partition("=")[2] for trial in one.trials}) for one in made.rows} == {3}, "rates"
+    assert {len({trial[1].partition("=")[2] for trial in one.trials}) for one in made.rows} == {2}, (
+        "and what is its own"
+    )
     assert len({one.pretrain.to_json() for one in configs.values() if one.pretrain is not None}) == 1
     assert len(made.item_knn) == len(made.rows[0].trials)
     by = {"within-users": SplitBy.USER, "by-time": SplitBy.FRACTION}[part]

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
-from triptych.evaluate.askers import draw_askers
+from triptych.data.askers import draw_askers
+from triptych.data.schema import Part
+from triptych.evaluate.askers import as_request
 from triptych.evaluate.records import select, to_rows
 from triptych.evaluate.tasks import search
 from triptych.evaluate.tasks.base import EvaluationConfig
+from triptych.foundation.errors import ConfigError
+from triptych.index.backends.exact import ExactConfig, ExactIndex
 from triptych.recall.base import Request, rank
+from triptych.recall.config import RecallTrainConfig
+from triptych.recall.retriever import LearnedRetriever
+from triptych.recall.task import Given, RecallTask
 
 ONCE = EvaluationConfig(ks=(2, 5), headline_k=2, bootstrap_repeats=100)
 MANY = ONCE.model_copy(update={"users_per_query": 100})
@@ -103,8 +113,11 @@ def test_for_nobody_no_moment_is_named(shop):
     places = shop.split.test
     rows = np.append(np.sort([shop.catalogue.query_row(query) for query in askers(shop)]), nobody)
     found = draw_askers(shop.catalogue, places=places, query_rows=rows, most=1, seed=0)
-    assert (found.query_of[-1], found.users[-1], found.before[-1]) == (len(rows) - 1, None, None)
-    assert None not in found.users[:-1] and None not in found.before[:-1]
+    assert (found.query_of[-1], found.user_row[-1]) == (len(rows) - 1, -1) and (found.user_row[:-1] >= 0).all()
+    queries = [*(shop.catalogue.queries[row] for row in rows[:-1]), "nobody asks"]
+    requests = [as_request(found, place, queries=queries, users=shop.catalogue.users) for place in range(len(rows))]
+    assert (requests[-1].query, requests[-1].user, requests[-1].before) == ("nobody asks", None, None)
+    assert None not in {one.user for one in requests[:-1]} | {one.before for one in requests[:-1]}
 
 
 def test_so_many_users_are_drawn_at_most(shop):
@@ -113,3 +126,52 @@ def test_so_many_users_are_drawn_at_most(shop):
     search.evaluate({"personal": retriever}, catalogue=shop.catalogue, split=shop.split, config=config)
     assert len(retriever.asked) == len(askers(shop))
     assert {one.query for one in retriever.asked} == set(askers(shop))
+
+
+SEED = 5
+"""Weights that have not learned: of these, histories change what is found."""
+PERSONAL = {
+    "mgdspr": {
+        "kind": "mgdspr",
+        "dim": 8,
+        "heads": 2,
+        "id_init_std": 0.5,
+        "real_time": 3,
+        "short_term": 4,
+        "long_term": 6,
+    },
+    "two towers": {"asks": "query+history", "fusion": "mm+id_sum", "dim": 8, "id_init_std": 0.5},
+}
+
+
+@pytest.mark.parametrize("kind", PERSONAL)
+def test_weights_are_kept_by_what_the_table_then_measures(shop, kind):
+    """Validation, of all queries for the same users with the same histories, is the search task's recall."""
+    settings = {"model": PERSONAL[kind], "validation_k": 5, "device": "cpu", "precision": "fp32"}
+    rng, found = np.random.default_rng(0), {}
+    queries, items = (
+        rng.standard_normal((count, 6)).astype(np.float32)
+        for count in (shop.catalogue.num_queries, shop.catalogue.num_items)
+    )
+    encoder = SimpleNamespace(queries=lambda texts: queries[[shop.catalogue.query_row(text) for text in texts]])
+    reads_content = kind == "two towers"
+    given = Given(shop.catalogue, shop.split, queries, items, SEED)
+    for most in (None, 2):
+        task = RecallTask(RecallTrainConfig.parse({**settings, "validation_users": most}), given)
+        task.module.eval()
+        with torch.no_grad():
+            index = ExactIndex.build(task.item_vectors().numpy(), config=ExactConfig(stored_as="float32"))
+            (found[most],) = task.validate().metrics.values()
+        retriever = LearnedRetriever(
+            task.module, index, ids=task.ids, encoder=encoder if reads_content else None, features=task.features
+        )
+        config = ONCE.model_copy(update={"part": Part.VALIDATION, "users_per_query": most})
+        result = search.evaluate({"model": retriever}, catalogue=shop.catalogue, split=shop.split, config=config)
+        (record,) = select(to_rows(result.records), slice="all", model="model", metric="recall", k=5, baseline=None)
+        assert found[most] == pytest.approx(record["value"])
+    assert found[2] != found[None]
+
+
+def test_users_are_asked_of_models_that_read_histories_alone():
+    with pytest.raises(ConfigError, match="validation_users has no effect with model.kind = 'two_tower'"):
+        RecallTrainConfig.parse({"validation_users": 2})

@@ -20,6 +20,11 @@ class ExampleKind(StrEnum):
     BROUGHT = "brought"
     GOOD = "good"
     BAD = "bad"
+    ADDED = "added"
+    """Of what a row of a table adds to others (`increment.photo_examples`)."""
+
+
+_DRAWN = (ExampleKind.BROUGHT, ExampleKind.GOOD, ExampleKind.BAD)
 
 
 class Example(NamedTuple):
@@ -33,6 +38,8 @@ class Example(NamedTuple):
     """The model whose results stand beside."""
     highlights: frozenset[int]
     """Item rows that the picture brought."""
+    others: tuple[str, ...] = ()
+    """More models beside."""
 
 
 def choose_examples(rankings: Rankings, *, config: EvaluationConfig) -> list[Example]:
@@ -54,7 +61,7 @@ def choose_examples(rankings: Rankings, *, config: EvaluationConfig) -> list[Exa
         ExampleKind.BAD: np.flatnonzero((recall <= low) & (recall < high)),
     }
     rivals = {ExampleKind.BROUGHT: config.title_model, ExampleKind.GOOD: beside, ExampleKind.BAD: beside}
-    shares = {kind: (config.examples + 2 - i) // 3 for i, kind in enumerate(ExampleKind)}
+    shares = {kind: (config.examples + 2 - i) // 3 for i, kind in enumerate(_DRAWN)}
     taken: set[int] = set()
     chosen: list[Example] = []
     for kind, pool in pools.items():

@@ -16,12 +16,15 @@ from triptych.evaluate.compare import Column, Comparison
 from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.foundation.errors import DataError
 from triptych.metrics.ranking import FloatArray, IntArray
-from triptych.metrics.significance import seed_mean
+from triptych.metrics.significance import Verdict, seed_mean
 
 
 @dataclass(frozen=True)
 class Ordering:
-    """A claim: `better` is above `worse` on a metric; or, with `than`, by more than one row is above another."""
+    """A claim: `better` is above `worse` on a metric; or, with `than`, by more than one row is above another.
+
+    With `within` it is that they are alike: then which of them is called better says nothing.
+    """
 
     claim: str
     """In words, as the paper or we put it."""
@@ -35,6 +38,8 @@ class Ordering:
     """Where it is measured."""
     than: tuple[str, str] | None = None
     """Two more rows, better and worse: the difference of the first two is to be above that of these."""
+    within: float | None = None
+    """The two are claimed to be alike: their difference is to be nearer to 0 than this, on the metric's scale."""
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -43,6 +48,8 @@ class Ordering:
 
     def __str__(self) -> str:
         first = f"{self.better} − {self.worse}"
+        if self.within is not None:
+            return f"|{first}| < {self.within:g}"
         return f"{self.better} > {self.worse}" if self.than is None else f"{first} > {self.than[0]} − {self.than[1]}"
 
 
@@ -122,10 +129,11 @@ def judge_ordering(
     if found is None:
         return None
     assert found.verdict is not None
+    verdict = found.verdict if ordering.within is None else _alike(found.low, found.high, within=ordering.within)
     return Judged(
         ordering=ordering,
         column=column,
-        verdict=found.verdict,
+        verdict=verdict,
         difference=found.value,
         low=found.low,
         high=found.high,
@@ -133,6 +141,13 @@ def judge_ordering(
         num_queries=found.num_queries,
         evidence=found.evidence,
     )
+
+
+def _alike(low: float, high: float, *, within: float) -> str:
+    """Judge by the interval whether a difference is near 0: two one-sided tests, of 2.5 % each for one of 95 %."""
+    if -within < low and high < within:
+        return Verdict.HOLDS.value
+    return Verdict.FAILS.value if low > within or high < -within else Verdict.UNDECIDED.value
 
 
 def _values(own: pl.DataFrame, row: str, column: Column, *, claim: str) -> FloatArray:

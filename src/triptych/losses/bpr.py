@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from triptych.losses.base import LossOutput
+
+
+class Penalty(NamedTuple):
+    """What is penalised of a step: the squared lengths of the vectors that requests and items are made of."""
+
+    weight: float
+    """λ."""
+    requests: Tensor
+    """``[requests]``."""
+    positives: Tensor
+    """``[pairs]``."""
+    negatives: Tensor
+    """``[negatives]``."""
 
 
 def bpr(
@@ -19,6 +34,7 @@ def bpr(
     temperature: float,
     negative_bias: Tensor | None = None,
     total: int | None = None,
+    penalty: Penalty | None = None,
 ) -> LossOutput:
     r"""Compare each of a request's positives with every negative that all requests share.
 
@@ -26,10 +42,13 @@ def bpr(
                   \frac{\sum_{n \notin P_r} w_n \log \sigma(z_p - z_n)}{\sum_{n \notin P_r} w_n},
                   \qquad z_i = u_r \cdot v_i / t, \quad w_n = e^{b_n}
 
-    Source: Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009, equation (BPR-Opt)
-    without its penalty. Changed: the original draws one negative for each choice, uniformly; here the mean over
-    many shared ones stands for it. With all items and no bias it is the original's expectation; with items drawn from Q
-    and ``log_q = importance`` an estimate of it.
+    With a penalty each comparison has another :math:`\tfrac{\lambda}{2} (\|\theta_r\|^2 + \|\theta_p\|^2 +
+    \|\theta_n\|^2)`, by the weight of its negative likewise: rows are kept short as often as they are learned from.
+
+    Source: Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback", UAI 2009, BPR-Opt and, for the
+    penalty of what was drawn, LearnBPR. Changed: the original draws one negative for each choice, uniformly; here the
+    mean over many shared ones stands for it. With all items and no bias it is the original's expectation; with items
+    drawn from Q and ``log_q = importance`` an estimate of it.
 
     Args:
         requests: ``[requests, dim]``, u.
@@ -40,11 +59,12 @@ def bpr(
         temperature: t, divides the scores; > 0.
         negative_bias: ``[negatives]``, b, the log of their weights; None weighs all alike.
         total: requests R that the sum is divided by, where these are a process's share of more; None: these.
+        penalty: of vectors' lengths; None: there is none.
 
     Returns:
         The mean over requests in float32 (float64 for float64 input), whatever autocast says; a request without a
         positive, or without a negative, adds 0. Parts: ``bpr``, and ``auc``, the share of negatives that score below
-        the choice, weighed likewise.
+        the choice, weighed likewise; with a penalty ``l2``, its share of the total, which ``bpr`` leaves out.
     """
     dtype = torch.promote_types(requests.dtype, torch.float32)
     with torch.autocast(requests.device.type, enabled=False):
@@ -60,4 +80,10 @@ def bpr(
         pairs = torch.zeros(len(users), dtype=dtype, device=users.device).index_add_(0, request, torch.ones_like(own))
         count = len(requests) if total is None else total
         loss = (losses / pairs[request]).sum() / count
-    return LossOutput(loss, {"bpr": loss, "auc": (above / pairs[request]).sum() / count})
+        parts = {"bpr": loss, "auc": (above / pairs[request]).sum() / count}
+        if penalty is None:
+            return LossOutput(loss, parts)
+        own_squares = penalty.requests[request].to(dtype) + penalty.positives.to(dtype)
+        squares = weights.sum(dim=1) * own_squares + weights @ penalty.negatives.to(dtype)
+        parts["l2"] = penalty.weight / 2 * (squares / pairs[request]).sum() / count
+    return LossOutput(loss + parts["l2"], parts)

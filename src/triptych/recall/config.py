@@ -32,6 +32,9 @@ class RecallTrainConfig(EpochsConfig):
     """What is trained: a kind of `triptych.recall.models` that learns."""
     loss: Loss = Loss.SOFTMAX
     """How choices are set against negatives: softmax, or bpr (Bayesian personalised ranking)."""
+    l2: float = Field(0.0, ge=0)
+    """With loss = 'bpr': what each comparison adds of the squared lengths of the rows by ID that it is made of, halved;
+    with matrix_factorization, vbpr and lightgcn."""
     against: Against = Against.SAMPLED
     """What a page's choices are contrasted with."""
     num_negatives: int = Field(10_000, ge=1)
@@ -79,6 +82,10 @@ class RecallTrainConfig(EpochsConfig):
     models that read histories beside queries only."""
     validation_queries: int = Field(1_000, ge=1)
     """Queries of the validation part that choose the best weights; fewer where it has fewer."""
+    validation_users: int | None = Field(None, ge=1)
+    """Ask each of them for up to so many of the users who chose something under it, with their histories before that,
+    as ``evaluation.users_per_query`` does; with models that read histories beside queries only. None: once, for nobody
+    known."""
     validation_k: int = Field(100, ge=1)
     """Cut-off of the recall that chooses them."""
     learning_rate: float = Field(1e-3, gt=0)
@@ -94,11 +101,12 @@ class RecallTrainConfig(EpochsConfig):
         if self.log_q is LogQ.TF and self.against is not Against.SAMPLED:
             raise ValueError("log_q = 'tf' corrects for draws alone: set against = 'sampled', or log_q = 'importance'.")
         needs = self.recall_model.needs
-        if not (needs.history and needs.query) and self.history_dropout_rate != _default("history_dropout_rate"):
-            raise ValueError(
-                f"history_dropout_rate has no effect with model.kind = '{self.model.kind}' as it is set: it does not "
-                "read histories beside queries. Remove it."
-            )
+        for name in ("history_dropout_rate", "validation_users"):
+            if not (needs.history and needs.query) and getattr(self, name) != _default(name):
+                raise ValueError(
+                    f"{name} has no effect with model.kind = '{self.model.kind}' as it is set: it does not read "
+                    "histories beside queries. Remove it."
+                )
         if self.single_choices and needs.query:
             raise ValueError(
                 f"single_choices is for users without queries, and model.kind = '{self.model.kind}' as it is set reads "
@@ -110,6 +118,9 @@ class RecallTrainConfig(EpochsConfig):
             raise ValueError("most_positives has no effect where each choice is a page by itself. Remove it.")
         if self.loss is Loss.BPR and (self.hard_mixes or self.log_q is LogQ.TF):
             raise ValueError("loss = 'bpr' has no denominator: remove hard_mixes and log_q = 'tf'.")
+        if self.l2 and (self.loss is not Loss.BPR or not self.recall_model.is_penalised):
+            other = f"loss = '{self.loss}'" if self.loss is not Loss.BPR else f"model.kind = '{self.model.kind}'"
+            raise ValueError(f"l2 has no effect with {other}. Remove it.")
         if self.mined_from > self.mined_to:
             raise ValueError(f"mined_from is {self.mined_from} and mined_to {self.mined_to}: set them in order.")
         if self.mined_negatives and (not needs.query or self.against is Against.FULL):

@@ -115,6 +115,10 @@ class GraphVectors(ModalityModel):
         """Return the tables' share of the learning rate; see `training.task.RateFactors`."""
         return {"users": self.config.id_rate_factor, "items": self.config.id_rate_factor}
 
+    def undecayed(self) -> tuple[str, ...]:
+        """Leave the tables out of weight decay, as all by ID are; see `training.task.Undecayed`."""
+        return "users", "items"
+
     def connect(self, user_ids: Tensor, item_ids: Tensor) -> None:
         """Keep the graph; arguments as of `GraphModel.connect`."""
         assert isinstance(self.edges, Tensor)

@@ -85,7 +85,7 @@ class Needs(NamedTuple):
     """Whether it reads what all items are made of by modality (`ModalityModel.describe`). Then every item of the
     catalogue has a row of its own, chosen or not."""
     runs: bool = False
-    """Whether it learns from all choices of a history in one pass, at most one more than `real_time` at a time."""
+    """Whether it learns from all choices of a history in one pass, at most `real_time` at a time."""
     query_units: int = 0
     """Characters, pairs of characters, and words of a query, each at most so many."""
     title_words: int = 0
@@ -315,6 +315,11 @@ class RecallModelConfig(RetrieverConfig):
         return Needs()
 
     @property
+    def is_penalised(self) -> bool:
+        """Whether the lengths of its vectors by ID can be penalised (`PenalisedModel`); as it stands, not."""
+        return False
+
+    @property
     def first_epochs(self) -> int:
         """Times through the log before requests and items are contrasted; as it stands, none."""
         return 0
@@ -350,6 +355,14 @@ class RecallModel(nn.Module, ABC):
     def save(self, folder: Path) -> None:
         """Write weights, config and sizes."""
         write_model(folder, self, config=self.config.dump(), sizes=self.sizes._asdict())
+
+
+class PenalisedModel(RecallModel):
+    """A model of vectors by ID, whose lengths a loss may penalise; its config says that it `is_penalised`."""
+
+    @abstractmethod
+    def squared_lengths(self, requests: RequestFeatures, items: ItemFeatures) -> tuple[Tensor, Tensor]:
+        """Return the squared lengths of the rows by ID behind requests ``[n]`` and items ``[n]``, biases included."""
 
 
 class CodeModel(RecallModel):

@@ -171,10 +171,15 @@ class NegativeSource:
 
 
 def _expected_in_batch(pages: Pages, *, num_items: int, batch_pages: int, most_positives: int) -> NDArray[np.float64]:
-    """Return how often each item is expected among a batch's choices ``[items]``; of a long page some are drawn."""
+    """Return how often each item is expected among the choices of a batch's other pages ``[items]``.
+
+    To a page that did not choose it: what a page chose is no negative of its own, so that it counts for all others
+    alone. Of a long page some choices are drawn. A batch of one page has none of these, and counts itself.
+    """
     sizes = np.diff(pages.offsets)
     drawn = np.repeat(np.minimum(sizes, most_positives) / sizes, sizes)
-    expected = np.bincount(pages.item_rows, weights=drawn, minlength=num_items) * batch_pages / len(sizes)
+    others = max(1, batch_pages - 1) / max(1, len(sizes) - 1)
+    expected = np.bincount(pages.item_rows, weights=drawn, minlength=num_items) * others
     return expected.astype(np.float64)
 
 

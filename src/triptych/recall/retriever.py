@@ -262,7 +262,10 @@ class LearnedRetriever:
             return asked._replace(user_ids=torch.from_numpy(known))
         if len(texts) < len(requests):
             raise EngineError(f"{self._name} was trained on searches: it answers words. Search by words.")
-        content = None if self._encoder is None else self._encoder.queries(texts)
+        content = None
+        if self._encoder is not None:
+            distinct, places = np.unique(np.array(texts, dtype=object), return_inverse=True)  # of many who ask alike
+            content = self._encoder.queries(distinct.tolist())[places]
         return requests_of(texts, ids=self._ids, content=content, needs=self._needs)
 
     def _with_history(self, asked: RequestFeatures, requests: Sequence[Request]) -> RequestFeatures:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from triptych.data.askers import Askers
 from triptych.data.catalogue import Catalogue
 from triptych.data.ids import UNK
 from triptych.data.pages import PageBatch, Pages, PageSampler, PagesOf, Runs, RunSampler, Sampler, read_pages
@@ -19,7 +20,7 @@ from triptych.data.sampling import KnownPairs
 from triptych.data.splits import Split
 from triptych.foundation.errors import ConfigError, DataError
 from triptych.losses.base import LossOutput
-from triptych.losses.bpr import bpr
+from triptych.losses.bpr import Penalty, bpr
 from triptych.losses.sampled_softmax import HardMixes, sampled_softmax
 from triptych.metrics.ranking import macro, match, recall_at_k
 from triptych.nn.id_table import Shard
@@ -36,13 +37,14 @@ from triptych.recall.learned import (
     GraphModel,
     ItemFeatures,
     ModalityModel,
+    PenalisedModel,
     RecallModel,
     RequestFeatures,
     Step,
 )
 from triptych.recall.mining import MinedNegatives
 from triptych.recall.negatives import NegativeSource
-from triptych.recall.validation import nearest, some_queries, some_users
+from triptych.recall.validation import for_users, nearest, some_queries, some_users
 from triptych.training.distributed import ALONE, Group
 from triptych.training.loop import on_device
 from triptych.training.task import Validation
@@ -137,7 +139,7 @@ class RecallTask:
             pages = pages.some(config.pages_rate, rng=np.random.default_rng(PAGES_SEED))
         self._pages = pages
         self._sampler: Sampler = (
-            RunSampler(pages, batch_pages=config.batch_pages, longest=needs.real_time + 1, seed=given.seed)
+            RunSampler(pages, batch_pages=config.batch_pages, longest=needs.real_time, seed=given.seed)
             if needs.runs
             else PageSampler(
                 pages, batch_pages=config.batch_pages, most_positives=config.most_positives, seed=given.seed
@@ -198,6 +200,11 @@ class RecallTask:
             if needs.query
             else some_users(given.catalogue, split=given.split, most=most)
         )
+        self._askers: Askers | None = None
+        if config.validation_users is not None:
+            self._validation, self._askers = for_users(
+                self._validation, catalogue=given.catalogue, split=given.split, most=config.validation_users
+            )
         sizes, edges = self.features.sizes, None
         if needs.graph:
             edges = np.unique(np.stack([np.repeat(pages.user_row, np.diff(pages.offsets)), pages.item_rows]), axis=1)
@@ -286,7 +293,8 @@ class RecallTask:
         encoded = self.module.encode(step)
         whole = LossOutput(torch.zeros((), device=encoded.items.device))
         if encoded.contrasted:
-            whole = self._contrast(batch, requests=encoded.requests, own_items=encoded.items)
+            penalty = self._penalty(batch) if self._config.l2 else None
+            whole = self._contrast(batch, requests=encoded.requests, own_items=encoded.items, penalty=penalty)
         total, parts = whole.total, dict(whole.parts)
         for view in encoded.views:
             loss = self._contrast(batch, requests=view.requests, own_items=view.items).total
@@ -296,10 +304,12 @@ class RecallTask:
             parts.update(term.loss.parts)
         return LossOutput(total, parts)
 
-    def _contrast(self, batch: RecallBatch, *, requests: Tensor, own_items: Tensor) -> LossOutput:
+    def _contrast(
+        self, batch: RecallBatch, *, requests: Tensor, own_items: Tensor, penalty: Penalty | None = None
+    ) -> LossOutput:
         """Contrast the choices of some vectors of the batch's requests and of this process's items."""
         items = self._group.gather(own_items, total=batch.num_items)
-        return self._loss(batch)(
+        return self._loss(batch, penalty=penalty)(
             requests,
             positives=items[batch.positive],
             request=batch.page,
@@ -310,29 +320,41 @@ class RecallTask:
             total=batch.num_pages,
         )
 
-    def _loss(self, batch: RecallBatch) -> Callable[..., LossOutput]:
+    def _penalty(self, batch: RecallBatch) -> Penalty:
+        """Return what the loss penalises of a model of vectors by ID."""
+        assert isinstance(self.module, PenalisedModel), "it has vectors that can be penalised"
+        requests, own_items = self.module.squared_lengths(batch.requests, batch.items)
+        items = self._group.gather(own_items[:, None], total=batch.num_items)[:, 0]
+        return Penalty(self._config.l2, requests, items[batch.positive], items[batch.negative])
+
+    def _loss(self, batch: RecallBatch, *, penalty: Penalty | None) -> Callable[..., LossOutput]:
         """Return the loss, with what it alone takes of a batch."""
         if self._config.loss is Loss.BPR:
-            return bpr
+            return partial(bpr, penalty=penalty)
         mixes = None if batch.mix_share is None else HardMixes(self._config.hard_mixes, batch.mix_share)
         return partial(sampled_softmax, positive_bias=batch.positive_bias, mixes=mixes)
 
     def validate(self) -> Validation:
         """Rank all items for a fixed sample of validation queries, and measure recall.
 
-        A model that reads histories beside queries is asked by the query alone, as the search task asks it. One that
-        goes by histories is asked by those of a sample of users, whose items it may not return.
+        A model that reads histories beside queries is asked by the query alone, or for some who asked it with what they
+        had chosen before (`validation_users`), as the search task asks it. One that goes by histories is asked by those
+        of a sample of users, whose items it may not return.
         """
         k = min(self._config.validation_k, self._num_items)
         items = self.item_vectors()
         query_rows, user_rows, histories, wanted = self._validation
-        asked = self.features.requests(query_rows, moments=None if user_rows is None else _at_the_end(user_rows))
+        moments = None if user_rows is None else _at_the_end(user_rows)
+        if self._askers is not None:
+            moments = Moments(self._askers.user_row, self._askers.before)
+        asked = self.features.requests(query_rows, moments=moments)
         if histories is not None and self.features.needs.history:
             chosen = [histories.of(place) for place in range(len(query_rows))]
             asked = self.features.with_history(asked, choices_of(chosen, needs=self.features.needs))
         ranked = nearest(self.module.encode_requests(on_device(self._device, asked)), items, k=k, left_out=histories)
         name = f"recall@{k}"
-        recall = macro(recall_at_k(match(ranked.numpy(), targets=wanted), k=k))
+        found = recall_at_k(match(ranked.numpy(), targets=wanted), k=k)
+        recall = macro(found if self._askers is None else self._askers.means(found))
         return Validation({name: recall}, headline=name)
 
     @torch.no_grad()

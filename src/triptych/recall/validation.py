@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from triptych.data.askers import Askers, draw_askers
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Part, Split
 from triptych.data.targets import UserItems
@@ -87,6 +88,19 @@ def some_queries(split: Split, *, most: int) -> Asked:
     chosen = _some(len(targets.query_row), most=most)
     found = UserItems(targets.offsets, targets.item_rows)
     return Asked(targets.query_row[chosen].astype(np.int64), None, None, TargetSets(*_taken(found, chosen)))
+
+
+def for_users(asked: Asked, *, catalogue: Catalogue, split: Split, most: int) -> tuple[Asked, Askers]:
+    """Ask queries for up to so many of those who chose something under each in the validation part.
+
+    Returns:
+        What is asked, once for each of them, and who they are.
+    """
+    places = split.part(Part.VALIDATION)
+    askers = draw_askers(catalogue, places=places, query_rows=asked.query_rows, most=most, seed=VALIDATION_SEED)
+    found = UserItems(asked.wanted.offsets, asked.wanted.item_rows)
+    wanted = TargetSets(*_taken(found, askers.query_of))
+    return asked._replace(query_rows=asked.query_rows[askers.query_of], wanted=wanted), askers
 
 
 def some_users(catalogue: Catalogue, *, split: Split, most: int) -> Asked:

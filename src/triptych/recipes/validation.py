@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from triptych.data.askers import draw_askers
 from triptych.data.splits import Part, Split, SplitBy
-from triptych.evaluate.askers import draw_askers
+from triptych.evaluate.askers import as_request
 from triptych.evaluate.measure import judged_targets
 from triptych.foundation.errors import DataError
 from triptych.metrics.ranking import TargetSets
@@ -43,7 +44,10 @@ def validation_askers(stages: Stages, *, split: Split, most: int) -> Asked:
     places = split.part(Part.VALIDATION)
     askers = draw_askers(catalogue, places=places, query_rows=asked.query_rows, most=1, seed=VALIDATION_SEED)
     queries = [catalogue.queries[row] for row in asked.query_rows]
-    return Asked([askers.request(place, queries=queries) for place in range(len(queries))], asked.wanted)
+    requests = [
+        as_request(askers, place, queries=queries, users=catalogue.users) for place in range(len(askers.query_of))
+    ]
+    return Asked(requests, asked.wanted)
 
 
 def validation_queries(stages: Stages, *, split: Split, most: int) -> Asked:

@@ -41,7 +41,7 @@ from triptych.training.distributed import ALONE, Group, Processes
 from triptych.training.log import LOG_FILE, TrainLog
 from triptych.training.row_tables import RowTables, rate_factor_of
 from triptych.training.schedule import Schedule, Stretch, learning_rate_factor
-from triptych.training.task import Batch, Parts, Task, Validation
+from triptych.training.task import Batch, Parts, Task, Undecayed, Validation
 from triptych.training.watch import LossWatch
 
 T = TypeVar("T")
@@ -372,9 +372,11 @@ class _Steps(Generic[Batch]):
 
     def _make_optimizer(self) -> torch.optim.AdamW:
         groups = []
+        left_out = set(self.module.undecayed()) if isinstance(self.module, Undecayed) else set()
+        kept = {id(self._weights[name]) for name in left_out & set(self._weights)}
         for factor, weights in by_rate_factor(self.module, self._weights).items():
-            matrices = [p for p in weights if p.ndim >= 2]
-            vectors = [p for p in weights if p.ndim < 2]
+            matrices = [p for p in weights if p.ndim >= 2 and id(p) not in kept]
+            vectors = [p for p in weights if p.ndim < 2 or id(p) in kept]
             groups += [
                 {"params": matrices, "weight_decay": self._config.weight_decay, "rate_factor": factor},
                 {"params": vectors, "weight_decay": 0.0, "rate_factor": factor},

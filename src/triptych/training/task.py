@@ -6,7 +6,7 @@ batches hold its share of what one process would have, and its losses are its sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
@@ -33,6 +33,15 @@ class RateFactors(Protocol):
 
     def rate_factors(self) -> Mapping[str, float]:
         """Return the beginning of the weights' names → their share of the learning rate; all others have 1."""
+        ...
+
+
+@runtime_checkable
+class Undecayed(Protocol):
+    """A module some of whose matrices have no weight decay, because their rows are vectors by ID."""
+
+    def undecayed(self) -> Sequence[str]:
+        """Return the names of those weights."""
         ...
 
 

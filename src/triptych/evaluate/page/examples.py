@@ -43,7 +43,7 @@ class Gallery:
 
     def _heading(self, example: Example) -> tuple[str, str]:
         config = self._config
-        model, k = text(config.model), config.headline_k
+        model, k = text(example.model), config.headline_k
         match example.kind:
             case ExampleKind.BROUGHT:
                 return "What the picture brought", (
@@ -58,6 +58,13 @@ class Gallery:
                 return "Bad results", (
                     f"Drawn at random from the fifth with the lowest Recall@{k}; below, what was chosen instead."
                 )
+            case ExampleKind.ADDED:
+                there = " and ".join(text(one) for one in (example.beside, *example.others))
+                return "What photos add", (
+                    f"Drawn at random from the {self._unit} with a relevant item among the first {SHOWN} of {model} "
+                    f"that is not among the first {k} of {there}, and of which only the photo shows something that was "
+                    "asked for; that item carries a ◆."
+                )
 
     def _example(self, example: Example) -> str:
         targets = self._targets(example)
@@ -66,7 +73,7 @@ class Gallery:
         relevant = self._relevant(asked) - targets if histories is None else set()
         rows = [
             self._shelf(model, self._first(model, example), example, targets, relevant)
-            for model in (example.model, example.beside)
+            for model in (example.model, example.beside, *example.others)
         ]
         if histories is not None:
             latest = dict.fromkeys(int(row) for row in histories.of(example.position)[::-1])
@@ -75,7 +82,8 @@ class Gallery:
             rows.append(self._shelf("chosen", sorted(targets)[:SHOWN], example, targets, relevant))
         k = self._config.headline_k
         shares = " · ".join(
-            f"{text(model)} {self._found(model, example, targets)}" for model in (example.model, example.beside)
+            f"{text(model)} {self._found(model, example, targets)}"
+            for model in (example.model, example.beside, *example.others)
         )
         number = len(targets)
         meta = f"{number} chosen {'item' if number == 1 else 'items'}; among the first {k}: {shares}"

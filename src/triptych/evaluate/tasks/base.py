@@ -90,6 +90,12 @@ class Rankings(NamedTuple):
     """Model → `[queries, k]` of its first seed, padded with -1."""
     histories: UserItems | None = None
     """What each user had chosen before; None where queries ask."""
+    by_seed: Mapping[str, Sequence[IntArray]] | None = None
+    """Model → as `item_rows`, of each of its seeds; None: of the first alone."""
+
+    def seeds(self, model: str) -> Sequence[IntArray]:
+        """Return what a model retrieved, ``[queries, k]`` for each seed that is kept."""
+        return [self.item_rows[model]] if self.by_seed is None else self.by_seed[model]
 
 
 @dataclass(frozen=True)

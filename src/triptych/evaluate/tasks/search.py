@@ -14,9 +14,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from triptych.data.askers import draw_askers
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
-from triptych.evaluate.askers import draw_askers
+from triptych.evaluate.askers import as_request
 from triptych.evaluate.measure import (
     GRADED_K,
     Answer,
@@ -68,14 +69,16 @@ def evaluate(
     slices = search_slices(catalogue, split=split, query_rows=query_rows, targets=problem.targets)
 
     def make(position: int) -> Request:
-        return Request(query=queries[position]) if askers is None else askers.request(position, queries=queries)
+        if askers is None:
+            return Request(query=queries[position])
+        return as_request(askers, position, queries=queries, users=catalogue.users)
 
     answers = {
         model: [
             Answer.of(
                 retrieve_all(
                     retriever,
-                    num_requests=len(queries) if askers is None else len(askers.users),
+                    num_requests=len(queries) if askers is None else len(askers.user_row),
                     make=make,
                     k=max(*config.ks, GRADED_K),
                     label=f"search with {model}" + (f", seed {seed}" if len(retrievers) > 1 else ""),
@@ -106,6 +109,7 @@ def evaluate(
             query_rows,
             problem.targets,
             {model: by_seed[0].item_rows[first_of] for model, by_seed in answers.items()},
+            by_seed={model: [one.item_rows[first_of] for one in by_seed] for model, by_seed in answers.items()},
         ),
     )
 

@@ -25,12 +25,14 @@ from triptych.recall.learned import (
     GraphModel,
     ItemFeatures,
     Needs,
+    PenalisedModel,
     RecallModelConfig,
     RequestFeatures,
     Score,
     Sizes,
     Step,
 )
+from triptych.recall.models.matrix_factorization import squares
 
 
 class LightgcnConfig(RecallModelConfig):
@@ -66,6 +68,11 @@ class LightgcnConfig(RecallModelConfig):
         """Users, and who chose what."""
         return Needs(query=False, user=True, graph=True)
 
+    @property
+    def is_penalised(self) -> bool:
+        """They are."""
+        return True
+
     def build(self, sizes: Sizes, *, seed: int) -> Lightgcn:
         """Make the model with new weights."""
         return Lightgcn(self, sizes, seed=seed)
@@ -74,7 +81,7 @@ class LightgcnConfig(RecallModelConfig):
 CONFIG = LightgcnConfig
 
 
-class Lightgcn(GraphModel):
+class Lightgcn(GraphModel, PenalisedModel):
     """Two tables and the graph between them; row 0 of each, of whoever is unknown, has no edge."""
 
     config: LightgcnConfig
@@ -100,6 +107,10 @@ class Lightgcn(GraphModel):
         """Return the vectors' share of the learning rate; see `training.task.RateFactors`."""
         return {"first": self.config.id_rate_factor}
 
+    def undecayed(self) -> tuple[str, ...]:
+        """Leave the vectors out of weight decay, as those of all tables by ID are; see `training.task.Undecayed`."""
+        return ("first",)
+
     def connect(self, user_ids: Tensor, item_ids: Tensor) -> None:
         """Keep the graph; arguments as of `GraphModel.connect`."""
         assert isinstance(self.edges, Tensor)
@@ -122,6 +133,12 @@ class Lightgcn(GraphModel):
     def encode_items(self, items: ItemFeatures) -> Tensor:
         """Return vectors of items ``[n, vector_dim]``."""
         return self._of_items(self.vectors(), items)
+
+    def squared_lengths(self, requests: RequestFeatures, items: ItemFeatures) -> tuple[Tensor, Tensor]:
+        """Return those of the first vectors, as published; see `PenalisedModel`."""
+        assert requests.user_ids is not None
+        users = functional.embedding(requests.user_ids, self.first)
+        return squares(users), squares(functional.embedding(items.item_ids + self.sizes.num_users, self.first))
 
     def vectors(self) -> Tensor:
         """Return the vectors of all users, then of all items, ``[users + items, dim]``."""

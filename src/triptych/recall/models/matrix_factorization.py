@@ -17,7 +17,7 @@ from triptych.nn.id_table import IdTable
 from triptych.recall.learned import (
     ItemFeatures,
     Needs,
-    RecallModel,
+    PenalisedModel,
     RecallModelConfig,
     RequestFeatures,
     Score,
@@ -56,6 +56,11 @@ class MatrixFactorizationConfig(RecallModelConfig):
         """Users."""
         return Needs(query=False, user=True)
 
+    @property
+    def is_penalised(self) -> bool:
+        """They are."""
+        return True
+
     def build(self, sizes: Sizes, *, seed: int) -> MatrixFactorization:
         """Make the model with new weights."""
         return MatrixFactorization(self, sizes, seed=seed)
@@ -64,7 +69,7 @@ class MatrixFactorizationConfig(RecallModelConfig):
 CONFIG = MatrixFactorizationConfig
 
 
-class MatrixFactorization(RecallModel):
+class MatrixFactorization(PenalisedModel):
     """Two tables."""
 
     config: MatrixFactorizationConfig
@@ -96,6 +101,16 @@ class MatrixFactorization(RecallModel):
     def encode_items(self, items: ItemFeatures) -> Tensor:
         """Return vectors of items ``[n, vector_dim]``."""
         return self.config.score.of(self.items(items.item_ids))
+
+    def squared_lengths(self, requests: RequestFeatures, items: ItemFeatures) -> tuple[Tensor, Tensor]:
+        """Return those of both tables' rows; see `PenalisedModel`."""
+        assert requests.user_ids is not None
+        return squares(self.users(requests.user_ids)), squares(self.items(items.item_ids))
+
+
+def squares(vectors: Tensor) -> Tensor:
+    """Return the squared lengths ``[n]`` of vectors ``[n, dim]``."""
+    return vectors.square().sum(dim=1)
 
 
 def with_one(vectors: Tensor) -> Tensor:

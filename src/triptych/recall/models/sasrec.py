@@ -6,7 +6,8 @@ which answers for items that nobody has chosen. One pass over a history teaches 
 Source: Kang and McAuley, "Self-attentive sequential recommendation", ICDM 2018. Changed: the loss is that of all recall
 models, a softmax over all items or a sample, and not one negative each, which ranks far worse (Petrov and Macdonald,
 "gSASRec", RecSys 2023); scores are cosines over a temperature; blocks are pre-norm; a history begins with a learned
-vector, from which a user's first choice is learned and strangers are answered.
+vector, from which a user's first choice is learned and strangers are answered. Of a history that is longer than what is
+read the beginning is cut off, in training and in answers alike, and the learned vector with it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class SasrecConfig(RecallModelConfig):
     heads: int = Field(2, ge=1)
     """Attention heads of a block."""
     history_items: int = Field(50, ge=1)
-    """The latest choices that are read."""
+    """The latest choices that are read; of a longer history one more, in the place of its beginning."""
     dropout_rate: float = Field(0.2, ge=0, lt=1)
     """Of the history's vectors and within blocks."""
     score: Score = Score.COSINE
@@ -82,7 +83,8 @@ class SasrecConfig(RecallModelConfig):
     @property
     def needs(self) -> Needs:
         """Histories."""
-        return Needs(query=False, real_time=self.history_items, history_content=self.fusion.reads_content, runs=True)
+        steps = self.history_items + 1
+        return Needs(query=False, real_time=steps, history_content=self.fusion.reads_content, runs=True)
 
     def build(self, sizes: Sizes, *, seed: int) -> Sasrec:
         """Make the model with new weights."""
@@ -136,14 +138,26 @@ class Sasrec(RecallModel):
         """Return vectors of requests ``[n, vector_dim]``: at the end of each history, or at the steps asked for."""
         assert requests.behaviour is not None
         places, step = requests.behaviour.real_time, requests.step
-        if step is None:  # the learned vector comes first, and what is asked for is behind the last choice
-            places = torch.cat([places.new_full((len(places), 1), -1), places], dim=1)
-            step = torch.arange(len(places), device=places.device) * places.shape[1] + (places >= 0).sum(dim=1)
+        if step is None:
+            places, last = self._as_runs(places)
+            step = torch.arange(len(places), device=places.device) * places.shape[1] + last
         return self.config.score.of(self._states(requests.behaviour, places).flatten(0, 1)[step])
 
     def encode_items(self, items: ItemFeatures) -> Tensor:
         """Return vectors of items ``[n, vector_dim]``."""
         return self.config.score.of(self.items.unnormalized(items.item_ids, items.content))
+
+    def _as_runs(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the learned vector before histories ``[n, longest]`` that are whole, as training has them.
+
+        Returns:
+            ``[n, steps]``, and the step of each history's last choice ``[n]``, behind which the answer is.
+        """
+        counts, most = (places >= 0).sum(dim=1), self.config.history_items
+        whole = torch.cat([places.new_full((len(places), 1), -1), places], dim=1)[:, : most + 1]
+        if places.shape[1] > most:
+            whole = torch.where((counts > most)[:, None], places, whole)
+        return whole, counts.clamp(max=most)
 
     def _states(self, behaviour: Behaviour, places: Tensor) -> Tensor:
         """Read histories ``[n, longest]``, the learned vector in the place of -1; returns ``[n, longest, dim]``.

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from triptych.nn.id_table import IdTable
-from triptych.recall.learned import ItemFeatures, Needs, RecallModel, RecallModelConfig, RequestFeatures, Sizes
-from triptych.recall.models.matrix_factorization import with_one
+from triptych.recall.learned import ItemFeatures, Needs, PenalisedModel, RecallModelConfig, RequestFeatures, Sizes
+from triptych.recall.models.matrix_factorization import squares, with_one
 
 
 class VbprConfig(RecallModelConfig):
@@ -49,6 +49,11 @@ class VbprConfig(RecallModelConfig):
         """Users."""
         return Needs(query=False, user=True)
 
+    @property
+    def is_penalised(self) -> bool:
+        """They are."""
+        return True
+
     def build(self, sizes: Sizes, *, seed: int) -> Vbpr:
         """Make the model with new weights."""
         return Vbpr(self, sizes, seed=seed)
@@ -57,7 +62,7 @@ class VbprConfig(RecallModelConfig):
 CONFIG = VbprConfig
 
 
-class Vbpr(RecallModel):
+class Vbpr(PenalisedModel):
     """A user is [γ, θ, 1], an item [γ, E f, β + β' f]: the inner product is the score."""
 
     config: VbprConfig
@@ -95,3 +100,8 @@ class Vbpr(RecallModel):
         content = functional.normalize(items.content, dim=1)
         bias = own[:, -1:] + self.bias(content).float()
         return torch.cat([own[:, :-1], self.reduce(content).float(), bias], dim=1)
+
+    def squared_lengths(self, requests: RequestFeatures, items: ItemFeatures) -> tuple[Tensor, Tensor]:
+        """Return those of γ and θ, of γ and β; E and β' are left to the loop's weight decay. See `PenalisedModel`."""
+        assert requests.user_ids is not None
+        return squares(self.users(requests.user_ids)), squares(self.items(items.item_ids))

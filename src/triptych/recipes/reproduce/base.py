@@ -163,6 +163,8 @@ class Table:
     None: nothing is."""
     spaces: tuple[str, ...] = ()
     """Rankers whose items are shown by ID and by content beside the table (`evaluate.item_spaces`)."""
+    shown: tuple[str, ...] = ()
+    """Rows of which the first that a form has is shown with photos: what only these bring to those of `there`."""
 
     def __post_init__(self) -> None:
         """Check that the parts of the definition belong together.
@@ -185,6 +187,7 @@ class Table:
         named = [
             *self.there,
             *self.spaces,
+            *self.shown,
             *(row for claim in self.claims for row in claim.rows),
             *(self.quick.rows or ()),
             *(self.full.rows or ()),

@@ -18,7 +18,8 @@ import polars as pl
 
 from triptych.data.schema import Part
 from triptych.data.splits import Split
-from triptych.evaluate.increment import Increment, increments
+from triptych.evaluate.examples import Example
+from triptych.evaluate.increment import Increment, increments, photo_examples
 from triptych.evaluate.item_spaces import ItemSpaces, item_spaces
 from triptych.evaluate.orderings import Judged, judge_ordering
 from triptych.evaluate.records import select, single, to_rows
@@ -302,10 +303,14 @@ class _Making:
         write_json(folder / RECORDS, records)
         result.per_query.write_parquet(folder / PER_QUERY)
         judged, unjudged = self._judged(result)
-        rankings, added = result.rankings, list[Increment]()
+        rankings, added, pictures = result.rankings, list[Increment](), list[Example]()
         there = [name for name in self._planned.table.there if rankings is not None and name in rankings.item_rows]
         if there and rankings is not None:
-            added = increments(rankings, there=there, catalogue=self._stages.catalogue, config=self._planned.evaluation)
+            catalogue, config = self._stages.catalogue, self._planned.evaluation
+            added = increments(rankings, there=there, catalogue=catalogue, config=config)
+            shown = [name for name in self._planned.table.shown if name in rankings.item_rows]
+            if shown:
+                pictures = photo_examples(rankings, there=there, model=shown[0], catalogue=catalogue, config=config)
         made = Made(
             planned=self._planned,
             rows=rows,
@@ -313,6 +318,7 @@ class _Making:
             records=records,
             increments=added,
             spaces=spaces,
+            pictures=pictures,
             there=there,
             judged=judged,
             unjudged=unjudged,

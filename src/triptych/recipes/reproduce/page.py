@@ -11,6 +11,7 @@ from triptych.evaluate.definitions import METRICS, label, layout
 from triptych.evaluate.figures import forest, forest_scale
 from triptych.evaluate.orderings import Judged
 from triptych.evaluate.page import tables
+from triptych.evaluate.page.examples import Gallery
 from triptych.evaluate.page.layout import assemble
 from triptych.evaluate.page.markup import chip, command, definitions, figure, section, table, text
 from triptych.evaluate.page.parts import parts_of
@@ -26,6 +27,7 @@ from triptych.recipes.reproduce.result import Made, RowMade, describe
 LINKS = (
     ("results", "Rows"),
     ("increments", "Increments"),
+    ("pictures", "Photos"),
     ("claims", "Claims"),
     ("spaces", "Spaces"),
     ("trials", "Trials"),
@@ -40,6 +42,7 @@ def write_page(made: Made) -> str:
     body = (
         _rows(made)
         + _increments(made)
+        + _pictures(made)
         + _claims(made)
         + _spaces(made)
         + _trials(made)
@@ -142,7 +145,8 @@ def _claims(made: Made) -> str:
         table(head, body, css="numbers pairs") if body else "",
         definitions(made.unjudged),
         lead="Written down before anything was measured. The rows answer the same queries, so the bootstrap is paired. "
-        "A claim <i>holds</i> when the whole interval agrees with it and <i>fails</i> when all of it contradicts it.",
+        "A claim <i>holds</i> when the whole interval agrees with it and <i>fails</i> when all of it contradicts it. "
+        "Of one that two rows are alike, all of it must lie within the margin.",
     )
 
 
@@ -155,21 +159,51 @@ def _increments(made: Made) -> str:
         if one.value != one.value:
             return "–"
         interval = f"{rate * one.low:.1f} to {rate * one.high:.1f}" if one.low == one.low else ""
-        return f'<span class="value">{rate * one.value:.1f}</span><small class="interval">{interval}</small>'
+        shown = f'<span class="value">{rate * one.value:.1f}</span><small class="interval">{interval}</small>'
+        return shown.replace("-", "−")
 
     body = [
-        [text(one.model), cell(one.size, rate=1), cell(one.relevance), cell(one.of_whole), cell(one.photo_only)]
+        [
+            text(one.model),
+            cell(one.size, rate=1),
+            cell(one.relevance),
+            cell(one.of_whole),
+            cell(one.difference),
+            cell(one.photo_only),
+        ]
         for one in made.increments
     ]
-    head = ["Row", f"Items added to the first {k}", "Relevant among them, %", f"… among all {k}, %", "By photo only, %"]
+    head = [
+        "Row",
+        f"Items added to the first {k}",
+        "Relevant among them, %",
+        f"… among all {k}, %",
+        "Difference, points",
+        "By photo only, %",
+    ]
     return section(
         "increments",
         "What each adds",
         table(head, body, css="numbers"),
         lead=f"To {text(there)}, which a shop would have already: items among the first {k} that none of these has "
-        f"among its own first {k}. Means over {made.increments[0].num_queries:,} judged queries, first seed; of "
+        f"among its own first {k}. Means over {made.increments[0].num_queries:,} judged queries, of each over the "
+        "seeds, each against the same seed of what is there; the difference is paired, of each query and seed. Of "
         "the relevant ones, the last column is those of which only the photo shows something that was asked for.",
     )
+
+
+def _pictures(made: Made) -> str:
+    rankings = made.result.rankings
+    if not made.pictures or rankings is None:
+        return ""
+    gallery = Gallery(made.catalogue, rankings=rankings, config=made.planned.evaluation)
+    key = (
+        '<span class="key clicked">✓ chosen in the period</span>'
+        '<span class="key relevant">judged relevant, not chosen</span>'
+        '<span class="key brought">◆ brought by the picture</span>'
+    )
+    lead = f'The first eight results for the same query, first seed. <span class="keys">{key}</span>'
+    return section("pictures", "What it looks like", gallery.section(made.pictures), lead=lead)
 
 
 def _spaces(made: Made) -> str:

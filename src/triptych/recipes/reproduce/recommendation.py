@@ -5,9 +5,10 @@ is nobody's query, on real ratings of films with posters. Made in two parts, whi
 within users, each one's latest choices are held out, and others' later ones are in training, as most of the
 literature has it; by time, nothing after the cut is.
 
-Every row has the same choices, negatives a batch, number of trials, of the learning rate, and validations of which the
-best is kept; item-kNN has as many trials. BPR-MF, VBPR and LightGCN are trained by BPR, all else by the sampled
-softmax; the first and the last of them stand with the softmax as well, so that a loss is not taken for a model.
+Every row has the same choices, negatives a batch, validations of which the best is kept, and number of trials: three
+learning rates with two values each of what matters most to it, in half of its steps; item-kNN has as many. BPR-MF, VBPR
+and LightGCN are trained by BPR with a penalty of length, all else by the sampled softmax; the first and the last of
+them stand with the softmax as well, so that a loss is not taken for a model.
 
 A decoder that says the semantic IDs of the next item, given those of the history (TIGER), has a softmax over the codes
 of each level and so no negatives; its IDs are made of the vectors that the rows with content read. It learns each
@@ -31,9 +32,21 @@ from triptych.recipes.movielens import movielens
 from triptych.recipes.recall import RecallConfig
 from triptych.recipes.reproduce.base import Form, Protocol, Row, Settings, Table
 
-TRIALS: tuple[Settings, ...] = tuple((f"recall.learning_rate={rate}",) for rate in (0.001, 0.003, 0.01))
-DECODER_TRIALS: tuple[Settings, ...] = tuple((f"generative.learning_rate={rate}",) for rate in (0.001, 0.003, 0.0003))
-NEIGHBOURS = (ItemKnnConfig(), ItemKnnConfig(shrinkage=10), ItemKnnConfig(neighbours=None, shrinkage=10))
+
+def trials(
+    field: str, values: tuple[float, ...], *, part: str = "recall", rates: tuple[float, ...]
+) -> tuple[Settings, ...]:
+    """Return the learning rates, each with every value of a field of the row's own."""
+    return tuple((f"{part}.learning_rate={rate}", f"{part}.{field}={value}") for value in values for rate in rates)
+
+
+RATES = (0.001, 0.003, 0.01)
+PENALTIES = trials("l2", (0.01, 0.1), rates=RATES)
+COSINES = trials("model.temperature", (0.1, 0.2), rates=RATES)
+HISTORIES = trials("model.temperature", (0.05, 0.1), rates=RATES)
+DROPOUTS = trials("model.dropout_rate", (0.2, 0.5), rates=RATES)
+DECODERS = trials("model.dropout_rate", (0.1, 0.3), part="generative", rates=(0.001, 0.003, 0.0003))
+NEIGHBOURS = tuple(ItemKnnConfig(neighbours=k, shrinkage=s) for k in (100, None) for s in (0, 10, 100))
 TRAINING: dict[str, Any] = {
     "num_negatives": 2_000,
     "batch_pages": 512,
@@ -48,7 +61,9 @@ GENERATION: dict[str, Any] = {
     "validations": TRAINING["validations"],
     "validation_k": TRAINING["validation_k"],
 }
-BPR: dict[str, Any] = {"loss": "bpr", "single_choices": True, "negative_power": 0.0}
+OF_IDS: dict[str, Any] = {"single_choices": True, "id_dropout_rate": 0.0}
+"""No ID is hidden, as published: there is nothing else to answer by."""
+BPR: dict[str, Any] = {"loss": "bpr", "negative_power": 0.0, **OF_IDS}
 """Every item is as likely to be a negative, as published."""
 COSINE: dict[str, Any] = {"score": "cosine", "temperature": 0.1}
 NEW_ITEMS = "new_items"
@@ -82,7 +97,7 @@ def _table(name: str, title: str, *, split: SplitBy) -> Table:
         claims=CLAIMS,
         protocol=Protocol.RECOMMEND,
         item_knn=NEIGHBOURS,
-        full=Form(run=full, hours=2.0, settings=("pretrain.loop.steps=300",)),
+        full=Form(run=full, hours=2.4, settings=("pretrain.loop.steps=300",), trial_steps_rate=0.5),
         quick=Form(
             run=quick,
             hours=0.1,
@@ -127,35 +142,37 @@ def _sasrec(fusion: Fusion) -> RecallConfig:
 
 
 ROWS = (
-    Row("bpr-mf", "a vector for each user and item", lambda: recall({"kind": "matrix_factorization"}, **BPR), TRIALS),
+    Row(
+        "bpr-mf", "a vector for each user and item", lambda: recall({"kind": "matrix_factorization"}, **BPR), PENALTIES
+    ),
     Row(
         "mf, softmax",
         "the same by cosine and softmax",
-        lambda: recall({"kind": "matrix_factorization", **COSINE}, single_choices=True),
-        TRIALS,
+        lambda: recall({"kind": "matrix_factorization", **COSINE}, **OF_IDS),
+        COSINES,
     ),
-    Row("vbpr", "bpr-mf and the content", lambda: recall({"kind": "vbpr"}, content=True, **BPR), TRIALS),
-    Row("lightgcn", "vectors along who chose what", lambda: recall({"kind": "lightgcn"}, **BPR), TRIALS),
+    Row("vbpr", "bpr-mf and the content", lambda: recall({"kind": "vbpr"}, content=True, **BPR), PENALTIES),
+    Row("lightgcn", "vectors along who chose what", lambda: recall({"kind": "lightgcn"}, **BPR), PENALTIES),
     Row(
         "lightgcn, softmax",
         "the same by cosine and softmax",
-        lambda: recall({"kind": "lightgcn", **COSINE}, single_choices=True),
-        TRIALS,
+        lambda: recall({"kind": "lightgcn", **COSINE}, **OF_IDS),
+        COSINES,
     ),
-    Row("history, id", "attention over the history, IDs alone", lambda: _history(Fusion.ID), TRIALS),
-    Row("history, mm", "… content alone", lambda: _history(Fusion.MM), TRIALS),
-    Row("history, idfc", "… both", lambda: _history(Fusion.IDFC), TRIALS),
-    Row("sasrec", "a Transformer over the history, IDs alone", lambda: _sasrec(Fusion.ID), TRIALS),
-    Row("sasrec, idfc", "… and content", lambda: _sasrec(Fusion.IDFC), TRIALS),
+    Row("history, id", "attention over the history, IDs alone", lambda: _history(Fusion.ID), HISTORIES),
+    Row("history, mm", "… content alone", lambda: _history(Fusion.MM), HISTORIES),
+    Row("history, idfc", "… both", lambda: _history(Fusion.IDFC), HISTORIES),
+    Row("sasrec", "a Transformer over the history, IDs alone", lambda: _sasrec(Fusion.ID), DROPOUTS),
+    Row("sasrec, idfc", "… and content", lambda: _sasrec(Fusion.IDFC), DROPOUTS),
     Row(
         "random-vector idfc",
         "sasrec, idfc with a random vector for each film's content",
         lambda: _sasrec(Fusion.IDFC),
-        TRIALS,
+        DROPOUTS,
         Control.RANDOM,
     ),
-    Row("generative", "a decoder says the IDs of what comes next, given the history's", decoder, DECODER_TRIALS),
-    Row("random-id generative", "… IDs of other films", decoder, DECODER_TRIALS, Control.IDS),
+    Row("generative", "a decoder says the IDs of what comes next, given the history's", decoder, DECODERS),
+    Row("random-id generative", "… IDs of other films", decoder, DECODERS, Control.IDS),
 )
 CLAIMS = (
     Ordering("Content adds to IDs: history, idfc > history, id", "history, idfc", "history, id"),

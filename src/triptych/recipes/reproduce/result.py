@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
 from triptych.evaluate.compare import Column
+from triptych.evaluate.examples import Example
 from triptych.evaluate.increment import Increment
 from triptych.evaluate.item_spaces import ItemSpaces
 from triptych.evaluate.orderings import Judged
@@ -53,6 +54,8 @@ class Made:
     """What rows add to those that are there (`Table.there`); empty where the table asks for none, or cannot say."""
     spaces: Mapping[str, ItemSpaces]
     """Items by ID and by content, of the rows that the table names for it (`Table.spaces`), first seed."""
+    pictures: Sequence[Example]
+    """Queries to which photos bring a row's answers (`Table.shown`)."""
     judged: Sequence[Judged]
     there: Sequence[str]
     """Those of `Table.there` that this form has."""
@@ -134,7 +137,7 @@ def _ordering(one: Judged) -> dict[str, Any]:
 def _increment(one: Increment) -> dict[str, Any]:
     figures = {name: value for name, value in one._asdict().items() if isinstance(value, Interval)}
     told = {name: {part: _finite(x) for part, x in value._asdict().items()} for name, value in figures.items()}
-    return {"name": one.model, "num_queries": one.num_queries, **told}
+    return {"name": one.model, "num_queries": one.num_queries, "seeds": one.num_seeds, **told}
 
 
 def _spaces(name: str, one: ItemSpaces) -> dict[str, Any]:
