@@ -1,6 +1,7 @@
 """Exact search: ours against faiss's flat index and against the machine's bare float32 matrix product, in one run.
 
     python benchmarks/exact_search.py [--items 1000000] [--dim 128] [--k 100] [--batches 1,16,64,256,1000] [--out FILE]
+    python benchmarks/exact_search.py --kept 0.99999,0.9,0.7,0.5,0.3,0.1     only: what filters and removals cost
 
 For every batch size, in turn and several times over, the best round of each being kept (other work on the machine only
 ever takes time):
@@ -15,6 +16,10 @@ ever takes time):
 `ours_over_best_matmul` is the share of the fastest of these products that the whole search reaches; above 1 it is
 because ours multiplies in bfloat16 where the processor can, and computes true scores for what is left. Vectors: a
 mixture of 5000 clusters, half of the items in few of them; queries: items with noise.
+
+With `--kept`, ours alone, where a share of the rows is kept that is drawn at random: the kept rows gathered, all rows
+multiplied and the others masked, and as it chooses (`top_k.WHOLE_FROM_RATE`). This is CPU time, so that other work on
+the machine blurs it less.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ import numpy as np
 import torch
 from machine import machine
 
+from triptych.index import top_k
 from triptych.index.backends.exact import ExactConfig, ExactIndex
 from triptych.index.top_k import Arithmetic, has_fast_bfloat16
 
@@ -47,6 +53,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--k", type=int, default=100)
     parser.add_argument("--batches", default="1,16,64,256,1000", help="queries per search, separated by commas")
+    parser.add_argument("--kept", help="shares of the rows that are kept, separated by commas")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; the best of each is kept")
     parser.add_argument("--threads", type=int, default=None, help="threads of every library; default: theirs")
     parser.add_argument("--out", type=Path, help="also write the result here")
@@ -55,15 +62,14 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
         faiss.omp_set_num_threads(arguments.threads)
     about = machine()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(
-            items=arguments.items,
-            dim=arguments.dim,
-            k=arguments.k,
-            batches=[int(batch) for batch in arguments.batches.split(",")],
-            rounds=arguments.rounds,
-            folder=Path(folder),
-        )
+    batches = [int(batch) for batch in arguments.batches.split(",")]
+    sizes = {"items": arguments.items, "dim": arguments.dim, "k": arguments.k, "rounds": arguments.rounds}
+    if arguments.kept:
+        rates = [float(rate) for rate in arguments.kept.split(",")]
+        result = {"settings": sizes, "kept": measure_kept(**sizes, batches=batches, rates=rates)}
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            result = measure(**sizes, batches=batches, folder=Path(folder))
     text = json.dumps({"benchmark": "exact_search", **result, "machine": about}, indent=2)
     print(text)
     if arguments.out:
@@ -97,6 +103,37 @@ def measure(*, items: int, dim: int, k: int, batches: list[int], rounds: int, fo
         },
         "batches": [measure_batch(ours, flat, float32, queries[:batch], k=k, rounds=rounds) for batch in batches],
     }
+
+
+def measure_kept(
+    *, items: int, dim: int, k: int, rounds: int, batches: list[int], rates: list[float]
+) -> list[dict[str, Any]]:
+    """Time ours under filters, by both ways and by the one it chooses, and compare the answers."""
+    rng = np.random.default_rng(0)
+    vectors = draw_vectors(items, dim, rng=rng)
+    every = unit(vectors[rng.integers(0, items, max(batches))].astype(np.float32))
+    index = ExactIndex.build(vectors)
+    ways = {"gathered": 2.0, "masked": 0.0, "chosen": top_k.WHOLE_FROM_RATE}
+    found = []
+    for queries in (every[:batch] for batch in batches):
+        no_filter, by_rate = float("inf"), []
+        for rate in rates:
+            keep = np.ones(items, np.bool_)
+            keep[rng.choice(items, max(1, round((1 - rate) * items)), replace=False)] = False
+            seconds, answers = dict.fromkeys(ways, float("inf")), {}
+            for _ in range(rounds):
+                for name, top_k.WHOLE_FROM_RATE in ways.items():
+                    started = time.process_time()
+                    answers[name] = index.search(queries, k=k, keep=keep)
+                    seconds[name] = min(seconds[name], time.process_time() - started)
+                started = time.process_time()
+                index.search(queries, k=k)
+                no_filter = min(no_filter, time.process_time() - started)
+            same = all(np.array_equal(a, b) for a, b in zip(answers["gathered"], answers["masked"], strict=True))
+            cpu_ms = {name: round(value * 1e3, 2) for name, value in seconds.items()}
+            by_rate.append({"kept": rate, "cpu_ms": cpu_ms, "same_hits": same})
+        found.append({"queries": len(queries), "no_filter_cpu_ms": round(no_filter * 1e3, 2), "rates": by_rate})
+    return found
 
 
 def measure_batch(

@@ -2,16 +2,24 @@
 
     python benchmarks/index.py [--items 1000000] [--vectors runs/shop/embeddings/<id>/vectors.npy] [--out FILE]
     python benchmarks/index.py --smoke          the same in a few seconds, whose figures mean nothing
+    python benchmarks/index.py --draw FILE      judge and draw a result again
 
 Vectors: those given, spread to as many as wanted. A new vector lies between a given one and one of its ten nearest
 neighbours, at a random place on the line and off it by a tenth of its length, so that dense and empty regions stay
 where the model has put them (the interpolation of SMOTE, Chawla et al., 2002). Without a file: a planted mixture, half
 of it in few of its clusters. Queries are drawn in the same way and are not in the index.
 
-Ours is `triptych.index.sweep`: the grid of each kind, each setting against exact search, with filters that keep 10 %,
-1 % and 0.1 %. The others are built once each and searched with more and more effort, by the threads ours have
+Ours is `triptych.index.sweep`: the grid of each kind, its defaults first, each setting against exact search, with
+filters at random. The others are built once each and searched with more and more effort, by the threads ours have
 (``--threads``); one that is not installed is left out and named. Their size is that of their saved file, ours that of
 vectors and structure. None of them is asked through a filter.
+
+The verdict: the front of recall, queries per second in a batch and seconds to build, over ours and theirs together, and
+for each of our kinds whether its defaults are on it, or what beats them in all three. ``--picture`` draws the rate
+against recall, with the seconds to build in the legend.
+
+The others go into an environment of their own (`python -m pip install hnswlib usearch scann` beside triptych); scann
+wants another numpy than ours in some versions, and hnswlib a C++ compiler.
 """
 
 from __future__ import annotations
@@ -30,6 +38,7 @@ import numpy as np
 import torch
 from machine import machine
 
+from triptych.index.backends.auto import AutoConfig
 from triptych.index.backends.exact import ExactConfig
 from triptych.index.sweep import Extent, sweep
 
@@ -61,8 +70,24 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="bound on each measurement of ours")
     parser.add_argument("--threads", type=int, default=1, help="of every library")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it all still run?")
+    parser.add_argument("--quick", action="store_true", help="one build of each of our kinds")
     parser.add_argument("--out", type=Path, help="also write the result here")
+    parser.add_argument("--picture", type=Path, help="draw it here (SVG)")
+    parser.add_argument("--draw", type=Path, metavar="FILE", help="a result, to be judged and drawn and not measured")
     options = parser.parse_args()
+    result = json.loads(options.draw.read_text()) if options.draw else measure(options)
+    result["verdict"] = judge(result)
+    text = json.dumps(result, indent=2)
+    if options.out:
+        options.out.write_text(text + "\n")
+    if options.picture:
+        draw(result, options.picture)
+    print(text)
+    print("\n".join(result["verdict"]["lines"]))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure ours and theirs on the same vectors."""
     if options.smoke:
         options.items, options.dim, options.queries, options.seconds, options.k = 3000, 32, 50, 0.05, 10
     torch.set_num_threads(options.threads)
@@ -72,17 +97,20 @@ def main() -> None:
     given = np.load(options.vectors, mmap_mode="r") if options.vectors else planted(options.dim, rng=rng)
     drawn = spread(given, options.items + options.queries, rng=rng)
     vectors, queries = drawn[: options.items], drawn[options.items :].astype(np.float32)
-    extent = Extent(k=options.k, seconds=options.seconds)
+    extent = Extent(k=options.k, seconds=options.seconds, builds=1 if options.quick else None)
     truth = ExactConfig().build(vectors).search(queries, k=options.k).item_rows
     peers = [
         row
         for name in options.peers.split(",")
         for row in measure_peer(name, vectors, queries, truth=truth, extent=extent, threads=options.threads)
     ]
-    result = {
+    return {
         "benchmark": "index",
         "settings": {
-            **{name: getattr(options, name) for name in ("items", "k", "queries", "seconds", "threads", "smoke")},
+            **{
+                name: getattr(options, name)
+                for name in ("items", "k", "queries", "seconds", "threads", "quick", "smoke")
+            },
             "dim": vectors.shape[1],
             "vectors": "given" if options.vectors else "planted",
         },
@@ -90,10 +118,104 @@ def main() -> None:
         "peers": peers,
         "machine": about,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+
+
+def name_of(one: dict[str, Any]) -> str:
+    """Name a setting of ours, or of theirs."""
+    if "library" in one:
+        return f"{one['library']} effort={one['effort']}"
+    settings = [str(value) if name == "storage" else f"{name}={value}" for name, value in one["settings"].items()]
+    return " ".join([one["kind"], *settings, *(["(default)"] if one["is_default"] else [])])
+
+
+def judge(result: dict[str, Any]) -> dict[str, Any]:
+    """Say what no other beats in recall, rate and build time together, and whether our defaults are among it."""
+    every = [*result["ours"], *(one for one in result["peers"] if "recall" in one)]
+
+    def beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
+        pairs = [(one[name], other[name]) for name in ("recall", "queries_per_s")] + [
+            (-one["build_s"], -other["build_s"])
+        ]
+        return all(mine >= its for mine, its in pairs) and any(mine > its for mine, its in pairs)
+
+    def figures(one: dict[str, Any]) -> str:
+        return f"recall {one['recall']:.4f}, {one['queries_per_s']:,.0f} queries/s, built in {one['build_s']:,.1f} s"
+
+    served = AutoConfig().chosen(result["settings"]["items"]).kind
+    defaults, lines = [], []
+    for one in result["ours"]:
+        if not one["is_default"]:
+            continue
+        beaten_by = [other for other in every if beats(other, one)]
+        fastest = max((other for other in every if other["recall"] >= one["recall"]), key=lambda o: o["queries_per_s"])
+        line = f"{name_of(one)}{', what auto takes here' if one['kind'] == served else ''}: {figures(one)}: "
+        if beaten_by:
+            worst = max(beaten_by, key=lambda other: other["queries_per_s"])
+            line += f"beaten in all three by {len(beaten_by)}, first {name_of(worst)} ({figures(worst)})"
+        elif fastest is one:
+            line += "on the front, and nothing that finds as much is faster"
+        else:
+            line += f"on the front; what finds as much and is faster took longer to build: {name_of(fastest)} "
+            line += f"({figures(fastest)})"
+        lines.append(line)
+        defaults.append(
+            {
+                "name": name_of(one),
+                "is_served": one["kind"] == served,
+                "on_front": not beaten_by,
+                "beaten_by": [name_of(other) for other in beaten_by],
+                "fastest_with_its_recall": name_of(fastest),
+            }
+        )
+    absent = [one["library"] for one in result["peers"] if "recall" not in one]
+    if absent:
+        lines.append(f"Not installed, and so not on the front: {', '.join(absent)}.")
+    front = [name_of(one) for one in every if not any(beats(other, one) for other in every)]
+    return {"of": ["recall", "queries_per_s", "build_s"], "front": front, "defaults": defaults, "lines": lines}
+
+
+def draw(result: dict[str, Any], place: Path) -> None:
+    """Draw the rate against recall: a line for each build of ours and theirs, diamonds for our defaults."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for one in [*result["ours"], *(one for one in result["peers"] if "recall" in one)]:
+        of = one.get("library") or " ".join(
+            [one["kind"]]
+            + [
+                str(value) if name == "storage" else f"{name}={value}"
+                for name, value in one["settings"].items()
+                if name not in one["searched_by"]
+            ]
+        )
+        lines.setdefault(f"{of}, {one['build_s']:,.3g} s", []).append(one)
+    colours = {"exact": "#201d1a", "ivf": "#0f766e", "hnsw": "#c2410c"}
+    theirs = {"hnswlib": "#7a7a7a", "usearch": "#7d5a9c", "scann": "#2f6690"}
+    seen: dict[str, int] = {}
+    with mpl.rc_context({"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "index"}):
+        figure = Figure(figsize=(7.4, 3.8), layout="constrained")
+        axes = figure.subplots()
+        for label, own in lines.items():
+            kind = own[0].get("library") or own[0]["kind"]
+            dashes = ("-", "--", ":", "-.")[seen.setdefault(kind, 0) % 4]
+            seen[kind] += 1
+            colour = theirs.get(kind) or colours.get(kind)
+            own = sorted(own, key=lambda one: (one["recall"], -one["queries_per_s"]))
+            at = [100 * one["recall"] for one in own]
+            rates = [one["queries_per_s"] for one in own]
+            mark = "s" if kind in theirs else "o"
+            axes.plot(at, rates, mark, linestyle=dashes, color=colour, markersize=3.5, linewidth=1.1, label=label)
+            default = [(x, y) for x, y, one in zip(at, rates, own, strict=True) if one.get("is_default")]
+            if default:
+                axes.plot(*zip(*default, strict=True), "D", color=colour, markersize=9, fillstyle="none")
+        axes.set_yscale("log")
+        axes.set_xlabel(f"recall@{result['settings']['k']} against exact search, % (diamonds: our defaults)")
+        axes.set_ylabel("queries per second, in a batch")
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8, title="and seconds to build")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(place, metadata={"Date": None})
 
 
 def planted(dim: int, *, rng: np.random.Generator) -> np.ndarray:
@@ -145,7 +267,12 @@ def measure_peer(
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
     for effort in peer.efforts:
         rows = peer.search(queries, extent.k, effort)
-        times = [timed(peer.search, query[None], extent.k, effort) for query in queries[:200]]
+        times: list[float] = []
+        until = time.perf_counter() + extent.seconds
+        for query in queries[: extent.single_queries]:
+            times.append(timed(peer.search, query[None], extent.k, effort))
+            if time.perf_counter() > until:
+                break
         batch = min(timed(peer.search, queries, extent.k, effort) for _ in range(extent.repeats))
         shared = sum(len(np.intersect1d(mine, true)) for mine, true in zip(rows, truth, strict=True))
         yield {
@@ -154,6 +281,7 @@ def measure_peer(
             "recall": round(shared / truth.size, 4),
             "p50_ms": round(float(np.percentile(times, 50)) * 1e3, 3),
             "p99_ms": round(float(np.percentile(times, 99)) * 1e3, 3),
+            "timed_queries": len(times),
             "queries_per_s": round(len(queries) / batch, 1),
             "build_s": round(build_s, 2),
             "bytes": size,

@@ -313,6 +313,9 @@ def test_index_sweep_measures_the_run_and_answers_a_target(demo_run: Path, tmp_p
     assert {one["kind"] for one in told["found"]} == {"exact", "ivf"}
     assert told["vectors_of"] == "recall"
     assert told["found"][0]["recall"] == 1
+    by = {one["of"] for one in told["found"][0]["filtered"]}
+    assert by == {"random", "category", "cell", "price"}
+    assert "(default)" in printed and "as a shop filters" in printed
     assert (folder / "index-sweep" / "sweep.png").is_file()
     nothing = answer("index", "sweep", folder, *options[:6], "--kinds", "exact", "--max-gib", 0)
     assert "None of these settings does what is asked." in nothing

@@ -89,7 +89,7 @@ def test_equals_the_loop_with_many_ties(arithmetic, number_format):
     query_block=st.sampled_from([1, 4, 1000]),
     decimals=st.sampled_from([0, 1, 8]),
     scale=st.sampled_from([1e-3, 1.0, 50.0]),
-    share=st.sampled_from([None, 0.0, 0.05, 0.6]),
+    share=st.sampled_from([None, 0.0, 0.05, 0.5, 0.6, 0.97]),
 )
 def test_equals_the_loop_for_any_sizes(
     seed, num_items, num_queries, dim, k, arithmetic, block_scores, query_block, decimals, scale, share
@@ -111,6 +111,27 @@ def test_equals_the_loop_for_any_sizes(
     rows, scores = by_loop(vectors, queries, k, keep)
     np.testing.assert_array_equal(hits.item_rows, rows)
     np.testing.assert_array_equal(hits.scores, scores)
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("number_format", list(NumberFormat))
+def test_removed_and_filtered_rows_never_come_back(arithmetic, number_format):
+    """Pieces of which all, most, few or no rows are kept; what is gone would have won; ties everywhere."""
+    rng = np.random.default_rng(7)
+    vectors = rng.permutation(unit(rng, (9, 8))[rng.integers(0, 9, 700)]).astype(number_format.value)
+    queries = unit(rng, (5, 8))
+    config = ExactConfig(arithmetic=arithmetic, stored_as=number_format)
+    index = ExactIndex.build(vectors[:400], config=config)
+    index.add(vectors[400:])
+    gone = np.zeros(700, np.bool_)
+    for removed in (index.search(queries, k=7).item_rows.ravel(), np.arange(350, 420), np.arange(420, 650)):
+        index.remove(removed)
+        gone[removed] = True
+        for keep in (None, rng.random(700) < 0.9, rng.random(700) < 0.4, np.arange(700) < 400, np.arange(700) >= 400):
+            hits = index.search(queries, k=60, keep=keep)
+            rows, scores = by_loop(vectors, queries, 60, ~gone if keep is None else keep & ~gone)
+            np.testing.assert_array_equal(hits.item_rows, rows)
+            np.testing.assert_array_equal(hits.scores, scores)
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending"])

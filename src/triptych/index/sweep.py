@@ -2,6 +2,10 @@
 
 Truth is the exact index's answer to the same queries. Latency is that of single queries one after another, in this
 process and on this machine; it says nothing of a machine under other load.
+
+A narrow filter is searched exactly, so its recall says nothing of the index: filters that keep half and a quarter are
+wide enough to go through lists or graph, and what the structure alone would find stands beside every other. Filters at
+random are the easy ones, since they leave neighbours in every list; those of a shop keep whole regions.
 """
 
 from __future__ import annotations
@@ -30,12 +34,14 @@ class Extent:
 
     k: int = 100
     """Places per query."""
-    single_queries: int = 200
-    """Queries asked one by one for the latency, at most."""
+    single_queries: int = 1000
+    """Queries asked one by one for the latency, at most. Of 200, the 99th percentile would rest on two."""
     filtered_queries: int = 50
     """Queries asked under each filter, at most."""
-    rates: tuple[float, ...] = (0.1, 0.01, 0.001)
+    rates: tuple[float, ...] = (0.5, 0.25, 0.1, 0.01, 0.001)
     """Shares of the items that filters keep, drawn at random."""
+    builds: int | None = None
+    """Builds of each kind, at most, the first by its defaults; None: all of its grid."""
     seconds: float = 3.0
     """Bound on each of these measurements."""
     repeats: int = 3
@@ -44,10 +50,30 @@ class Extent:
     """Of the filters."""
 
 
+class Kept(NamedTuple):
+    """A filter to be measured."""
+
+    of: str
+    """What it chooses by, such as `price`."""
+    mask: NDArray[np.bool_]
+    """``[items]``, which may be returned."""
+
+    @property
+    def rate(self) -> float:
+        """Share of the items it keeps."""
+        return float(self.mask.mean())
+
+
+RANDOM = "random"
+"""What filters choose by that are drawn here."""
+
+
 @dataclass(frozen=True)
 class Filtered:
     """What a filter does."""
 
+    of: str
+    """What it chooses by: `random`, or as it was named."""
     rate: float
     """Share of the items it keeps."""
     recall: float
@@ -56,6 +82,8 @@ class Filtered:
     recall_unaided: float | None
     """By the structure alone, without exact search under narrow filters; None for an index without a structure."""
     p50_ms_unaided: float | None
+    queries: int
+    """Asked so, each way."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +92,23 @@ class Measured:
 
     kind: str
     settings: dict[str, Any]
-    """What differs from the kind's defaults, and what the search is set to: fields of its config."""
+    """What differs from the kind's defaults, and the storage where there is one: fields of its config."""
     recall: float
     """Of the k that the exact index returns, the share found."""
     p50_ms: float
     p99_ms: float
     """Of single queries."""
+    timed_queries: int
+    """How many those were."""
     queries_per_s: float
     """In a batch of all queries."""
     build_s: float
     bytes: int
     """Vectors and structure."""
+    searched_by: tuple[str, ...] = ()
+    """Those of the settings that need no build of their own."""
+    is_default: bool = False
+    """Nothing differs from the kind's defaults."""
     filtered: tuple[Filtered, ...] = ()
     on_front: bool = False
     """No other has a better recall and a lower p99 than this."""
@@ -87,8 +121,18 @@ class Measured:
 
     @property
     def label(self) -> str:
-        """Kind and storage, for a table or a legend."""
-        return " ".join(filter(None, [self.kind, str(self.settings.get("storage", ""))]))
+        """Kind, storage and what else was built otherwise than by default, for a table or a legend."""
+        other = [
+            f"{name}={value}"
+            for name, value in self.settings.items()
+            if name != "storage" and name not in self.searched_by
+        ]
+        return " ".join(filter(None, [self.kind, str(self.settings.get("storage", "")), *other]))
+
+    @property
+    def search_label(self) -> str:
+        """How the build is searched, where it is not by default."""
+        return " ".join(f"{name}={self.settings[name]}" for name in self.searched_by)
 
     def dump(self) -> dict[str, Any]:
         """Return it as plain JSON types."""
@@ -116,7 +160,12 @@ class Target(NamedTuple):
 
 
 def sweep(
-    vectors: NDArray[Any], queries: NDArray[np.float32], *, kinds: Sequence[str], extent: Extent | None = None
+    vectors: NDArray[Any],
+    queries: NDArray[np.float32],
+    *,
+    kinds: Sequence[str],
+    extent: Extent | None = None,
+    filters: Sequence[Kept] = (),
 ) -> list[Measured]:
     """Build every kind's grid of settings over the vectors and measure each.
 
@@ -125,9 +174,10 @@ def sweep(
         queries: ``[n, dim]``, as the index will be asked.
         kinds: files of `triptych.index.backends`; what each tries is its config's `grid`.
         extent: how much is measured.
+        filters: measured beside those at random; such as a shop has them.
 
     Returns:
-        One for each setting, in the order tried.
+        One for each setting, in the order tried; a kind's first is its default.
 
     Raises:
         DataError: there are no items or no queries.
@@ -136,8 +186,8 @@ def sweep(
     extent = extent or Extent()
     if not len(vectors) or not len(queries):
         raise DataError(f"A sweep needs items and queries; there are {len(vectors)} and {len(queries)}.")
-    plan = [trial for kind in kinds for trial in _grid(kind, num_items=len(vectors))]
-    problem = _Problem.of(vectors, queries, extent=extent)
+    plan = [trial for kind in kinds for trial in _grid(kind, num_items=len(vectors))[: extent.builds]]
+    problem = _Problem.of(vectors, queries, extent=extent, filters=filters)
     found: list[Measured] = []
     with Progress("index sweep", total=sum(len(searches) for _, searches in plan), unit="setting") as bar:
         for config, searches in plan:
@@ -159,22 +209,25 @@ class _Problem(NamedTuple):
 
     queries: NDArray[np.float32]
     truth: NDArray[np.int64]
-    keeps: list[NDArray[np.bool_]]
+    filters: list[Kept]
     filtered_truth: list[NDArray[np.int64]]
     extent: Extent
 
     @classmethod
-    def of(cls, vectors: NDArray[Any], queries: NDArray[np.float32], *, extent: Extent) -> _Problem:
+    def of(
+        cls, vectors: NDArray[Any], queries: NDArray[np.float32], *, extent: Extent, filters: Sequence[Kept]
+    ) -> _Problem:
         exact: ExactIndex = ExactConfig().build(vectors)
         rng = np.random.default_rng(extent.seed)
-        keeps = []
+        every = []
         for rate in extent.rates:
-            keep = np.zeros(len(vectors), np.bool_)
-            keep[rng.choice(len(vectors), max(1, round(rate * len(vectors))), replace=False)] = True
-            keeps.append(keep)
+            mask = np.zeros(len(vectors), np.bool_)
+            mask[rng.choice(len(vectors), max(1, round(rate * len(vectors))), replace=False)] = True
+            every.append(Kept(RANDOM, mask))
+        every += filters
         asked = queries[: extent.filtered_queries]
-        truths = [exact.search(asked, k=extent.k, keep=keep).item_rows for keep in keeps]
-        return cls(queries, exact.search(queries, k=extent.k).item_rows, keeps, truths, extent)
+        truths = [exact.search(asked, k=extent.k, keep=kept.mask).item_rows for kept in every]
+        return cls(queries, exact.search(queries, k=extent.k).item_rows, every, truths, extent)
 
 
 def _measure(
@@ -184,16 +237,20 @@ def _measure(
     started = time.perf_counter()
     built = config.build(vectors)
     build_s = time.perf_counter() - started
+    differing = _differing(config)
     for settings in searches:
         index: Index = built.tuned(**settings) if isinstance(built, ApproximateIndex) and settings else built
         times = _one_by_one(index, problem.queries[: problem.extent.single_queries], extent=problem.extent)[1]
         rows, batch_s = _together(index, problem.queries, extent=problem.extent)
         yield Measured(
             kind=config.kind,
-            settings={**_differing(config), **settings},
+            settings={**differing, **settings},
+            searched_by=tuple(settings),
+            is_default=config == type(config).parse({}) and not settings,
             recall=_recall(rows, problem.truth),
             p50_ms=_percentile_ms(times, 50),
             p99_ms=_percentile_ms(times, 99),
+            timed_queries=len(times),
             queries_per_s=round(len(problem.queries) / batch_s, 1),
             build_s=round(build_s, 2),
             bytes=index.memory_bytes,
@@ -205,14 +262,18 @@ def _filtered(index: Index, *, problem: _Problem) -> Iterator[Filtered]:
     extent = problem.extent
     asked = problem.queries[: extent.filtered_queries]
     unaided = index.tuned(exact_below_rate=0.0) if isinstance(index, ApproximateIndex) else None
-    for keep, truth, rate in zip(problem.keeps, problem.filtered_truth, extent.rates, strict=True):
-        rows, times = _one_by_one(index, asked, extent=extent, keep=keep)
-        recall_unaided = p50_unaided = None
-        if unaided is not None:
-            alone, alone_times = _one_by_one(unaided, asked, extent=extent, keep=keep)
+    for kept, truth in zip(problem.filters, problem.filtered_truth, strict=True):
+        rows, times = _one_by_one(index, asked, extent=extent, keep=kept.mask)
+        recall, p50_ms, queries = _recall(rows, truth[: len(rows)]), _percentile_ms(times, 50), len(rows)
+        recall_unaided: float | None = recall
+        p50_unaided: float | None = p50_ms
+        if unaided is None:
+            recall_unaided = p50_unaided = None
+        elif isinstance(index, ApproximateIndex) and kept.rate <= index.config.exact_below_rate:
+            alone, alone_times = _one_by_one(unaided, asked[:queries], extent=extent, keep=kept.mask)
+            queries = min(queries, len(alone))
             recall_unaided, p50_unaided = _recall(alone, truth[: len(alone)]), _percentile_ms(alone_times, 50)
-        recall = _recall(rows, truth[: len(rows)])
-        yield Filtered(rate, recall, _percentile_ms(times, 50), recall_unaided, p50_unaided)
+        yield Filtered(kept.of, round(kept.rate, 6), recall, p50_ms, recall_unaided, p50_unaided, queries)
 
 
 def _one_by_one(

@@ -35,6 +35,10 @@ GROUP = 16
 RESCORE_PAIRS = 2_048
 """(query, item) pairs whose true score is computed at a time."""
 
+WHOLE_FROM_RATE = 0.8
+"""Share of a piece's rows from which it is multiplied whole and the rest masked: gathering so many costs more, for one
+query from 0.7 on, for a hundred from 0.9 (`benchmarks/exact_search.py --kept`)."""
+
 BFLOAT16_ROUNDING = 2.0**-8
 """Largest relative error of rounding to bfloat16, which has 8 significant bits."""
 
@@ -61,6 +65,8 @@ class Block(NamedTuple):
     """``[rows]``, ascending."""
     vectors: torch.Tensor
     """float16 or float32 ``[rows, dim]``."""
+    gone: NDArray[np.int64] | None = None
+    """Places of rows among them that are not kept, where it was cheaper to leave them in; None: all are kept."""
 
 
 class Store(NamedTuple):
@@ -77,17 +83,27 @@ class Store(NamedTuple):
         return sum(len(piece) for piece in self.pieces)
 
     def blocks(self, kept: NDArray[np.int64] | None, *, size: int) -> Iterator[Block]:
-        """Yield the kept rows (None: all) in ascending order, at most `size` at a time."""
+        """Yield the kept rows (None: all) in ascending order, at most `size` rows at a time.
+
+        Where most rows of a piece are kept, the others stand among them as `Block.gone`.
+        """
         first = 0
         for piece in self.pieces:
             rows = None if kept is None else kept[slice(*np.searchsorted(kept, [first, first + len(piece)]))]
+            gone = None
+            if rows is not None and len(rows) >= WHOLE_FROM_RATE * len(piece):
+                is_gone = np.ones(len(piece), np.bool_)
+                is_gone[rows - first] = False
+                rows, gone = None, np.flatnonzero(is_gone)
             for start in range(0, len(piece) if rows is None else len(rows), size):
                 if rows is None:
                     part = piece[start : start + size]
-                    yield Block(np.arange(first + start, first + start + len(part)), part)
+                    some = None if gone is None else gone[slice(*np.searchsorted(gone, [start, start + len(part)]))]
+                    own = None if some is None or not len(some) else some - start
+                    yield Block(np.arange(first + start, first + start + len(part)), part, own)
                 else:
-                    own = rows[start : start + size]
-                    yield Block(own, piece.index_select(0, torch.from_numpy(own - first)))
+                    chosen = rows[start : start + size]
+                    yield Block(chosen, piece.index_select(0, torch.from_numpy(chosen - first)))
             first += len(piece)
 
     def take(self, item_rows: NDArray[np.int64]) -> torch.Tensor:
@@ -120,7 +136,7 @@ def exact_top_k(
         store: the vectors.
         queries: ``[n, dim]``, finite.
         k: places per query; may exceed the number of rows.
-        kept: rows that may be returned, ascending; None for all. Only these are read.
+        kept: rows that may be returned, ascending; None for all.
         arithmetic: of the fast pass.
         block_scores: bound of the working memory, in scores.
         query_block: queries that share one pass over the items.
@@ -154,7 +170,7 @@ def _search_block(
     """Search queries that fit in memory together; writes the first k columns of `out`."""
     fast = _FastPass(queries, largest_norm=store.largest_norm, arithmetic=arithmetic)
     pool = _Pool(store, queries, k=k, limit=max(4 * k * len(queries), block_scores))
-    num_rows = store.num_rows if kept is None else len(kept)
+    num_rows = store.num_rows if kept is None or len(kept) >= WHOLE_FROM_RATE * store.num_rows else len(kept)
     size = max(GROUP, min(MAX_BLOCK_ROWS, num_rows + GROUP - 1, block_scores // len(queries)) // GROUP * GROUP)
     group = GROUP
     while group > 1 and size // group < 2 * k:  # enough groups that their maxima bound the k-th best well
@@ -163,6 +179,8 @@ def _search_block(
     for block in store.blocks(kept, size=size):
         fast.multiply(block.vectors, out=scores[: len(block.item_rows)])
         scores[len(block.item_rows) :] = -torch.inf
+        if block.gone is not None:
+            scores.index_fill_(0, torch.from_numpy(block.gone), -torch.inf)
         pool.offer(block.item_rows, scores.view(group, size // group, len(queries)), fast.bound)
     pool.settle()
     for row, (item_rows, true_scores) in enumerate(pool.ranked()):

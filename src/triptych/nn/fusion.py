@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from triptych.nn.id_table import IdTable
+from triptych.nn.id_table import IdTable, TableConfig
 
 
 class Fusion(StrEnum):
@@ -58,6 +58,7 @@ class FusedVectors(nn.Module):
         hidden_dims: tuple[int, ...] = (),
         id_rate_factor: float = 100.0,
         id_init_std: float = 0.01,
+        tables: TableConfig | None = None,
         bends_ids: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -71,6 +72,7 @@ class FusedVectors(nn.Module):
             hidden_dims: of the MLP with ReLU that stands in the place of `MM`'s map.
             id_rate_factor: learning rate of the table as a multiple of the loop's.
             id_init_std: of a new e; small, so that a vector begins as that of its content.
+            tables: how the table is trained and kept; None: by default.
             bends_ids: whether FC(e) ends in tanh.
             generator: draws the table; None: torch's own.
         """
@@ -80,10 +82,12 @@ class FusedVectors(nn.Module):
         self.out_dim = 2 * dim if fusion is Fusion.CAT else dim
         self.ids = None
         if fusion.reads_id:
-            residual = fusion is Fusion.TRAINABLE
+            residual, kept = fusion is Fusion.TRAINABLE, tables or TableConfig()
             self.ids = IdTable(
                 num_ids,
                 content_dim if residual else dim,
+                optimizer=kept.optimizer,
+                stored_as=kept.stored_as,
                 rate_factor=id_rate_factor,
                 init_std=0.0 if residual else id_init_std,
                 generator=generator,

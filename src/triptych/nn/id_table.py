@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from triptych.foundation.config import Config
 from triptych.nn.rounding import StoredAs, store
 from triptych.nn.row_optimizer import RowOptimizer, new_state, row_steps
 
@@ -25,6 +26,16 @@ INIT_STD = 0.02
 EPS = 1e-10
 CACHED_ROWS = 2048
 """Rows updated at a time on a CPU: what lies between two operations stays in the processor's cache."""
+
+
+class TableConfig(Config):
+    """How the tables of a model are trained and kept."""
+
+    optimizer: RowOptimizer = RowOptimizer.ADAGRAD
+    """How rows are changed: adagrad (a number remembered for each row) or adam (one for each entry as well, which
+    doubles the memory). Adagrad's steps shrink and bear a high id_rate_factor; for adam set one of about 1."""
+    stored_as: StoredAs = StoredAs.FLOAT32
+    """Number format of the vectors: float32, or bfloat16 or float16, which halve the memory and round by chance."""
 
 
 class Shard(NamedTuple):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 PAPER, INK, MUTED, LINE, GOOD = "#fbfaf7", "#201d1a", "#6b645b", "#e4dfd6", "#2e6b4a"
 COLOURS = ("#2f6690", "#b5432a", "#b07a12", "#2f7f76", "#7d5a9c", "#5c6670")
 """As in the report by day."""
+DASHES = ("-", "--", ":", "-.")
 STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Liberation Sans", "Arial", "Helvetica", "DejaVu Sans"],
@@ -65,11 +66,12 @@ def draw(
         axes = figure.add_subplot()
         axes.set_yscale("log")
         series = _series(found)
-        for colour, (label, line) in zip(_cycled(len(series)), series.items(), strict=True):
+        for (colour, dashes), (label, line) in zip(_looks(list(series)), series.items(), strict=True):
             axes.plot(
                 [100 * one.recall for one in line],
                 [one.p99_ms for one in line],
-                "o-",
+                marker="o",
+                linestyle=dashes,
                 color=colour,
                 linewidth=1.6,
                 markersize=4.5,
@@ -78,8 +80,11 @@ def draw(
             )
         _mark(axes, target=target, chosen=chosen)
         _axes(axes, found, k=k)
-        axes.set_title(f"{num_items:,} items: what recall costs", pad=10)
-        figure.legend(loc="outside upper right", ncols=len(series), frameon=False, handlelength=1.6)
+        for one in found:
+            if one.is_default:
+                axes.plot([100 * one.recall], [one.p99_ms], "D", color=INK, markersize=5.5, fillstyle="none", zorder=3)
+        axes.set_title(f"{num_items:,} items: what recall costs (diamonds: the defaults)", pad=10)
+        figure.legend(loc="outside upper right", ncols=min(4, len(series)), frameon=False, handlelength=1.8)
         figure.savefig(out)
 
 
@@ -91,8 +96,14 @@ def _series(found: Sequence[Measured]) -> Mapping[str, list[Measured]]:
     }
 
 
-def _cycled(num: int) -> list[str]:
-    return [COLOURS[position % len(COLOURS)] for position in range(num)]
+def _looks(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Return a colour for each kind and storage, and other dashes for each further build of it."""
+    kinds = [" ".join(word for word in label.split() if "=" not in word) for label in labels]
+    known = list(dict.fromkeys(kinds))
+    return [
+        (COLOURS[known.index(kind) % len(COLOURS)], DASHES[kinds[:place].count(kind) % len(DASHES)])
+        for place, kind in enumerate(kinds)
+    ]
 
 
 def _mark(axes: Axes, *, target: Target, chosen: Measured | None) -> None:

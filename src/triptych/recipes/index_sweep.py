@@ -1,6 +1,7 @@
 """The sweep of a run: the item vectors that answer, asked by its own validation queries, or users.
 
-They are the recall model's where the run has one, else the encoder's.
+They are the recall model's where the run has one, else the encoder's. Filters are such as a shop has: categories,
+delivery cells and price bands of its catalogue, beside those drawn at random.
 
 Writes ``sweep.json`` and ``sweep.png`` into ``runs/<name>/index-sweep/``. They are measurements of one machine at one
 time and no artefact: the next sweep replaces them.
@@ -8,12 +9,14 @@ time and no artefact: the next sweep replaces them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
@@ -23,7 +26,7 @@ from triptych.encoders.embed import Embedder
 from triptych.engine.bundle import Parts, open_bundle
 from triptych.foundation.artifact import write_json
 from triptych.index.base import Index, open_index
-from triptych.index.sweep import Extent, Measured, Target, sweep
+from triptych.index.sweep import Extent, Kept, Measured, Target, sweep
 from triptych.recall.base import Request
 from triptych.recall.learned import read_needs
 from triptych.recall.retriever import LearnedRetriever
@@ -33,6 +36,8 @@ from triptych.recipes.run_folder import RunFolder
 
 FOLDER, RESULT, FIGURE = "index-sweep", "sweep.json", "sweep.png"
 BLOCK_ROWS = 65_536
+WIDE_RATES = (0.5, 0.25)
+"""Shares of the items that a shop's filters are put together to keep: too wide to be searched exactly."""
 VALIDATION, USERS = "queries of the validation part", "users of the validation part"
 ITEMS = "items (the run has no validation queries)"
 
@@ -69,7 +74,9 @@ def sweep_run(
     index = open_index(parts.recall_index or parts.index)
     vectors = _item_vectors(index)
     asked, of = _query_vectors(run, parts=parts, index=index, vectors=vectors, most=queries, seed=extent.seed)
-    found = sweep(vectors, asked, kinds=kinds, extent=extent)
+    started = time.perf_counter()
+    filters = list(shop_filters(Catalogue.open(parts.catalogue), num_items=len(vectors), seed=extent.seed))
+    found = sweep(vectors, asked, kinds=kinds, extent=extent, filters=filters)
     chosen = target.choose(found) if any(value is not None for value in target) else None
     about = {
         "vectors_of": "encoder" if parts.recall_index is None else "recall",
@@ -77,6 +84,7 @@ def sweep_run(
         "dim": vectors.shape[1],
         "queries": len(asked),
         "queries_are": of,
+        "seconds": round(time.perf_counter() - started, 1),
     }
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
@@ -90,6 +98,46 @@ def sweep_run(
     write_json(folder / RESULT, result)
     draw(found, chosen=chosen, target=target, k=extent.k, num_items=len(vectors), out=folder / FIGURE)
     return Swept(found, chosen, folder, about)
+
+
+def shop_filters(catalogue: Catalogue, *, num_items: int, seed: int) -> Iterator[Kept]:
+    """Yield filters by what the catalogue says of its items; a column that is empty gives none.
+
+    By the largest category; by several, in random order, as many as keep half and a quarter; by the delivery cells that
+    keep nearest to as much; by price, from some way below the median to as far above it.
+
+    Args:
+        catalogue: whose items are indexed.
+        num_items: rows of the index; those behind the catalogue's are kept by none.
+        seed: of the order of categories.
+    """
+
+    def over_all(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        out = np.zeros(num_items, np.bool_)
+        out[: len(mask)] = mask[:num_items]
+        return out
+
+    category = catalogue.items["category"]
+    counts = category.drop_nulls().value_counts().sort(["count", "category"], descending=[True, False])
+    names, sizes = counts["category"].to_list(), counts["count"].to_numpy()
+    if len(names) > 1:
+        yield Kept("category", over_all((category == names[0]).fill_null(value=False).to_numpy()))
+    if len(names) > 2:
+        order = np.random.default_rng(seed).permutation(len(names))
+        for rate in WIDE_RATES:
+            some = order[: 1 + int(np.searchsorted(sizes[order].cumsum(), rate * len(category)))]
+            own = category.is_in([names[place] for place in some.tolist()]).fill_null(value=False)
+            yield Kept("category", over_all(own.to_numpy()))
+    cells = catalogue.item_cells
+    rates = cells.mean(axis=0) if len(cells) else np.empty(0)
+    nearest = [int(np.abs(rates - rate).argmin()) for rate in WIDE_RATES] if len(rates) else []
+    for cell in dict.fromkeys(nearest):
+        yield Kept("cell", over_all(cells[:, cell]))
+    price = catalogue.items["price"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    known = price[~np.isnan(price)]
+    for rate in WIDE_RATES if len(np.unique(known)) > 1 else ():
+        low, high = np.quantile(known, [0.5 - rate / 2, 0.5 + rate / 2])
+        yield Kept("price", over_all((price >= low) & (price <= high)))
 
 
 def _item_vectors(index: Index) -> NDArray[np.float16]:

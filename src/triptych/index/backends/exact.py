@@ -90,7 +90,7 @@ class ExactIndex:
         Args:
             vectors: ``[n, dim]``, finite.
             k: places per vector, at least 1.
-            keep: ``[num_rows]``, which items may be returned. Only their vectors are read.
+            keep: ``[num_rows]``, which items may be returned. Unless nearly all may, only theirs are read.
 
         Returns:
             ``[n, k]``; a score is the float64 inner product with the stored vector, rounded to float32, and depends on

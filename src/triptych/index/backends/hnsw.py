@@ -29,6 +29,8 @@ from triptych.index.stored import NumberFormat, StoredVectors
 
 EF_TRIED = (100, 200, 400, 800, 1600)
 """Widths that a sweep tries."""
+BUILDS_TRIED: tuple[dict[str, int], ...] = ({}, {"links": 8}, {"links": 32}, {"ef_construction": 40})
+"""Graphs that a sweep builds: by default, with half and twice the links, and with less care."""
 
 
 class HnswConfig(ApproximateConfig):
@@ -54,8 +56,11 @@ class HnswConfig(ApproximateConfig):
 
     @classmethod
     def grid(cls, num_items: int) -> list[Trial]:
-        """Try wider and wider walks through one graph."""
-        return [Trial(cls(), [{"ef_search": ef} for ef in EF_TRIED if ef < num_items or ef == EF_TRIED[0]])]
+        """Try the default first, then other graphs: each is walked as by default, and in other widths."""
+        default = cls().ef_search
+        widths = [ef for ef in EF_TRIED if ef != default and (ef < num_items or ef == EF_TRIED[0])]
+        searches: list[dict[str, Any]] = [{}, *({"ef_search": ef} for ef in widths)]
+        return [Trial(cls.parse(build), searches) for build in BUILDS_TRIED]
 
     @property
     def candidates_per_place(self) -> int:

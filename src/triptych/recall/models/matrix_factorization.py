@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from triptych.nn.id_table import IdTable
+from triptych.nn.id_table import IdTable, TableConfig
 from triptych.recall.learned import (
     ItemFeatures,
     Needs,
@@ -40,6 +40,8 @@ class MatrixFactorizationConfig(RecallModelConfig):
     """Learning rate of the vectors (row-wise Adagrad) as a multiple of the loop's."""
     id_init_std: float = Field(0.1, ge=0)
     """Standard deviation of the first vectors."""
+    tables: TableConfig = TableConfig()
+    """How the vectors by ID are trained and kept, row by row: optimizer and stored_as."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -82,7 +84,15 @@ class MatrixFactorization(PenalisedModel):
         drawn = torch.Generator().manual_seed(seed)
 
         def table(rows: int, dim: int) -> IdTable:
-            return IdTable(rows, dim, rate_factor=config.id_rate_factor, init_std=config.id_init_std, generator=drawn)
+            return IdTable(
+                rows,
+                dim,
+                optimizer=config.tables.optimizer,
+                stored_as=config.tables.stored_as,
+                rate_factor=config.id_rate_factor,
+                init_std=config.id_init_std,
+                generator=drawn,
+            )
 
         self.users = table(sizes.num_users, config.dim)
         self.items = table(sizes.num_items, self.vector_dim)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from triptych.nn.attention import SelfAttention
 from triptych.nn.bags import Bags, bag_means, looked_up
 from triptych.nn.fusion import FusedVectors, Fusion
-from triptych.nn.id_table import IdTable
+from triptych.nn.id_table import IdTable, TableConfig
 from triptych.nn.query_grains import QueryGrains, table_means
 from triptych.nn.recent_choices import RecentChoices
 from triptych.nn.zero_attention import zero_attention
@@ -79,6 +79,8 @@ class MgdsprConfig(RecallModelConfig):
     """Learning rate of the tables (row-wise Adagrad) as a multiple of the loop's."""
     id_init_std: float = Field(0.02, ge=0)
     """Standard deviation of the first vectors of the tables."""
+    tables: TableConfig = TableConfig()
+    """How the tables of units, attributes and IDs are trained and kept, row by row: optimizer and stored_as."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -157,7 +159,14 @@ class Mgdspr(RecallModel):
 
     def _table(self, num_rows: int) -> IdTable:
         config = self.config
-        return IdTable(num_rows, config.dim, rate_factor=config.id_rate_factor, init_std=config.id_init_std)
+        return IdTable(
+            num_rows,
+            config.dim,
+            optimizer=config.tables.optimizer,
+            stored_as=config.tables.stored_as,
+            rate_factor=config.id_rate_factor,
+            init_std=config.id_init_std,
+        )
 
     def _recent(self, *, lstm_layers: int) -> RecentChoices:
         config = self.config
@@ -172,6 +181,7 @@ class Mgdspr(RecallModel):
             dim=config.dim,
             id_rate_factor=config.id_rate_factor,
             id_init_std=config.id_init_std,
+            tables=config.tables,
         )
 
     @property

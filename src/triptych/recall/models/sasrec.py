@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from triptych.nn.bags import looked_up
 from triptych.nn.fusion import FusedVectors, Fusion
+from triptych.nn.id_table import TableConfig
 from triptych.recall.learned import (
     Behaviour,
     ItemFeatures,
@@ -55,6 +56,8 @@ class SasrecConfig(RecallModelConfig):
     """Learning rate of the ID vectors (row-wise Adagrad) as a multiple of the loop's."""
     id_init_std: float = Field(0.1, ge=0)
     """Standard deviation of the first ID vectors."""
+    tables: TableConfig = TableConfig()
+    """How the ID vectors are trained and kept, row by row: optimizer and stored_as."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -64,6 +67,7 @@ class SasrecConfig(RecallModelConfig):
             raise ValueError(f"the width {width} must be a multiple of heads ({self.heads}).")
         for name, idle in (
             ("id_rate_factor", self.fusion is Fusion.MM),
+            ("tables", self.fusion is Fusion.MM),
             ("id_init_std", self.fusion in (Fusion.MM, Fusion.TRAINABLE)),
         ):
             if idle and getattr(self, name) != type(self).model_fields[name].default:
@@ -112,6 +116,7 @@ class Sasrec(RecallModel):
                 dim=config.dim,
                 id_rate_factor=config.id_rate_factor,
                 id_init_std=config.id_init_std,
+                tables=config.tables,
             )
             dim = self.items.out_dim
             self.start = nn.Parameter(torch.randn(dim) * dim**-0.5)

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from triptych.nn.bags import looked_up
 from triptych.nn.fusion import FusedVectors, Fusion
+from triptych.nn.id_table import TableConfig
 from triptych.nn.zero_attention import zero_attention
 from triptych.recall.learned import (
     Behaviour,
@@ -68,11 +69,14 @@ class TwoTowerConfig(RecallModelConfig):
     """Learning rate of the ID vectors (row-wise Adagrad) as a multiple of the loop's."""
     id_init_std: float = Field(0.01, ge=0)
     """Standard deviation of the first ID vectors; small, so that a vector begins as that of its content."""
+    tables: TableConfig = TableConfig()
+    """How the ID vectors are trained and kept, row by row: optimizer and stored_as."""
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> Self:
         for name, idle in (
             ("id_rate_factor", self.fusion is Fusion.MM),
+            ("tables", self.fusion is Fusion.MM),
             ("id_init_std", self.fusion in (Fusion.MM, Fusion.TRAINABLE)),
         ):
             if idle and getattr(self, name) != type(self).model_fields[name].default:
@@ -173,5 +177,6 @@ def _tower(config: TwoTowerConfig, *, num_ids: int, content_dim: int) -> FusedVe
         hidden_dims=config.hidden_dims,
         id_rate_factor=config.id_rate_factor,
         id_init_std=config.id_init_std,
+        tables=config.tables,
         bends_ids=config.bends_ids,
     )

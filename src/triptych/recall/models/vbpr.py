@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from triptych.nn.id_table import IdTable
+from triptych.nn.id_table import IdTable, TableConfig
 from triptych.recall.learned import ItemFeatures, Needs, PenalisedModel, RecallModelConfig, RequestFeatures, Sizes
 from triptych.recall.models.matrix_factorization import squares, with_one
 
@@ -38,6 +38,8 @@ class VbprConfig(RecallModelConfig):
     """Learning rate of γ, θ and β (row-wise Adagrad) as a multiple of the loop's."""
     id_init_std: float = Field(0.1, ge=0)
     """Standard deviation of the first vectors."""
+    tables: TableConfig = TableConfig()
+    """How the vectors by ID are trained and kept, row by row: optimizer and stored_as."""
 
     @property
     def reads_content(self) -> bool:
@@ -74,7 +76,15 @@ class Vbpr(PenalisedModel):
         drawn = torch.Generator().manual_seed(seed)
 
         def table(rows: int, dim: int) -> IdTable:
-            return IdTable(rows, dim, rate_factor=config.id_rate_factor, init_std=config.id_init_std, generator=drawn)
+            return IdTable(
+                rows,
+                dim,
+                optimizer=config.tables.optimizer,
+                stored_as=config.tables.stored_as,
+                rate_factor=config.id_rate_factor,
+                init_std=config.id_init_std,
+                generator=drawn,
+            )
 
         self.users = table(sizes.num_users, config.dim + config.content_dim)
         self.items = table(sizes.num_items, config.dim + 1)
