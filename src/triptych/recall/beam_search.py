@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from triptych.nn.code_decoder import CodeDecoder, Said, of_beams
+from triptych.nn.code_decoder import SearchDecoder, of_beams
 from triptych.recall.base import FloatArray, IntArray
-from triptych.recall.code_trie import Children, CodeTrie
+from triptych.recall.code_trie import CodeTrie
 
 
 class Beams(NamedTuple):
@@ -26,7 +26,7 @@ class Beams(NamedTuple):
 
 @torch.inference_mode()
 def beam_search(
-    decoder: CodeDecoder,
+    decoder: SearchDecoder,
     asked: Tensor,
     *,
     trie: CodeTrie,
@@ -42,7 +42,7 @@ def beam_search(
     prefixes at any level the answer is exact.
 
     Args:
-        decoder: with as many levels as the tree.
+        decoder: with as many levels as the tree, from `CodeDecoder.for_search`.
         asked: ``[n, tokens, dim]``, what each request's ID answers.
         trie: of the IDs that exist.
         beams: kept of a request; at least 1.
@@ -54,36 +54,62 @@ def beam_search(
         raise ValueError(f"the decoder says {decoder.levels} codes and the tree has {trie.levels} levels")
     if trie.largest_code >= decoder.num_codes:
         raise ValueError(f"the decoder says codes below {decoder.num_codes} and the tree has {trie.largest_code}")
-    count, width = len(asked), decoder.num_codes
-    if not count or not trie.num_items:
-        return Beams(np.full((count, beams), -1, dtype=np.int64), np.full((count, beams), -np.inf, dtype=np.float32))
+    count = len(asked)
+    nothing = Beams(np.full((count, beams), -1, dtype=np.int64), np.full((count, beams), -np.inf, dtype=np.float32))
+    if not count:
+        return nothing
     memory = decoder.remember(asked, keep=keep)
     nodes, total = np.zeros((count, 1), dtype=np.int64), torch.zeros(count, 1, device=asked.device)
     emptied = None if left_out is None else trie.emptied(left_out)
-    said: tuple[Said, ...] = ()
+    said: tuple[Tensor, ...] = ()
     codes: Tensor | None = None
     for level in range(decoder.levels):
         logits, said = decoder.step(memory, codes=codes, said=said)
-        every = total[:, :, None] + torch.log_softmax(logits.float(), dim=2)
-        alive = np.flatnonzero(nodes.reshape(-1) >= 0)
-        found = trie.children(nodes.reshape(-1)[alive], depth=level)
-        if emptied is not None:
-            key = alive[found.parent] // every.shape[1] * trie.num_nodes(level + 1) + found.node
-            left = ~np.isin(key, emptied[level + 1])
-            found = Children(*(part[left] for part in found))
-        place = alive[found.parent] * width + found.code  # in `every`, laid out flat
-        legal = torch.full((every.numel(),), float("-inf"), device=asked.device)
-        at = torch.from_numpy(place).to(asked.device)
-        legal[at] = every.reshape(-1)[at]
-        total, best = torch.topk(legal.view(count, -1), min(beams, every.shape[1] * width), dim=1)
-        parents, codes = best // width, best % width
+        ahead = total - logits.float().logsumexp(dim=2)
+        gone = None if emptied is None else emptied[level + 1]
+        beam, code, node = _continued(nodes, trie=trie, depth=level, gone=gone)
+        if not len(node):
+            return nothing
+        place = torch.from_numpy(beam * decoder.num_codes + code).to(asked.device)
+        scores = logits.flatten()[place] + ahead.flatten()[torch.from_numpy(beam).to(asked.device)]
+        # Those of a request stand together: its own row of a table, with minus infinity behind them.
+        first = np.searchsorted(beam, np.arange(count + 1) * nodes.shape[1])
+        number = np.diff(first)[:, None]
+        there = torch.from_numpy(np.arange(number.max()) < number).to(asked.device)
+        table = torch.full(there.shape, float("-inf"), device=asked.device).masked_scatter_(there, scores)
+        total, best = torch.topk(table, min(beams, table.shape[1]), dim=1)
+        found = best.cpu().numpy()
+        chosen = np.minimum(first[:-1, None] + found, len(node) - 1)
+        nodes = np.where(found < number, node[chosen], -1)
         if level + 1 < decoder.levels:
-            said = of_beams(said, parents)
-        after = np.full(every.numel(), -1, dtype=np.int64)
-        after[place] = found.node
-        flat = best.cpu().numpy() + np.arange(count)[:, None] * (every.shape[1] * width)
-        nodes = np.where(np.isfinite(total.cpu().numpy()), after[flat], -1)
+            codes = torch.from_numpy(code[chosen]).to(asked.device)
+            said = of_beams(said, torch.from_numpy(beam[chosen]).to(asked.device))
     return _padded(nodes, total.cpu().numpy().astype(np.float32), beams=beams)
+
+
+def _continued(
+    nodes: IntArray, *, trie: CodeTrie, depth: int, gone: IntArray | None
+) -> tuple[IntArray, IntArray, IntArray]:
+    """List what may follow the beams.
+
+    Args:
+        nodes: ``[n, beams]``, -1 where there is none.
+        trie: that they are of.
+        depth: codes of the beams.
+        gone: those of the next depth that are left out, as `CodeTrie.emptied` has them; None: none are.
+
+    Returns:
+        ``[continuations]`` each, in the order of the beams: the beam, counted through all requests, the code after it,
+        and the node that this leads to.
+    """
+    count = nodes.shape[1]
+    alive = np.flatnonzero(nodes.reshape(-1) >= 0)
+    parent, code, node = trie.children(nodes.reshape(-1)[alive], depth=depth)
+    beam = alive[parent]
+    if gone is not None:
+        left = ~np.isin(beam // count * trie.num_nodes(depth + 1) + node, gone)
+        beam, code, node = beam[left], code[left], node[left]
+    return beam, code, node
 
 
 def _padded(leaves: IntArray, log_probabilities: FloatArray, *, beams: int) -> Beams:

@@ -19,6 +19,7 @@ from torch import Tensor
 from triptych.data.catalogue import Catalogue
 from triptych.foundation.errors import EngineError
 from triptych.foundation.types import Hits
+from triptych.nn.code_decoder import SearchDecoder
 from triptych.recall.base import BoolArray, FloatArray, IntArray, Request, group_by_keep
 from triptych.recall.beam_search import beam_search
 from triptych.recall.behaviour import history_of, latest_of
@@ -99,7 +100,7 @@ class GenerativeRetriever:
         """Put a model before a tree of the IDs that exist.
 
         Args:
-            model: trained.
+            model: trained; it answers with the weights that it has now.
             trie: of the items that may be answered.
             encoder: whose query vectors the model was trained on; None where it reads histories.
             vectors: ``[item rows, dim]``, of the same encoder, or of that whose IDs are said; None: items under one ID
@@ -111,6 +112,7 @@ class GenerativeRetriever:
             EngineError: the model reads queries, and there is no encoder.
         """
         self._model, self._trie, self._encoder, self._vectors, self._name = model.eval(), trie, encoder, vectors, name
+        self._search = model.decoder.for_search()
         self._catalogue = catalogue
         self._parts: OrderedDict[bytes, CodeTrie] = OrderedDict()
         self._parts_lock = Lock()  # requests come from several threads
@@ -189,7 +191,9 @@ class GenerativeRetriever:
             asked = self._queries(requests)
         for places, keep in group_by_keep(requests):
             trie = self._trie if keep is None else self._only(keep)
-            found = say_items(self._model, asked.some(places), trie=trie, k=k, vectors=self._vectors)
+            found = say_items(
+                self._model, asked.some(places), search=self._search, trie=trie, k=k, vectors=self._vectors
+            )
             hits.item_rows[places], hits.scores[places] = found
         return hits
 
@@ -271,13 +275,20 @@ def codes_in(rows: NDArray[Any], *, codes: NDArray[Any]) -> Tensor:
 
 @torch.inference_mode()
 def say_items(
-    model: Generative, asked: Requested, *, trie: CodeTrie, k: int, vectors: VectorsByRow | None = None
+    model: Generative,
+    asked: Requested,
+    *,
+    search: SearchDecoder,
+    trie: CodeTrie,
+    k: int,
+    vectors: VectorsByRow | None = None,
 ) -> Hits:
     """Find the k items whose IDs are likeliest, on the device of the model.
 
     Args:
         model: trained.
         asked: ``[n]`` requests.
+        search: its decoder, by `CodeDecoder.for_search`.
         trie: of the items that may be answered.
         k: places per request.
         vectors: ``[item rows, dim]``, to which ``asked.like`` belongs.
@@ -292,7 +303,7 @@ def say_items(
         block = asked.some(places)
         read = model.read(Ask(*(None if part is None else part.to(device) for part in block.ask)))
         found = beam_search(
-            model.decoder, read.tokens, keep=read.keep, trie=trie, beams=model.config.beams, left_out=block.left_out
+            search, read.tokens, keep=read.keep, trie=trie, beams=model.config.beams, left_out=block.left_out
         )
         for row, place in enumerate(places.tolist()):
             left_out = None if block.left_out is None else block.left_out[row]

@@ -170,7 +170,8 @@ class GenerativeTask:
     def validate(self) -> Validation:
         """Answer a fixed sample of validation queries, or users but for what they had chosen, and measure recall."""
         k = min(self._config.validation_k, self._given.catalogue.num_items)
-        found = say_items(self.module, self._requested(), trie=self._trie, k=k)
+        search = self.module.decoder.for_search()
+        found = say_items(self.module, self._requested(), search=search, trie=self._trie, k=k)
         name = f"recall@{k}"
         recall = macro(recall_at_k(match(found.item_rows, targets=self._validation.wanted), k=k))
         return Validation({name: recall}, headline=name)
