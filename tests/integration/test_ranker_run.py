@@ -16,6 +16,7 @@ from small_demo import preferring_the_ranker
 from typer.testing import CliRunner
 
 from triptych.cli import app
+from triptych.data.askers import draw_askers
 from triptych.data.catalogue import Catalogue
 from triptych.data.ids import UNK
 from triptych.data.splits import Part, Split
@@ -25,7 +26,7 @@ from triptych.encoders.inputs import View
 from triptych.engine import Channel, Engine, Filters
 from triptych.engine.bundle import open_bundle
 from triptych.engine.ranking import RankedRetriever, Ranking
-from triptych.evaluate.askers import draw_askers
+from triptych.evaluate.askers import as_request
 from triptych.evaluate.report import read_records
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ArtifactError, EngineError
@@ -248,8 +249,8 @@ def test_the_rule_is_what_validation_says(folder: RunFolder, ranker: Ranker):
     places = split.part(Part.VALIDATION)
     of = {"places": places, "query_rows": targets.query_row.astype(np.int64), "most": 1, "seed": 0}
     askers, queries = draw_askers(catalogue, **of), [catalogue.queries[row] for row in targets.query_row]
-    assert all(user is not None and before >= places.start for _, user, before in zip(*askers, strict=True))
-    asked = [askers.request(place, queries=queries) for place in range(len(queries))]
+    assert (askers.user_row >= 0).all() and (askers.before >= places.start).all()
+    asked = [as_request(askers, place, queries=queries, users=catalogue.users) for place in range(len(queries))]
     wanted = TargetSets(targets.offsets, targets.item_rows)
     line = Ranking(ranker, candidates=CANDIDATES, catalogue=catalogue)
     ranked = RankedRetriever(recall, line, name="ranked")

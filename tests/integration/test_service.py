@@ -457,7 +457,7 @@ async def test_items_come_as_json_that_says_so(client: httpx.AsyncClient, engine
             "channel: .*'dense', 'generative', 'bm25', 'popularity', 'item_knn' or 'hybrid'",
         ),
         ({"q": "a", "categry": "x"}, r"'categry' is not a parameter of this request. Did you mean 'category'\?"),
-        ({"q": "a", "user": "u1"}, "'user' is not a parameter of this request"),
+        ({"q": "a", "session": "u1"}, "'session' is not a parameter of this request"),
         ({"q": "a", "min_price": 3, "max_price": 1}, r"lowest price \(3\) is above the highest \(1\)"),
         ({"q": "a", "min_price": "nan"}, "min_price: .*finite"),
         ({"q": "a", "category": "no such category"}, "no such category"),
@@ -585,8 +585,8 @@ def test_a_limit_that_makes_no_sense_is_refused(setting: str, sentence: str) -> 
 
 
 async def test_a_form_takes_no_more_than_the_address(client: httpx.AsyncClient) -> None:
-    response = await client.post("/api/search", data={"q": "a", "user": "u1"}, files={"photo": ("", b"")})
-    assert "'user' is not a parameter of this request" in refusal(response, 422)
+    response = await client.post("/api/search", data={"q": "a", "session": "u1"}, files={"photo": ("", b"")})
+    assert "'session' is not a parameter of this request" in refusal(response, 422)
 
 
 async def test_unknown_addresses_and_methods_are_problems_too(client: httpx.AsyncClient) -> None:
