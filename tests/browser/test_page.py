@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 from small_demo import preferring_the_ranker
+from tiny_shop import write_run
 
 from triptych.engine import Engine
 from triptych.serve import create_app
@@ -309,6 +310,92 @@ def test_the_panel_shows_the_semantic_id_and_leads_to_who_shares_it(page: Page, 
     expect(page.locator("#why .about .title")).to_have_text(engine.item(neighbour.item_id)["title"])
 
 
+def branches(page: Page):
+    return page.locator("#branches .branch:not(.skeleton)")
+
+
+def shown_branches(page: Page) -> list[tuple[str, int]]:
+    """The prefixes of the cards with their numbers of items, in order."""
+    texts = branches(page).evaluate_all("nodes => nodes.map((node) => node.querySelector('.branch-head').innerText)")
+    return [(code, int(number)) for code, number in (re.findall(r"^([\d.]+)\s+(\d+) item", text)[0] for text in texts)]
+
+
+def test_the_tree_of_codes_is_walked_down_to_the_items_and_back(page: Page, engine: Engine) -> None:
+    page.goto("/")
+    page.locator("footer").get_by_role("link", name="Semantic IDs").click()
+    expect(page).to_have_url(re.compile(r"\?codes=$"))
+    expect(page.get_by_role("heading", name="Semantic IDs")).to_be_focused()
+    walked: list[int] = []
+    for _ in range(3):
+        found = engine.code_tree(walked)
+        expect(branches(page)).to_have_count(len(found.branches))
+        assert shown_branches(page) == [
+            (".".join(map(str, [*walked, one.code])), one.num_items) for one in found.branches
+        ]
+        first = found.branches[0]
+        expect(branches(page).first.locator(".tile")).to_have_count(len(first.hits))
+        expect(page.get_by_role("status")).to_contain_text(f"{found.num_items} item")
+        walked.append(first.code)
+        branches(page).first.get_by_role("link").click()
+        expect(page).to_have_url(re.compile(rf"\?codes={re.escape('.'.join(map(str, walked)))}$"))
+    expect(cards(page).first).to_be_visible()
+    assert shown_ids(page) == [hit.item_id for hit in engine.code_tree(walked).hits]
+    expect(branches(page)).to_have_count(0)
+    crumbs = page.get_by_role("navigation", name="Prefix")
+    assert crumbs.get_by_role("listitem").all_inner_texts() == ["All IDs", *map(str, walked)]
+    cards(page).first.get_by_role("button", name="Why this result").click()
+    expect(page.get_by_role("dialog")).to_contain_text(f"Its semantic ID is {'.'.join(map(str, walked))}")
+    page.go_back()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.go_back()
+    expect(branches(page)).to_have_count(len(engine.code_tree(walked[:2]).branches))
+    expect(cards(page)).to_have_count(0)
+    crumbs.get_by_role("link", name=str(walked[0]), exact=True).click()
+    expect(page).to_have_url(re.compile(rf"\?codes={walked[0]}$"))
+    expect(branches(page)).to_have_count(len(engine.code_tree(walked[:1]).branches))
+    search(page, "teapot")
+    expect(page).to_have_url(re.compile(r"\?q=teapot$"))
+    expect(branches(page)).to_have_count(0)
+
+
+def test_a_place_in_the_tree_has_an_address_and_is_reached_from_an_item(
+    page: Page, engine: Engine, complaints: list[str]
+) -> None:
+    asked = engine.search(channel="popularity", k=1)[0].item_id
+    path = engine.code_path(asked).codes
+    page.goto(f"/?item={quote(asked)}")
+    page.locator("#why").get_by_role("link", name=f"All items under {path[0]}", exact=True).click()
+    expect(page.get_by_role("heading", name=f"Items under {path[0]}")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.goto(f"/?codes={path[0]}.{path[1]}&q=nothing")
+    expect(branches(page)).to_have_count(len(engine.code_tree(path[:2]).branches))
+    expect(page).to_have_title(f"Items under {path[0]}.{path[1]} · Triptych")
+    page.goto("/?codes=")
+    expect(branches(page)).to_have_count(60)
+    page.get_by_role("button", name="Show more").click()
+    expect(branches(page)).to_have_count(engine.code_tree().num_branches)
+    expect(branches(page).nth(60).get_by_role("link")).to_be_focused()
+    expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+    page.goto("/?codes=9999")
+    expect(page.get_by_role("alert")).to_contain_text("No item's semantic ID begins with 9999.")
+    page.get_by_role("button", name="All semantic IDs").click()
+    expect(branches(page).first).to_be_visible()
+    assert len(complaints) == 1 and "404" in complaints.pop()
+
+
+def test_without_semantic_ids_nothing_leads_to_them(page: Page, tmp_path: Path, complaints: list[str]) -> None:
+    with visited(page, Engine.open(write_run(tmp_path / "shop").path)) as at:
+        page.goto(at)
+        expect(page.locator("#foot-about")).to_contain_text("items")
+        expect(page.get_by_role("link", name="Semantic IDs")).to_have_count(0)
+        page.goto(f"{at}/?codes=1")
+        expect(page.get_by_role("alert")).to_contain_text("This shop has no semantic IDs.")
+        expect(page.get_by_role("navigation", name="Prefix")).to_be_hidden()
+        page.get_by_role("button", name="Start over").click()
+        expect(page.get_by_role("heading", name="Popular now")).to_be_visible()
+    assert len(complaints) == 1 and "422" in complaints.pop()
+
+
 def test_the_best_is_what_the_recall_model_finds_and_meaning_asks_the_encoder(
     page: Page, engine: Engine, query: str
 ) -> None:
@@ -470,6 +557,7 @@ def test_the_tab_key_reaches_everything_in_the_order_it_is_read(page: Page, quer
         "open",
         "similar",
         "more",
+        "Semantic IDs",
         "API",
     ]
 
@@ -541,7 +629,9 @@ def phone(browser: Browser, address: str) -> Iterator[Page]:
     context.close()
 
 
-def test_on_a_phone_nothing_to_tap_is_small_and_nothing_scrolls_sideways(phone: Page, query: str) -> None:
+def test_on_a_phone_nothing_to_tap_is_small_and_nothing_scrolls_sideways(
+    phone: Page, engine: Engine, query: str
+) -> None:
     def check(what: str) -> None:
         assert phone.evaluate(SMALL_TARGETS) == [], what
         assert phone.evaluate("document.documentElement.scrollWidth") <= 360, what
@@ -560,6 +650,13 @@ def test_on_a_phone_nothing_to_tap_is_small_and_nothing_scrolls_sideways(phone: 
     cards(phone).first.get_by_role("button", name="Why this result").tap()
     expect(phone.get_by_role("dialog").locator(".bars")).to_be_visible()
     check("why")
+    path = engine.code_path("bare").codes
+    phone.goto(f"/?codes={path[0]}.{path[1]}")
+    expect(branches(phone).first).to_be_visible()
+    check("tree")
+    phone.goto("/?item=bare")
+    expect(phone.locator("#why .code-links a").first).to_be_visible()
+    check("links to the tree")
     phone.goto("/")
     with phone.expect_file_chooser() as chooser:
         phone.get_by_role("button", name="Search by photo").tap()

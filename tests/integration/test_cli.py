@@ -21,6 +21,7 @@ from triptych.cli import app
 from triptych.engine import Engine
 from triptych.foundation.errors import TriptychError
 from triptych.recipes import resolve
+from triptych.recipes.run_folder import RunFolder
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +181,9 @@ def test_report_prints_tables_and_records(demo_run: Path):
     table = answer("report", demo_run)
     assert "title+photo" in table
     assert "report.html" in table
+    assert "semantic ids title+photo seed 0: 600 items, 3 levels of 64 codes" in table
+    page = RunFolder.existing(demo_run).stage("report").file("report.html").read_text()
+    assert "semantic ids: 600 items, 3 levels of 64 codes" in page and 'href="#semantic-ids"' in page
     records = json.loads(answer("report", demo_run, "--json"))
     assert {"task", "split", "slice", "model", "metric", "k", "value", "low", "high"} <= set(records[0])
 

@@ -25,6 +25,7 @@ from triptych.metrics.significance import judge, paired_difference
 from triptych.pretrain.tasks.contrastive import ContrastiveConfig
 from triptych.recall.learned import load_model
 from triptych.recipes.config import Arm, RunConfig
+from triptych.recipes.reproduce import TABLES
 from triptych.recipes.reproduce.base import Form, Row, Table
 from triptych.recipes.reproduce.harness import read_per_query, reproduce
 from triptych.recipes.run_folder import RunFolder
@@ -259,6 +260,25 @@ def test_the_command_makes_a_real_table_in_its_quick_form(tmp_path: Path, monkey
     assert "cells, test" in shown.stdout
     again = CliRunner().invoke(app, ["report", str(tmp_path / "smgr")], catch_exceptions=False)
     assert again.stdout == shown.stdout
+
+
+def test_all_parts_of_a_table_are_made_one_after_the_other(
+    made: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    for part in ("one", "two"):  # what both train is finished; the tables themselves are made
+        monkeypatch.setitem(TABLES, f"tiny --part {part}", lambda: TABLE)
+        shutil.copytree(made.path.parents[1], tmp_path / "out" / part)
+        shutil.rmtree(tmp_path / "out" / part / "table")
+    arguments = ["reproduce", "tiny", "--out", str(tmp_path / "out")]
+    shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert shown.stdout.count("tiny: A table for tests") == 2
+    told = json.loads(CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False).stdout)
+    assert list(told) == ["one", "two"]
+    for part, result in told.items():
+        folder = tmp_path / "out" / part
+        assert result["rows"] == read(made)["rows"] == json.loads((folder / "result.json").read_text())["rows"]
+        assert f"page: {folder / 'report.html'}" in shown.stdout
 
 
 def test_ids_are_read_and_said_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -45,6 +45,7 @@ OPERATIONS = {
     "why_by_photo",
     "similar",
     "codes",
+    "code_tree",
     "recommend",
     "recommend_by_history",
     "item",
@@ -311,6 +312,38 @@ async def test_the_semantic_id_of_an_item(client: httpx.AsyncClient, engine: Eng
     assert steps == [
         (one["codes_shared"], one["num_items"], [hit["item"]["item_id"] for hit in one["hits"]]) for one in told
     ]
+
+
+async def test_the_tree_of_semantic_ids(client: httpx.AsyncClient, engine: Engine, pictured: str) -> None:
+    path = engine.code_path(pictured).codes
+    for depth in range(len(path) + 1):
+        prefix = path[:depth]
+        asked = {"prefix": ".".join(map(str, prefix)), "k": 3, "limit": 5, "offset": 1}
+        answer = (await client.get("/api/codes", params=asked)).json()
+        found = engine.code_tree(prefix, k=3, limit=5, offset=1)
+        for name in ("prefix", "levels", "num_codes", "num_items", "num_branches"):
+            assert answer[name] == getattr(found, name)
+        assert [hit["item"]["item_id"] for hit in answer["hits"]] == [hit.item_id for hit in found.hits]
+        assert [
+            (one["code"], one["num_items"], [hit["item"]["item_id"] for hit in one["hits"]])
+            for one in answer["branches"]
+        ] == [(one.code, one.num_items, [hit.item_id for hit in one.hits]) for one in found.branches]
+    assert (await client.get("/api/codes")).json()["num_items"] == engine.num_items
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "sentence"),
+    [
+        ({"prefix": "99999999999999999999"}, 404, "No item's semantic ID begins with 99999999999999999999."),
+        ({"prefix": "1.2.3.4"}, 422, "1.2.3.4 has 4 codes; a semantic ID of this shop has 3."),
+        ({"prefix": "1..2"}, 422, "prefix: codes with full stops between them are wanted, such as 12.7, got '1..2'."),
+        ({"prefix": "1" * 201}, 422, "prefix: string should have at most 200 characters."),
+        ({"k": 7}, 422, "k: input should be less than or equal to 6, got '7'."),
+        ({"prefixes": "1"}, 422, "prefixes"),
+    ],
+)
+async def test_a_prefix_that_leads_nowhere(client: httpx.AsyncClient, asked: dict, status: int, sentence: str) -> None:
+    assert sentence in refusal(await client.get("/api/codes", params=asked), status)
 
 
 async def test_similar_and_recommend(client: httpx.AsyncClient, engine: Engine, pictured: str) -> None:

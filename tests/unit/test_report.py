@@ -14,6 +14,7 @@ from triptych.evaluate import report
 from triptych.evaluate.examples import ExampleKind, choose_examples
 from triptych.evaluate.figures import by_slice, forest, forest_scale, training_curves
 from triptych.evaluate.page.layout import training_logs
+from triptych.evaluate.page.semantic_ids import semantic_ids_section
 from triptych.evaluate.palette import variables
 from triptych.evaluate.records import Role, role_of
 from triptych.evaluate.report import About, read_records, text_tables
@@ -23,6 +24,9 @@ from triptych.evaluate.text_table import with_interval
 from triptych.foundation.artifact import produce
 from triptych.foundation.errors import ArtifactError
 from triptych.metrics.ranking import TargetSets
+from triptych.semantic_ids import fit
+from triptych.semantic_ids.config import SemanticIdsConfig
+from triptych.semantic_ids.stored import read_quality
 
 CONFIG = EvaluationConfig(ks=(1, 2, 5), headline_k=2, bootstrap_repeats=200, examples=6)
 ABOUT = About(
@@ -229,6 +233,24 @@ def test_every_table_of_numbers_says_that_behaviour_is_simulated_and_no_word_spe
     assert {css for css, _ in tables} == {"numbers main-table", "numbers pairs", "numbers"}
     assert {caption for _, caption in tables} == {"<caption>Simulated behaviour.</caption>"}
     assert not re.search(r"\b(people|somebody|anybody|nobody)\b", parsed.text, re.IGNORECASE)
+
+
+def test_the_quality_of_semantic_ids_stands_level_by_level(inputs, tmp_path, page):
+    assert "Semantic IDs" not in page
+    vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    np.save(tmp_path / "vectors.npy", vectors)
+    settings = ("quantizer.codes=8", "quantizer.levels=2", "quality.k=5")
+    ids = fit.run(SemanticIdsConfig().override(*settings), embeddings=tmp_path / "vectors.npy", out=tmp_path / "ids")
+    shown = semantic_ids_section({**inputs, "semantic ids": ids})
+    quality = read_quality(ids)
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", shown)
+    for place, level in enumerate(quality.levels, start=1):
+        start = cells.index(str(place))
+        assert cells[start + 1 : start + 3] == [f"{level.utilisation_rate:.1%}", f"{level.perplexity:,.1f}"]
+        assert cells[start + 5] == f"{level.mse:.3g}"
+    assert quality.levels[1].mse < quality.levels[0].mse
+    assert cells[cells.index("distinct ids") + 1] == f"{quality.unique_ids:,}"
+    assert "semantic ids: 200 items, 2 levels of 8 codes" in shown
 
 
 def test_every_figure_follows_the_pages_colours(page):

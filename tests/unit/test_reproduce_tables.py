@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -22,7 +23,7 @@ from triptych.recipes.config import RunConfig
 from triptych.recipes.controls import Control
 from triptych.recipes.ranker import RankerConfig
 from triptych.recipes.recall import RecallConfig
-from triptych.recipes.reproduce import TABLES, find_table
+from triptych.recipes.reproduce import TABLES, find_tables
 from triptych.recipes.reproduce.base import Form, Row, Size, Table
 from triptych.recipes.reproduce.choices import Trial, new_choices, read_choices, write_choices
 from triptych.recipes.reproduce.harness import reproduce
@@ -64,9 +65,9 @@ def table(*rows: Row, claims: tuple[Ordering, ...] = (), quick: Form = FORM) -> 
             lambda: table(replace(row("permuted-content a"), control=Control.CONTENT)),
             "row 'permuted-content a' has nothing that the control 'permuted content' could exchange",
         ),
-        (lambda: find_table("taobao"), "There is no table 'taobao'"),
-        (lambda: find_table("smgr", part="sids"), "Table 'smgr' has no part 'sids'. Parts: pretraining"),
-        (lambda: find_table("taobao-pretraining", part="x"), "has no part 'x'. Parts: none"),
+        (lambda: find_tables("taobao"), "There is no table 'taobao'"),
+        (lambda: find_tables("smgr", part="sids"), "Table 'smgr' has no part 'sids'. Parts: pretraining"),
+        (lambda: find_tables("taobao-pretraining", part="x"), "has no part 'x'. Parts: none"),
     ],
 )
 def test_a_mistake_is_told(make, message):
@@ -88,10 +89,40 @@ def test_every_trial_of_every_row_is_a_config_of_its_own(name, size):
     assert len(made.full.run.seeds) >= 3
 
 
-def test_a_part_is_named_where_there_are_several():
-    assert find_table("smgr", part="retrieval").name == "smgr --part retrieval"
-    with pytest.raises(ConfigError, match="is made in parts. Name one: --part pretraining or --part retrieval"):
-        find_table("smgr")
+def test_a_table_is_all_of_its_parts_unless_one_is_named():
+    assert [one.name for one in find_tables("smgr", part="retrieval").values()] == ["smgr --part retrieval"]
+    assert {part: one.name for part, one in find_tables("smgr").items()} == {
+        part: f"smgr --part {part}" for part in ("pretraining", "retrieval")
+    }
+    assert {part: one.name for part, one in find_tables("taobao-recall").items()} == {"": "taobao-recall"}
+    found = [(name, part) for name in {key.split(" ")[0] for key in TABLES} for part in find_tables(name)]
+    assert {f"{name} --part {part}".removesuffix(" --part ") for name, part in found} == set(TABLES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--choices", "choices.json"], "--choices are those of one part. Name it: --part fashion or --part movielens"),
+        (
+            ["--set", "recall.model.fusion=id"],
+            "--part fashion: --set recall.model.fusion=id: what a row learns is what the row is",
+        ),
+        (["--set", "dataset.photo_px=64x"], "--part fashion: "),
+    ],
+)
+def test_what_not_every_part_can_be_made_with_is_told_before_the_first(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    arguments = ["reproduce", "em3", "--quick", "--out", str(tmp_path / "em3"), *arguments]
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "em3").exists()
+
+
+def test_parts_are_not_made_below_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    RunFolder(tmp_path).start({"recipe": "reproduce em3 --part fashion"})
+    with pytest.raises(ConfigError, match="holds a run of 'reproduce em3 --part fashion', and all parts are made in"):
+        CliRunner().invoke(app, ["reproduce", "em3", "--quick", "--out", str(tmp_path)], catch_exceptions=False)
 
 
 def test_a_trial_is_laid_over_the_settings_of_the_form():
@@ -245,7 +276,7 @@ def test_choices_tell_how_they_were_made_whoever_hands_them_on(tmp_path):
 
 @pytest.mark.parametrize("part", ["within-users", "by-time"])
 def test_rows_of_the_recommendation_table_differ_in_model_and_loss_alone(part):
-    made = find_table("recommendation", part=part)
+    made = find_tables("recommendation", part=part)[part]
     configs = {one.name: one.config() for one in made.rows}
     rows = {name: one for name, one in configs.items() if isinstance(one, RecallConfig)}
     decoders = {name: one for name, one in configs.items() if name not in rows}
@@ -277,7 +308,7 @@ def test_rows_of_the_recommendation_table_differ_in_model_and_loss_alone(part):
 
 @pytest.mark.parametrize("part", ["movielens", "fashion", "baby"])
 def test_rows_of_em3s_public_table_differ_in_the_model_alone(part):
-    made = find_table("em3-public", part=part)
+    made = find_tables("em3-public", part=part)[part]
     configs = {one.name: one.config() for one in made.rows}
     trees = [{**one.recall.dump(), "model": ""} for one in configs.values()]
     assert all(tree == trees[0] for tree in trees)
@@ -298,7 +329,7 @@ def test_rows_of_em3s_public_table_differ_in_the_model_alone(part):
 
 @pytest.mark.parametrize("part", ["movielens", "movielens-by-time", "fashion"])
 def test_rows_of_em3s_table_differ_in_model_and_content_alone(part):
-    made = find_table("em3", part=part)
+    made = find_tables("em3", part=part)[part]
     configs = {one.name: one.config() for one in made.rows}
     matched = {name: configs.pop(name) for name in ("din, match", "din, em3 match") if name in configs}
     assert bool(matched) == (part == "fashion")  # ratings have no queries

@@ -9,6 +9,7 @@ import typer
 
 from triptych.cli.output import AsJson, print_json, print_table
 from triptych.cli.reproduce import print_made
+from triptych.cli.semantic_ids import print_quality
 
 
 def report(
@@ -21,6 +22,8 @@ def report(
     from triptych.recipes.reproduce.harness import finished_table
     from triptych.recipes.run_folder import RunFolder
     from triptych.recipes.served import KIND, words_of
+    from triptych.semantic_ids.stored import KIND as SEMANTIC_IDS
+    from triptych.semantic_ids.stored import read_quality
 
     if (made := finished_table(RunFolder.existing(run))) is not None:
         print_made(made, out=run, as_json=as_json)
@@ -35,6 +38,11 @@ def report(
         if table.note:
             print(table.note)
         print()
+    own = set(artifact.inputs.values())
+    for name, place in RunFolder.existing(run).stages().items():
+        if Path(place).parent.name == SEMANTIC_IDS and Path(place).name in own:
+            print_quality(read_quality(RunFolder.existing(run).stage(name)), title=name)
+            print()
     if KIND in (folder := RunFolder.existing(run)).stages():
         print(f"serves {words_of(folder.stage(KIND))}")
     print(f"report with pictures: {artifact.file('report.html')}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,14 +11,26 @@ from triptych.cli.launch import with_fast_allocator
 from triptych.cli.output import AsJson, log_on_stderr, print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from triptych.data.schema import Part
     from triptych.foundation.artifact import Artifact
+    from triptych.recipes.reproduce.base import Size, Table
 
 
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="The table; left out, the tables are listed.")] = None,
     *,
-    part: Annotated[str | None, typer.Option(help="Which part of a table that is made in several.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/NAME-full or runs/NAME-quick).")] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="One part of a table that is made in several; left out, all, one after the other."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder (default: runs/NAME-full or runs/NAME-quick); of all parts, the folder of theirs."
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option(help="Some rows, small models, one seed, the generated shop.")] = False,
     validation_only: Annotated[
         bool, typer.Option(help="Stop at the validation part: the test part is not read.")
@@ -50,35 +62,73 @@ def reproduce(
     import sys
 
     from triptych.data.schema import Part
-    from triptych.recipes.reproduce import find_table, harness
+    from triptych.recipes.reproduce import find_tables, harness
     from triptych.recipes.reproduce.base import Size
 
-    table = find_table(name, part=part)
-    size = Size.QUICK if quick else Size.FULL
+    tables = find_tables(name, part=part)
+    size, measured = Size.QUICK if quick else Size.FULL, Part.VALIDATION if validation_only else Part.TEST
     if data is not None:
         os.environ["TRIPTYCH_DATA"] = str(data.resolve())
     out = out or Path("runs") / "-".join(filter(None, [name, part, size.value]))
-    try:
-        with log_on_stderr():
-            made = harness.reproduce(
-                table,
-                out=out,
-                base=Path.cwd(),
-                size=size,
-                part=Part.VALIDATION if validation_only else Part.TEST,
-                settings=settings or (),
-                jobs=jobs,
-                command=shlex.join(["triptych", *sys.argv[1:]]),
-                choices=choices,
-                trials_only=trials_only,
-            )
-    except KeyboardInterrupt:
-        typer.echo("\ninterrupted; the same command goes on where it stopped", err=True)
-        raise typer.Exit(130) from None
-    if trials_only:
-        _print_choices(made, out=out, as_json=as_json)
-    else:
-        print_made(made, out=out, as_json=as_json)
+    folders = {out / each if len(tables) > 1 else out: table for each, table in tables.items()}
+    if len(tables) > 1:
+        _check_all(tables, out=out, size=size, measured=measured, settings=settings or (), choices=choices)
+    finished = {}
+    for folder, table in folders.items():
+        try:
+            with log_on_stderr():
+                made = harness.reproduce(
+                    table,
+                    out=folder,
+                    base=Path.cwd(),
+                    size=size,
+                    part=measured,
+                    settings=settings or (),
+                    jobs=jobs,
+                    command=shlex.join(["triptych", *sys.argv[1:]]),
+                    choices=choices,
+                    trials_only=trials_only,
+                )
+        except KeyboardInterrupt:
+            typer.echo("\ninterrupted; the same command goes on where it stopped", err=True)
+            raise typer.Exit(130) from None
+        finished[folder] = _read(made, trials_only=trials_only)
+        if as_json:
+            continue
+        if len(tables) > 1:
+            print(f"{table.name}: {table.title}\n")
+        if trials_only:
+            _print_choices(finished[folder], out=folder)
+        else:
+            print_made(made, out=folder, as_json=False)
+    if as_json:
+        print_json(finished[out] if len(tables) == 1 else {folder.name: tree for folder, tree in finished.items()})
+
+
+def _check_all(
+    tables: Mapping[str, Table], *, out: Path, size: Size, measured: Part, settings: Sequence[str], choices: Path | None
+) -> None:
+    """Refuse what not every part of a table can be made with, before hours of the first.
+
+    Raises:
+        ConfigError: it is of one part, or no place for several.
+    """
+    from triptych.foundation.errors import ConfigError
+    from triptych.recipes.reproduce.plans import resolve
+    from triptych.recipes.run_folder import RunFolder
+
+    if choices is not None:
+        raise ConfigError(f"--choices are those of one part. Name it: --part {' or --part '.join(tables)}.")
+    if (found := RunFolder(out).recipe) is not None:
+        raise ConfigError(
+            f"--out '{out}' holds a run of '{found}', and all parts are made in folders of their own below it. "
+            "Choose another folder, or name a --part."
+        )
+    for part, table in tables.items():
+        try:
+            resolve(table, size=size, part=measured, settings=settings)
+        except ConfigError as error:
+            raise ConfigError(f"--part {part}: {error} Or make the parts one by one.") from None
 
 
 def _list(*, as_json: bool) -> None:
@@ -96,15 +146,20 @@ def _list(*, as_json: bool) -> None:
     print("hours: about, on two cores; triptych reproduce TABLE [--quick]")
 
 
-def _print_choices(made: Artifact, *, out: Path, as_json: bool) -> None:
+def _read(made: Artifact, *, trials_only: bool) -> dict[str, Any]:
+    """Read what a making says of itself: its choices, or its result."""
     import json
 
     from triptych.recipes.reproduce.choices import FILE
+    from triptych.recipes.reproduce.harness import RESULT
 
-    tree = json.loads(made.file(FILE).read_text(encoding="utf-8"))
-    if as_json:
-        print_json(tree)
-        return
+    tree: dict[str, Any] = json.loads(made.file(FILE if trials_only else RESULT).read_text(encoding="utf-8"))
+    return tree
+
+
+def _print_choices(tree: Mapping[str, Any], *, out: Path) -> None:
+    from triptych.recipes.reproduce.choices import FILE
+
     column = f"{tree['headline']}, validation"
     rows = [
         {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -57,7 +57,7 @@ def semantic_ids(
         if made.path.parent.parent == _beside(source) and (_beside(source) / RUN).is_file():
             RunFolder(_beside(source)).keep(made)
         if not as_json:
-            _print(SemanticIds.open(made).quality, title=f"{path}, {resolved.quantizer.kind}")
+            print_quality(SemanticIds.open(made).quality, title=f"{path}, {resolved.quantizer.kind}")
             print(f"{made.path}\n")
     if as_json:
         print_json([{"path": made.path, "quality": SemanticIds.open(made).quality.dump()} for made in found])
@@ -112,46 +112,10 @@ def _split(source: Artifact | Path, *, catalogue: Catalogue | None) -> Split | N
     return None if split is None else Split.open(_beside(source) / "split" / split)
 
 
-def _print(quality: Quality, *, title: str) -> None:
-    levels: list[dict[str, Any]] = []
-    for place, level in enumerate(quality.levels, start=1):
-        row = {
-            "level": place,
-            "used": f"{level.utilisation_rate:.1%}",
-            "perplexity": f"{level.perplexity:,.1f}",
-            "gini": f"{level.gini:.3f}",
-            "distinct prefixes": f"{level.prefixes:,}",
-            "mse of prefix": f"{level.mse:.3g}",
-        }
-        if level.category_nmi is not None:
-            row["NMI with category"] = f"{level.category_nmi:.3f}"
-        levels.append(row)
-    count = f"{quality.items:,} items, {len(levels)} levels of {quality.num_codes:,} codes"
-    print_table(levels, title=f"{title}: {count}", right=frozenset(levels[0]))
-    facts = {
-        "distinct ids": f"{quality.unique_ids:,}",
-        "collision rate (1 - distinct / items)": f"{quality.collision_rate:.2%}",
-        "items that share their id": f"{quality.shared_rate:.2%}",
-        "items of the most shared id": f"{quality.largest_id:,}",
-        "collision rate inside a cell": _rate(quality.in_cell_collision_rate),
-        "cosine of rebuilt vectors": f"{quality.cosine:.3f}",
-        **_of_new(quality),
-        f"neighbour recall@{quality.neighbours}": f"{quality.neighbour_recall:.3f}, of {quality.neighbour_queries:,} "
-        f"items among a sample of {quality.neighbour_items:,}",
-    }
-    print_table([{"measure": name, "value": value} for name, value in facts.items()])
+def print_quality(quality: Quality, *, title: str) -> None:
+    """Print how good semantic IDs are; `title` says which they are."""
+    from triptych.semantic_ids.quality_table import counts, facts, level_rows
 
-
-def _of_new(quality: Quality) -> dict[str, str]:
-    """Say what the codebooks are worth for items that they were not learned of, where there are such."""
-    if quality.known is None or quality.new is None:
-        return {}
-    known, new = quality.known, quality.new
-    return {
-        f"… of the {known.items:,} items learned from": f"{known.cosine:.3f} (mse {known.mse:.3g})",
-        f"… of the {new.items:,} that came later": f"{new.cosine:.3f} (mse {new.mse:.3g})",
-    }
-
-
-def _rate(rate: float | None) -> str:
-    return "no cells" if rate is None else f"{rate:.2%}"
+    levels = level_rows(quality)
+    print_table(levels, title=f"{title}: {counts(quality)}", right=frozenset(levels[0]))
+    print_table([{"measure": name, "value": value} for name, value in facts(quality).items()])

@@ -9,7 +9,8 @@ of them), `ranking` (the order of what was found), `new_items`, `journal` and `r
 
 from __future__ import annotations
 
-from triptych.engine.answers import Answer, Channel, CodePath, CodeStep, Facets, Hit, Why
+from triptych.engine.answers import Answer, Channel, CodeBranch, CodePath, CodeStep, CodeTree, Facets, Hit, Why
+from triptych.engine.code_paths import PrefixError
 from triptych.engine.engine import Engine
 from triptych.engine.filters import Filters
 from triptych.engine.journal import JournalError
@@ -18,13 +19,16 @@ from triptych.engine.photos import PhotoError
 __all__ = [
     "Answer",
     "Channel",
+    "CodeBranch",
     "CodePath",
     "CodeStep",
+    "CodeTree",
     "Engine",
     "Facets",
     "Filters",
     "Hit",
     "JournalError",
     "PhotoError",
+    "PrefixError",
     "Why",
 ]

@@ -81,6 +81,35 @@ class CodeStep(NamedTuple):
     """Those of them that are nearest by content, best first."""
 
 
+class CodeTree(NamedTuple):
+    """What is below a prefix of semantic IDs: a step into the tree of codes."""
+
+    prefix: list[int]
+    """The codes that all IDs below begin with, the coarsest first; none: the whole tree."""
+    levels: int
+    """Codes of a whole ID."""
+    num_codes: int
+    """Codes to choose from at each level."""
+    num_items: int
+    """Items below the prefix."""
+    num_branches: int
+    """Different codes that follow it; 0 behind a whole ID."""
+    branches: list[CodeBranch]
+    """Some of them, those with the most items first."""
+    hits: list[Hit]
+    """Behind a whole ID, some of the items that share it, the nearest to their centre first; else none."""
+
+
+class CodeBranch(NamedTuple):
+    """One code that follows a prefix."""
+
+    code: int
+    num_items: int
+    """Items whose ID goes on with it."""
+    hits: list[Hit]
+    """Those of them that stand for the others: the nearest to their centre, best first."""
+
+
 class Hit(NamedTuple):
     """One item of an answer."""
 

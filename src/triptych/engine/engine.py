@@ -22,7 +22,7 @@ from triptych.data.catalogue import Catalogue
 from triptych.data.events import is_positive
 from triptych.encoders.embed import Embedder
 from triptych.engine import notes
-from triptych.engine.answers import Answer, Channel, CodePath, Facets, Hit, Why
+from triptych.engine.answers import Answer, Channel, CodePath, CodeTree, Facets, Hit, Why
 from triptych.engine.bundle import Parts, open_bundle
 from triptych.engine.channels import BY_MEANING, channel_of_recommendation, channel_of_search
 from triptych.engine.filters import Filters
@@ -334,9 +334,33 @@ class Engine:
         """
         now = self._snapshot
         row = now.shelf.row(item)
-        if now.code_paths is None:
-            raise EngineError("This shop has no semantic IDs. Run it with [semantic_ids] set.")
+        _require_ids(now)
         return now.code_path(row, k=k)
+
+    def code_tree(self, prefix: Sequence[int] = (), *, k: int = 6, limit: int = 60, offset: int = 0) -> CodeTree:
+        """Return what follows a prefix of semantic IDs: each code, how many items have it, and which stand for them.
+
+        The items that stand for the others are those whose vectors are nearest to the mean of the vectors; of a code
+        with more than 256 items, 256 at equal distances in the catalogue are looked at.
+
+        Args:
+            prefix: codes, the coarsest first, such as ``(12, 7)``; none: the first codes of all IDs. A whole ID: the
+                items that share it.
+            k: most items named for each code.
+            limit: most codes named, those with the most items first; behind a whole ID, most items.
+            offset: so many of the first are left out.
+
+        Raises:
+            EngineError: a number is too small, the prefix is longer than an ID, no item has it (`PrefixError`), or the
+                shop has no semantic IDs.
+        """
+        now = self._snapshot
+        _require_ids(now)
+        numbers = {"k": (k, 1), "limit": (limit, 1), "offset": (offset, 0)}
+        for name, (number, least) in numbers.items():
+            if number < least:
+                raise EngineError(f"{name} is {number}, it must be at least {least}.")
+        return now.code_tree(prefix, k=k, limit=limit, offset=offset)
 
     def add_items(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Add items; they are found at once, by words, by photo and through filters, without training.
@@ -638,6 +662,16 @@ class Engine:
     def _require_known(self, query: str, *, so: str) -> None:
         if not self.knows_words(query):
             raise EngineError(notes.nothing_known(query, so=so))
+
+
+def _require_ids(now: Snapshot) -> None:
+    """Refuse what only semantic IDs can answer.
+
+    Raises:
+        EngineError: the shop has none.
+    """
+    if now.code_paths is None:
+        raise EngineError("This shop has no semantic IDs. Run it with [semantic_ids] set.")
 
 
 def _text(query: str | None) -> str | None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
 from triptych.encoders.embed import Embedder
-from triptych.engine.answers import Answer, Channel, CodePath, CodeStep, Hit, Placed, Why
+from triptych.engine.answers import Answer, Channel, CodeBranch, CodePath, CodeStep, CodeTree, Hit, Placed, Why
 from triptych.engine.bundle import Parts
-from triptych.engine.code_paths import CodePaths
+from triptych.engine.code_paths import LOOKED_AT, CodePaths, nearest_to_centre
 from triptych.engine.explain import explain_dense, explain_hybrid, explain_plain
 from triptych.engine.generation import Generation
 from triptych.engine.new_items import NewItem
@@ -274,6 +274,29 @@ class Snapshot:
             nearest = self.answer(Request(item_row=row, keep=keep), k=k, channel=Channel.DENSE)
             steps.append(CodeStep(depth, int(np.count_nonzero(keep)), list(nearest)))
         return CodePath(codes, steps)
+
+    def code_tree(self, prefix: Sequence[int], *, k: int, limit: int, offset: int) -> CodeTree:
+        """Return what follows a prefix of semantic IDs; see `Engine.code_tree`."""
+        paths = self.code_paths
+        assert paths is not None, "the part was checked"
+        rows = paths.below(prefix, live=self.shelf.columns.live)
+        part, below, hits = slice(offset, offset + limit), [], list[Hit]()
+        if len(prefix) < paths.levels:
+            below = paths.branches(rows, depth=len(prefix))
+        else:
+            hits = self._nearest_to_centre(rows)[part]
+        branches = [
+            CodeBranch(one.code, len(one.item_rows), self._nearest_to_centre(one.item_rows, most=LOOKED_AT)[:k])
+            for one in below[part]
+        ]
+        return CodeTree(list(prefix), paths.levels, paths.num_codes, len(rows), len(below), branches, hits)
+
+    def _nearest_to_centre(self, rows: NDArray[np.int64], *, most: int | None = None) -> list[Hit]:
+        found, cosines = nearest_to_centre(rows, index=self.index, most=most)
+        return [
+            Hit(row, self.shelf.item_id(row), cosine)
+            for row, cosine in zip(found.tolist(), cosines.tolist(), strict=True)
+        ]
 
     def explained(self, hits: Sequence[Hit], request: Request, channel: Channel) -> list[Hit]:
         """Give each hit its `Why`."""

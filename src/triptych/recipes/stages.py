@@ -131,6 +131,7 @@ class Stages:
         self._group = group
         self._base = base
         self._features: dict[Hashable, Artifact] = {}
+        self._served_ids: Artifact | None = None  # semantic IDs of the bundle, once that is written
         self._made: dict[str, str] = {}  # id of what this run has made → what it called that first
         self._folder = RunFolder(out)
         self._folder.start(config.dump())
@@ -443,6 +444,7 @@ class Stages:
         own, ids = trained[plan.name, seed], self.config.semantic_ids
         name = f"{plan.name} seed {seed}"
         codes = None if ids is None else self.semantic_ids(own, config=ids, name=name, split=split)
+        self._served_ids = codes
         return self.stage(
             "bundle",
             lambda out: write_bundle(
@@ -475,7 +477,7 @@ class Stages:
         inputs: Mapping[str, Artifact | str],
         chosen: str = "",
     ) -> Artifact:
-        """Run the evaluation tasks and write the report.
+        """Run the evaluation tasks and write the report; it also says how good the semantic IDs of the bundle are.
 
         Args:
             tasks: the first is shown first.
@@ -491,6 +493,8 @@ class Stages:
         for (name, seed), one in trained.items():
             found[f"{name} seed {seed}"] = one.encoder
             found[f"index {name} seed {seed}"] = one.index
+        if self._served_ids is not None:
+            found["semantic ids"] = self._served_ids
         return self.stage(
             "report",
             lambda out: report.run(

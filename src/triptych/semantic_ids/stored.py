@@ -46,8 +46,8 @@ class SemanticIds:
         if embeddings is not None:
             artifact.require_input(EMBEDDINGS, embeddings)
         codes = np.load(artifact.file(CODES), mmap_mode="r", allow_pickle=False)
-        quality = Quality.load(json.loads(artifact.file(QUALITY).read_text(encoding="utf-8")))
-        return cls(artifact, codes, open_quantizer(artifact.config["quantizer"], artifact.path), quality)
+        quantizer = open_quantizer(artifact.config["quantizer"], artifact.path)
+        return cls(artifact, codes, quantizer, read_quality(artifact))
 
     @property
     def num_codes(self) -> int:
@@ -61,3 +61,8 @@ class SemanticIds:
     def reconstruct(self, codes: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return the vectors ``[n, dim]`` that codes stand for; a token against collisions stands for nothing."""
         return self.quantizer.reconstruct(codes[:, : self.quantizer.levels])
+
+
+def read_quality(artifact: Artifact) -> Quality:
+    """Read how good the IDs of an artefact are, as measured when they were made."""
+    return Quality.load(json.loads(artifact.file(QUALITY).read_text(encoding="utf-8")))

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from triptych.serve import schemas
 
 if TYPE_CHECKING:
-    from triptych.engine import Answer, CodePath, Engine, Facets, Hit, Why
+    from triptych.engine import Answer, CodePath, CodeTree, Engine, Facets, Hit, Why
 
 # Columns that have a field of their own in `schemas.Item`, or serve the engine only.
 OWN_COLUMNS = frozenset({*schemas.Item.model_fields, "has_photo", "photo", "added"})
@@ -52,6 +52,22 @@ def code_path(engine: Engine, found: CodePath) -> schemas.CodePath:
             schemas.CodeStep(codes_shared=step.codes_shared, num_items=step.num_items, hits=hits(engine, step.hits))
             for step in found.steps
         ],
+    )
+
+
+def code_tree(engine: Engine, found: CodeTree) -> schemas.CodeTree:
+    """What follows a prefix; arguments as of `answer`."""
+    return schemas.CodeTree(
+        prefix=found.prefix,
+        levels=found.levels,
+        num_codes=found.num_codes,
+        num_items=found.num_items,
+        num_branches=found.num_branches,
+        branches=[
+            schemas.CodeBranch(code=one.code, num_items=one.num_items, hits=hits(engine, one.hits))
+            for one in found.branches
+        ],
+        hits=hits(engine, found.hits),
     )
 
 

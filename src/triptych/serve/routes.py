@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Form, Query, Request, Response, UploadFi
 from starlette.exceptions import HTTPException
 from starlette.status import HTTP_201_CREATED, HTTP_304_NOT_MODIFIED, HTTP_404_NOT_FOUND
 
-from triptych.engine import Engine
+from triptych.engine import Engine, PrefixError
 from triptych.foundation.errors import EngineError
 from triptych.serve import present, schemas
 from triptych.serve.body import ItemsRoute, PhotoRoute
@@ -135,6 +135,27 @@ async def similar(
         _known(engine, item_id)
         found = engine.similar(item_id, k=parameters.k, filters=parameters.filters)
         return present.answer(engine, found)
+
+    return await ask(work)
+
+
+@searches.get(
+    "/codes",
+    summary="The tree of semantic IDs, by prefix",
+    responses={404: {"model": Problem, "description": "No semantic ID begins so."}},
+)
+async def code_tree(parameters: Annotated[schemas.CodeTreeParameters, Query()], ask: Asking) -> schemas.CodeTree:
+    """Give the codes that follow a prefix, each with its number of items and a few that stand for them.
+
+    Behind a whole ID: the items that share it.
+    """
+
+    def work(engine: Engine) -> schemas.CodeTree:
+        try:
+            found = engine.code_tree(parameters.codes, k=parameters.k, limit=parameters.limit, offset=parameters.offset)
+        except PrefixError as error:  # as an unknown item: it is what the address names
+            raise HTTPException(HTTP_404_NOT_FOUND, str(error)) from None
+        return present.code_tree(engine, found)
 
     return await ask(work)
 

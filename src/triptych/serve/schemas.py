@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Annotated, Any, Self
 
 from fastapi import UploadFile
@@ -12,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
@@ -24,6 +26,8 @@ MAX_NAME_CHARS = 200
 MAX_TEXT_CHARS = 2000
 MAX_NAMES = 1000
 MAX_HISTORY = 200
+MAX_PREFIX_CHARS = 200
+MAX_BRANCH_ITEMS = 6
 
 
 def _decode_photo(text: Any) -> bytes:
@@ -173,6 +177,31 @@ class CodesParameters(Parameters):
     """Most items named for each number of codes in common."""
 
 
+class CodeTreeParameters(Parameters):
+    """Where in the tree of codes one looks, and how much of it is wanted."""
+
+    prefix: str = Field("", max_length=MAX_PREFIX_CHARS, examples=["12.7"])
+    """Codes with a full stop between them, the coarsest first: ``12.7``. Left out: the first codes of all IDs."""
+    k: int = Field(MAX_BRANCH_ITEMS, ge=1, le=MAX_BRANCH_ITEMS)
+    """Most items named for each code."""
+    limit: int = Field(60, ge=1, le=MAX_K)
+    """Most codes named; behind a whole ID, most items."""
+    offset: int = Field(0, ge=0)
+    """So many of the first are left out."""
+
+    @field_validator("prefix")
+    @classmethod
+    def _prefix_is_codes(cls, prefix: str) -> str:
+        if not re.fullmatch(r"([0-9]+(\.[0-9]+)*)?", prefix):
+            raise ValueError("codes with full stops between them are wanted, such as 12.7")
+        return prefix
+
+    @property
+    def codes(self) -> list[int]:
+        """The prefix, code by code."""
+        return [int(code) for code in self.prefix.split(".") if code]
+
+
 class Item(Message):
     """An item as it is shown."""
 
@@ -247,6 +276,34 @@ class CodePath(Message):
     """One code a level, the coarsest first."""
     steps: list[CodeStep]
     """From all codes in common down to one."""
+
+
+class CodeBranch(Message):
+    """One code that follows a prefix."""
+
+    code: int
+    num_items: int
+    """How many items go on with it."""
+    hits: list[Hit]
+    """Those that stand for them: the nearest to the mean of their vectors, best first; ``score`` is the cosine."""
+
+
+class CodeTree(Message):
+    """What follows a prefix of semantic IDs."""
+
+    prefix: list[int]
+    levels: int
+    """Codes of a whole ID."""
+    num_codes: int
+    """Codes to choose from at each level."""
+    num_items: int
+    """How many items begin with the prefix."""
+    num_branches: int
+    """How many different codes follow it; 0 behind a whole ID."""
+    branches: list[CodeBranch]
+    """Those asked for, most items first."""
+    hits: list[Hit]
+    """Behind a whole ID, the items that share it, the nearest to the mean of their vectors first; else none."""
 
 
 class SearchAnswer(Message):

@@ -17,20 +17,23 @@ from triptych.evaluate.page.base import Page
 from triptych.evaluate.page.examples import Gallery
 from triptych.evaluate.page.markup import command, definitions, figure, section, table, text
 from triptych.evaluate.page.parts import parts_of
+from triptych.evaluate.page.semantic_ids import semantic_ids_section
 from triptych.evaluate.page.training import training_section
 from triptych.evaluate.records import distinct, select, single
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.text_table import ONE_SEED, headline, table_columns
 from triptych.foundation.artifact import Artifact, git_commit, package_version
+from triptych.semantic_ids.stored import KIND as SEMANTIC_IDS
 from triptych.training.log import LOG_FILE, read_log
 
 
 def write_page(page: Page) -> str:
     """Write the whole report as one HTML text that needs nothing else."""
     body = "".join(_task(page, result, is_first=i == 0) for i, result in enumerate(page.results))
-    body += _photos(page) + _training(page) + _data(page) + _provenance(page)
+    body += _photos(page) + semantic_ids_section(page.inputs) + _training(page) + _data(page) + _provenance(page)
     links = [("results", "Results"), *((_anchor(one), one.task) for one in page.results[1:])]
-    links += [("pictures", "Photos"), ("training", "Training"), ("data", "Data"), ("provenance", "Origin")]
+    links += [("pictures", "Photos"), ("semantic-ids", "Semantic IDs"), ("training", "Training"), ("data", "Data")]
+    links += [("provenance", "Origin")]
     return assemble(
         title=page.about["name"] or page.about["dataset"] or "report",
         chips=opening.chips(page),
@@ -160,7 +163,11 @@ def _photos(page: Page) -> str:
 
 def _training(page: Page) -> str:
     """Show the encoders' logs."""
-    return training_section(training_logs(page.inputs, models=distinct(single(page.rows), "model")))
+    # A quantiser's loss is of another kind than those of models that rank.
+    inputs = {
+        name: one for name, one in page.inputs.items() if not isinstance(one, Artifact) or one.kind != SEMANTIC_IDS
+    }
+    return training_section(training_logs(inputs, models=distinct(single(page.rows), "model")))
 
 
 def training_logs(inputs: Mapping[str, Artifact | str], *, models: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

@@ -25,12 +25,15 @@ TABLES: dict[str, Callable[[], Table]] = {
 """What `triptych reproduce` is asked with → the table."""
 
 
-def find_table(name: str, *, part: str | None = None) -> Table:
-    """Look a table up.
+def find_tables(name: str, *, part: str | None = None) -> dict[str, Table]:
+    """Look a table up, or all parts of one that is made in several.
 
     Args:
         name: of the table, without its part.
-        part: which part of a table that is made in several; it may be left out where there is one.
+        part: the one part that is wanted; None: all.
+
+    Returns:
+        Part → its table, in the order they are made; the part of a table that has none is "".
 
     Raises:
         ConfigError: there is no such table, or no such part.
@@ -39,11 +42,9 @@ def find_table(name: str, *, part: str | None = None) -> Table:
     if not parts:
         names = list(dict.fromkeys(key.partition(" --part ")[0] for key in TABLES))
         raise ConfigError(f"There is no table '{name}'.{did_you_mean(name, names)} Tables: {', '.join(names)}.")
-    if part is None and len(parts) == 1:
-        return next(iter(parts.values()))()
-    if part is None and "" not in parts:
-        raise ConfigError(f"Table '{name}' is made in parts. Name one: --part {' or --part '.join(parts)}.")
-    if (part or "") not in parts:
+    if part is None:
+        return {found: make() for found, make in parts.items()}
+    if part not in parts:
         named = ", ".join(filter(None, parts)) or "none"
-        raise ConfigError(f"Table '{name}' has no part '{part or ''}'. Parts: {named}.")
-    return parts[part or ""]()
+        raise ConfigError(f"Table '{name}' has no part '{part}'.{did_you_mean(part, list(parts))} Parts: {named}.")
+    return {part: parts[part]()}

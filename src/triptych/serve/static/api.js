@@ -1,6 +1,6 @@
 // Talking to the service. Every failure becomes a Failure with one sentence to show.
 
-import { PAGE_SIZE, FILTERS, isBrowsing } from "./state.js";
+import { FILTERS, MAX_K, isBrowsing, pageSize } from "./state.js";
 
 export class Failure extends Error {
   /** @param {number} status HTTP status, 0 where the service could not be reached. @param {string|null} requestId finds it in the log. */
@@ -31,7 +31,7 @@ export async function ask(path, { signal, body } = {}) {
 
 /** The hits of a state. @param {Blob|null} photo the photo it names, if any. */
 export function search(state, { photo, signal }) {
-  const asked = { k: state.k ?? PAGE_SIZE };
+  const asked = { k: state.k ?? pageSize(state) };
   for (const name of FILTERS) if (state[name] !== null) asked[name] = state[name];
   if (state.similar) return ask(`/api/similar/${encodeURIComponent(state.similar)}?${new URLSearchParams(asked)}`, { signal });
   if (state.q) asked.q = state.q;
@@ -48,6 +48,23 @@ export function why(state, itemId, { channel, photo, signal }) {
   if (state.q) asked.q = state.q;
   if (!photo) return ask(`/api/why?${new URLSearchParams(asked)}`, { signal });
   return ask("/api/why", { signal, body: form(asked, photo) });
+}
+
+/** What follows a prefix of semantic IDs, or the items that share a whole one; so many as the state shows. */
+export async function codeTree(state, { signal }) {
+  const wanted = state.k ?? pageSize(state);
+  let whole = null;
+  for (let offset = 0; offset < wanted; offset += MAX_K) {
+    const asked = new URLSearchParams({ prefix: state.codes, limit: Math.min(MAX_K, wanted - offset), offset });
+    const { answer, ms } = await ask(`/api/codes?${asked}`, { signal });
+    if (whole === null) whole = { answer, ms };
+    else {
+      whole.answer.branches.push(...answer.branches);
+      whole.answer.hits.push(...answer.hits);
+    }
+    if (offset + MAX_K >= (answer.num_branches || answer.num_items)) break;
+  }
+  return whole;
 }
 
 /** An item's semantic ID and the items near it by prefix. */

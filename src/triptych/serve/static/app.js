@@ -2,12 +2,13 @@
 
 import * as api from "./api.js";
 import * as cards from "./cards.js";
+import * as codes from "./codes.js";
 import * as filters from "./filters.js";
 import * as messages from "./messages.js";
 import * as photos from "./photo.js";
 import * as why from "./why.js";
 import { byId, count, el, icon, learnPrices, photo as photoOf, plural } from "./dom.js";
-import { PAGE_SIZE, MAX_K, address, isBrowsing, isStart, key, parse } from "./state.js";
+import { address, asks, isStart, isWalking, key, maxShown, pageSize, parse } from "./state.js";
 
 const SKELETON_AFTER_MS = 120;
 const RETRY_AFTER_MS = 1000;
@@ -25,7 +26,7 @@ const items = new Map(); // items seen so far, for the chip of "similar" and for
 /** Change the state, and the address with it. What is asked for anew starts on its first page, with the panel closed. */
 function go(change, { replace = false, panel = false } = {}) {
   if (leaving) return leaving.then(() => go(change, { replace, panel })); // else going back would undo this
-  const next = { ...state, k: null, item: null, ...change };
+  const next = { ...state, k: null, item: null, ...(asks(change) ? { codes: null } : {}), ...change };
   if (address(next) === address(state)) return update();
   state = next;
   history[replace ? "replaceState" : "pushState"]({ panel }, "", address(state));
@@ -50,18 +51,20 @@ async function load({ again = false } = {}) {
   grid.setAttribute("aria-busy", "true");
   messages.clear();
   showNote(null);
-  const more = shown.base === base(state) && shown.answer !== null && (state.k ?? PAGE_SIZE) > shown.answer.hits.length;
+  const more = shown.base === base(state) && shown.answer !== null && shows() > numberOf(shown.answer);
   byId("more").disabled = true;
   const skeletons = setTimeout(() => {
     if (more) return;
-    cards.renderSkeletons(isStart(state) ? 8 : 12);
+    if (isWalking(state)) codes.renderSkeletons(6);
+    else codes.clear();
+    cards.renderSkeletons(isWalking(state) ? 0 : isStart(state) ? 8 : 12);
     byId("status").textContent = "Searching…";
     byId("more").hidden = true;
   }, SKELETON_AFTER_MS);
   try {
     const photo = await queryPhoto();
     if (state.photo && !photo) return fail(null, wanted);
-    const found = await whenReady(() => api.search(state, { photo, signal: mine.signal }), mine.signal);
+    const found = await whenReady(() => (isWalking(state) ? api.codeTree(state, mine) : api.search(state, { photo, signal: mine.signal })), mine.signal);
     for (const hit of found.answer.hits) items.set(hit.item.item_id, hit.item);
     learnPrices(found.answer.hits.map((hit) => hit.item.price));
     answers.set(wanted, found);
@@ -95,21 +98,39 @@ async function whenReady(work, signal) {
 
 const base = (of) => key({ ...of, k: null });
 
+const shows = () => state.k ?? pageSize(state);
+
+/** How many results an answer has: hits, or codes where it is of the tree. */
+const numberOf = (answer) => answer.branches?.length || answer.hits.length;
+
+const walk = (prefix) => go({ ...NOTHING, codes: prefix }).then(() => byId("heading").focus({ preventScroll: true }));
+
 const queryPhoto = () => (state.photo ? photos.get(state.photo) : null);
 
 function showAnswer(wanted, { answer, ms }, { more = false } = {}) {
-  const before = shown.hits.length;
+  const before = more ? shown.answer.branches?.length || shown.hits.length : 0; // in their list: the start page has three of the hits elsewhere
   shown = { key: wanted, base: base(state), answer, hits: [] };
   byId("results").removeAttribute("aria-busy");
   messages.clear();
-  showHits({ keepFirst: more && !state.sort ? before : 0 });
+  showHits({ keepFirst: state.sort ? 0 : before });
+  if (isWalking(state)) return showBranches(answer, ms, { before });
+  codes.clear();
   const number = answer.hits.length;
   byId("status").textContent = summary(number, answer, ms);
   showNote(number > 0 ? answer.note : null);
   showSort(number > 1);
-  byId("more").hidden = number < (state.k ?? PAGE_SIZE) || number >= MAX_K;
+  byId("more").hidden = number < shows() || number >= maxShown(state);
   if (number === 0) messages.nothing(state, { go, note: answer.note });
   if (more) byId("results").children[before]?.querySelector(".open").focus({ preventScroll: true });
+}
+
+/** What follows a prefix of the tree of codes; behind a whole ID there are its items, in the grid. */
+function showBranches(answer, ms, { before }) {
+  codes.render(answer, { onwalk: walk, keepFirst: before });
+  byId("status").textContent = codes.summary(answer, ms);
+  showNote(null);
+  byId("more").hidden = numberOf(answer) >= Math.min(answer.num_branches || answer.num_items, maxShown(state));
+  if (before) (byId("branches").children[before] ?? byId("results").children[before])?.querySelector("a, .open").focus({ preventScroll: true });
 }
 
 /** What has to be said of an answer that is not quite what was asked for. */
@@ -122,7 +143,7 @@ const showSort = (shows) => (byId("sort").closest("label").hidden = !shows);
 
 function summary(number, { num_items: all, channel }, ms) {
   const time = ms === null ? "" : ` · ${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
-  const many = number === (state.k ?? PAGE_SIZE); // so many were asked for, so there are more
+  const many = number === shows(); // so many were asked for, so there are more
   const kind = channel === "popularity" ? "most clicked" : "best";
   if (number === 0) return `No results in ${count(all)} items${time}`;
   return many ? `The ${count(number)} ${kind} of ${count(all)} items${time}` : `${plural(number, "result", "results")} in ${count(all)} items${time}`;
@@ -158,6 +179,8 @@ function fail(failure, wanted) {
   shown = { key: wanted, base: null, answer: null, hits: [] };
   byId("results").replaceChildren();
   byId("results").removeAttribute("aria-busy");
+  codes.clear();
+  if (failure?.status === 422) codes.showCrumbs(null, { onwalk: walk }); // there is no tree, or this is no place in it
   byId("more").hidden = true;
   byId("panels").replaceChildren();
   byId("status").textContent = "";
@@ -176,12 +199,15 @@ function showQuestion() {
   filters.show(state, { onchange: go, canChoose: Boolean(state.q) && !state.photo && !state.similar });
   byId("sort").value = state.sort ?? "";
   byId("intro").hidden = !start;
+  document.body.classList.toggle("walking", isWalking(state));
+  codes.showCrumbs(state.codes, { onwalk: walk });
   byId("heading").textContent = heading();
   byId("heading").setAttribute("aria-level", start ? "2" : "1");
   document.title = start ? "Triptych" : `${heading()} · Triptych`;
 }
 
 function heading() {
+  if (isWalking(state)) return codes.heading(state.codes);
   if (state.similar) return `Similar to ${items.get(state.similar)?.title ?? "an item"}`;
   if (state.photo) return state.q ? `“${state.q}”, like your photo` : "Like your photo";
   if (state.q) return `“${state.q}”`;
@@ -223,7 +249,7 @@ async function showPanel() {
   try {
     const item = hit?.item ?? (await itemOf(wanted));
     const channel = shown.answer?.channel ?? state.channel;
-    if (state.item === wanted) await why.open(item, { state, channel, hit, photo: await queryPhoto(), hasCodes, onsimilar: findSimilar,
+    if (state.item === wanted) await why.open(item, { state, channel, hit, photo: await queryPhoto(), hasCodes, onsimilar: findSimilar, onwalk: walk,
       onitem: (itemId) => go({ k: state.k, item: itemId }, { panel: true }) });
   } catch {
     go({ k: state.k, item: null }, { replace: true }); // the address names an item that is not in this catalogue
@@ -255,12 +281,13 @@ function listen() {
   });
   byId("q").addEventListener("search", () => byId("q").value === "" && state.q && go({ q: null })); // the field's own × button
   byId("sort").addEventListener("change", (event) => go({ k: state.k, sort: event.target.value || null }, { replace: true }));
-  byId("more").addEventListener("click", () => go({ k: Math.min(MAX_K, (state.k ?? PAGE_SIZE) + PAGE_SIZE) }, { replace: true }));
+  byId("more").addEventListener("click", () => go({ k: Math.min(maxShown(state), shows() + pageSize(state)) }, { replace: true }));
   document.querySelector(".wordmark").addEventListener("click", (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey) return;
     event.preventDefault();
     go(NOTHING);
   });
+  byId("foot-codes").append(codes.link("", { onwalk: walk }, "Semantic IDs"));
   window.addEventListener("popstate", () => {
     state = parse(location.search);
     update();
@@ -288,6 +315,7 @@ async function showCatalogue() {
   const { signal } = new AbortController();
   const [facets, info] = await Promise.all(["/api/facets", "/api/info"].map((path) => whenReady(() => api.ask(path), signal)));
   hasCodes = Boolean(info.answer.details.parts.semantic_ids);
+  byId("foot-codes").hidden = !hasCodes;
   filters.fill(facets.answer, { searchChannel: info.answer.details.search_channel, parts: info.answer.details.parts });
   filters.show(state, { onchange: go, canChoose: Boolean(state.q) && !state.photo && !state.similar });
   const { num_items: number, example_queries: examples, limits, version } = info.answer;

@@ -1,7 +1,7 @@
 // What stands in the place of results: none found, something failed, a photo that is not here.
 
 import { byId, el } from "./dom.js";
-import { activeFilters } from "./state.js";
+import { activeFilters, isWalking } from "./state.js";
 
 let examples = [];
 let unanswered = null; // what `nothing` was called with, while it is shown
@@ -37,13 +37,18 @@ export function failed(failure, state, { go, retry }) {
   unanswered = null;
   const titles = { 0: "No connection", 4: "That cannot be searched", 5: "Something broke" };
   const badPhoto = state.photo && Math.floor(failure.status / 100) === 4;
-  const buttons = [badPhoto ? button("Choose another photo", () => byId("photo-file").click(), "primary") : button("Try again", retry, "primary")];
+  const nowhere = isWalking(state) && Math.floor(failure.status / 100) === 4; // asking again would change nothing
+  const first = badPhoto ? button("Choose another photo", () => byId("photo-file").click(), "primary")
+    : failure.status === 404 && nowhere ? button("All semantic IDs", () => go({ codes: "" }), "primary")
+    : nowhere ? null : button("Try again", retry, "primary");
+  const buttons = first ? [first] : [];
   if (state.photo) buttons.push(button("Remove the photo", () => go({ photo: null }), "quiet"));
-  if (state.q || state.similar || activeFilters(state).length) {
-    buttons.push(button("Start over", () => go({ q: null, photo: null, similar: null, category: null, cell: null, min_price: null, max_price: null, channel: null, sort: null }), "quiet"));
+  if (state.q || state.similar || isWalking(state) || activeFilters(state).length) {
+    buttons.push(button("Start over", () => go({ q: null, photo: null, similar: null, category: null, cell: null, min_price: null, max_price: null, channel: null, sort: null }), first ? "quiet" : "primary"));
   }
   const broke = failure.status >= 500 && failure.requestId;
   const id = broke ? el("p", { class: "note" }, "Request ", el("code", {}, failure.requestId)) : null;
+  if (isWalking(state)) titles[4] = "Not in the tree";
   show(titles[Math.floor(failure.status / 100)] ?? titles[5], failure.message, buttons, id, "alert");
 }
 

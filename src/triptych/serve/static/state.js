@@ -3,8 +3,10 @@
 const TEXT = ["q", "photo", "similar", "category", "cell", "channel", "sort", "item"];
 const NUMBERS = ["min_price", "max_price", "k"];
 export const FILTERS = ["category", "cell", "min_price", "max_price"];
-export const PAGE_SIZE = 24;
-export const MAX_K = 200;
+const QUESTION = ["q", "photo", "similar", ...FILTERS, "channel", "sort"];
+export const MAX_K = 200; // of one answer
+const PAGE_SIZE = { hits: 24, codes: 60 };
+const MAX_SHOWN = { hits: MAX_K, codes: 2000 };
 
 /** The state that an address stands for; what it does not say is null. */
 export function parse(search) {
@@ -15,16 +17,18 @@ export function parse(search) {
     const number = parameters.get(name) ? Number(parameters.get(name)) : NaN;
     state[name] = Number.isFinite(number) && number >= 0 ? number : null;
   }
+  state.codes = parameters.get("codes")?.trim() ?? null; // "" is the root of the tree
+  if (state.codes !== null) for (const name of QUESTION) state[name] = null;
   if (!["dense", "generative", "bm25", "popularity", "hybrid"].includes(state.channel)) state.channel = null;
   if (!["price", "-price"].includes(state.sort)) state.sort = null;
-  if (state.k !== null) state.k = Math.min(Math.max(1, Math.round(state.k)), MAX_K);
+  if (state.k !== null) state.k = Math.min(Math.max(1, Math.round(state.k)), maxShown(state));
   return state;
 }
 
 /** The address of a state, relative to the page. */
 export function address(state) {
   const parameters = new URLSearchParams();
-  for (const name of [...TEXT, ...NUMBERS]) if (state[name] !== null) parameters.set(name, state[name]);
+  for (const name of ["codes", ...TEXT, ...NUMBERS]) if (state[name] !== null) parameters.set(name, state[name]);
   const query = parameters.toString();
   return query ? `?${query}` : "/";
 }
@@ -32,6 +36,14 @@ export function address(state) {
 /** Which results a state needs: two states with one key differ in sorting or in the open panel only. */
 export const key = (state) => address({ ...state, sort: null, item: null });
 
-export const isBrowsing = (state) => !state.q && !state.photo && !state.similar;
+/** How many results are shown at first, and for each time that more are wanted; and how many at most. */
+export const pageSize = (state) => (isWalking(state) ? PAGE_SIZE.codes : PAGE_SIZE.hits);
+export const maxShown = (state) => (isWalking(state) ? MAX_SHOWN.codes : MAX_SHOWN.hits);
+
+/** Whether a change asks for something else than what is in the tree of codes. */
+export const asks = (change) => QUESTION.some((name) => name in change);
+
+export const isWalking = (state) => state.codes !== null;
+export const isBrowsing = (state) => !isWalking(state) && !state.q && !state.photo && !state.similar;
 export const activeFilters = (state) => FILTERS.filter((name) => state[name] !== null);
 export const isStart = (state) => isBrowsing(state) && activeFilters(state).length === 0;

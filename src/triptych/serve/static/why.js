@@ -2,6 +2,7 @@
 
 import { byId, el, photo, plural, price, score } from "./dom.js";
 import * as api from "./api.js";
+import * as codes from "./codes.js";
 
 // Below this share of the score, hiding a side changes nothing worth telling.
 const SMALL = 0.03;
@@ -12,7 +13,7 @@ const CHANNELS = { recall: "Choices and meaning", dense: "Meaning", generative: 
 let pending = null;
 
 /** Open the panel for an item. @param {object|null} hit its hit, null where it is not among the results. @param {string} channel what found the hits. */
-export async function open(item, { state, channel, hit, photo: queryPhoto, hasCodes, onsimilar, onitem }) {
+export async function open(item, { state, channel, hit, photo: queryPhoto, hasCodes, onsimilar, onwalk, onitem }) {
   pending?.abort();
   pending = new AbortController();
   const { signal } = pending;
@@ -27,7 +28,7 @@ export async function open(item, { state, channel, hit, photo: queryPhoto, hasCo
   if (!dialog.open) dialog.showModal();
   await Promise.all([
     explain(reason, item, { state, channel, hit, queryPhoto, signal }),
-    path && showCodes(path, item, { onitem, signal }),
+    path && showCodes(path, item, { onitem, onwalk, signal }),
   ]);
 }
 
@@ -36,12 +37,13 @@ export function close() {
   if (byId("why").open) byId("why").close();
 }
 
-const hasReason = (state) => Boolean(state.q || state.photo || state.similar);
+const hasReason = (state) => Boolean(state.q || state.photo || state.similar || state.codes);
 
 async function explain(section, item, { state, channel, hit, queryPhoto, signal }) {
   const plain = (sentence) => section.replaceChildren(el("p", { class: "verdict" }, sentence));
   if (!state.q && !state.photo) {
     if (state.similar && hit) plain(`Its title and photo, read together, are close to those of the item you started from: similarity ${score(hit.score)}.`);
+    else if (state.codes && hit) plain(`Its semantic ID is ${state.codes}, as that of all items here.`);
     else if (hit) plain("It is here because it was clicked often. Search for something to see what its title and its photo add.");
     return;
   }
@@ -130,7 +132,7 @@ function bars(total, sides) {
 }
 
 /** The item's semantic ID, and who shares how much of it. */
-async function showCodes(section, item, { onitem, signal }) {
+async function showCodes(section, item, { onitem, onwalk, signal }) {
   try {
     const { answer } = await api.codes(item.item_id, { signal });
     const tile = ({ item: other }) => el("button", { class: "tile", type: "button", title: other.title || other.item_id,
@@ -142,6 +144,10 @@ async function showCodes(section, item, { onitem, signal }) {
     ];
     section.replaceChildren(el("h4", {}, "Semantic ID"),
       el("dl", {}, ...answer.steps.flatMap(step)),
+      el("p", { class: "code-links" }, "All items under ", ...answer.codes.map((_, depth) => {
+        const prefix = answer.codes.slice(0, depth + 1).join(".");
+        return codes.link(prefix, { onwalk, "aria-label": `All items under ${prefix}` }, prefix);
+      })),
       el("p", { class: "note" }, "The model's own shelves: what shares the first code is of one kind, each further code tells it apart more finely."));
   } catch (failure) {
     if (failure.name !== "AbortError") section.remove(); // what it would have said is extra: the panel does without
