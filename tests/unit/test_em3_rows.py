@@ -21,7 +21,7 @@ from triptych.ranker.match import Match
 from triptych.ranker.own_encoder import EncoderStart
 from triptych.ranker.task import Given, RankTask
 from triptych.recipes.ranker import train_rankers
-from triptych.recipes.reproduce import find_table
+from triptych.recipes.reproduce import find_tables
 from triptych.recipes.reproduce.base import Size
 from triptych.recipes.reproduce.plans import Planned, resolve
 from triptych.recipes.stages import Stages
@@ -91,7 +91,9 @@ class Made:
     """A part of the table in its full form, over items of its columns."""
 
     def __init__(self, part: str, folder: Path) -> None:
-        self.planned: Planned = resolve(find_table("em3", part=part), size=Size.FULL, part=Part.TEST, settings=[])
+        self.planned: Planned = resolve(
+            find_tables("em3", part=part)[part], size=Size.FULL, part=Part.TEST, settings=[]
+        )
         name, write = DATA[part.partition("-")[0]]
         (folder / name / "images").mkdir(parents=True)
         few = write(folder / name)
