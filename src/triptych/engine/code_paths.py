@@ -136,7 +136,7 @@ def nearest_to_centre(
         [block @ unit / np.maximum(np.linalg.norm(block, axis=1), 1e-12) for block in _vectors(rows, index=index)]
     )
     order = np.argsort(-cosines, kind="stable")
-    return rows[order], cosines[order]
+    return rows[order], np.minimum(cosines[order], 1.0)  # float32 ends a hair above
 
 
 def _vectors(rows: NDArray[np.int64], *, index: Index) -> Iterator[NDArray[np.float32]]:

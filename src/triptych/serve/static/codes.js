@@ -30,9 +30,8 @@ export function summary({ prefix, levels, num_codes: codes, num_items: number, n
 /** Fill the list of what follows a prefix; cards that are there already stay. */
 export function render({ prefix, num_items: all, branches }, { onwalk, keepFirst = 0 }) {
   const list = byId("branches");
-  const top = branches[0]?.num_items ?? 1;
   const before = prefix.map((code) => `${code}.`).join("");
-  const cards = branches.slice(keepFirst).map((branch, index) => card(branch, { before, all, top, onwalk, eager: keepFirst + index < EAGER }));
+  const cards = branches.slice(keepFirst).map((branch, index) => card(branch, { before, all, onwalk, eager: keepFirst + index < EAGER }));
   if (keepFirst === 0) list.replaceChildren(...cards);
   else list.append(...cards);
   list.hidden = branches.length === 0;
@@ -60,9 +59,9 @@ export function link(prefix, { onwalk, ...properties }, ...children) {
   } }, ...children);
 }
 
-function card({ code, num_items: number, hits }, { before, all, top, onwalk, eager }) {
+function card({ code, num_items: number, hits }, { before, all, onwalk, eager }) {
   const meter = el("span", { class: "meter", "aria-hidden": "true" }, el("span"));
-  meter.firstChild.style.width = `${(number / top) * 100}%`;
+  meter.firstChild.style.width = `${(number / all) * 100}%`;
   const first = hits[0]?.item;
   return el("li", { class: "branch" }, link(`${before}${code}`, { onwalk },
     el("span", { class: "branch-head" },

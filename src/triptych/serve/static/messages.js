@@ -39,7 +39,7 @@ export function failed(failure, state, { go, retry }) {
   const badPhoto = state.photo && Math.floor(failure.status / 100) === 4;
   const nowhere = isWalking(state) && Math.floor(failure.status / 100) === 4; // asking again would change nothing
   const first = badPhoto ? button("Choose another photo", () => byId("photo-file").click(), "primary")
-    : failure.status === 404 && nowhere ? button("All semantic IDs", () => go({ codes: "" }), "primary")
+    : nowhere && state.codes ? button("All semantic IDs", () => go({ codes: "" }), "primary")
     : nowhere ? null : button("Try again", retry, "primary");
   const buttons = first ? [first] : [];
   if (state.photo) buttons.push(button("Remove the photo", () => go({ photo: null }), "quiet"));

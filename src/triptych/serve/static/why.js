@@ -139,7 +139,7 @@ async function showCodes(section, item, { onitem, onwalk, signal }) {
       "aria-label": other.title || other.item_id, onclick: () => onitem(other.item_id) }, photo(other));
     const step = ({ codes_shared: shared, num_items: number, hits }) => [
       el("dt", {}, ...answer.codes.slice(0, shared).map((code) => el("code", {}, String(code))),
-        el("span", {}, number === 0 ? "nobody else" : plural(number, "item", "items"))),
+        el("span", {}, number === 0 ? "nobody else" : plural(number, "other", "others"))),
       el("dd", {}, ...hits.map(tile)),
     ];
     section.replaceChildren(el("h4", {}, "Semantic ID"),
@@ -148,7 +148,7 @@ async function showCodes(section, item, { onitem, onwalk, signal }) {
         const prefix = answer.codes.slice(0, depth + 1).join(".");
         return codes.link(prefix, { onwalk, "aria-label": `All items under ${prefix}` }, prefix);
       })),
-      el("p", { class: "note" }, "The model's own shelves: what shares the first code is of one kind, each further code tells it apart more finely."));
+      el("p", { class: "note" }, "The model's own shelves: what shares the first code is of one kind, each further code tells it apart more finely. Others are counted where they part from it."));
   } catch (failure) {
     if (failure.name !== "AbortError") section.remove(); // what it would have said is extra: the panel does without
   }
