@@ -167,7 +167,9 @@ class Engine:
         now = self._snapshot
         chosen = channel_of_search(now, channel, text=text, has_photo=photo is not None)
         if text is None and photo is None and chosen is not Channel.POPULARITY:
-            raise EngineError("A search needs words or a photo; the query is empty. To browse, choose channel popularity.")
+            raise EngineError(
+                "A search needs words or a photo; the query is empty. To browse, choose channel popularity."
+            )
         keep = now.shelf.columns.mask(filters)
         request = Request(query=text, photo=query_pixels(photo, px=self._embedder.px), user=user, keep=keep)
         instead = None
