@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from triptych.nn.id_table import IdTable, TableConfig
+from triptych.nn.id_table import TableConfig
 
 
 class Fusion(StrEnum):
@@ -82,12 +82,10 @@ class FusedVectors(nn.Module):
         self.out_dim = 2 * dim if fusion is Fusion.CAT else dim
         self.ids = None
         if fusion.reads_id:
-            residual, kept = fusion is Fusion.TRAINABLE, tables or TableConfig()
-            self.ids = IdTable(
+            residual = fusion is Fusion.TRAINABLE
+            self.ids = (tables or TableConfig()).build(
                 num_ids,
                 content_dim if residual else dim,
-                optimizer=kept.optimizer,
-                stored_as=kept.stored_as,
                 rate_factor=id_rate_factor,
                 init_std=0.0 if residual else id_init_std,
                 generator=generator,

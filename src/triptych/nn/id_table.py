@@ -37,6 +37,26 @@ class TableConfig(Config):
     stored_as: StoredAs = StoredAs.FLOAT32
     """Number format of the vectors: float32, or bfloat16 or float16, which halve the memory and round by chance."""
 
+    def build(
+        self,
+        num_rows: int,
+        dim: int,
+        *,
+        rate_factor: float,
+        init_std: float,
+        generator: torch.Generator | None = None,
+    ) -> IdTable:
+        """Make a table so; arguments as of `IdTable`."""
+        return IdTable(
+            num_rows,
+            dim,
+            optimizer=self.optimizer,
+            rate_factor=rate_factor,
+            stored_as=self.stored_as,
+            init_std=init_std,
+            generator=generator,
+        )
+
 
 class Shard(NamedTuple):
     """Rows `place`, `place` + `of`, … of a table."""

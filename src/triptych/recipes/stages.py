@@ -131,7 +131,6 @@ class Stages:
         self._group = group
         self._base = base
         self._features: dict[Hashable, Artifact] = {}
-        self._served_ids: Artifact | None = None  # semantic IDs of the bundle, once that is written
         self._made: dict[str, str] = {}  # id of what this run has made → what it called that first
         self._folder = RunFolder(out)
         self._folder.start(config.dump())
@@ -444,7 +443,6 @@ class Stages:
         own, ids = trained[plan.name, seed], self.config.semantic_ids
         name = f"{plan.name} seed {seed}"
         codes = None if ids is None else self.semantic_ids(own, config=ids, name=name, split=split)
-        self._served_ids = codes
         return self.stage(
             "bundle",
             lambda out: write_bundle(
@@ -474,15 +472,17 @@ class Stages:
         *,
         split: Split | None,
         trained: AllTrained,
+        bundle: Artifact,
         inputs: Mapping[str, Artifact | str],
         chosen: str = "",
     ) -> Artifact:
-        """Run the evaluation tasks and write the report; it also says how good the semantic IDs of the bundle are.
+        """Run the evaluation tasks and write the report.
 
         Args:
             tasks: the first is shown first.
             split: what was held out.
             trained: every encoder that a task asks.
+            bundle: what is served; the report says how good its semantic IDs are.
             inputs: whatever else the numbers depend on, apart from catalogue, split and encoders.
             chosen: what validation chose to be served, in words; empty: nothing was chosen.
         """
@@ -493,8 +493,8 @@ class Stages:
         for (name, seed), one in trained.items():
             found[f"{name} seed {seed}"] = one.encoder
             found[f"index {name} seed {seed}"] = one.index
-        if self._served_ids is not None:
-            found["semantic ids"] = self._served_ids
+        if (ids := bundle.inputs.get(SEMANTIC_IDS)) is not None:
+            found["semantic ids"] = Artifact.open(self.out / SEMANTIC_IDS / ids)
         return self.stage(
             "report",
             lambda out: report.run(

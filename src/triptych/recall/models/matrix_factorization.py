@@ -84,14 +84,8 @@ class MatrixFactorization(PenalisedModel):
         drawn = torch.Generator().manual_seed(seed)
 
         def table(rows: int, dim: int) -> IdTable:
-            return IdTable(
-                rows,
-                dim,
-                optimizer=config.tables.optimizer,
-                stored_as=config.tables.stored_as,
-                rate_factor=config.id_rate_factor,
-                init_std=config.id_init_std,
-                generator=drawn,
+            return config.tables.build(
+                rows, dim, rate_factor=config.id_rate_factor, init_std=config.id_init_std, generator=drawn
             )
 
         self.users = table(sizes.num_users, config.dim)

@@ -159,14 +159,7 @@ class Mgdspr(RecallModel):
 
     def _table(self, num_rows: int) -> IdTable:
         config = self.config
-        return IdTable(
-            num_rows,
-            config.dim,
-            optimizer=config.tables.optimizer,
-            stored_as=config.tables.stored_as,
-            rate_factor=config.id_rate_factor,
-            init_std=config.id_init_std,
-        )
+        return config.tables.build(num_rows, config.dim, rate_factor=config.id_rate_factor, init_std=config.id_init_std)
 
     def _recent(self, *, lstm_layers: int) -> RecentChoices:
         config = self.config

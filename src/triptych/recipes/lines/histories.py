@@ -28,7 +28,7 @@ def run(stages: Stages) -> Artifact:
     trained = stages.train(split, stages.tokenizer(split))
     recalled = recall_of_run(trained, stages=stages, split=split, served=stages.own_plan)
     served = recalled[RECALL][0] if recalled else None
-    stages.bundle(
+    bundle = stages.bundle(
         trained,
         split=split,
         popularity=popularity,
@@ -61,6 +61,7 @@ def run(stages: Stages) -> Artifact:
         [recommended, *stages.relit_photos(split, trained)],
         split=split,
         trained=trained,
+        bundle=bundle,
         inputs={
             "popularity": popularity,
             "item-knn": item_knn,

@@ -27,7 +27,7 @@ def run(stages: Stages) -> Artifact:
     dataset, config = stages.config.dataset, stages.config
     popularity, bm25 = stages.popularity(None), stages.bm25()
     trained = stages.train(None, stages.tokenizer(None))
-    stages.bundle(trained, split=None, popularity=popularity, bm25=bm25)
+    bundle = stages.bundle(trained, split=None, popularity=popularity, bm25=bm25)
     asked = [] if dataset is None else [one for one in dataset.photo_queries() if one.part is config.evaluation.part]
     tasks = [lambda: _photographed(stages, trained, asked)] if asked else []
     tasks += stages.relit_photos(None, trained)
@@ -37,7 +37,7 @@ def run(stages: Stages) -> Artifact:
             "Set pretrain.encoder.modalities = 'title+photo', or bring events or judgements."
         )
     inputs = {"photo queries": str(config.photo_queries), "photos asked with": _fingerprint(asked)}
-    return stages.report(tasks, split=None, trained=trained, inputs=inputs)
+    return stages.report(tasks, split=None, trained=trained, bundle=bundle, inputs=inputs)
 
 
 def _photographed(stages: Stages, trained: AllTrained, asked: Sequence[PhotoQuery]) -> TaskResult:

@@ -22,7 +22,7 @@ def run(stages: Stages) -> Artifact:
     served = served_of_run(trained, stages=stages, split=split)
     hybrids = hybrid_of_run(trained, stages=stages, split=split, served=served.plan, popularity=popularity, bm25=bm25)
     hybrid = hybrids[0].artifact if hybrids else None
-    stages.bundle(trained, split=split, served=served.plan, popularity=popularity, bm25=bm25, hybrid=hybrid)
+    bundle = stages.bundle(trained, split=split, served=served.plan, popularity=popularity, bm25=bm25, hybrid=hybrid)
 
     def judged() -> TaskResult:
         models: dict[str, Retriever] = {"bm25": Bm25.load(bm25.path)}
@@ -37,6 +37,7 @@ def run(stages: Stages) -> Artifact:
         [judged, *stages.relit_photos(split, trained, served=served.plan)],
         split=split,
         trained=trained,
+        bundle=bundle,
         inputs={
             "bm25": bm25,
             "photo queries": str(config.photo_queries),

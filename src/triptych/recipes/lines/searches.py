@@ -58,7 +58,7 @@ def run(stages: Stages) -> Artifact:
     line = ranked_line(rankers, trained, stages=stages, split=split, served=served.plan, recalled=own, hybrids=hybrids)
     ranking = None if line is None else line.rule(stages)
     recall, ranker = own[0] if own else None, rankers[0] if rankers else None
-    stages.bundle(
+    bundle = stages.bundle(
         trained,
         split=split,
         served=served.plan,
@@ -106,6 +106,7 @@ def run(stages: Stages) -> Artifact:
         [searched, *shown, *stages.relit_photos(split, trained, served=served.plan)],
         split=split,
         trained=trained,
+        bundle=bundle,
         inputs={
             "popularity": popularity,
             "bm25": bm25,
