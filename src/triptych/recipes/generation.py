@@ -219,7 +219,8 @@ def generation_of_run(trained: AllTrained, *, stages: Stages, split: Split, serv
     config = stages.config
     if config.generative is None or config.semantic_ids is None:
         return []
-    decoder = GenerationConfig(pretrain=served.config, semantic_ids=config.semantic_ids, generative=config.generative)
+    ids = config.semantic_ids.of_one
+    decoder = GenerationConfig(pretrain=served.config, semantic_ids=ids, generative=config.generative)
     plan = GenerationPlan(GENERATIVE, decoder)
     found = _train([(plan, seed, trained[served.name, seed]) for seed in config.seeds], stages=stages, split=split)
     return [found[plan.name, seed] for seed in config.seeds]

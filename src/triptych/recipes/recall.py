@@ -17,7 +17,7 @@ from triptych.data.splits import Split
 from triptych.encoders import embeddings
 from triptych.encoders.base import Export
 from triptych.encoders.embed import Embedder
-from triptych.encoders.embeddings import load_vectors, load_views
+from triptych.encoders.embeddings import Modality, load_vectors, load_views
 from triptych.encoders.inputs import Modalities, View
 from triptych.engine.bundle import write_index
 from triptych.foundation.artifact import Artifact
@@ -37,12 +37,11 @@ from triptych.recall.task import Given
 from triptych.recipes.config import RECALL, RunConfig
 from triptych.recipes.controls import Control
 from triptych.recipes.encoders import Plan
-from triptych.recipes.semantic_ids import codes_of, said_by
+from triptych.recipes.semantic_ids import SetsConfig, codes_of, said_by
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
-from triptych.recipes.views import SIDES, Modality, item_views, of_modalities, query_vectors, side_by_side
-from triptych.semantic_ids.config import SemanticIdsConfig
-from triptych.semantic_ids.stored import SemanticIds
+from triptych.recipes.views import SIDES, of_modalities, query_vectors, side_by_side
+from triptych.semantic_ids.stored import PARTS, SemanticIds
 from triptych.training.epochs import find_trained
 
 
@@ -53,9 +52,9 @@ class RecallConfig(Config):
     """What the encoder is trained on; none for a model that reads no content."""
     export: Export | None = None
     """Which of the encoder's vectors are read; none: those that it answers with."""
-    semantic_ids: SemanticIdsConfig | None = None
+    semantic_ids: SetsConfig | None = None
     """Of the items, the model reads what their semantic IDs stand for, made so of the encoder's vectors, or the IDs
-    themselves where it has tokens for them; none: it reads the vectors."""
+    themselves where it has tokens for them, of one set or several; none: it reads the vectors."""
     content: tuple[Modality, ...] = Field((Modality.ITEM,), min_length=1)
     """Which of the encoder's vectors of an item a model that reads one is given: item, or several, such as title and
     photo, side by side."""
@@ -87,6 +86,10 @@ class RecallConfig(Config):
         needs = self.recall.recall_model.needs
         if needs.codes is not None and self.semantic_ids is None:
             raise ValueError("recall.model reads semantic IDs: set semantic_ids.")
+        if needs.codes is None and self.semantic_ids is not None and self.semantic_ids.reads_sides:
+            raise ValueError(
+                "semantic_ids.sets have no effect on a model that reads what the item's IDs stand for. Remove them."
+            )
         if needs.title_content and needs.codes is None and self.semantic_ids is not None:
             raise ValueError("semantic_ids have no effect with this recall.model.content. Remove them.")
         if needs.title_content and self.export is not None:
@@ -147,9 +150,13 @@ class Content(NamedTuple):
     query_embeddings: Artifact | None
     """And of the queries; None: the model answers none."""
     semantic_ids: Artifact | None = None
-    """Of the items, read in the place of their vectors, or as tokens; None: the vectors are read."""
+    """Of the items, read in the place of their vectors, or as tokens; None: the vectors are read, or other sets."""
     item_views: Artifact | None = None
     """Title and photo of the items each; None: the model reads neither by itself."""
+    semantic_ids_title: Artifact | None = None
+    """Of the titles, read as tokens; None: they are not."""
+    semantic_ids_photo: Artifact | None = None
+    """Of the photos, likewise."""
 
 
 @dataclass(frozen=True)
@@ -240,11 +247,15 @@ class RecallWork:
     @property
     def item_codes(self) -> tuple[ItemCodes, ...]:
         """The IDs that it reads as tokens; one against collisions means nothing, and is not among them."""
-        if self.content is None or self.content.semantic_ids is None or self._needs.codes is None:
+        if self.content is None or self._needs.codes is None:
             return ()
-        codebooks = SemanticIds.open(self.content.semantic_ids).quantizer.codebooks
-        codes = codes_of(self.content.semantic_ids, control=self.plan.control, seed=self.seed)
-        return (ItemCodes(codes[:, : len(codebooks)], codebooks),)
+        found = []
+        for part in PARTS.values():
+            if (ids := getattr(self.content, part)) is not None:
+                codebooks = SemanticIds.open(ids).quantizer.codebooks
+                codes = codes_of(ids, control=self.plan.control, seed=self.seed)
+                found.append(ItemCodes(codes[:, : len(codebooks)], codebooks))
+        return tuple(found)
 
     @property
     def _inputs(self) -> dict[str, Artifact | str]:
@@ -421,11 +432,12 @@ def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages, spli
             record=f"embeddings {plan.name} seed {seed}",
         )
     config, name = plan.config.semantic_ids, f"{plan.name} seed {seed}"
-    ids = None if config is None else stages.semantic_ids(own, config=config, name=name, split=split)
     views = _views(plan, seed=seed, own=own, stages=stages, photo_rows=photo_rows)
-    if not plan.config.recall.recall_model.needs.query:
-        return Content(own.encoder, items, None, ids, views)
-    return Content(own.encoder, items, query_vectors(own, stages=stages, name=name, export=export), ids, views)
+    sets = {} if config is None else stages.code_sets(own, config=config, name=name, split=split, views=views)
+    ids = {PARTS[of]: one for of, one in sets.items()}
+    asks = plan.config.recall.recall_model.needs.query
+    queries = query_vectors(own, stages=stages, name=name, export=export) if asks else None
+    return Content(own.encoder, items, queries, item_views=views, **ids)
 
 
 def _views(
@@ -438,4 +450,4 @@ def _views(
     if plan.pretrain is None or not reads_one:
         return None
     name = f"{plan.name} seed {seed}"
-    return item_views(own, pretrain=plan.pretrain, stages=stages, name=name, photo_rows=photo_rows)
+    return stages.item_views(own, pretrain=plan.pretrain, name=name, photo_rows=photo_rows)
