@@ -29,6 +29,7 @@ from triptych.recipes.reproduce import TABLES
 from triptych.recipes.reproduce.base import Form, Row, Table
 from triptych.recipes.reproduce.harness import read_per_query, reproduce
 from triptych.recipes.run_folder import RunFolder
+from triptych.semantic_ids.stored import PARTS
 
 SMALL_SHOP = ("dataset.num_items=200", "dataset.photo_px=64", "dataset.shoppers.num_pages=2500")
 FEW_QUERIES = ("evaluation.bootstrap_repeats=100", "evaluation.max_queries=60")
@@ -306,6 +307,10 @@ def test_ids_are_read_and_said_in_one_table(tmp_path: Path, monkeypatch: pytest.
     read, said = folder.stage("recall towers over ids seed 0"), folder.stage("generative generative seed 0")
     ids = folder.stage("semantic ids generative seed 0")
     assert read.inputs["semantic_ids"] == said.inputs["semantic_ids"] == ids.id
+    one, three = (folder.stage(f"recall tower sid{more} seed 0") for more in ("", ", all sets"))
+    assert {name for name in three.inputs if name.startswith("semantic_ids")} == set(PARTS.values())
+    assert one.inputs["semantic_ids"] == three.inputs["semantic_ids"] == ids.id, "one of the whole for all"
+    assert one.inputs["item_views"] == three.inputs["item_views"]
     shuffled = folder.stage("generative random-id generative seed 0")
     own, others = (np.load(one.file("codes.npy")) for one in (said, shuffled))
     assert not np.array_equal(np.load(said.file("item_rows.npy")), np.load(shuffled.file("item_rows.npy")))

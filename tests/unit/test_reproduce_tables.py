@@ -467,6 +467,7 @@ def test_staged_rows_end_and_start_alike():
 def test_one_tower_with_tasks_has_as_much_contrast_as_that_without():
     table = TABLES["smgr --part retrieval"]()
     towers = {row.name: row.config().recall for row in table.rows if row.name.startswith("tower ")}
+    assert towers["tower sid, all sets"] == towers["tower sid"], "they differ in what is read"
     contrasted = {name: one.epochs - one.recall_model.first_epochs for name, one in towers.items()}
     assert contrasted["tower sid + tasks, longer"] == contrasted["tower sid"] == towers["tower sid + tasks"].epochs
     assert contrasted["tower sid + tasks"] < contrasted["tower sid"]

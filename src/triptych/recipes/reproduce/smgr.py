@@ -13,7 +13,7 @@ them; one schedule over all stages is in that map alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -190,6 +190,7 @@ def retrieval() -> Table:
                 "hybrid",
                 "tower none",
                 "tower sid",
+                "tower sid, all sets",
                 "tower sid + tasks",
                 "random-id towers",
                 "random-id generative",
@@ -227,15 +228,17 @@ def reader(semantic_ids: Tree | None) -> RecallConfig:
     return RecallConfig.parse(tree if semantic_ids is None else {**tree, "semantic_ids": semantic_ids})
 
 
-def tower(content: Content, *, tasks: Tree | None = None, longer: bool = False) -> RecallConfig:
+def tower(
+    content: Content, *, tasks: Tree | None = None, longer: bool = False, sets: Sequence[str] = ("item",)
+) -> RecallConfig:
     """One tower of items over their titles and what `content` says, with tasks of semantic IDs or without.
 
-    `longer` adds the epochs of C1, so that the contrast has as many as without tasks.
+    `longer` adds the epochs of C1, so that the contrast has as many as without tasks. `sets` are those of the IDs.
     """
     model = {"kind": "semantic_tower", "content": content.value, "tasks": tasks}
     epochs = TOWER_EPOCHS + (CodeTasksConfig().first_epochs if longer else 0)
     tree: dict[str, Any] = {"pretrain": ContrastiveConfig().dump(), "recall": {"model": model, "epochs": epochs}}
-    return RecallConfig.parse({**tree, "semantic_ids": {}} if content.reads_codes else tree)
+    return RecallConfig.parse({**tree, "semantic_ids": {"sets": sets}} if content.reads_codes else tree)
 
 
 def fused() -> GenerationConfig:
@@ -246,6 +249,8 @@ def fused() -> GenerationConfig:
 
 PRODUCT_CODES: Tree = {"quantizer": {"kind": "product_kmeans"}}
 """What an index keeps of a vector in as many bytes as its ID takes."""
+ALL_SETS = ("item", "title", "photo")
+"""What there are semantic IDs of in one row, each with codebooks of its own."""
 TOWER_EPOCHS = 3.0
 """Of every row of a tower but a longer one; with tasks, one of them is of C1."""
 _NO_SAYING: Tree = {"generative_query": 0.0, "generative_features": 0.0}
@@ -256,9 +261,16 @@ _ENCODER_TRIALS: tuple[Settings, ...] = (("temperature=0.05",), ("temperature=0.
 
 
 def _tower(
-    name: str, what: str, content: Content, *, tasks: Tree | None = None, longer: bool = False, **more: Any
+    name: str,
+    what: str,
+    content: Content,
+    *,
+    tasks: Tree | None = None,
+    longer: bool = False,
+    sets: Sequence[str] = ("item",),
+    **more: Any,
 ) -> Row:
-    return Row(name, what, lambda: tower(content, tasks=tasks, longer=longer), _RECALL_RATES, **more)
+    return Row(name, what, lambda: tower(content, tasks=tasks, longer=longer, sets=sets), _RECALL_RATES, **more)
 
 
 RETRIEVAL_ROWS = (
@@ -276,6 +288,10 @@ RETRIEVAL_ROWS = (
     _tower("tower dense", "… and the encoder's vectors", Content.DENSE),
     _tower("tower sid", "… and tokens of their IDs", Content.SID),
     _tower("tower both", "… and both", Content.BOTH),
+    _tower("tower sid, item + title", "… tokens, also of titles' own IDs", Content.SID, sets=("item", "title")),
+    _tower("tower sid, item + photo", "… or of photos' own", Content.SID, sets=("item", "photo")),
+    _tower("tower sid, title + photo", "… or of these two alone", Content.SID, sets=("title", "photo")),
+    _tower("tower sid, all sets", "… or of all three", Content.SID, sets=ALL_SETS),
     _tower("tower sid + tasks", "tokens, with all four tasks of IDs", Content.SID, tasks={}),
     _tower("tower sid + tasks, longer", "… and as much contrast as without", Content.SID, tasks={}, longer=True),
     _tower("tower both + tasks", "both, with all four", Content.BOTH, tasks={}),
@@ -307,6 +323,11 @@ RETRIEVAL_CLAIMS = (
     Ordering("Tokens of IDs add to the title", "tower sid", "tower none"),
     Ordering("… of new items too", "tower sid", "tower none", slice="new_items"),
     Ordering("… in the order of results", "tower sid", "tower none", column=_NDCG),
+    Ordering("All sets of IDs add to the title", "tower sid, all sets", "tower none"),
+    Ordering("… more than that of the whole item", "tower sid, all sets", "tower sid"),
+    Ordering("… than it and the titles'", "tower sid, all sets", "tower sid, item + title"),
+    Ordering("… than it and the photos'", "tower sid, all sets", "tower sid, item + photo"),
+    Ordering("… than those of titles and photos", "tower sid, all sets", "tower sid, title + photo"),
     Ordering("It is what IDs say that adds", "tower sid", "random-id tower sid"),
     Ordering("… of new items too", "tower sid", "random-id tower sid", slice="new_items"),
     Ordering("Vectors tell more than tokens", "tower dense", "tower sid"),
