@@ -127,7 +127,9 @@ def test_the_second_call_makes_nothing(out: Path, made: Artifact):
 
 def test_every_row_has_its_trials_seeds_and_metrics(out: Path, made: Artifact):
     result = read(made)
-    assert set(result) == {"rows", "increments", "spaces", "orderings", "data", "settings"}
+    told = {"rows", "increments", "spaces", "costs", "seed_agreement", "orderings", "data", "settings"}
+    assert set(result) == told
+    assert (result["costs"], result["seed_agreement"]) == (None, []), "it asks for none, and reads no IDs"
     assert json.loads((out / "result.json").read_text()) == result
     headline = {row["name"]: row for row in result["rows"] if (row["slice"], row["metric"]) == ("all", "recall@10")}
     assert set(headline) == {"chance", "popularity", "bm25", "title", "both", "oracle"}
@@ -311,6 +313,17 @@ def test_ids_are_read_and_said_in_one_table(tmp_path: Path, monkeypatch: pytest.
     assert {name for name in three.inputs if name.startswith("semantic_ids")} == set(PARTS.values())
     assert one.inputs["semantic_ids"] == three.inputs["semantic_ids"] == ids.id, "one of the whole for all"
     assert one.inputs["item_views"] == three.inputs["item_views"]
+    costs = {one["name"]: one for one in result["costs"]["rows"]}
+    assert set(costs) == set(rows) - {"chance", "oracle"}
+    saying = {name for name, one in costs.items() if one["said"] is not None}
+    assert saying == {"generative", "hybrid", "random-id generative"}
+    assert all(costs[name]["said"]["illegal"] == 0 < costs[name]["said"]["ids"] for name in saying)
+    assert all(0 < one["p50_ms"] <= one["p95_ms"] and one["item_bytes"] for one in costs.values())
+    assert costs["encoder"]["item_bytes"] == {"vectors": 2 * 16}
+    assert costs["generative"]["item_bytes"] == costs["hybrid"]["item_bytes"]
+    assert costs["generative"]["item_bytes"]["vectors"] == 2 * 16 < sum(costs["generative"]["item_bytes"].values())
+    page = (tmp_path / "smgr" / "report.html").read_text()
+    assert "What an answer costs" in page and "no claim rests on it" in page
     shuffled = folder.stage("generative random-id generative seed 0")
     own, others = (np.load(one.file("codes.npy")) for one in (said, shuffled))
     assert not np.array_equal(np.load(said.file("item_rows.npy")), np.load(shuffled.file("item_rows.npy")))

@@ -173,6 +173,7 @@ def retrieval() -> Table:
         rows=RETRIEVAL_ROWS,
         claims=RETRIEVAL_CLAIMS,
         protocol=Protocol.CELLS,
+        costs=True,
         full=Form(
             run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2), evaluation=EVALUATION),
             hours=4.0,
