@@ -22,7 +22,7 @@ from triptych.recipes.controls import Control
 from triptych.recipes.encoders import Plan
 from triptych.recipes.generation import GenerationConfig, GenerationPlan, GenerationWork
 from triptych.recipes.recall import Content, RecallConfig, RecallPlan, RecallWork, TrainedRecall, recall_of_run
-from triptych.recipes.reproduce.smgr import fused, reader, tower
+from triptych.recipes.reproduce.smgr import fused, reader, tower, whole
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.views import side_by_side
 from triptych.semantic_ids import fit
@@ -229,6 +229,19 @@ def test_a_model_reads_the_sets_that_its_config_names_in_one_order(ids, tmp_path
     assert sets.of_one == SemanticIdsConfig()
     with pytest.raises(ConfigError, match="sets have no effect on a model that reads what the item's IDs stand for"):
         RecallConfig.parse({**reader({}).dump(), "semantic_ids": {"sets": ["photo", "item"]}})
+
+
+def test_a_tower_may_be_given_photos_in_the_place_of_the_whole(ids, tmp_path):
+    photos = np.where(np.arange(60)[:, None] % 3, 2 * VECTORS, np.nan)
+    made = item_views(tmp_path / "views", {"title": VECTORS, "photo": photos, "vectors": VECTORS})
+    plan = RecallPlan("photos", whole("o1", Semantic.DENSE, of_photos=True))
+    work = RecallWork(plan, 3, ids, ids, Content(ids, made, None, item_views=made), num_pages=1, out=tmp_path)
+    lengths = np.linalg.norm(work.item_content, axis=1)
+    np.testing.assert_allclose(lengths, np.arange(60) % 3 > 0, atol=1e-3)
+    np.testing.assert_allclose(work.item_content[1], VECTORS[1] / np.linalg.norm(VECTORS[1]), atol=1e-3)
+    assert work.item_codes == ()
+    with pytest.raises(ConfigError, match="content has no effect on a model that reads none"):
+        RecallConfig.parse({**tower(Semantic.SID).dump(), "content": ["photo"]})
 
 
 def test_a_decoder_is_fused_with_its_encoder_by_a_rule_that_is_given():

@@ -75,6 +75,9 @@ class GenerationPlan(NamedTuple):
     control: Control = Control.NONE
     """What items have in the place of their own."""
 
+    start: PretrainConfig | None = None
+    """What the encoder's training goes on from, as of `encoders.Plan`; None: new weights."""
+
     @property
     def pretrain(self) -> PretrainConfig:
         """How the encoder is trained."""

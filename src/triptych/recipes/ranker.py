@@ -96,6 +96,9 @@ class RankerPlan(NamedTuple):
     control: Control = Control.NONE
     """What items have in the place of their own."""
 
+    start: PretrainConfig | None = None
+    """What the encoder's training goes on from, as of `encoders.Plan`; None: new weights."""
+
     @property
     def pretrain(self) -> PretrainConfig | None:
         """How the encoder is trained; None: there is none."""

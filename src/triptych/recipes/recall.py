@@ -30,6 +30,8 @@ from triptych.recall.config import RecallTrainConfig
 from triptych.recall.item_codes import ItemCodes
 from triptych.recall.learned import Needs
 from triptych.recall.models.dense import Dense
+from triptych.recall.models.semantic_tower import Content as TowerContent
+from triptych.recall.models.semantic_tower import SemanticTowerConfig
 from triptych.recall.recommender import Recommender
 from triptych.recall.relevance_control import ControlledRetriever, RequiredValues
 from triptych.recall.retriever import LearnedRetriever
@@ -79,7 +81,7 @@ class RecallConfig(Config):
             )
         if self.recall.mined_negatives and self.pretrain is None:
             raise ValueError("recall.mined_negatives are mined by a pretrained encoder's vectors: set pretrain, or 0.")
-        if self.reads_sides:
+        if self.reads_sides and not self._reads_sides_for_the_whole:
             self._check_sides()
         if self.semantic_ids is not None and self.export is not None:
             raise ValueError("semantic_ids are made of the vectors that the encoder answers with. Remove export.")
@@ -106,6 +108,12 @@ class RecallConfig(Config):
     def reads_sides(self) -> bool:
         """Whether the model is given other vectors of an item than the one that the encoder answers with."""
         return self.content != (Modality.ITEM,)
+
+    @property
+    def _reads_sides_for_the_whole(self) -> bool:
+        """Whether the model reads titles beside vectors of items, and in the place of these is given those of sides."""
+        model = self.recall.recall_model
+        return isinstance(model, SemanticTowerConfig) and model.content is TowerContent.DENSE
 
     def _check_sides(self) -> None:
         model = self.recall.recall_model
@@ -134,6 +142,8 @@ class RecallPlan(NamedTuple):
     """What items have in the place of their own."""
     keeps_relevant: bool = False
     """Whether its answers keep only items of a category that the query asks for (`recall.relevance_control`)."""
+    start: PretrainConfig | None = None
+    """What the encoder's training goes on from, as of `encoders.Plan`; None: new weights."""
 
     @property
     def pretrain(self) -> PretrainConfig | None:

@@ -101,14 +101,20 @@ class BehindEncoder(Protocol):
         ...
 
     @property
+    def start(self) -> PretrainConfig | None:
+        """What the encoder's training goes on from; None: new weights."""
+        ...
+
+    @property
     def control(self) -> Control:
         """What items have in the place of their own, photos among it."""
         ...
 
 
-def _of_encoder(plan: BehindEncoder) -> tuple[str, Control]:
+def _of_encoder(plan: BehindEncoder) -> tuple[str, str, Control]:
     """Return what decides the encoder: plans with the same share one."""
-    return "" if plan.pretrain is None else plan.pretrain.to_json(), plan.control.of_encoder
+    trained, start = ("" if one is None else one.to_json() for one in (plan.pretrain, plan.start))
+    return trained, start, plan.control.of_encoder
 
 
 def _of_start(plan: Plan) -> tuple[str, Control]:
@@ -379,11 +385,11 @@ class Stages:
         Returns:
             Name of a plan and seed → its encoder; None where it stands behind none.
         """
-        encoders: dict[tuple[str, Control], Plan] = {}
+        encoders: dict[tuple[str, str, Control], Plan] = {}
         for plan in plans:
             if plan.pretrain is not None and _of_encoder(plan) not in encoders:
                 name = f"pretraining {len(encoders) + 1}"
-                encoders[_of_encoder(plan)] = Plan(name, plan.pretrain, plan.control.of_encoder)
+                encoders[_of_encoder(plan)] = Plan(name, plan.pretrain, plan.control.of_encoder, plan.start)
         trained = self.train_plans(list(encoders.values()), seeds=seeds, split=split, tokenizer=tokenizer)
         return {
             (plan.name, seed): None if plan.pretrain is None else trained[encoders[_of_encoder(plan)].name, seed]

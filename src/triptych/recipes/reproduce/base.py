@@ -88,7 +88,8 @@ class Row:
     keeps_relevant: bool = False
     """Whether a recall model's answers keep only items of a category that the query asks for."""
     start: Callable[[], PretrainConfig] | None = None
-    """A training that comes before, once for all rows and seeds that name it; its settings are the form's too."""
+    """A training that comes before its own, or before its encoder's, once for all rows and seeds that name it; its
+    settings are the form's too."""
     steps_rate: float = 1.0
     """Its steps, as a share of what the form gives every row: to compare at equal seconds instead."""
 

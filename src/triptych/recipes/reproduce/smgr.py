@@ -165,7 +165,8 @@ def retrieval() -> Table:
 
     The rows whose names begin with `tower` have one tower of items, which reads the title and what their names say, and
     the same steps; those with tasks spend the first third of them on tasks that titles ask (C1). One of these is longer
-    by as much, so that it is contrasted in as many steps as those without.
+    by as much, so that it is contrasted in as many steps as those without. `smgr` is all of it in one row, over an
+    encoder that goes on from training without labels, as its two rivals by the name of late fusion do.
     """
     return Table(
         name="smgr --part retrieval",
@@ -176,7 +177,7 @@ def retrieval() -> Table:
         costs=True,
         full=Form(
             run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2), evaluation=EVALUATION),
-            hours=4.0,
+            hours=6.0,
             settings=("pretrain.loop.steps=600", "pretrain.loop.warmup_steps=50"),
             num_trials=2,
         ),
@@ -193,6 +194,7 @@ def retrieval() -> Table:
                 "tower sid",
                 "tower sid, all sets",
                 "tower sid + tasks",
+                "smgr",
                 "random-id towers",
                 "random-id generative",
                 "random-id tower sid",
@@ -216,11 +218,27 @@ def text_encoder() -> ContrastiveConfig:
     return made
 
 
-def late_fusion() -> MultitaskConfig:
+def gated(stages: str) -> MultitaskConfig:
     """Title and photo each by a tower of its own, their vectors joined by a gate; as many items a batch as all rows."""
     return training(
-        "joint", encoder={"kind": "late_fusion", "fusion": "gated"}, batch_items=ContrastiveConfig().batch_items
+        stages, encoder={"kind": "late_fusion", "fusion": "gated"}, batch_items=ContrastiveConfig().batch_items
     )
+
+
+def gated_warm() -> MultitaskConfig:
+    """What it begins with: trained without labels, once for all rows of it."""
+    return warm_start().override("encoder.fusion=gated", f"batch_items={ContrastiveConfig().batch_items}")
+
+
+def whole(stages: str, content: Content = Content.SID, *, of_photos: bool = False) -> RecallConfig:
+    """SMGR as a whole: an encoder trained so, semantic IDs of whole item, title and photo, a tower with all four tasks.
+
+    Of other content than IDs, the same tower without any; `of_photos` gives it the vectors of photos alone.
+    """
+    reads_ids = content.reads_codes
+    own = tower(content, tasks={} if reads_ids else None, sets=ALL_SETS).dump()
+    pretrain = gated(stages).override(*WHOLE_RATE).dump()
+    return RecallConfig.parse({**own, "pretrain": pretrain, **({"content": ["photo"]} if of_photos else {})})
 
 
 def reader(semantic_ids: Tree | None) -> RecallConfig:
@@ -252,6 +270,8 @@ PRODUCT_CODES: Tree = {"quantizer": {"kind": "product_kmeans"}}
 """What an index keeps of a vector in as many bytes as its ID takes."""
 ALL_SETS = ("item", "title", "photo")
 """What there are semantic IDs of in one row, each with codebooks of its own."""
+WHOLE_RATE = ("loop.learning_rate=0.002",)
+"""Of the encoders below SMGR as a whole: what both trainings choose in the part on pretraining."""
 TOWER_EPOCHS = 3.0
 """Of every row of a tower but a longer one; with tasks, one of them is of C1."""
 _NO_SAYING: Tree = {"generative_query": 0.0, "generative_features": 0.0}
@@ -259,6 +279,10 @@ _NO_TELLING: Tree = {"discriminative_query": 0.0, "discriminative_features": 0.0
 _RECALL_RATES = tuple((f"recall.learning_rate={value}",) for value in (0.001, 0.003))
 _DECODER_RATES = tuple((f"generative.learning_rate={value}",) for value in (0.001, 0.002))
 _ENCODER_TRIALS: tuple[Settings, ...] = (("temperature=0.05",), ("temperature=0.07",))
+
+
+def _whole(name: str, what: str, stages: str, content: Content = Content.SID, *, of_photos: bool = False) -> Row:
+    return Row(name, what, lambda: whole(stages, content, of_photos=of_photos), _RECALL_RATES, start=gated_warm)
 
 
 def _tower(
@@ -276,7 +300,7 @@ def _tower(
 
 RETRIEVAL_ROWS = (
     Row("text encoder", "an encoder of titles, by its vectors", text_encoder, _ENCODER_TRIALS),
-    Row("late fusion", "title and photo joined at the end, all contrasts (Que2Search)", late_fusion, RATES),
+    Row("late fusion", "title and photo joined at the end, all contrasts (Que2Search)", partial(gated, "joint"), RATES),
     Row(
         "encoder", "title and photo in one stream (as MAKE); all below stand on it", ContrastiveConfig, _ENCODER_TRIALS
     ),
@@ -299,6 +323,12 @@ RETRIEVAL_ROWS = (
     _tower("tower sid - generative", "tokens, without the tasks that say IDs", Content.SID, tasks=_NO_SAYING),
     _tower("tower sid - discriminative", "… without those that tell them", Content.SID, tasks=_NO_TELLING),
     _tower("tower sid, bce", "… told pair by pair", Content.SID, tasks={"form": "bce"}),
+    Row("late fusion, joint", "late fusion, from a warm start", partial(gated, "joint"), RATES, start=gated_warm),
+    Row("late fusion, staged", "… in stages (o1)", partial(gated, "o1"), RATES, start=gated_warm),
+    _whole("smgr", "SMGR as a whole: that in stages, three sets of IDs, a tower with all four tasks", "o1"),
+    _whole("smgr, joint", "… the encoder trained jointly", "joint"),
+    _whole("smgr without ids", "… a tower of titles alone", "o1", Content.NONE),
+    _whole("smgr by photos", "… by the vectors of photos in the place of IDs", "o1", Content.DENSE, of_photos=True),
     Row(
         "random-id towers", "towers over IDs that belong to other items", lambda: reader({}), _RECALL_RATES, Control.IDS
     ),
@@ -342,6 +372,16 @@ RETRIEVAL_CLAIMS = (
     Ordering("Saying IDs has a share in it: full > -generative", "tower sid + tasks", "tower sid - generative"),
     Ordering("So has telling them: full > -discriminative", "tower sid + tasks", "tower sid - discriminative"),
     Ordering("A contrast of IDs teaches more than pairs", "tower sid + tasks", "tower sid, bce"),
+    Ordering("SMGR as a whole finds more than its encoder", "smgr", "late fusion, staged"),
+    Ordering("… than a text two-tower", "smgr", "text encoder"),
+    Ordering("… than joint training with late fusion (Que2Search)", "smgr", "late fusion, joint"),
+    Ordering("… in the order of results", "smgr", "late fusion, joint", column=_NDCG),
+    Ordering("… than one stream (MAKE)", "smgr", "encoder"),
+    Ordering("… than generation alone", "smgr", "generative"),
+    Ordering("… than without IDs", "smgr", "smgr without ids"),
+    Ordering("… than with vectors of photos in their place", "smgr", "smgr by photos"),
+    Ordering("… over stages more than over joint training", "smgr", "smgr, joint"),
+    Ordering("Stages beat joint training with late fusion", "late fusion, staged", "late fusion, joint"),
     Ordering("What says IDs and what compares vectors find different things", "hybrid", "encoder"),
     Ordering("… to both sides", "hybrid", "generative"),
 )
