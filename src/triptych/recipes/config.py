@@ -32,6 +32,7 @@ from triptych.recall.models.generative import Asks
 from triptych.recall.models.hybrid import HybridConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recall.models.popularity import PopularityConfig
+from triptych.recall.relevance_control import RelevanceControlConfig
 from triptych.recipes.semantic_ids import check_codes
 from triptych.semantic_ids.config import SemanticIdsConfig
 
@@ -121,6 +122,9 @@ class RunConfig(Config):
     answers."""
     recall_beside: dict[str, RecallTrainConfig] = Field(default_factory=dict)
     """Further recall models over the same vectors, shown in the report beside the served one: name → how."""
+    relevance_control: RelevanceControlConfig | None = None
+    """Cuts the answers of the served recall model to searches down to items of a kind that the query asks for: of a
+    category that holds a share of what was chosen under it in training. None: they are left as they are."""
     recommend: Literal["recall", "item_knn", "dense"] | None = None
     """What recommends where a run without queries is served: the recall model, item-kNN, or dense (the encoder by the
     history); none: recall where there is a recall model, else dense."""
@@ -193,6 +197,7 @@ class RunConfig(Config):
                 "tokenizer has no effect with pretrain.encoder.text_model, which brings its own. Remove one of them."
             )
         self._check_recall()
+        self._check_control()
         if self.recommend is not None and self.pretrain.learns_from is not LearnsFrom.HISTORIES:
             raise ValueError("recommend has no effect: it is for recipes without queries, such as feed. Remove it.")
         if self.recommend == RECALL and self.recall is None:
@@ -263,6 +268,14 @@ class RunConfig(Config):
                 raise ValueError(f"{place}.model reads semantic IDs, and there are none. Set semantic_ids.")
             if one.recall_model.needs.title_content:
                 self._check_reads_both(place)
+
+    def _check_control(self) -> None:
+        if self.relevance_control is None:
+            return
+        if self.recall is None:
+            raise ValueError("relevance_control has no effect: there is no recall model. Set recall, or remove it.")
+        if self.pretrain.learns_from is not LearnsFrom.QUERIES:
+            raise ValueError("relevance_control is of answers to queries, and this recipe has none. Remove it.")
 
     def _check_reads_both(self, place: str) -> None:
         """Refuse an encoder that may be served and that has no vectors of titles beside titles with photos."""

@@ -481,6 +481,7 @@ class Stages:
         Args:
             tasks: the first is shown first.
             split: what was held out.
+        relevance_control: Artifact | None = None,
             trained: every encoder that a task asks.
             bundle: what is served; the report says how good its semantic IDs are.
             inputs: whatever else the numbers depend on, apart from catalogue, split and encoders.
@@ -509,6 +510,7 @@ class Stages:
         )
 
     def encoders(self, trained: AllTrained, *, reading_photos: bool = False) -> dict[str, Sequence[Retriever]]:
+                relevance_control=relevance_control,
         """Open the trained encoders as retrievers: arms in the order of the tables, then what was trained beside.
 
         Args:
