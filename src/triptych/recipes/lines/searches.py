@@ -100,7 +100,7 @@ def run(stages: Stages) -> Artifact:
         if line is not None:
             fused[RANKED] = [*line.retrievers(config.evaluation.part)]
         return search.evaluate(
-            {**models, **stages.encoders(trained), **fused, **oracle},
+            {**models, **stages.untuned_rows(), **stages.encoders(trained), **fused, **oracle},
             catalogue=catalogue,
             split=split,
             config=evaluation,
@@ -124,10 +124,11 @@ def run(stages: Stages) -> Artifact:
             "popularity": popularity,
             "bm25": bm25,
             "photo queries": str(config.photo_queries),
+            **stages.untuned_inputs,
             **served.inputs,
             **recall_inputs(recalled, stages=stages),
-            **ranker_inputs(rankers, stages=stages),
             **({} if control is None else {RELEVANCE_CONTROL: control}),
+            **ranker_inputs(rankers, stages=stages),
             **({} if ranking is None else {"ranking": ranking, "users per query": str(evaluation.users_per_query)}),
             **{f"{GENERATIVE} seed {seed}": one.model for seed, one in zip(config.seeds, generated, strict=False)},
             **{f"hybrid seed {seed}": one.artifact for seed, one in zip(config.seeds, hybrids, strict=False)},
