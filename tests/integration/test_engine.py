@@ -401,7 +401,7 @@ def test_an_item_is_explained_alike_alone_and_among_many(run):
 
 def test_why_of_the_other_channels(shared):
     hit = shared.search("red hat", channel="bm25", k=1, explain=True)[0]
-    assert hit.why == (hit.score, hit.score, 0.0, None, None, ["red", "hat"], None, None)
+    assert hit.why == (hit.score, hit.score, 0.0, None, None, ["red", "hat"], None, None, None)
     hit = shared.search("red hat", channel="popularity", k=1, explain=True)[0]
     assert hit.why[:5] == (hit.score, hit.score, None, None, None)
 
