@@ -1,4 +1,7 @@
-"""What an encoder makes of a catalogue beside its items' vectors: those of title and photo alone, and of queries."""
+"""What an encoder makes of a catalogue beside its items' vectors: of title and photo each, and of queries.
+
+Title and photo are one vector each, or one for every word and every patch.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triptych.encoders import embeddings
+from triptych.encoders import item_states as encoded_states
 from triptych.encoders.base import Export
 from triptych.encoders.embeddings import load_vectors, load_views
+from triptych.encoders.inputs import View
+from triptych.encoders.item_states import load_states
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ConfigError
 from triptych.pretrain.base import PretrainConfig
@@ -58,6 +64,43 @@ def item_views(
     )
 
 
+def item_states(
+    own: Trained,
+    *,
+    wanted: Sequence[Modality],
+    pretrain: PretrainConfig,
+    stages: Stages,
+    name: str,
+    photo_rows: NDArray[np.int64] | None,
+) -> Artifact:
+    """Encode each item word by word and patch by patch, or open what was encoded before.
+
+    Args:
+        own: the encoder.
+        wanted: title, photo, or both.
+        pretrain: as of `item_views`.
+        stages: likewise.
+        name: likewise.
+        photo_rows: likewise.
+
+    Raises:
+        ConfigError: the encoder does not read what is wanted, or there is no room for it.
+    """
+    features = stages.models_for(pretrain).features
+    return stages.stage(
+        "item_states",
+        lambda out: encoded_states.run(
+            encoder=own.encoder,
+            catalogue=stages.catalogue,
+            views=[View(one.value) for one in wanted],
+            features=features,
+            photo_rows=photo_rows,
+            out=out,
+        ),
+        record=f"item states {name}",
+    )
+
+
 def query_vectors(own: Trained, *, stages: Stages, name: str, export: Export | None = None) -> Artifact:
     """Encode the catalogue's queries, or open what was encoded before.
 
@@ -75,18 +118,21 @@ def query_vectors(own: Trained, *, stages: Stages, name: str, export: Export | N
 
 
 def of_modalities(
-    wanted: Sequence[Modality], *, item_vectors: Artifact, views: Artifact | None
+    wanted: Sequence[Modality], *, item_vectors: Artifact, views: Artifact | None, states: Artifact | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Open the vectors that a model reads: name → ``[items, dim]``, NaN where an item has no such side.
+    """Open what a model reads of items: name → ``[items, dim]``, NaN where an item has no such side.
 
     Args:
         wanted: in the order in which the model has them.
         item_vectors: an ``embeddings`` artefact.
-        views: an ``item_views`` artefact; None where neither title nor photo is wanted.
+        views: an ``item_views`` artefact; None where no vectors of title or photo are wanted.
+        states: an ``item_states`` artefact, for title and photo as ``[items, tokens, dim]``; None: as vectors.
     """
     found: dict[str, NDArray[Any]] = {Modality.ITEM.value: load_vectors(item_vectors)}
     if views is not None:
         found |= load_views(views)
+    if states is not None:
+        found |= load_states(states)
     return {name.value: found[name] for name in wanted}
 
 
