@@ -526,6 +526,10 @@ def test_the_switch_is_there_only_where_a_ranker_can_order(
             expect(page.locator("#foot-about")).to_contain_text("items")
             expect(page.get_by_role("status")).to_contain_text("items")
             expect(switch).to_be_visible(visible=is_there)
+        page.set_viewport_size({"width": 360, "height": 740})
+        page.goto(f"{at}/?q={quote(query)}")
+        expect(switch).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 def test_similar_starts_from_an_item_and_back_returns(page: Page, engine: Engine, query: str) -> None:
