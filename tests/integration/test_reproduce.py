@@ -29,6 +29,7 @@ from triptych.recipes.reproduce import TABLES
 from triptych.recipes.reproduce.base import Form, Row, Table
 from triptych.recipes.reproduce.harness import read_per_query, reproduce
 from triptych.recipes.run_folder import RunFolder
+from triptych.training.log import LOG_FILE, read_log
 
 SMALL_SHOP = ("dataset.num_items=200", "dataset.photo_px=64", "dataset.shoppers.num_pages=2500")
 FEW_QUERIES = ("evaluation.bootstrap_repeats=100", "evaluation.max_queries=60")
@@ -126,7 +127,7 @@ def test_the_second_call_makes_nothing(out: Path, made: Artifact):
 
 def test_every_row_has_its_trials_seeds_and_metrics(out: Path, made: Artifact):
     result = read(made)
-    assert set(result) == {"rows", "increments", "spaces", "orderings", "data", "settings"}
+    assert set(result) == {"rows", "increments", "spaces", "orderings", "paces", "data", "settings"}
     assert json.loads((out / "result.json").read_text()) == result
     headline = {row["name"]: row for row in result["rows"] if (row["slice"], row["metric"]) == ("all", "recall@10")}
     assert set(headline) == {"chance", "popularity", "bm25", "title", "both", "oracle"}
@@ -310,6 +311,34 @@ def test_ids_are_read_and_said_in_one_table(tmp_path: Path, monkeypatch: pytest.
     own, others = (np.load(one.file("codes.npy")) for one in (said, shuffled))
     assert not np.array_equal(np.load(said.file("item_rows.npy")), np.load(shuffled.file("item_rows.npy")))
     np.testing.assert_array_equal(own, others)  # the same IDs, of other items
+
+
+def test_who_has_learned_soon_is_told_of_recall_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    small = [*SMALL_SHOP, *FEW_QUERIES, *(f"pretrain.{one}" for one in TINY), "recall.num_negatives=50"]
+    small += ["recall.batch_pages=128"]  # 24 steps
+    arguments = ["reproduce", "taobao-recall", "--quick", "--json", "--out", str(tmp_path / "recall")]
+    arguments += [word for one in small for word in ("--set", one)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    folder = RunFolder.existing(tmp_path / "recall")
+    logs = {row: list(read_log(folder.stage(f"recall {row} seed 0").file(LOG_FILE))) for row in ("1 mm", "2 id")}
+    found = {row: [one["recall@20"] for one in log if one["event"] == "validation"] for row, log in logs.items()}
+    told, _ = result["paces"]
+    assert (told["rows"], told["slice"], told["metric"]) == (
+        "1 mm > 2 id",
+        "12.5 % of the steps",
+        "share of the best recall@20",
+    )
+    for row, values in found.items():
+        assert len(values) == 8
+        assert told["reached"][row] == pytest.approx(values[0] / max(values))
+    assert (told["verdict"], told["low"], told["evidence"]) == ("undecided", None, "no evidence: one seed")
+    page = (tmp_path / "recall" / "report.html").read_text()
+    assert "Who has learned soon" in page and told["claim"] in page
+    shown = CliRunner().invoke(app, ["report", str(tmp_path / "recall")], catch_exceptions=False).stdout
+    assert "share of the best" in " ".join(shown.split())
 
 
 def test_users_are_recommended_to_beside_neighbours_tried_as_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

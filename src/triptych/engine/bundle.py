@@ -42,6 +42,8 @@ class Parts:
     """A recall model; None: the shop has none."""
     recall_index: Artifact | None = None
     """Item vectors of `recall`."""
+    relevance_control: Artifact | None = None
+    """What the answers of `recall` must have; None: nothing."""
     hybrid: Artifact | None = None
     """How the others are fused; None: the shop has no such channel."""
     item_knn: Artifact | None = None
@@ -137,6 +139,7 @@ def write_bundle(
     dense: DenseConfig | None = None,
     recall: Artifact | None = None,
     recall_index: Artifact | None = None,
+    relevance_control: Artifact | None = None,
     hybrid: Artifact | None = None,
     item_knn: Artifact | None = None,
     semantic_ids: Artifact | None = None,
@@ -160,6 +163,7 @@ def write_bundle(
         recall: a recall model, over this encoder if it reads content, and over these semantic IDs if it reads such;
             None: there is none.
         recall_index: of its item vectors.
+        relevance_control: what its answers must have, from `write_retriever`; None: nothing.
         hybrid: how these are fused; None: they are not.
         item_knn: from `write_retriever`; None: the shop has no such channel.
         semantic_ids: of the encoder's item vectors; None: there are none.
@@ -181,6 +185,7 @@ def write_bundle(
         bm25=bm25,
         recall=recall,
         recall_index=recall_index,
+        relevance_control=relevance_control,
         hybrid=hybrid,
         item_knn=item_knn,
         semantic_ids=semantic_ids,
@@ -233,12 +238,18 @@ def check_lineage(parts: Parts) -> None:
         ArtifactError: they do not; both ids are named.
     """
     parts.index.require_input("encoder", parts.encoder)
-    for part in (parts.index, parts.popularity, parts.bm25, parts.item_knn, parts.semantic_ids):
+    of_items = (parts.index, parts.popularity, parts.bm25, parts.item_knn, parts.semantic_ids, parts.relevance_control)
+    for part in of_items:
         if part is not None:
             part.require_input("catalogue", parts.catalogue)
     if (parts.recall is None) != (parts.recall_index is None):
         raise ArtifactError(
             "A bundle has a recall model and the index of its vectors, or neither. Run it again: triptych run."
+        )
+    if parts.relevance_control is not None and parts.recall is None:
+        raise ArtifactError(
+            "A bundle says what the answers of its recall model must have, and there is none. Run it again: "
+            "triptych run."
         )
     if parts.recall is not None and parts.recall_index is not None:
         parts.recall.require_input("catalogue", parts.catalogue)
@@ -256,7 +267,7 @@ def check_lineage(parts: Parts) -> None:
             raise ArtifactError("A bundle's decoder says semantic IDs, and there are none. Run it again: triptych run.")
         parts.generative.require_input("semantic_ids", parts.semantic_ids)
     if parts.hybrid is not None:
-        for name in ("catalogue", "encoder", "popularity", "bm25", "recall", "generative"):
+        for name in ("catalogue", "encoder", "popularity", "bm25", "recall", "relevance_control", "generative"):
             part = getattr(parts, name)
             if part is not None:
                 parts.hybrid.require_input(name, part)

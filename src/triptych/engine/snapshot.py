@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
 from triptych.encoders.embed import Embedder
-from triptych.engine.answers import Answer, Channel, CodeBranch, CodePath, CodeStep, CodeTree, Hit, Placed, Why
+from triptych.engine.answers import (
+    Answer,
+    Channel,
+    CodeBranch,
+    CodePath,
+    CodeStep,
+    CodeTree,
+    Hit,
+    Placed,
+    Required,
+    Why,
+)
 from triptych.engine.bundle import Parts
 from triptych.engine.code_paths import LOOKED_AT, CodePaths, nearest_to_centre
 from triptych.engine.explain import explain_dense, explain_hybrid, explain_plain
@@ -35,6 +46,7 @@ from triptych.recall.models.hybrid import Hybrid, HybridChannel, LogCounts, save
 from triptych.recall.models.item_knn import ItemKnn
 from triptych.recall.models.popularity import Popularity
 from triptych.recall.recommender import Recommender
+from triptych.recall.relevance_control import Attribute, RelevanceControl
 from triptych.recall.retriever import LearnedRetriever
 
 BY_VECTORS = (Channel.RECALL, Channel.DENSE)
@@ -57,6 +69,8 @@ class Snapshot:
     """Of its item vectors."""
     recall_items: RecallItems | None
     """What makes of an item what the recall model reads; None: there is no model."""
+    control: RelevanceControl | None
+    """What the recall model's answers must have; None: nothing."""
     recommender: Recommender | None
     """The recall model where it answers users, with the encoder behind it; None: it answers words, or there is none."""
     item_knn: ItemKnn | None
@@ -103,6 +117,7 @@ class Snapshot:
             recall=recall,
             recall_index=recall_index,
             recall_items=recall_items,
+            control=_open_control(parts, catalogue=catalogue),
             recommender=recommender,
             item_knn=None if parts.item_knn is None else ItemKnn.load(parts.item_knn.path),
             recommends=recommends,
@@ -155,7 +170,9 @@ class Snapshot:
         own = [self.shelf.own_row(item_id) for item_id in ids]
         if item_knn is not None and own:
             item_knn = item_knn.with_items(own)
-        generation = self.generation
+        control, generation = self.control, self.generation
+        if control is not None:
+            control = control.with_items([{one: getattr(item, one) for one in Attribute} for item in new])
         if generation is not None:
             generation = generation.changed(vectors=vectors, gone=gone, index=index)
         dense, recommender = Dense(self.embedder, index, config=self.dense_config), self.recommender
@@ -170,6 +187,7 @@ class Snapshot:
             popularity=self.popularity.with_items([0 if row is None else self.popularity.counts[row] for row in own]),
             recall=recall,
             recall_index=recall_index,
+            control=control,
             recommender=recommender,
             item_knn=item_knn,
             code_paths=code_paths,
@@ -325,11 +343,20 @@ class Snapshot:
             ids = [None if row is None else self.shelf.item_id(row) for row in item_rows]
             return described.vectors(recall, ids, content=content, titles=titles, texts=texts)
 
-        return explain(request.query, recall.request_vectors([request])[0], fuse=fuse, reads_ids=recall.reads_ids)
+        whys = explain(request.query, recall.request_vectors([request])[0], fuse=fuse, reads_ids=recall.reads_ids)
+        required = self._required(request)
+        return [why._replace(required=required) for why in whys]
+
+    def _required(self, request: Request) -> Required | None:
+        """Return what an answer of the recall model was cut down to; None: to nothing."""
+        if self.control is None or self.recall is None:
+            return None
+        values = self.control.over(self.recall).required(request)
+        return Required(self.control.config.attribute.value, values) if values else None
 
     def _retriever(self, channel: Channel) -> Retriever:
         retrievers: dict[Channel, Retriever | None] = {
-            Channel.RECALL: self.recommender or self.recall,
+            Channel.RECALL: self.recommender or self._controlled,
             Channel.DENSE: self.dense,
             Channel.GENERATIVE: None if self.generation is None else self.generation.retriever,
             Channel.BM25: self.bm25,
@@ -341,6 +368,11 @@ class Snapshot:
         assert found is not None, "the channel was checked"
         return found
 
+    @property
+    def _controlled(self) -> Retriever | None:
+        """The recall model, its answers cut down to what they must have."""
+        return self.recall if self.recall is None or self.control is None else self.control.over(self.recall)
+
     def _channels(self, names: Sequence[str], *, counts: LogCounts | None) -> dict[str, HybridChannel]:
         """Return the channels of a hybrid."""
         return search_channels(
@@ -351,7 +383,14 @@ class Snapshot:
             recall=self.recall,
             generative=None if self.generation is None else self.generation.retriever,
             counts=counts,
+            control=self.control,
         )
+
+
+def _open_control(parts: Parts, *, catalogue: Catalogue) -> RelevanceControl | None:
+    """Open what the recall model's answers must have, if anything."""
+    part = parts.relevance_control
+    return None if part is None else RelevanceControl.load(part.path, catalogue=catalogue)
 
 
 def _open_recall(

@@ -180,7 +180,7 @@ class RecallTask:
         self._num_items = given.catalogue.num_items
         self._negatives = NegativeSource(
             pages,
-            num_items=self._num_items,
+            known=_known_items(given, pages=pages),
             batch_pages=self._sampler.batch_pages,
             most_positives=config.most_positives,
             against=config.against,

@@ -13,6 +13,7 @@ from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
 from triptych.data.splits import SplitBy, SplitConfig
 from triptych.data.text import TokenizerConfig
 from triptych.encoders.inputs import Modalities
+from triptych.encoders.untuned import UntunedConfig
 from triptych.evaluate.records import is_trained
 from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.foundation.config import Config
@@ -32,6 +33,7 @@ from triptych.recall.models.generative import Asks
 from triptych.recall.models.hybrid import HybridConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recall.models.popularity import PopularityConfig
+from triptych.recall.relevance_control import RelevanceControlConfig
 from triptych.recipes.semantic_ids import check_codes
 from triptych.semantic_ids.config import SemanticIdsConfig
 
@@ -109,6 +111,9 @@ class RunConfig(Config):
     beside: dict[str, Annotated[PretrainConfig, one_of(TASKS)]] = Field(default_factory=dict)
     """Further trainings of the same data, shown in the report beside the served one: name → how. They read by the same
     tokenizer, and photos of the same size."""
+    untuned: dict[str, UntunedConfig] = Field(default_factory=dict)
+    """Pretrained text encoders as they are, without training, shown in the report beside the run's own: name → which;
+    the row is called `pretrained NAME`. For recipes with queries."""
     serve: Serve = Serve.PRETRAIN
     """Whose encoder is served, and read by recall and hybrid: pretrain, or validation: the one beside it that finds
     most on the validation part, if by more than chance and than seeds differ; a tie goes to pretrain. The others stand
@@ -121,6 +126,9 @@ class RunConfig(Config):
     answers."""
     recall_beside: dict[str, RecallTrainConfig] = Field(default_factory=dict)
     """Further recall models over the same vectors, shown in the report beside the served one: name → how."""
+    relevance_control: RelevanceControlConfig | None = None
+    """Cuts the answers of the served recall model to searches down to items of a kind that the query asks for: of a
+    category that holds a share of what was chosen under it in training. None: they are left as they are."""
     recommend: Literal["recall", "item_knn", "dense"] | None = None
     """What recommends where a run without queries is served: the recall model, item-kNN, or dense (the encoder by the
     history); none: recall where there is a recall model, else dense."""
@@ -193,10 +201,12 @@ class RunConfig(Config):
                 "tokenizer has no effect with pretrain.encoder.text_model, which brings its own. Remove one of them."
             )
         self._check_recall()
+        self._check_control()
         if self.recommend is not None and self.pretrain.learns_from is not LearnsFrom.HISTORIES:
             raise ValueError("recommend has no effect: it is for recipes without queries, such as feed. Remove it.")
         if self.recommend == RECALL and self.recall is None:
             raise ValueError("recommend = 'recall', and there is no recall model. Set recall, or another.")
+        self._check_untuned()
         self._check_generative()
         if self.hybrid is not None:
             self._check_hybrid(self.hybrid)
@@ -263,6 +273,18 @@ class RunConfig(Config):
                 raise ValueError(f"{place}.model reads semantic IDs, and there are none. Set semantic_ids.")
             if one.recall_model.needs.title_content:
                 self._check_reads_both(place)
+
+    def _check_control(self) -> None:
+        if self.relevance_control is None:
+            return
+        if self.recall is None:
+            raise ValueError("relevance_control has no effect: there is no recall model. Set recall, or remove it.")
+        if self.pretrain.learns_from is not LearnsFrom.QUERIES:
+            raise ValueError("relevance_control is of answers to queries, and this recipe has none. Remove it.")
+
+    def _check_untuned(self) -> None:
+        if self.untuned and self.pretrain.learns_from is not LearnsFrom.QUERIES:
+            raise ValueError("untuned is asked by words, and this recipe has no queries. Remove it.")
 
     def _check_reads_both(self, place: str) -> None:
         """Refuse an encoder that may be served and that has no vectors of titles beside titles with photos."""

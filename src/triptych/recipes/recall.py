@@ -19,19 +19,24 @@ from triptych.encoders.base import Export
 from triptych.encoders.embed import Embedder
 from triptych.encoders.embeddings import load_vectors, load_views
 from triptych.encoders.inputs import Modalities, View
-from triptych.engine.bundle import write_index
+from triptych.engine.bundle import write_index, write_retriever
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.config import Config
 from triptych.foundation.registry import one_of
 from triptych.index.backends.exact import ExactIndex
 from triptych.pretrain.base import TASKS, PretrainConfig
-from triptych.recall import train
+from triptych.recall import relevance_control, train
 from triptych.recall.config import RecallTrainConfig
 from triptych.recall.item_codes import ItemCodes
 from triptych.recall.learned import Needs
 from triptych.recall.models.dense import Dense
 from triptych.recall.recommender import Recommender
-from triptych.recall.relevance_control import ControlledRetriever, RequiredValues
+from triptych.recall.relevance_control import (
+    Answers,
+    ControlledRetriever,
+    RelevanceControl,
+    RelevanceControlConfig,
+)
 from triptych.recall.retriever import LearnedRetriever
 from triptych.recall.task import Given
 from triptych.recipes.config import RECALL, RunConfig
@@ -270,14 +275,14 @@ class TrainedRecall:
     """In whose log a personal model looks up who asks."""
     item_content: NDArray[Any] | None
     """What it reads of the items in a history ``[items, dim]``; None: it reads no content."""
-    required: RequiredValues | None = None
+    control: RelevanceControl | None = None
     """What its answers must have; None: nothing."""
 
     def retriever(self, *, name: str, config: RunConfig) -> LearnedRetriever | ControlledRetriever:
         """Open it `alone`, its answers cut down to what they must have."""
         del config  # of how an encoder's retriever is asked
         alone = self.alone(name=name)
-        return alone if self.required is None else ControlledRetriever(alone, required=self.required)
+        return alone if self.control is None else self.control.over(alone)
 
     def alone(self, *, name: str) -> LearnedRetriever:
         """Put the model before its vectors, all of which are compared, as of `Trained.retriever`."""
@@ -307,6 +312,8 @@ class TrainedRecall:
         return found
 
 
+PUBLISHED = RelevanceControlConfig(answers=Answers.SHORTER)
+"""MGDSPR's, in a table's row."""
 AllRecall = Mapping[tuple[str, int], TrainedRecall]
 """Name of a plan and seed → what was trained."""
 
@@ -328,8 +335,38 @@ def train_recall(
     return _train(wanted, stages=stages, split=split)
 
 
-def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: Plan) -> dict[str, list[TrainedRecall]]:
+def control_of_run(stages: Stages, *, split: Split) -> Artifact | None:
+    """Count what the run's queries ask for, before anything is trained; None: its answers are left as they are.
+
+    Raises:
+        ConfigError: the catalogue or the log does not say.
+    """
+    config = stages.config.relevance_control
+    if config is None:
+        return None
+    return stages.stage(
+        relevance_control.KIND,
+        lambda out: write_retriever(
+            out,
+            fit=lambda: RelevanceControl.fit(config, catalogue=stages.catalogue, split=split),
+            kind=relevance_control.KIND,
+            config=config,
+            inputs={"catalogue": stages.catalogue.artifact, "split": split.artifact},
+        ),
+    )
+
+
+def recall_of_run(
+    trained: AllTrained, *, stages: Stages, split: Split, served: Plan, control: Artifact | None = None
+) -> dict[str, list[TrainedRecall]]:
     """Train the run's recall models over its served encoder, and over the run's semantic IDs where they read such.
+
+    Args:
+        trained: the encoders.
+        stages: of the run.
+        split: its training part is learned.
+        served: whose vectors they read.
+        control: what the answers of the served one must have; None: nothing. Those beside it answer freely.
 
     Returns:
         Row of the tables → one model for each seed; `RECALL` first, which is served. Empty where the run has none.
@@ -346,7 +383,11 @@ def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: 
             plan = RecallPlan(name, own)
             wanted.append((plan, seed, trained[served.name, seed] if reads else None))
     found = _train(wanted, stages=stages, split=split)
-    return {name: [found[name, seed] for seed in config.seeds] for name in (RECALL, *config.recall_beside)}
+    kept = None if control is None else RelevanceControl.load(control.path, catalogue=stages.catalogue)
+    return {
+        RECALL: [replace(found[RECALL, seed], control=kept) for seed in config.seeds],
+        **{name: [found[name, seed] for seed in config.seeds] for name in config.recall_beside},
+    }
 
 
 def recall_inputs(recalled: Mapping[str, Sequence[TrainedRecall]], *, stages: Stages) -> dict[str, Artifact]:
@@ -372,13 +413,13 @@ def _train(
         count = num_pages[plan.config.recall.pages_of]
         works.append(RecallWork(plan, seed, catalogue, split.artifact, content, count, out))
     new = train_new(works, jobs=stages.jobs, what="recall model")
-    required = None
+    control = None
     if any(plan.keeps_relevant for plan, _, _ in wanted):
-        required = RequiredValues.fit(stages.catalogue, split=split)
+        control = RelevanceControl.fit(PUBLISHED, catalogue=stages.catalogue, split=split)
     return {
         (work.plan.name, work.seed): replace(
             _finish(work, is_new=work.name in new, stages=stages),
-            required=required if work.plan.keeps_relevant else None,
+            control=control if work.plan.keeps_relevant else None,
         )
         for work in works
     }

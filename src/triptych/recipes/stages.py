@@ -25,6 +25,7 @@ from triptych.encoders.embed import Embedder
 from triptych.encoders.features import Modality
 from triptych.encoders.pretrained import PretrainedConfig
 from triptych.encoders.slots import ModelArtifacts
+from triptych.encoders.untuned import UntunedConfig, UntunedText
 from triptych.engine.bundle import write_bundle, write_index, write_retriever
 from triptych.evaluate import report
 from triptych.evaluate.report import About
@@ -58,6 +59,8 @@ IN_TABLES = (Arm.TITLE, Arm.PHOTO, Arm.TITLE_PHOTO, Arm.PERMUTED_PHOTO)
 """The order in which encoders stand in a table."""
 
 
+PRETRAINED = "pretrained"
+"""First word of the rows of models that are used as they are (`evaluate.records.role_of`)."""
 WARM_START_SEED = 0
 """One warm start for all seeds: what differs between them is what comes after it."""
 
@@ -187,6 +190,57 @@ class Stages:
             )
         check_models(self.config, found)
         return ModelArtifacts(found.get("text_model"), found.get("vision_model"))
+
+    @cached_property
+    def untuned(self) -> dict[str, Artifact]:
+        """Pretrained text encoders that are shown as they are, found and copied likewise: name → artefact.
+
+        Raises:
+            ConfigError: one cannot be found or opened, or reads no texts.
+        """
+        found: dict[str, Artifact] = {}
+        for name, config in self.config.untuned.items():
+            made = self.stage("pretrained", partial(self._model, config.model), record=f"pretrained {name}")
+            if made.summary["max_tokens"] is None:
+                raise ConfigError(
+                    f"untuned.{name}: '{config.name}' reads no texts, or came without its tokenizer's files."
+                )
+            found[name] = made
+        return found
+
+    def untuned_rows(self) -> dict[str, Dense]:
+        """Open them over the catalogue's titles: row of the tables → retriever."""
+        return {f"{PRETRAINED} {name}": self._untuned_row(name, config) for name, config in self.config.untuned.items()}
+
+    def _untuned_row(self, name: str, config: UntunedConfig) -> Dense:
+        model = self.untuned[name]
+        titles = self.stage(
+            "features",
+            lambda out: features.run(
+                model,
+                modality=Modality.TITLE,
+                catalogue=self.catalogue,
+                out=out,
+                max_tokens=config.max_tokens,
+                prefix=config.title_prefix,
+            ),
+            record=f"title features {name}",
+        )
+        vectors = features.load_features(titles)[:, 0].astype(np.float32)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        index = ExactIndex.build(vectors / np.where(lengths, lengths, 1))  # zeros where there is no title
+        encoder = UntunedText(model.path, prefix=config.query_prefix, max_tokens=config.max_tokens)
+        return Dense(encoder, index, config=self.config.dense, name=f"{PRETRAINED} {name}")
+
+    @property
+    def untuned_inputs(self) -> dict[str, Artifact | str]:
+        """What a report with such rows is made of."""
+        prefixes = {name: one.model_dump(exclude={"name", "revision"}) for name, one in self.config.untuned.items()}
+        return {
+            f"{PRETRAINED} {name}{what}": one
+            for name, model in self.untuned.items()
+            for what, one in (("", model), (" reads", str(prefixes[name])))
+        }
 
     def models_for(self, config: PretrainConfig) -> ModelArtifacts:
         """Return the run's models that an encoder's config names, and what a frozen one sees in the photos."""
@@ -427,6 +481,7 @@ class Stages:
         served: Plan | None = None,
         recall: Artifact | None = None,
         recall_index: Artifact | None = None,
+        relevance_control: Artifact | None = None,
         hybrid: Artifact | None = None,
         item_knn: Artifact | None = None,
         generative: Artifact | None = None,
@@ -456,6 +511,7 @@ class Stages:
                 dense=self.config.dense,
                 recall=recall,
                 recall_index=recall_index,
+                relevance_control=relevance_control,
                 hybrid=hybrid,
                 item_knn=item_knn,
                 semantic_ids=codes,

@@ -125,6 +125,7 @@ def why(reason: Why) -> schemas.Why:
         shared_words=list(reason.shared_words),
         found_by=reason.found_by,
         ranked=None if reason.ranked is None else schemas.Placed(**reason.ranked._asdict()),
+        required=None if reason.required is None else schemas.Required(**reason.required._asdict()),
     )
 
 

@@ -227,6 +227,15 @@ class Placed(Message):
     """That it is chosen where it is shown, as the ranker sees it."""
 
 
+class Required(Message):
+    """What each item of an answer has one of."""
+
+    attribute: str
+    """``category``, ``brand`` or ``merchant``."""
+    values: list[str]
+    """What was chosen under this query before."""
+
+
 class Why(Message):
     """Why an item is where it is: what a side adds is ``unmasked`` less the score without it."""
 
@@ -247,6 +256,8 @@ class Why(Message):
     """Channel to the item's place there, where the channel is ``hybrid``; ``/api/why`` has places without filters."""
     ranked: Placed | None
     """None where no ranker looked at it."""
+    required: Required | None
+    """In channel ``recall``, what the answer was cut down to; none where that is nothing."""
 
 
 class Hit(Message):

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from triptych.evaluate.compare import Column
 from triptych.evaluate.orderings import Ordering
+from triptych.evaluate.paces import Pace
 from triptych.evaluate.records import is_trained
 from triptych.evaluate.tasks import cells, ranking, recommend, search
 from triptych.evaluate.tasks.base import TaskResult
@@ -161,6 +162,8 @@ class Table:
     there: tuple[str, ...] = ()
     """Rows that a shop has already: what every other row adds to them is told beside the table (`evaluate.increment`).
     None: nothing is."""
+    paces: tuple[Pace, ...] = ()
+    """Claims about how soon rows have learned, judged from their logs by the headline on the validation part."""
     spaces: tuple[str, ...] = ()
     """Rankers whose items are shown by ID and by content beside the table (`evaluate.item_spaces`)."""
     shown: tuple[str, ...] = ()
@@ -189,6 +192,7 @@ class Table:
             *self.spaces,
             *self.shown,
             *(row for claim in self.claims for row in claim.rows),
+            *(row for pace in self.paces for row in pace.rows),
             *(self.quick.rows or ()),
             *(self.full.rows or ()),
         ]

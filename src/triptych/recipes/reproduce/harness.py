@@ -22,6 +22,7 @@ from triptych.evaluate.examples import Example
 from triptych.evaluate.increment import Increment, increments, photo_examples
 from triptych.evaluate.item_spaces import ItemSpaces, item_spaces
 from triptych.evaluate.orderings import Judged, judge_ordering
+from triptych.evaluate.paces import JudgedPace, judge_pace
 from triptych.evaluate.records import select, single, to_rows
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.tasks.ranking import Ranks
@@ -303,6 +304,7 @@ class _Making:
         write_json(folder / RECORDS, records)
         result.per_query.write_parquet(folder / PER_QUERY)
         judged, unjudged = self._judged(result)
+        paced, unpaced = self._paced(rows)
         rankings, added, pictures = result.rankings, list[Increment](), list[Example]()
         there = [name for name in self._planned.table.there if rankings is not None and name in rankings.item_rows]
         if there and rankings is not None:
@@ -321,7 +323,8 @@ class _Making:
             pictures=pictures,
             there=there,
             judged=judged,
-            unjudged=unjudged,
+            paces=paced,
+            unjudged={**unjudged, **unpaced},
             catalogue=self._stages.catalogue,
             split=self._split,
             about=about,
@@ -361,6 +364,23 @@ class _Making:
                 judged.append(found)
         return judged, unjudged
 
+    def _paced(self, rows: Sequence[RowMade]) -> tuple[list[JudgedPace], dict[str, str]]:
+        """Judge the claims about learning, likewise."""
+        logs = {made.row.name: made.logs for made in rows}
+        metric = str(self._planned.headline)
+        judged: list[JudgedPace] = []
+        unjudged: dict[str, str] = {}
+        for pace in self._planned.table.paces:
+            absent = [row for row in pace.rows if row not in logs]
+            found = None if absent else judge_pace(pace, logs, metric=metric)
+            if found is not None:
+                judged.append(found)
+            elif absent:
+                unjudged[pace.claim] = f"not in this form: {', '.join(absent)}"
+            else:
+                unjudged[pace.claim] = f"{metric} was not measured when {100 * pace.by:g} % of the steps were done"
+        return judged, unjudged
+
     def _described(self, rows: Sequence[RowMade]) -> dict[str, Any]:
         """Return all that decides the table, beside its inputs."""
         planned, table = self._planned, self._planned.table
@@ -373,6 +393,7 @@ class _Making:
             "evaluation": planned.evaluation.dump(),
             "rows": [self._described_row(made) for made in rows],
             "there": list(table.there),
+            **({"paces": [[str(one), one.claim, one.by] for one in table.paces]} if table.paces else {}),
             **({"spaces": list(table.spaces)} if table.spaces else {}),
             "claims": [[str(one), one.claim, str(one.column or planned.headline), one.slice] for one in table.claims],
         }

@@ -14,6 +14,7 @@ from triptych.evaluate.examples import Example
 from triptych.evaluate.increment import Increment
 from triptych.evaluate.item_spaces import ItemSpaces
 from triptych.evaluate.orderings import Judged
+from triptych.evaluate.paces import JudgedPace
 from triptych.evaluate.records import role_of
 from triptych.evaluate.report import About
 from triptych.evaluate.tasks.base import TaskResult
@@ -57,6 +58,7 @@ class Made:
     pictures: Sequence[Example]
     """Queries to which photos bring a row's answers (`Table.shown`)."""
     judged: Sequence[Judged]
+    paces: Sequence[JudgedPace]
     there: Sequence[str]
     """Those of `Table.there` that this form has."""
     unjudged: Mapping[str, str]
@@ -70,12 +72,13 @@ class Made:
 
 
 def describe(made: Made) -> dict[str, Any]:
-    """Return what `triptych reproduce --json` prints: rows, orderings, increments, data, settings."""
+    """Return what `triptych reproduce --json` prints: rows, orderings, paces, increments, data, settings."""
     return {
         "rows": [_row(record) for record in made.records if _is_told(record, made)],
         "increments": [_increment(one) for one in made.increments],
         "spaces": [_spaces(name, one) for name, one in made.spaces.items()],
         "orderings": [_ordering(one) for one in made.judged],
+        "paces": [_pace(one) for one in made.paces],
         "data": _data(made),
         "settings": _settings(made),
     }
@@ -93,7 +96,7 @@ def table_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
             "verdict": one["verdict"],
             "evidence": one["evidence"],
         }
-        for one in result["orderings"]
+        for one in (*result["orderings"], *result.get("paces", ()))  # a table of before has none
     ]
 
 
@@ -130,6 +133,22 @@ def _ordering(one: Judged) -> dict[str, Any]:
         "metric": str(one.column),
         "slice": one.ordering.slice,
         "num_queries": one.num_queries,
+        "evidence": NO_EVIDENCE if one.evidence == ONE_SEED else one.evidence,
+    }
+
+
+def _pace(one: JudgedPace) -> dict[str, Any]:
+    return {
+        "claim": one.pace.claim,
+        "verdict": one.verdict,
+        "difference": one.difference.value,
+        "low": _finite(one.difference.low),
+        "high": _finite(one.difference.high),
+        "seeds": list(one.seeds),
+        "rows": str(one.pace),
+        "metric": f"share of the best {one.metric}",
+        "slice": f"{100 * one.pace.by:g} % of the steps",
+        "reached": {one.pace.sooner: one.sooner, one.pace.later: one.later},
         "evidence": NO_EVIDENCE if one.evidence == ONE_SEED else one.evidence,
     }
 

@@ -105,8 +105,15 @@ function reasons(why, { state, channel, hit }) {
     el("p", { class: "verdict" }, verdict(why.unmasked, sides[0].adds, sides[1].adds, clicks)),
     bars(why.score, sides),
     words,
+    kept(why.required),
     el("p", { class: "note" }, `${told}${clicks === null ? "" : ", or without what past choices have taught of it"}. These need not add up: each can cover for the others.`),
   ];
+}
+
+/** What the answer was cut down to. */
+function kept(required) {
+  if (required === null) return null;
+  return el("p", { class: "words" }, el("span", { class: "label" }, `Only of ${required.attribute}`), ` ${required.values.join(", ")}`);
 }
 
 function verdict(total, title, image, clicks) {
