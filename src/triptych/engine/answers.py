@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -81,6 +81,10 @@ class CodePath(NamedTuple):
     """One code a level, the coarsest first."""
     steps: list[CodeStep]
     """From all codes in common down to one."""
+    of: str = "item"
+    """What it is the ID of: item (title and photo together), title or photo. An item without that side has no codes."""
+    sets: Sequence[str] = ("item",)
+    """What the shop has semantic IDs of."""
 
 
 class CodeStep(NamedTuple):

@@ -21,9 +21,11 @@ from triptych.foundation.errors import ArtifactError, did_you_mean
 from triptych.index.backends.auto import AutoConfig
 from triptych.index.base import IndexConfig
 from triptych.recall.models.dense import DenseConfig
+from triptych.semantic_ids.stored import KIND as IDS_KIND
+from triptych.semantic_ids.stored import PARTS as ID_PARTS
 
 KIND, INDEX_KIND = "bundle", "index"
-KINDS = {"recall_index": INDEX_KIND}
+KINDS = {"recall_index": INDEX_KIND, **dict.fromkeys(ID_PARTS.values(), IDS_KIND)}
 """Part → the kind of its artefact, where that is not the part's name."""
 BUNDLE, RUN = "bundle.json", "run.json"
 
@@ -50,6 +52,10 @@ class Parts:
     """Which items the same users chose; None: the shop has no such channel."""
     semantic_ids: Artifact | None = None
     """Codes of `encoder`'s item vectors; None: the shop has none."""
+    semantic_ids_title: Artifact | None = None
+    """Codes of its vectors of titles by themselves; None: the shop has none."""
+    semantic_ids_photo: Artifact | None = None
+    """Codes of its vectors of photos by themselves, likewise."""
     generative: Artifact | None = None
     """A decoder that says `semantic_ids`; None: the shop has none."""
     ranker: Artifact | None = None
@@ -143,6 +149,8 @@ def write_bundle(
     hybrid: Artifact | None = None,
     item_knn: Artifact | None = None,
     semantic_ids: Artifact | None = None,
+    semantic_ids_title: Artifact | None = None,
+    semantic_ids_photo: Artifact | None = None,
     generative: Artifact | None = None,
     ranker: Artifact | None = None,
     ranking: Artifact | None = None,
@@ -167,6 +175,8 @@ def write_bundle(
         hybrid: how these are fused; None: they are not.
         item_knn: from `write_retriever`; None: the shop has no such channel.
         semantic_ids: of the encoder's item vectors; None: there are none.
+        semantic_ids_title: of its vectors of titles by themselves, likewise.
+        semantic_ids_photo: of photos by themselves.
         generative: a decoder that says them; None: there is none.
         ranker: over this catalogue, and this encoder if it reads content; None: there is none.
         ranking: what validation said of it.
@@ -189,6 +199,8 @@ def write_bundle(
         hybrid=hybrid,
         item_knn=item_knn,
         semantic_ids=semantic_ids,
+        semantic_ids_title=semantic_ids_title,
+        semantic_ids_photo=semantic_ids_photo,
         generative=generative,
         ranker=ranker,
         ranking=ranking,
@@ -238,8 +250,8 @@ def check_lineage(parts: Parts) -> None:
         ArtifactError: they do not; both ids are named.
     """
     parts.index.require_input("encoder", parts.encoder)
-    of_items = (parts.index, parts.popularity, parts.bm25, parts.item_knn, parts.semantic_ids, parts.relevance_control)
-    for part in of_items:
+    ids = [getattr(parts, name) for name in ID_PARTS.values()]
+    for part in (parts.index, parts.popularity, parts.bm25, parts.item_knn, parts.relevance_control, *ids):
         if part is not None:
             part.require_input("catalogue", parts.catalogue)
     if (parts.recall is None) != (parts.recall_index is None):
@@ -255,12 +267,7 @@ def check_lineage(parts: Parts) -> None:
         parts.recall.require_input("catalogue", parts.catalogue)
         if "encoder" in parts.recall.inputs:
             parts.recall.require_input("encoder", parts.encoder)
-        if "semantic_ids" in parts.recall.inputs:
-            if parts.semantic_ids is None:
-                raise ArtifactError(
-                    "A bundle's recall model reads semantic IDs, and there are none. Run it again: triptych run."
-                )
-            parts.recall.require_input("semantic_ids", parts.semantic_ids)
+        _check_sets(parts, recall=parts.recall)
         parts.recall_index.require_input("encoder", parts.recall)
     if parts.generative is not None:
         if parts.semantic_ids is None:
@@ -272,6 +279,20 @@ def check_lineage(parts: Parts) -> None:
             if part is not None:
                 parts.hybrid.require_input(name, part)
     _check_ranker(parts)
+
+
+def _check_sets(parts: Parts, *, recall: Artifact) -> None:
+    """Check that the bundle has the semantic IDs that a recall model reads."""
+    for of, name in ID_PARTS.items():
+        if name not in recall.inputs:
+            continue
+        own = getattr(parts, name)
+        if own is None:
+            raise ArtifactError(
+                f"A bundle's recall model reads semantic IDs, and there are none of the {of}. Run it again: "
+                "triptych run."
+            )
+        recall.require_input(name, own)
 
 
 def _check_ranker(parts: Parts) -> None:

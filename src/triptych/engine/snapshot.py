@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
 from triptych.encoders.embed import Embedder
+from triptych.encoders.embeddings import Modality
 from triptych.engine.answers import (
     Answer,
     Channel,
@@ -29,9 +30,10 @@ from triptych.engine.answers import (
 )
 from triptych.engine.bundle import Parts
 from triptych.engine.code_paths import LOOKED_AT, CodePaths, nearest_to_centre
+from triptych.engine.code_sets import CodeSets
 from triptych.engine.explain import explain_dense, explain_hybrid, explain_plain
 from triptych.engine.generation import Generation
-from triptych.engine.new_items import NewItem
+from triptych.engine.new_items import NewItem, shown_items
 from triptych.engine.ranking import Ranking, RankRule
 from triptych.engine.recall_items import RecallItems
 from triptych.engine.shelf import Shelf
@@ -48,6 +50,7 @@ from triptych.recall.models.popularity import Popularity
 from triptych.recall.recommender import Recommender
 from triptych.recall.relevance_control import Attribute, RelevanceControl
 from triptych.recall.retriever import LearnedRetriever
+from triptych.semantic_ids.stored import PARTS
 
 BY_VECTORS = (Channel.RECALL, Channel.DENSE)
 """Channels of one model's vectors."""
@@ -79,8 +82,10 @@ class Snapshot:
     """The channel that the run chose to recommend; None: it left that open."""
     hybrid: Hybrid | None
     """None: the shop fuses nothing."""
-    code_paths: CodePaths | None
-    """None: the shop has no semantic IDs."""
+    code_paths: Mapping[Modality, CodePaths]
+    """What they are of → semantic IDs; none: the shop has no such."""
+    code_sets: CodeSets
+    """What gives new items theirs."""
     generation: Generation | None
     """None: nothing says them."""
     ranking: Ranking | None
@@ -122,7 +127,8 @@ class Snapshot:
             item_knn=None if parts.item_knn is None else ItemKnn.load(parts.item_knn.path),
             recommends=recommends,
             hybrid=None,
-            code_paths=None if parts.semantic_ids is None else CodePaths.open(parts.semantic_ids),
+            code_paths={of: CodePaths.open(ids) for of, name in PARTS.items() if (ids := getattr(parts, name))},
+            code_sets=CodeSets.open(parts, embedder=embedder, names=PARTS.values()),
             generation=Generation.open(parts, embedder=embedder, index=index),
             ranking=Ranking.open(parts, catalogue=catalogue, index=index, embedder=embedder),
             rank_rule=None if parts.ranking is None else RankRule.load(parts.ranking.path),
@@ -159,13 +165,15 @@ class Snapshot:
         if vectors is not None and len(new):
             index = index.copy()
             index.add(vectors)
-            code_paths = None if code_paths is None else code_paths.with_items(vectors)
+            with_photos = Modality.PHOTO in self.code_sets.quantizers
+            shown = shown_items(new, vectors=vectors, embedder=self.embedder, with_photos=with_photos)
+            codes = self.code_sets.codes(shown)
+            code_paths = {of: paths.with_items(codes[of]) for of, paths in code_paths.items()}
             if ranking is not None:
                 ranking = ranking.with_items(new, vectors=vectors, embedder=self.embedder)
             if recall is not None and recall_index is not None and self.recall_items is not None:
-                texts = [item.text(self.embedder.title_features) for item in new]
                 recall_index = recall_index.copy()
-                recall_index.add(self.recall_items.vectors(recall, ids, content=vectors, titles=titles, texts=texts))
+                recall_index.add(self.recall_items.vectors(recall, shown, codes=codes))
                 recall = recall.over(recall_index, new_ids=ids, content=vectors)
         own = [self.shelf.own_row(item_id) for item_id in ids]
         if item_knn is not None and own:
@@ -279,10 +287,9 @@ class Snapshot:
             return _scores(self.recall_index, [row], self.recall.request_vectors([request])[0])[0]
         return _scores(self.index, [row], self.dense.request_vectors([request])[0])[0]
 
-    def code_path(self, row: int, *, k: int) -> CodePath:
+    def code_path(self, row: int, *, k: int, of: Modality) -> CodePath:
         """Return an item's semantic ID and, for each number of codes in common, the nearest `k` items."""
-        paths = self.code_paths
-        assert paths is not None, "the part was checked"
+        paths = self.code_paths[of]
         codes, shared = paths.of(row), paths.shared(row)
         there = self.shelf.columns.live.copy()
         there[row] = False
@@ -291,12 +298,11 @@ class Snapshot:
             keep = there & (shared == depth)
             nearest = self.answer(Request(item_row=row, keep=keep), k=k, channel=Channel.DENSE)
             steps.append(CodeStep(depth, int(np.count_nonzero(keep)), list(nearest)))
-        return CodePath(codes, steps)
+        return CodePath(codes, steps, of.value, [one.value for one in self.code_paths])
 
     def code_tree(self, prefix: Sequence[int], *, k: int, limit: int, offset: int) -> CodeTree:
         """Return what follows a prefix of semantic IDs; see `Engine.code_tree`."""
-        paths = self.code_paths
-        assert paths is not None, "the part was checked"
+        paths = self.code_paths[Modality.ITEM]
         rows = paths.below(prefix, live=self.shelf.columns.live)
         part, below, hits = slice(offset, offset + limit), [], list[Hit]()
         if len(prefix) < paths.levels:
@@ -334,15 +340,7 @@ class Snapshot:
         if channel is Channel.DENSE or recall is None or described is None:
             return explain(request.query, self.dense.request_vectors([request])[0])
 
-        def fuse(
-            item_rows: Sequence[int | None],
-            titles: Sequence[str],
-            texts: Sequence[str | None],
-            content: NDArray[np.float32],
-        ) -> NDArray[np.float32]:
-            ids = [None if row is None else self.shelf.item_id(row) for row in item_rows]
-            return described.vectors(recall, ids, content=content, titles=titles, texts=texts)
-
+        fuse = partial(described.vectors, recall)
         whys = explain(request.query, recall.request_vectors([request])[0], fuse=fuse, reads_ids=recall.reads_ids)
         required = self._required(request)
         return [why._replace(required=required) for why in whys]

@@ -86,7 +86,8 @@ class NegativeSampler:
 
     def draw(self, rng: np.random.Generator) -> Negatives:
         """Draw the negatives of a batch."""
-        drawn = np.searchsorted(self._cumulated, rng.random(self.num_negatives), side="right")
+        # In order, the search goes through the table once, and what it finds is sorted.
+        drawn = np.searchsorted(self._cumulated, np.sort(rng.random(self.num_negatives)), side="right")
         found = np.unique(np.minimum(drawn, len(self._chance) - 1), return_counts=True)
         return Negatives(found[0].astype(np.int64), found[1].astype(np.int64))
 

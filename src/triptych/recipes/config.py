@@ -12,6 +12,7 @@ from triptych.data.datasets.base import DatasetConfig
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
 from triptych.data.splits import SplitBy, SplitConfig
 from triptych.data.text import TokenizerConfig
+from triptych.encoders.embeddings import Modality
 from triptych.encoders.inputs import Modalities
 from triptych.encoders.untuned import UntunedConfig
 from triptych.evaluate.records import is_trained
@@ -34,8 +35,7 @@ from triptych.recall.models.hybrid import HybridConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recall.models.popularity import PopularityConfig
 from triptych.recall.relevance_control import RelevanceControlConfig
-from triptych.recipes.semantic_ids import check_codes
-from triptych.semantic_ids.config import SemanticIdsConfig
+from triptych.recipes.semantic_ids import SetsConfig, check_codes
 
 RECALL = "recall"
 """Row of the recall model in a run's tables."""
@@ -141,10 +141,10 @@ class RunConfig(Config):
     is none."""
     rank_candidates: int = Field(200, ge=1)
     """How many of a search's first items the ranker looks at."""
-    semantic_ids: SemanticIdsConfig | None = None
-    """Short codes of the served encoder's item vectors: the page shows an item's path of codes and who shares it, and a
-    recall model that has tokens for them (semantic_tower) reads them; none: there are none. `triptych semantic-ids`
-    makes and measures them by themselves."""
+    semantic_ids: SetsConfig | None = None
+    """Short codes of the served encoder's item vectors, and of titles and photos by themselves where `sets` names them:
+    the page shows an item's path of codes and who shares it, and a recall model that has tokens for them
+    (semantic_tower) reads them; none: there are none. `triptych semantic-ids` makes and measures them by themselves."""
     generative: GenerativeTrainConfig | None = None
     """A decoder that answers words by saying semantic IDs, trained on clicked pages: channel and row `generative`. It
     takes semantic_ids. None: there is none."""
@@ -200,6 +200,7 @@ class RunConfig(Config):
             raise ValueError(
                 "tokenizer has no effect with pretrain.encoder.text_model, which brings its own. Remove one of them."
             )
+        self._check_sets()
         self._check_recall()
         self._check_control()
         if self.recommend is not None and self.pretrain.learns_from is not LearnsFrom.HISTORIES:
@@ -272,7 +273,15 @@ class RunConfig(Config):
             if one.recall_model.needs.codes is not None and self.semantic_ids is None:
                 raise ValueError(f"{place}.model reads semantic IDs, and there are none. Set semantic_ids.")
             if one.recall_model.needs.title_content:
-                self._check_reads_both(place)
+                self._check_reads_both(f"{place}.model reads titles by themselves beside titles with photos")
+
+    def _check_sets(self) -> None:
+        if (ids := self.semantic_ids) is None:
+            return
+        if Modality.ITEM not in ids.sets:
+            raise ValueError("semantic_ids.sets must name item: a page, a decoder and a ranker go by it. Add it.")
+        if ids.reads_sides:
+            self._check_reads_both("semantic_ids.sets are of titles and photos each")
 
     def _check_control(self) -> None:
         if self.relevance_control is None:
@@ -286,14 +295,14 @@ class RunConfig(Config):
         if self.untuned and self.pretrain.learns_from is not LearnsFrom.QUERIES:
             raise ValueError("untuned is asked by words, and this recipe has no queries. Remove it.")
 
-    def _check_reads_both(self, place: str) -> None:
+    def _check_reads_both(self, why: str) -> None:
         """Refuse an encoder that may be served and that has no vectors of titles beside titles with photos."""
         others = {f"beside.{name}": one for name, one in self.beside.items()} if self.serve is Serve.VALIDATION else {}
         for name, config in {"pretrain": self.pretrain, **others}.items():
             if config.encoder.modalities is not Modalities.TITLE_PHOTO:
                 raise ValueError(
-                    f"{place}.model reads titles by themselves beside titles with photos, and {name} reads "
-                    f"'{config.encoder.modalities}' alone. Set {name}.encoder.modalities = 'title+photo'."
+                    f"{why}, and {name} reads '{config.encoder.modalities}' alone. Set {name}.encoder.modalities = "
+                    "'title+photo'."
                 )
 
     def _check_generative(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from triptych.data import catalogue as catalogues
 from triptych.data import splits, text
@@ -22,7 +23,7 @@ from triptych.data.check import Checked
 from triptych.data.splits import Split
 from triptych.encoders import embeddings, features, model_files
 from triptych.encoders.embed import Embedder
-from triptych.encoders.features import Modality
+from triptych.encoders.embeddings import Modality
 from triptych.encoders.pretrained import PretrainedConfig
 from triptych.encoders.slots import ModelArtifacts
 from triptych.encoders.untuned import UntunedConfig, UntunedText
@@ -46,11 +47,13 @@ from triptych.recipes.controls import Control
 from triptych.recipes.encoders import EncoderWork, Plan
 from triptych.recipes.models import check_models
 from triptych.recipes.run_folder import RunFolder
+from triptych.recipes.semantic_ids import SetsConfig
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.tables import find_source, spoken
 from triptych.semantic_ids import fit as semantic_ids
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import KIND as SEMANTIC_IDS
+from triptych.semantic_ids.stored import PARTS as ID_PARTS
 from triptych.training.distributed import ALONE, Group
 
 log = logging.getLogger(__name__)
@@ -101,14 +104,20 @@ class BehindEncoder(Protocol):
         ...
 
     @property
+    def start(self) -> PretrainConfig | None:
+        """What the encoder's training goes on from; None: new weights."""
+        ...
+
+    @property
     def control(self) -> Control:
         """What items have in the place of their own, photos among it."""
         ...
 
 
-def _of_encoder(plan: BehindEncoder) -> tuple[str, Control]:
+def _of_encoder(plan: BehindEncoder) -> tuple[str, str, Control]:
     """Return what decides the encoder: plans with the same share one."""
-    return "" if plan.pretrain is None else plan.pretrain.to_json(), plan.control.of_encoder
+    trained, start = ("" if one is None else one.to_json() for one in (plan.pretrain, plan.start))
+    return trained, start, plan.control.of_encoder
 
 
 def _of_start(plan: Plan) -> tuple[str, Control]:
@@ -256,7 +265,7 @@ class Stages:
                 "features",
                 lambda out: features.run(
                     vision,
-                    modality=Modality.PHOTO,
+                    modality=features.Modality.PHOTO,
                     catalogue=self.catalogue,
                     out=out,
                     output=seen_by.output,
@@ -376,13 +385,17 @@ class Stages:
 
     def _require_enough_for_ids(self, split: Split | None) -> None:
         """Tell what would be refused after hours of training."""
-        if self.config.semantic_ids is None:
+        ids = self.config.semantic_ids
+        if ids is None:
             return
-        known = self.catalogue.num_items if split is None else int(split.items_known(self.catalogue).sum())
-        try:
-            self.config.semantic_ids.quantizer.require_enough(known)
-        except ConfigError as error:
-            raise ConfigError(f"semantic_ids.{error}") from None
+        known = np.ones(self.catalogue.num_items, np.bool_) if split is None else split.items_known(self.catalogue)
+        there = embeddings.items_with(self.catalogue, title_features=self.config.pretrain.encoder.title_features)
+        for one in ids.in_order:
+            try:
+                ids.quantizer.require_enough(int((known & there[one]).sum()))
+            except ConfigError as error:
+                of = "" if one is Modality.ITEM else f"sets, {one}: "
+                raise ConfigError(f"semantic_ids.{of}{error}") from None
 
     def train_plans(
         self, plans: Sequence[Plan], *, seeds: Sequence[int], split: Split | None, tokenizer: Artifact
@@ -426,11 +439,11 @@ class Stages:
         Returns:
             Name of a plan and seed → its encoder; None where it stands behind none.
         """
-        encoders: dict[tuple[str, Control], Plan] = {}
+        encoders: dict[tuple[str, str, Control], Plan] = {}
         for plan in plans:
             if plan.pretrain is not None and _of_encoder(plan) not in encoders:
                 name = f"pretraining {len(encoders) + 1}"
-                encoders[_of_encoder(plan)] = Plan(name, plan.pretrain, plan.control.of_encoder)
+                encoders[_of_encoder(plan)] = Plan(name, plan.pretrain, plan.control.of_encoder, plan.start)
         trained = self.train_plans(list(encoders.values()), seeds=seeds, split=split, tokenizer=tokenizer)
         return {
             (plan.name, seed): None if plan.pretrain is None else trained[encoders[_of_encoder(plan)].name, seed]
@@ -454,6 +467,51 @@ class Stages:
             "encoder", lambda _: work.train(self._group), record=f"encoder {work.plan.name}", is_new=is_new
         )
 
+    def item_views(
+        self, own: Trained, *, pretrain: PretrainConfig, name: str, photo_rows: NDArray[np.int64] | None = None
+    ) -> Artifact:
+        """Encode title and photo of each item by themselves, or open what was encoded before.
+
+        Args:
+            own: the encoder.
+            pretrain: how it was trained.
+            name: of the row and seed, for the record.
+            photo_rows: whose photo each item is shown ``[items]``; None: its own.
+
+        Raises:
+            ConfigError: the encoder reads one of both alone.
+        """
+        read = pretrain.encoder.modalities
+        if not (read.reads_title and read.reads_photo):
+            raise ConfigError(f"{name}: an encoder of {read} has no vectors of title and photo each.")
+        seen = self.models_for(pretrain).features
+        return self.stage(
+            "item_views",
+            lambda out: embeddings.run_views(
+                encoder=own.encoder, catalogue=self.catalogue, features=seen, photo_rows=photo_rows, out=out
+            ),
+            record=f"item views {name}",
+        )
+
+    def code_sets(
+        self, own: Trained, *, config: SetsConfig, name: str, split: Split | None, views: Artifact | None
+    ) -> dict[Modality, Artifact]:
+        """Make each set of an encoder's semantic IDs, in the order in which models read them.
+
+        Args:
+            own: the encoder.
+            config: which sets, and how each is made.
+            name: as of `semantic_ids`.
+            split: likewise.
+            views: from `item_views`; None where no set is of a side.
+        """
+        found = {}
+        for one in config.in_order:
+            vectors = own.embeddings if one is Modality.ITEM else views
+            assert vectors is not None, "a set of a side has its vectors"
+            found[one] = self._ids(vectors, of=one, config=config.of_one, name=name, split=split)
+        return found
+
     def semantic_ids(self, own: Trained, *, config: SemanticIdsConfig, name: str, split: Split | None) -> Artifact:
         """Make the semantic IDs of an encoder's vectors of the items, or open them; equal settings share them.
 
@@ -463,12 +521,18 @@ class Stages:
             name: of the row and seed, for the record.
             split: codebooks are learned of the items that training may know, as the encoder is; None: of all.
         """
+        return self._ids(own.embeddings, of=Modality.ITEM, config=config, name=name, split=split)
+
+    def _ids(
+        self, vectors: Artifact, *, of: Modality, config: SemanticIdsConfig, name: str, split: Split | None
+    ) -> Artifact:
+        what = "semantic ids" if of is Modality.ITEM else f"semantic ids ({of})"
         return self.stage(
             SEMANTIC_IDS,
             lambda out: semantic_ids.run(
-                config, embeddings=own.embeddings, out=out, catalogue=self.catalogue, split=split
+                config, embeddings=vectors, out=out, catalogue=self.catalogue, split=split, of=of
             ),
-            record=f"semantic ids {name}",
+            record=f"{what} {name}",
         )
 
     def bundle(
@@ -498,7 +562,10 @@ class Stages:
         plan = served or self.own_plan
         own, ids = trained[plan.name, seed], self.config.semantic_ids
         name = f"{plan.name} seed {seed}"
-        codes = None if ids is None else self.semantic_ids(own, config=ids, name=name, split=split)
+        codes: dict[Modality, Artifact] = {}
+        if ids is not None:
+            views = self.item_views(own, pretrain=plan.config, name=name) if ids.reads_sides else None
+            codes = self.code_sets(own, config=ids, name=name, split=split, views=views)
         return self.stage(
             "bundle",
             lambda out: write_bundle(
@@ -514,7 +581,7 @@ class Stages:
                 relevance_control=relevance_control,
                 hybrid=hybrid,
                 item_knn=item_knn,
-                semantic_ids=codes,
+                **{ID_PARTS[of]: one for of, one in codes.items()},
                 generative=generative,
                 ranker=ranker,
                 ranking=ranking,
@@ -551,8 +618,9 @@ class Stages:
         for (name, seed), one in trained.items():
             found[f"{name} seed {seed}"] = one.encoder
             found[f"index {name} seed {seed}"] = one.index
-        if (ids := bundle.inputs.get(SEMANTIC_IDS)) is not None:
-            found["semantic ids"] = Artifact.open(self.out / SEMANTIC_IDS / ids)
+        for part in ID_PARTS.values():
+            if (ids := bundle.inputs.get(part)) is not None:
+                found[part.replace("_", " ")] = Artifact.open(self.out / SEMANTIC_IDS / ids)
         return self.stage(
             "report",
             lambda out: report.run(

@@ -52,6 +52,8 @@ def code_path(engine: Engine, found: CodePath) -> schemas.CodePath:
             schemas.CodeStep(codes_shared=step.codes_shared, num_items=step.num_items, hits=hits(engine, step.hits))
             for step in found.steps
         ],
+        of=found.of,
+        sets=list(found.sets),
     )
 
 

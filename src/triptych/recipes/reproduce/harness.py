@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from triptych.data.schema import Part
@@ -24,6 +25,7 @@ from triptych.evaluate.item_spaces import ItemSpaces, item_spaces
 from triptych.evaluate.orderings import Judged, judge_ordering
 from triptych.evaluate.paces import JudgedPace, judge_pace
 from triptych.evaluate.records import select, single, to_rows
+from triptych.evaluate.tasks import cells
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.tasks.ranking import Ranks
 from triptych.foundation.artifact import Artifact, produce, write_json
@@ -38,6 +40,7 @@ from triptych.recipes.encoders import Plan
 from triptych.recipes.generation import GenerationPlan, TrainedGeneration, train_generation
 from triptych.recipes.ranker import RankerPlan, TrainedRanker, train_rankers
 from triptych.recipes.recall import RecallPlan, TrainedRecall, train_recall
+from triptych.recipes.reproduce.agreement import Agreement, agreements
 from triptych.recipes.reproduce.base import BM25, ITEM_KNN, ORACLE, POPULARITY, Row, Size, Table
 from triptych.recipes.reproduce.choices import FILE as CHOICES
 from triptych.recipes.reproduce.choices import (
@@ -49,6 +52,7 @@ from triptych.recipes.reproduce.choices import (
     trials_of,
     write_choices,
 )
+from triptych.recipes.reproduce.costs import QUERIES, Cost, file_bytes, item_bytes, latencies, said_by
 from triptych.recipes.reproduce.page import write_page
 from triptych.recipes.reproduce.plans import RECIPE, AnyPlan, Planned, answered_through, resolve
 from triptych.recipes.reproduce.result import Made, RowMade, describe
@@ -201,8 +205,19 @@ class _Making:
             inputs |= {f"{part}{name} seed {seed}": artifact for part, artifact in _made_of(one).items()}
 
         def build(folder: Path) -> Mapping[str, Any]:
-            result, spaces = self._measured(trained), self._spaces(trained)
-            return self._written(folder, result=result, spaces=spaces, rows=rows, inputs=inputs, tried=tried)
+            result, spaces, costs = self._measured(trained), self._spaces(trained), self._costs(trained)
+            seeds = {row.name: [trained[row.name, seed].model for seed in self._planned.run.seeds] for row, *_ in rows}
+            agreed = agreements(seeds, out=self._stages.out)
+            return self._written(
+                folder,
+                result=result,
+                spaces=spaces,
+                costs=costs,
+                agreed=agreed,
+                rows=rows,
+                inputs=inputs,
+                tried=tried,
+            )
 
         return produce(out, kind=KIND, config=self._described(rows), inputs=inputs, build=build)
 
@@ -289,12 +304,39 @@ class _Making:
                     found[name] = seen
         return found
 
+    def _costs(self, trained: AllMade) -> list[Cost]:
+        """Measure what rows cost where they answer, first seed; nothing where the table does not ask."""
+        planned, catalogue = self._planned, self._stages.catalogue
+        if not planned.table.costs:
+            return []
+        seed, evaluation = planned.run.seeds[0], planned.evaluation
+        requests = cells.some(catalogue, split=self._split, config=evaluation, count=QUERIES)
+        opened: dict[str, Retriever] = {POPULARITY: Popularity.load(self._standing[POPULARITY].path)}
+        if BM25 in self._standing:
+            opened[BM25] = Bm25.load(self._standing[BM25].path)
+        sizes = {name: file_bytes(self._standing[name], num_items=catalogue.num_items) for name in opened}
+        said = dict.fromkeys(opened, None) | {
+            row.name: said_by(trained[row.name, seed], requests, out=self._stages.out, control=row.control, seed=seed)
+            for row in planned.rows
+        }
+        for row in planned.rows:
+            one = self._open(trained[row.name, seed], name=row.name)
+            assert not isinstance(one, Ranks), "a ranker answers nothing by itself"
+            opened[row.name], sizes[row.name] = one, item_bytes(trained[row.name, seed])
+        times = latencies(opened, requests, k=max(evaluation.ks))
+        return [
+            Cost(name, *np.percentile(own, [50, 95]).tolist(), item_bytes=sizes[name], said=said[name])
+            for name, own in times.items()
+        ]
+
     def _written(
         self,
         folder: Path,
         *,
         result: TaskResult,
         spaces: Mapping[str, ItemSpaces],
+        costs: Sequence[Cost],
+        agreed: Sequence[Agreement],
         rows: Sequence[RowMade],
         inputs: Mapping[str, Artifact | str],
         tried: Mapping[str, Any],
@@ -320,6 +362,8 @@ class _Making:
             records=records,
             increments=added,
             spaces=spaces,
+            costs=costs,
+            agreements=agreed,
             pictures=pictures,
             there=there,
             judged=judged,
@@ -395,6 +439,7 @@ class _Making:
             "there": list(table.there),
             **({"paces": [[str(one), one.claim, one.by] for one in table.paces]} if table.paces else {}),
             **({"spaces": list(table.spaces)} if table.spaces else {}),
+            **({"costs": QUERIES} if table.costs else {}),
             "claims": [[str(one), one.claim, str(one.column or planned.headline), one.slice] for one in table.claims],
         }
 

@@ -23,13 +23,16 @@ from triptych.evaluate.text_table import ONE_SEED, interval_text, table_columns,
 from triptych.foundation.artifact import Artifact
 from triptych.metrics.significance import Interval
 from triptych.recipes.reproduce.choices import first_best
-from triptych.recipes.reproduce.result import Made, RowMade, describe
+from triptych.recipes.reproduce.costs import QUERIES
+from triptych.recipes.reproduce.result import Made, RowMade, agreement_cells, cost_cells, describe
 
 LINKS = (
     ("results", "Rows"),
     ("increments", "Increments"),
     ("pictures", "Photos"),
     ("claims", "Claims"),
+    ("costs", "Costs"),
+    ("agreement", "Seeds"),
     ("spaces", "Spaces"),
     ("trials", "Trials"),
     ("training", "Training"),
@@ -45,6 +48,8 @@ def write_page(made: Made) -> str:
         + _increments(made)
         + _pictures(made)
         + _claims(made)
+        + _costs(made)
+        + _agreement(made)
         + _spaces(made)
         + _trials(made)
         + _training(made)
@@ -227,6 +232,35 @@ def _spaces(made: Made) -> str:
         lead=f"{first.num_items:,} items that training has shown, first seed. Alignment: mean squared distance of an "
         "item's two unit vectors, content mapped to IDs linearly by the other half of the items; 2 by chance. "
         "Uniformity: log of the mean of e<sup>−2d²</sup> over pairs of items. Less is better of both.",
+    )
+
+
+def _costs(made: Made) -> str:
+    told = describe(made)["costs"]
+    if told is None:
+        return ""
+    rows = [cost_cells(one) for one in told["rows"]]
+    on = ", ".join(f"{name} {value}" for name, value in told["machine"].items())
+    return section(
+        "costs",
+        "What an answer costs",
+        table(list(rows[0]), [[text(cell) for cell in row.values()] for row in rows], css="numbers"),
+        lead=f"Of this machine ({text(on)}), as it was then: no claim rests on it. The same {QUERIES} queries of each "
+        "row, one by one and all rows in turn, from words to items; first seed. Bytes: what is kept of an item to find "
+        "it, without models. Illegal: IDs at the end of the decoder's beams that no item of the cell has.",
+    )
+
+
+def _agreement(made: Made) -> str:
+    rows = [agreement_cells(one._asdict()) for one in made.agreements]
+    if not rows:
+        return ""
+    return section(
+        "agreement",
+        "Semantic IDs of other seeds",
+        table(list(rows[0]), [[text(cell) for cell in row.values()] for row in rows], css="plain"),
+        lead="How far the first codes of two seeds group the same items: 1 alike, 0 as by chance; the mean of all "
+        "pairs. Every seed has an encoder of its own, and its codebooks are of that one's vectors.",
     )
 
 
