@@ -227,7 +227,7 @@ class Stages:
             "features",
             lambda out: features.run(
                 model,
-                modality=Modality.TITLE,
+                modality=features.Modality.TITLE,
                 catalogue=self.catalogue,
                 out=out,
                 max_tokens=config.max_tokens,

@@ -325,7 +325,13 @@ class _Making:
             opened[row.name], sizes[row.name] = one, item_bytes(trained[row.name, seed])
         times = latencies(opened, requests, k=max(evaluation.ks))
         return [
-            Cost(name, *np.percentile(own, [50, 95]).tolist(), item_bytes=sizes[name], said=said[name])
+            Cost(
+                name,
+                p50_ms=float(np.percentile(own, 50)),
+                p95_ms=float(np.percentile(own, 95)),
+                item_bytes=sizes[name],
+                said=said[name],
+            )
             for name, own in times.items()
         ]
 
