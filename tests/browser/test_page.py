@@ -18,7 +18,7 @@ from PIL import Image
 from small_demo import preferring_the_ranker
 from tiny_shop import write_run
 
-from triptych.engine import Engine
+from triptych.engine import Engine, Filters
 from triptych.serve import create_app
 
 CHROMIUM = shutil.which("chromium")
@@ -334,7 +334,14 @@ def test_the_tree_of_codes_is_walked_down_to_the_items_and_back(page: Page, engi
         ]
         first = found.branches[0]
         expect(branches(page).first.locator(".tile")).to_have_count(len(first.hits))
+        few = [one for one in found.branches if len(one.hits) <= 4]  # their titles have the room of the other photos
+        expect(page.locator(".branch-names")).to_have_count(len(few))
+        if few:
+            titles = [engine.item(hit.item_id)["title"] for hit in few[0].hits]
+            assert page.locator(".branch-names").first.locator("span").all_text_contents() == titles
         expect(page.get_by_role("status")).to_contain_text(f"{found.num_items} item")
+        empty = found.num_codes - found.num_branches
+        expect(page.get_by_role("status")).to_contain_text(f"({empty} stand for no item)" if empty else "of 3 ·")
         walked.append(first.code)
         branches(page).first.get_by_role("link").click()
         expect(page).to_have_url(re.compile(rf"\?codes={re.escape('.'.join(map(str, walked)))}$"))
@@ -457,8 +464,72 @@ def test_a_ranked_answer_says_where_an_item_stood_before(
         expect(cards(page).first).to_have_attribute("data-item-id", answer[0].item_id)
         assert shown_ids(page) == [hit.item_id for hit in answer]
         cards(page).first.locator(".open").click()
-        told = page.locator("#why .reason", has_text=f"Before that it stood at place {answer[0].ranked.place}.")
-        expect(told).to_be_visible()
+        parts = dict(page.locator("#why .reason .details").evaluate(PAIRS))
+        assert parts["Found by choices and meaning"].startswith(f"place {answer[0].ranked.place}, score ")
+        assert parts["Ranker"].endswith(" % likely to be chosen")
+        assert parts["Stands at"] == "place 1"
+
+
+PAIRS = "list => [...list.querySelectorAll('dt')].map((name) => [name.innerText, name.nextSibling.innerText])"
+
+
+def test_the_ranker_can_be_switched_off_and_on_and_all_else_stays(
+    page: Page, query: str, ranked_run: Path, tmp_path: Path
+) -> None:
+    """Where validation prefers it and where it does not; what is shown is what the address says."""
+    for run, is_usual in ((preferring_the_ranker(ranked_run, tmp_path / "run"), True), (ranked_run, False)):
+        shop = Engine.open(run)
+        assert shop.info()["search_is_ranked"] == is_usual
+        user = shop._catalogue.users[0]
+        asked = {"k": 24, "user": user, "filters": Filters(max_price=200)}
+        found, ranked = (shop.search(query, rank=rank, **asked) for rank in (False, True))
+        assert [hit.item_id for hit in found] != [hit.item_id for hit in ranked]
+        with visited(page, shop) as at:
+            page.goto(f"{at}/?q={quote(query)}&user={user}&max_price=200")
+            switch = page.get_by_role("switch", name="Ranker")
+            expect(switch).to_be_checked(checked=is_usual)
+            assert shown_ids(page) == [hit.item_id for hit in (ranked if is_usual else found)]
+            for is_on in (not is_usual, is_usual):
+                switch.set_checked(is_on)
+                answer = ranked if is_on else found
+                expect(cards(page).first).to_have_attribute("data-item-id", answer[0].item_id)
+                assert shown_ids(page) == [hit.item_id for hit in answer]
+                said = f"&rank={str(is_on).lower()}" if is_on != is_usual else ""
+                expect(page).to_have_url(re.compile(rf"user={user}&{said[1:] + '&' if said else ''}max_price=200$"))
+                told = expect(page.get_by_role("status"))
+                told.to_contain_text("ranker’s order") if is_on else told.not_to_contain_text("ranker")
+            page.goto(f"{at}/?q={quote(query)}&user={user}&max_price=200&rank=true")
+            cards(page).first.locator(".open").click()
+            expect(page.locator("#why .reason .details")).to_contain_text(f"likely to be chosen by {user}")
+            page.goto(f"{at}/?q={quote(query)}&rank=false")
+            cards(page).first.locator(".open").click()
+            expect(page.locator("#why .reason .bars")).to_be_visible()
+            expect(page.locator("#why .reason .details")).to_have_count(0)
+
+
+def test_the_switch_is_there_only_where_a_ranker_can_order(
+    page: Page, query: str, ranked_run: Path, complaints: list[str]
+) -> None:
+    switch = page.get_by_role("switch", name="Ranker")
+    page.goto(f"/?q={quote(query)}")
+    expect(page.locator("#foot-about")).to_contain_text("items")
+    expect(switch).to_be_hidden()
+    with visited(page, Engine.open(ranked_run)) as at:
+        for address, is_there in (
+            (f"/?q={quote(query)}", True),
+            (f"/?q={quote(query)}&channel=dense", True),
+            (f"/?q={quote(query)}&channel=bm25&rank=true", False),
+            ("/?category=Home", False),
+            ("/", False),
+        ):
+            page.goto(f"{at}{address}")
+            expect(page.locator("#foot-about")).to_contain_text("items")
+            expect(page.get_by_role("status")).to_contain_text("items")
+            expect(switch).to_be_visible(visible=is_there)
+        page.set_viewport_size({"width": 360, "height": 740})
+        page.goto(f"{at}/?q={quote(query)}")
+        expect(switch).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 def test_similar_starts_from_an_item_and_back_returns(page: Page, engine: Engine, query: str) -> None:
@@ -606,7 +677,8 @@ def test_a_panel_keeps_the_focus_and_escape_gives_it_back(
 
 SMALL_TARGETS = """() => {
     const dialog = document.querySelector("dialog[open]");
-    const targets = [...(dialog ?? document).querySelectorAll("a, button, select, input, .option, .segments label")];
+    const tapped = "a, button, select, input, .option, .segments label, .switch";
+    const targets = [...(dialog ?? document).querySelectorAll(tapped)];
     return targets.filter((node) => node.checkVisibility({ opacityProperty: true })).filter((node) => {
         const box = node.getBoundingClientRect();
         return !node.matches(".skip, p a") && (box.width < 40 || box.height < 40);

@@ -118,7 +118,8 @@ def test_score_scores_what_it_can_and_says_of_each_other_row_why_not(
     unknown_query = "nothing in the query is known"
     reasons = [None, UNKNOWN_ITEM, unknown_query, "no query", "no item_id", UNKNOWN_ITEM, None]
     assert scored["reason"].to_list() == reasons
-    assert told.startswith(f"2 of 7 pairs scored → {out}\n2 not scored, {UNKNOWN_ITEM}:\n  row 2: ")
+    by = f"score: cosine by encoder {engine.info()['parts']['encoder']}, which reads title+photo"
+    assert told.startswith(f"2 of 7 pairs scored → {out}\n{by}\n2 not scored, {UNKNOWN_ITEM}:\n  row 2: ")
     assert (
         f"row 6: There is no item '{good.upper().replace('I', 'I_')}' in the catalogue. Did you mean '{good}'?" in told
     )
@@ -210,6 +211,21 @@ def test_config_shows_recipes_fields_and_a_config_that_is_itself_a_config(tmp_pa
     fields = json.loads(answer("config", "fields", "--match", "loop.steps", "--json"))
     assert fields[0]["default"] == str(resolve("shop", settings=()).config.pretrain.loop.steps)
     assert fields[0]["meaning"]
+    told = answer("config", "fields", "--match", "ranker.content")
+    assert "em3 | frozen | none | semantic_ids | simtier" in told and "--set ranker.content.kind=em3" in told
+    fields = json.loads(answer("config", "fields", "--set", "ranker.content.kind=em3", "--match", "tokens", "--json"))
+    assert "ranker.content.tokens" in [field["path"] for field in fields]
+
+
+def test_a_field_that_is_not_there_is_looked_for_where_it_may_be():
+    with pytest.raises(
+        TriptychError, match=r"with ranker.content.kind = 'em3' there is one: .*ranker.content.kind=em3"
+    ):
+        answer("config", "fields", "--match", "encoder_blocks")
+    with pytest.raises(
+        TriptychError, match="no field of 'shop' contains 'negatve_rate'. Did you mean 'negative_rate'?"
+    ):
+        answer("config", "fields", "--match", "negatve_rate")
 
 
 def test_every_setting_has_a_meaning():

@@ -184,6 +184,8 @@ async def test_the_openapi_document_is_stable_and_complete(client: httpx.AsyncCl
     assert list(form) == ["multipart/form-data"]
     described = document["paths"]["/api/search"]["get"]["parameters"]
     assert all(parameter["description"] for parameter in described)
+    guessed = await client.get("/openapi.json", follow_redirects=True)
+    assert guessed.json() == document and "/openapi.json" not in document["paths"]
 
 
 # --- search ----------------------------------------------------------------------------------------------------------

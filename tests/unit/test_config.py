@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
-from triptych.foundation.config import Config, describe
+from triptych.foundation.config import Config, describe, elsewhere
 from triptych.foundation.errors import ConfigError, did_you_mean
 from triptych.foundation.registry import config_class, kinds, one_of
 from triptych.recipes.config import RunConfig
@@ -254,3 +254,29 @@ def test_describe_enters_lists_of_sections():
     assert rows["pretrain.stages.N.steps_rate"].limits == "> 0, ≤ 1"
     assert rows["pretrain.stages.N.data"].type == "clicks | items"
     assert "contrast" in rows["pretrain.stages.N.tasks"].type and "Annotated" not in rows["beside"].type
+
+
+def test_a_kind_that_is_set_lists_the_others_and_their_fields_are_found():
+    """Also those of a section that is left out, by the kind that it would have."""
+
+    class Inner(Config):
+        loss: Annotated[Config, one_of(PACKAGE)] = config_class(PACKAGE, "softmax")()
+
+    class Run(Config):
+        loss: Annotated[Config | None, one_of(PACKAGE)] = None
+        inner: Inner | None = None
+
+    rows = {row.path: row for row in describe(Run())}
+    assert rows["inner.loss.kind"].type == "exotic | sigmoid | softmax"
+    assert rows["inner.loss.kind"].default == '"softmax"'
+    assert [tuple(one) for one in elsewhere(Run(), match="bias")] == [
+        ("loss.bias", "loss", "sigmoid"),
+        ("inner.loss.bias", "inner.loss", "sigmoid"),
+    ]
+    assert [tuple(one) for one in elsewhere(Run(), match="sigm")] == [
+        ("loss", "loss", "sigmoid"),
+        ("inner.loss", "inner.loss", "sigmoid"),
+    ]
+    chosen = Run.parse({"loss": "sigmoid", "inner": {}})
+    assert [one.place for one in elsewhere(chosen, match="bias")] == ["inner.loss"]
+    assert list(elsewhere(chosen, match="nothing of the kind")) == []

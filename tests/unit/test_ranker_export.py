@@ -17,6 +17,7 @@ from triptych.data.schema import Part
 from triptych.foundation.artifact import Artifact, produce
 from triptych.foundation.errors import ArtifactError, ConfigError
 from triptych.nn.bags import TableBags
+from triptych.nn.query_former import ModalityTokens
 from triptych.ranker.config import RankTrainConfig
 from triptych.ranker.content.base import ContentModule
 from triptych.ranker.export import (
@@ -164,12 +165,25 @@ def test_content_vectors_are_worked_out_as_torch_does(tmp_path, content):
     torch.testing.assert_close(apart.target, described.target, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(apart.pair, described.pair)
     torch.testing.assert_close(apart.steps.looked_up(), described.steps.looked_up(), rtol=1e-5, atol=1e-6)
+    image, text = given.items.content if content != "semantic ids" else (None, None)
+    if image is not None:  # another number of tokens than it was exported with
+        more = [torch.cat([one, one.flip(0)], dim=1) for one in (image.tokens, image.keep)]
+        with torch.no_grad():
+            expected = model.content.item_side()([ModalityTokens(*more), text])
+        inputs = {"tokens.image": more[0], "is_there.image": more[1], "tokens.text": text.tokens}
+        inputs["is_there.text"] = text.keep
+        for found, one in zip(run(file, named(inputs)), expected, strict=True):
+            np.testing.assert_allclose(found, one.numpy(), rtol=1e-5, atol=1e-5)
     for count in (ITEMS, 1):
         inputs = {}
         for name, one in zip(model.sizes.modalities, given.items.content, strict=True):
             inputs |= {f"tokens.{name}": one.tokens[:count].numpy(), f"is_there.{name}": one.keep[:count].numpy()}
         for found, expected in zip(run(file, inputs), vectors, strict=True):
             np.testing.assert_allclose(found, expected[:count].numpy(), rtol=1e-5, atol=1e-5)
+
+
+def named(tensors):
+    return {name: one.numpy() for name, one in tensors.items()}
 
 
 def test_low_rank_factors_are_added_in(tmp_path):

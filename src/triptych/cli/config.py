@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from triptych.cli.output import AsJson, print_json, print_table
 
+if TYPE_CHECKING:
+    from triptych.foundation.config import Config
+    from triptych.foundation.errors import ConfigError
+
 app = typer.Typer(help="Draft a config for your own tables; show recipes and settings.", no_args_is_help=True)
+
+MOST_NAMED = 4
+"""Kinds that an error names."""
 
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Override a field: a.b=value. May be repeated.")]
 
@@ -41,17 +48,51 @@ def fields(
     recipe: Annotated[str, typer.Argument(help="A recipe, or a config file.")] = "shop",
     *,
     match: Annotated[str, typer.Option(help="Only fields whose path contains this text.")] = "",
+    settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """List every field with type, default, range and meaning."""
-    from triptych.foundation.config import describe
+    """List every field with type, default, range and meaning.
+
+    A section with a kind has the fields of the kind that is set: --set ranker.content.kind=em3 lists those of em3.
+    """
+    from triptych.foundation.config import choices, describe
     from triptych.recipes import resolve
 
-    rows = [row.model_dump() for row in describe(resolve(recipe, settings=()).config) if match in row.path]
+    config = resolve(recipe, settings=settings or ()).config
+    rows = [row.model_dump() for row in describe(config) if match in row.path]
+    if not rows:
+        raise _no_field(config, match=match, recipe=recipe)
     if as_json:
         print_json(rows)
-    else:
-        print_table(rows, whole=frozenset({"path"}))
+        return
+    print_table(rows, whole=frozenset({"path"}))
+    paths = {row["path"] for row in rows}
+    for place, choice, chosen in choices(config):
+        if {place, f"{place}.kind"} & paths:
+            other = next(kind for kind in choice.kinds() if kind != chosen)
+            print(
+                f"Fields of another kind: triptych config fields {recipe} --set {place}.kind={other} --match {place}."
+            )
+            break
+
+
+def _no_field(config: Config, *, match: str, recipe: str) -> ConfigError:
+    """Say where the field may be that is not among those of a config: with another kind, or by another name."""
+    from triptych.foundation.config import describe, elsewhere
+    from triptych.foundation.errors import ConfigError, did_you_mean
+
+    found = list(elsewhere(config, match=match))
+    if not found:
+        paths = [row.path for row in describe(config)]
+        near = paths if "." in match else sorted({part for path in paths for part in path.split(".")})
+        return ConfigError(f"--match: no field of '{recipe}' contains '{match}'.{did_you_mean(match, near)}")
+    where = list(dict.fromkeys(f"{one.place}.kind = '{one.kind}'" for one in found))
+    more = f" and {len(where) - MOST_NAMED} more" if len(where) > MOST_NAMED else ""
+    first = found[0]
+    return ConfigError(
+        f"--match: no field of '{recipe}' as it is set contains '{match}'; with {', '.join(where[:MOST_NAMED])}{more} "
+        f"there is one: triptych config fields {recipe} --set {first.place}.kind={first.kind} --match {first.path}"
+    )
 
 
 @app.command()

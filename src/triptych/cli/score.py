@@ -41,8 +41,9 @@ def score(
 ) -> None:
     """Score (query, item) pairs: how well each item answers its query.
 
-    The table is written with the columns `score` and `reason`, in the order it was read; a pair that cannot be scored
-    has no score and the reason why. Exit code 0: every pair that can be scored is; 1: one could not be, under
+    The score is the cosine of their vectors by the encoder that the run serves, which is named. The table is written
+    with the columns `score` and `reason`, in the order it was read; a pair that cannot be scored has no score and the
+    reason why. Exit code 0: every pair that can be scored is; 1: one could not be, under
     --strict; 2: none can be.
     """
     import polars as pl
@@ -70,10 +71,15 @@ def score(
         write_frame(frame.with_columns(*columns), partial)
         partial.replace(out)
     done = frame.height - sum(fault["pairs"] for fault in faults)
+    by = engine.info()
+    model = {"encoder": by["parts"]["encoder"], "reads": by["encoder"]["modalities"]}
     if as_json:
-        print_json({"pairs": frame.height, "scored": done, "not_scored": faults, "out": str(out)})
+        print_json(
+            {"pairs": frame.height, "scored": done, "not_scored": faults, "score": "cosine", **model, "out": str(out)}
+        )
     else:
         print(f"{done:,} of {frame.height:,} pairs scored → {out}")
+        print(f"score: cosine by encoder {model['encoder']}, which reads {model['reads']}")
         for fault in faults:
             _print_fault(fault)
     raise typer.Exit(int(strict and bool(faults)))

@@ -24,7 +24,7 @@ from triptych.encoders.image import PATCH_PX, PatchEmbedding, Stem
 from triptych.encoders.inputs import ItemInputs, ItemReading, Modalities, QueryReading, View
 from triptych.encoders.model_files import open_copy, reference, small_files
 from triptych.encoders.patches import open_vision
-from triptych.encoders.pretrained import PretrainedConfig, PretrainedText, VisionModelConfig
+from triptych.encoders.pretrained import Output, PretrainedConfig, PretrainedText, VisionModelConfig
 from triptych.encoders.slots import Models, PhotoSlot, TextSlot
 from triptych.encoders.text import TextEmbedding
 from triptych.foundation.artifact import write_json
@@ -206,6 +206,21 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def read_items(self, items: ItemInputs) -> ItemReading:
         """Encode items, keeping the states of all tokens; arguments as `encode_items`."""
+
+    def num_states(self, *, title_tokens: int) -> dict[View, int]:
+        """Say how many token states of its title and of its photo an item has at most (`ItemReading.sides`).
+
+        Args:
+            title_tokens: of the longest title, [CLS] included.
+        """
+        found = {}
+        if self.config.modalities.reads_title:
+            text = self.config.text_model
+            pooled = text is not None and text.output is Output.POOLED
+            found[View.TITLE] = 1 if pooled else max(1, title_tokens - 1)
+        if self.patches is not None:
+            found[View.PHOTO] = self.patches.num_patches
+        return found
 
     def parts(self) -> Mapping[str, tuple[str, ...]]:
         """Return the parts; see `EncoderConfig.PARTS`."""

@@ -6,20 +6,25 @@ has a reader of its own.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
-from triptych.data.text import item_texts
+from triptych.data.text import PAD, item_texts
 from triptych.encoders.embed import Embedder
 from triptych.encoders.features import PhotoFeatures
 from triptych.encoders.inputs import ItemInputs, OtherPhotos, View
 from triptych.encoders.text import text_tensor
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ConfigError
+from triptych.foundation.progress import Progress
+
+STATES_AT_ONCE = 16_384
+"""Token states of a block of items."""
 
 
 class CatalogueInputs:
@@ -69,6 +74,31 @@ class CatalogueInputs:
             if self._reads.reads_title
             else None
         )
+        lengths = np.zeros(len(texts), int) if self._tokens is None else (self._tokens != PAD).sum(axis=1)
+        self._num_states = embedder.encoder.num_states(title_tokens=int(lengths.max(initial=0)))
+        self._state_dim, self._title_tokens = embedder.encoder.config.dim, lengths
+
+    def state_shapes(self, views: Collection[View]) -> dict[View, tuple[int, ...]]:
+        """Say what each item has where title and photo are the states of words and patches (`state_blocks`).
+
+        Args:
+            views: item, title, photo.
+
+        Returns:
+            View → ``(vector_dim,)`` of the item, ``(tokens, dim)`` of a side: as many as the longest has.
+
+        Raises:
+            ConfigError: the encoder reads no such side.
+        """
+        for view in views:
+            if view is not View.ITEM and view not in self._num_states:
+                raise ConfigError(
+                    f"modalities: an encoder of {self._reads} reads no {view}, so it has no states of one."
+                )
+        return {
+            view: (self.vector_dim,) if view is View.ITEM else (self._num_states[view], self._state_dim)
+            for view in views
+        }
 
     def of(self, item_rows: NDArray[np.integer]) -> ItemInputs:
         """Gather what is shown of some items, in host memory."""
@@ -117,3 +147,44 @@ class CatalogueInputs:
             if view in found:
                 found[view][~has] = np.nan
         return {view.value: vectors for view, vectors in found.items()}
+
+    def state_blocks(
+        self,
+        embedder: Embedder,
+        *,
+        views: Collection[View],
+        item_rows: NDArray[np.integer],
+        label: str | None = None,
+    ) -> Iterator[tuple[NDArray[np.int64], dict[View, NDArray[np.float32]]]]:
+        """Encode some items with the states of their words and patches, a block at a time, short titles first.
+
+        Args:
+            embedder: the encoder, in evaluation mode afterwards.
+            views: item, title, photo.
+            item_rows: ``[n]``.
+            label: of the progress bar; None shows none.
+
+        Yields:
+            Places among `item_rows` ``[block]``, and of each view what `state_shapes` says, NaN where there is none.
+        """
+        shapes = self.state_shapes(views)
+        order = np.argsort(self._title_tokens[self._content_rows[item_rows]], kind="stable")
+        at_once = max(1, STATES_AT_ONCE // max(1, sum(self._num_states.values())))
+        told = nullcontext() if label is None else Progress(label, total=len(order), unit="item")
+        with told as bar:
+            for start in range(0, len(order), at_once):
+                places = order[start : start + at_once]
+                found = embedder.states(self.of(item_rows[places]), bulk=True)
+                yield places, {view: _padded(found.get(view), (len(places), *shape)) for view, shape in shapes.items()}
+                if bar is not None:
+                    bar.advance(len(places))
+
+
+def _padded(found: NDArray[np.float32] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Put NaN behind the last states of a block."""
+    if found is not None and found.shape == shape:
+        return found
+    padded = np.full(shape, np.nan, dtype=np.float32)
+    if found is not None:
+        padded[:, : found.shape[1]] = found
+    return padded

@@ -312,6 +312,26 @@ class Embedder:
             )
         return {view: found.astype(np.float16) for view, found in vectors.items()}
 
+    def states(self, items: ItemInputs, *, bulk: bool) -> dict[View, NDArray[np.float32]]:
+        """Encode items with the states of their words and patches, in one pass.
+
+        Args:
+            items: the batch, on any device.
+            bulk: encode as a catalogue is encoded, by the embedder's precision; else in float32.
+
+        Returns:
+            ``item``: ``[batch, vector_dim]``; ``title`` and ``photo``: ``[batch, tokens, dim]``, NaN behind a title's
+            end and where an item has no such side; one that nobody in the batch has is left out.
+        """
+        moved = items.on(self._device)
+        with torch.inference_mode(), autocast(self._precision if bulk else Precision.FP32, device=self._device):
+            reading = self._encoder.read_items(moved)
+        found = {View.ITEM: reading.vectors.float().cpu().numpy()}
+        for view, tokens in reading.sides(moved).items():
+            states = tokens.states.float().masked_fill(~tokens.keep[:, :, None], float("nan"))
+            found[view] = states.cpu().numpy()
+        return found
+
     def see(self, pixels: NDArray[np.uint8], *, block: int = 64) -> Pixels:
         """Return what a frozen vision model makes of photos, to be used more than once; else the photos themselves.
 

@@ -92,6 +92,11 @@ class ItemInputs(NamedTuple):
         """Take some of the items, int64 ``[n]``."""
         return ItemInputs(*(None if part is None else _taken(part, places) for part in self))
 
+    def on(self, device: torch.device) -> ItemInputs:
+        """Move them to a device."""
+        parts = (None if part is None else _moved(part, device) for part in self)
+        return ItemInputs(*parts)
+
     def only(self, view: View) -> ItemInputs:
         """Return the same items without their photos, or without their titles."""
         if view in (View.TITLE, View.WITHOUT_PHOTO):
@@ -104,6 +109,10 @@ class ItemInputs(NamedTuple):
 
 def _taken(part: Any, places: Tensor) -> Any:
     return part.at(places) if isinstance(part, OtherPhotos) else part[places]
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    return OtherPhotos(*(one.to(device) for one in part)) if isinstance(part, OtherPhotos) else part.to(device)
 
 
 class Tokens(NamedTuple):
@@ -145,3 +154,17 @@ class ItemReading(NamedTuple):
     """``[batch, vector_dim]``, where the tower makes one of the title alone on the way."""
     photo_vectors: Tensor | None = None
     """``[batch, vector_dim]``, where the tower makes one of the photo alone on the way."""
+
+    def sides(self, items: ItemInputs) -> dict[View, Tokens]:
+        """Return the states of words (with what closes the title) and of patches, of what was read in the batch.
+
+        Args:
+            items: the batch; of an item that lacks a title or a photo, none of that side's states are there.
+        """
+        places = {View.TITLE: self.places.title, View.PHOTO: self.places.patches}
+        there = {View.TITLE: items.has_title, View.PHOTO: items.has_photo}
+        return {
+            view: Tokens(self.tokens.states[:, place], self.tokens.keep[:, place] & there[view][:, None])
+            for view, place in places.items()
+            if place is not None
+        }

@@ -64,6 +64,8 @@ class Parts:
     """What validation said of `ranker`: of which channel, and whether its order was better."""
     item_views: Artifact | None = None
     """Vectors of title and photo alone, which `ranker` fuses; None: it reads none."""
+    item_states: Artifact | None = None
+    """States of words and patches, which `ranker` fuses in their place; None: it reads none."""
 
     def named(self) -> dict[str, Artifact]:
         """Return part → artefact, of those that there are."""
@@ -153,6 +155,7 @@ def write_bundle(
     ranker: Artifact | None = None,
     ranking: Artifact | None = None,
     item_views: Artifact | None = None,
+    item_states: Artifact | None = None,
     recommend: str | None = None,
 ) -> Artifact:
     """Write the bundle of a run.
@@ -178,6 +181,7 @@ def write_bundle(
         ranker: over this catalogue, and this encoder if it reads content; None: there is none.
         ranking: what validation said of it.
         item_views: of the encoder, for a ranker that reads them.
+        item_states: likewise.
         recommend: the channel that recommends; None: the recall model where it answers users, else the encoder.
 
     Raises:
@@ -201,6 +205,7 @@ def write_bundle(
         ranker=ranker,
         ranking=ranking,
         item_views=item_views,
+        item_states=item_states,
     )
     check_lineage(parts)
     places = {name: os.path.relpath(part.path, parent / "id") for name, part in parts.named().items()}
@@ -306,11 +311,14 @@ def _check_ranker(parts: Parts) -> None:
         if parts.semantic_ids is None:
             raise ArtifactError("A bundle's ranker reads semantic IDs, and there are none. Run it again: triptych run.")
         parts.ranker.require_input("semantic_ids", parts.semantic_ids)
-    if parts.item_views is not None:
-        parts.ranker.require_input("item_views", parts.item_views)
-        parts.item_views.require_input("encoder", parts.encoder)
-    elif "item_views" in parts.ranker.inputs:
-        raise ArtifactError("The bundle's ranker reads vectors of title and photo, and there are none. Run it again.")
+    read = {"item_views": "vectors of title and photo", "item_states": "states of words and patches"}
+    for name, what in read.items():
+        part: Artifact | None = getattr(parts, name)
+        if part is not None:
+            parts.ranker.require_input(name, part)
+            part.require_input("encoder", parts.encoder)
+        elif name in parts.ranker.inputs:
+            raise ArtifactError(f"The bundle's ranker reads {what}, and there are none. Run it again.")
 
 
 def _find(path: Path) -> Artifact:

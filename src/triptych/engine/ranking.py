@@ -20,6 +20,8 @@ from scipy.special import expit
 from triptych.data.catalogue import Catalogue
 from triptych.encoders.embed import Embedder
 from triptych.encoders.embeddings import encode_views, load_views
+from triptych.encoders.inputs import View
+from triptych.encoders.item_states import encode_states, load_states
 from triptych.engine.answers import Channel, Placed
 from triptych.engine.bundle import Parts
 from triptych.engine.new_items import NewItem
@@ -141,12 +143,16 @@ class Ranking:
         modalities: dict[str, NDArray[Any]] = {ITEM_VECTORS: vectors}
         if self._quantizer is not None:
             modalities[SEMANTIC_ID] = code_tokens(self._quantizer.assign(vectors))
-        if own is not None or len(self._ranker.model.sizes.modalities) > 1:
+        reads, states = self._ranker.model.sizes.modalities, self._ranker.model.content_config.reads_states
+        if own is not None or states or len(reads) > 1:
             px = embedder.px
             pixels = np.stack([np.zeros((px, px, 3), np.uint8) if one.pixels is None else one.pixels for one in new])
             has_photo = np.array([one.pixels is not None for one in new], dtype=np.bool_)
             titles = [one.text(embedder.title_features) for one in new]
-            if own is None:
+            if own is None and states:
+                sides = [View(name) for name in reads if name != ITEM_VECTORS]
+                modalities |= encode_states(titles, pixels=pixels, has_photo=has_photo, embedder=embedder, views=sides)
+            elif own is None:
                 modalities |= encode_views(titles, pixels=pixels, has_photo=has_photo, embedder=embedder)
             else:
                 modalities = dict(own.encode(titles, pixels=pixels, has_photo=has_photo))
@@ -230,6 +236,8 @@ def open_ranker(parts: Parts, *, catalogue: Catalogue, index: Index, embedder: E
     assert parts.ranker is not None
     needs = read_needs(parts.ranker.path)
     there: dict[str, NDArray[Any]] = {} if parts.item_views is None else dict(load_views(parts.item_views))
+    if parts.item_states is not None:
+        there |= load_states(parts.item_states)
     if needs.match or ITEM_VECTORS in needs.modalities:
         there[ITEM_VECTORS] = index.vectors(np.arange(catalogue.num_items))
     if SEMANTIC_ID in needs.modalities:

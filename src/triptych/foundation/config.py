@@ -135,7 +135,8 @@ def describe(config: Config, *, prefix: str = "") -> Iterator[FieldRow]:
     """Walk every field of a config tree in order, with its default, range and meaning.
 
     A section that is left out (None) has a row of its own, followed by the fields it would have, whose default is
-    "required" where there is none. Where its class is chosen by a kind, the row lists the kinds instead.
+    "required" where there is none. Where its class is chosen by a kind, the row lists the kinds instead, as does that
+    of the kind of a section that is there.
     """
     for name, info in type(config).model_fields.items():
         yield from _describe(info, value=getattr(config, name), path=f"{prefix}{name}")
@@ -148,10 +149,64 @@ class Choice(Protocol):
     def kinds(self) -> list[str]:
         """List the kinds there are."""
 
+    def section(self, kind: str) -> type[Config]:
+        """Return the class of a kind."""
+
+
+class Elsewhere(NamedTuple):
+    """A setting that a config would have with another kind in some place."""
+
+    path: str
+    place: str
+    """Of the section that has a kind."""
+    kind: str
+
+
+def elsewhere(config: Config, *, match: str) -> Iterator[Elsewhere]:
+    """Find settings that are not in a config's tree because another kind, or none, is chosen where they belong.
+
+    Args:
+        config: the tree.
+        match: what their paths contain; or the name of a kind, whose place is then the path.
+    """
+    for place, choice, chosen in choices(config):
+        for kind in choice.kinds():
+            if kind == chosen:
+                continue
+            if match in kind:
+                yield Elsewhere(place, place, kind)
+                continue
+            try:
+                section = choice.section(kind)
+            except ImportError:  # an optional library is absent, which hurts its own kind only
+                continue
+            paths = (f"{place}.{name}" for name in section.model_fields if name != "kind")
+            yield from (Elsewhere(path, place, kind) for path in paths if match in path)
+
+
+def choices(config: Config, *, prefix: str = "") -> Iterator[tuple[str, Choice, str | None]]:
+    """Walk the fields whose class is chosen by a kind: path, what chooses, and the kind that is chosen, None: none."""
+    for name, info in type(config).model_fields.items():
+        yield from _choices_of(info, value=getattr(config, name), path=f"{prefix}{name}")
+
+
+def _choices_of(info: FieldInfo, *, value: Any, path: str) -> Iterator[tuple[str, Choice, str | None]]:
+    choice = _choice(info.metadata)
+    if choice is not None:
+        yield path, choice, getattr(value, "kind", None)
+    if isinstance(value, Config):
+        yield from choices(value, prefix=f"{path}.")
+    elif choice is None and (section := _section(info)) is not None and _listed(info) is None:
+        for name, inner in section.model_fields.items():
+            yield from _choices_of(inner, value=inner.get_default(call_default_factory=True), path=f"{path}.{name}")
+
 
 def _describe(info: FieldInfo, *, value: Any, path: str) -> Iterator[FieldRow]:
     if isinstance(value, Config):
-        yield from describe(value, prefix=f"{path}.")
+        kinds = _kinds(info)
+        for row in describe(value, prefix=f"{path}."):
+            chosen = kinds is not None and row.path == f"{path}.kind"
+            yield row.model_copy(update={"type": " | ".join(kinds or ())}) if chosen else row
         return
     listed = _listed(info)
     if listed is not None:
@@ -214,11 +269,13 @@ def _kinds(info: FieldInfo) -> list[str] | None:
 
 
 def _kinds_among(constraints: Sequence[Any]) -> list[str] | None:
-    for constraint in constraints:
-        resolve = getattr(constraint, "func", None)
-        if isinstance(resolve, Choice):
-            return resolve.kinds()
-    return None
+    choice = _choice(constraints)
+    return None if choice is None else choice.kinds()
+
+
+def _choice(constraints: Sequence[Any]) -> Choice | None:
+    functions = (getattr(constraint, "func", None) for constraint in constraints)
+    return next((one for one in functions if isinstance(one, Choice)), None)
 
 
 def _section(info: FieldInfo) -> type[Config] | None:

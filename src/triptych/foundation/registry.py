@@ -76,6 +76,9 @@ class _OneOf:
     def kinds(self) -> list[str]:
         return kinds(self.package)
 
+    def section(self, kind: str) -> type[Config]:
+        return config_class(self.package, kind)
+
     def __call__(self, value: Any) -> Any:
         if value is None or isinstance(value, Config):
             return value

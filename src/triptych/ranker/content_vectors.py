@@ -21,7 +21,8 @@ from triptych.ranker.content.base import ItemSide
 from triptych.ranker.features import Features, Modalities, tokens_of
 from triptych.ranker.inputs import Shown, on_device
 
-ENCODED_AT_ONCE = 4_096
+ENCODED_AT_ONCE, TOKENS_AT_ONCE = 4_096, 16_384
+"""Items at a time, fewer of many tokens."""
 LONG = 20 * ENCODED_AT_ONCE
 """Items whose work is shown as it goes on."""
 
@@ -51,10 +52,13 @@ class ContentVectors:
             device: where `side` is.
         """
         count, parts = len(item_rows), []
-        told = Progress("content of items", total=count, unit="item") if count >= LONG else nullcontext()
+        tokens = max(1, features.tokens_per_item)
+        at_once = max(1, min(ENCODED_AT_ONCE, TOKENS_AT_ONCE // tokens))
+        is_long = count * tokens >= LONG
+        told = Progress("content of items", total=count, unit="item") if is_long else nullcontext()
         with told as bar:
-            for start in range(0, count, ENCODED_AT_ONCE):
-                rows = item_rows[start : start + ENCODED_AT_ONCE]
+            for start in range(0, count, at_once):
+                rows = item_rows[start : start + at_once]
                 parts.append(_said(side, features.shown(rows), device=device))
                 if bar is not None:
                     bar.advance(len(rows))

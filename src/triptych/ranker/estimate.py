@@ -2,8 +2,8 @@
 
 The first steps of that very training are done with a copy of the model that is thrown away, and timed, and some samples
 are scored as validation does. Memory is what that took, and no less than what is counted: weights, what the optimiser
-keeps of them, and what a pass keeps for its way back. The training itself begins as if nothing had happened. Of a short
-one nothing is said.
+keeps of them, what a pass keeps for its way back, and the files in which the items' vectors or tokens lie. The training
+itself begins as if nothing had happened. Of a short one nothing is said.
 """
 
 from __future__ import annotations
@@ -58,13 +58,16 @@ class Estimate(NamedTuple):
     """Distinct items of a batch, candidates and histories; the mean of the first ones."""
     content_rate: float | None
     """Share of a step in which these are described by content, there and back; None: nothing of it is read."""
+    mapped_bytes: int = 0
+    """What items are made of, vectors or tokens, in files: read a page at a time, and by the end perhaps all of it."""
 
     def __str__(self) -> str:
         """Say it in a line."""
         said = (
             f"{self.samples_per_s:,.0f} samples/s, {self.steps:,} steps in {_duration(self.seconds)} without "
             f"validations; memory at most {_size(self.peak_memory_bytes)} (model {_size(self.model_bytes)}, gradients "
-            f"and optimiser {_size(self.optimizer_bytes)}, activations {_size(self.activation_bytes)})"
+            f"and optimiser {_size(self.optimizer_bytes)}, activations {_size(self.activation_bytes)}"
+            f"{f', content of all items {_size(self.mapped_bytes)}' if self.mapped_bytes else ''})"
         )
         if self.content_rate is None:
             return said
@@ -103,7 +106,7 @@ def estimate(task: RankTask, *, config: LoopConfig, seed: int, short_s: float | 
     if device.type == "cuda":  # the copy alone has been there
         peak = max(torch.cuda.max_memory_allocated(device), model + taken)
     else:
-        peak = max(most_held_bytes(), held + model + taken)
+        peak = max(most_held_bytes(), held + model + taken + trial.features.mapped_bytes)
         peak += min(KERNELS_BYTES, growth * config.steps) if uses_bf16(config.precision, device=device) else 0
     content = None
     if trial.module.content_config.reads_modalities:
@@ -122,6 +125,7 @@ def estimate(task: RankTask, *, config: LoopConfig, seed: int, short_s: float | 
         activation_bytes=activations,
         items_per_batch=sum(len(one.candidates.items.item_rows) for one in batches) / len(batches),
         content_rate=content,
+        mapped_bytes=trial.features.mapped_bytes,
     )
     del trial
     if device.type == "cuda":

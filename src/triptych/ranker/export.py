@@ -129,7 +129,7 @@ def write_content_graph(
     Args:
         model: which reads content.
         side: its `ContentModule.item_side`.
-        tokens: of each modality, how many an item has.
+        tokens: of each modality, how many an item has; where there are several, a call may have any number.
         file: where to.
         ranker_id: of the ranker's artefact; the graph says it.
 
@@ -139,7 +139,8 @@ def write_content_graph(
     given = _content_ports(model, tokens=tokens)
     graph = ContentGraph(side, model.sizes.modalities)
     with torch.no_grad():
-        examples = graph({port.name: port.example({"items": 1}) for port in given})
+        axes = {axis: 1 for port in given for axis in port.shape if isinstance(axis, str)}
+        examples = graph({port.name: port.example(axes) for port in given})
     dims = {name: found.shape[1] for name, found in zip(side.names, examples, strict=True)}
     meaning = f"goes into {RANKER_GRAPH} wherever the item does"
     return _write(graph, given, _vector_ports(dims, meaning), file=file, ranker_id=ranker_id)
@@ -251,10 +252,11 @@ def _ranker_ports(model: RankModel, *, vectors: Mapping[str, int]) -> list[Port]
 def _content_ports(model: RankModel, *, tokens: Mapping[str, int]) -> list[Port]:
     found = []
     for name, dim in model.sizes.modalities.items():
+        count = tokens[name] if tokens[name] == 1 else f"tokens of {name}"  # titles differ in length
         given = f"of the encoder's '{name}', 0 where there is none"
         found += [
-            Port(TOKENS + name, FLOAT, ("items", tokens[name], dim), given),
-            Port(IS_THERE + name, BOOL, ("items", tokens[name]), "which of them are there"),
+            Port(TOKENS + name, FLOAT, ("items", count, dim), given),
+            Port(IS_THERE + name, BOOL, ("items", count), "which of them are there"),
         ]
     return found
 

@@ -149,6 +149,9 @@ class ExportedRanker:
         }
         tokens = {name: tokens_of(vectors, np.arange(len(vectors))) for name, vectors in modalities.items()}
         given = {name: tuple(one.tokens.shape[1:]) for name, one in tokens.items()}
+        for name, shape in wanted.items():  # an axis by name is as long as the call has it
+            if name in given and isinstance(shape[0], str):
+                given[name] = (shape[0], *given[name][1:])
         if given != wanted:
             trained, told = (
                 ", ".join(f"{name} {list(shape)}" for name, shape in sorted(one.items())) or "none"

@@ -62,6 +62,15 @@ class Looks(NamedTuple):
     inputs: CatalogueInputs
     views: tuple[View, ...]
     """Which of its vectors, in the order of their names."""
+    states: bool = False
+    """Whether those of title and photo are no vectors, but the states of words and patches."""
+
+    @property
+    def token_dims(self) -> dict[str, int]:
+        """Length of a token of each."""
+        if self.states:
+            return {view.value: shape[-1] for view, shape in self.inputs.state_shapes(self.views).items()}
+        return {view.value: self.inputs.vector_dim for view in self.views}
 
 
 class Asking(NamedTuple):
@@ -190,7 +199,17 @@ class Features:
     def _token_dims(self) -> dict[str, int]:
         if self._looks is None:
             return {name: vectors.shape[-1] for name, vectors in self._modalities.items()}
-        return {view.value: self._looks.inputs.vector_dim for view in self._looks.views}
+        return self._looks.token_dims
+
+    @property
+    def tokens_per_item(self) -> int:
+        """How many tokens what an item is made of has at most, of all modalities together."""
+        return sum(vectors.shape[1] if vectors.ndim == 3 else 1 for vectors in self._modalities.values())
+
+    @property
+    def mapped_bytes(self) -> int:
+        """What of the items' content lies in files, whose pages come into memory as they are read."""
+        return sum(vectors.nbytes for vectors in self._modalities.values() if isinstance(vectors, np.memmap))
 
     def _checked(self, modalities: Modalities) -> dict[str, NDArray[Any]]:
         """Bring modalities into one order, whoever gives them."""
@@ -272,7 +291,7 @@ class Features:
         more = copy.copy(self)
         more._items = self._items.followed_by(_Items.of(items, ids=self.ids))
         more._modalities = {
-            name: np.concatenate([vectors, np.asarray(modalities[name], dtype=vectors.dtype)])
+            name: _behind(vectors, np.asarray(modalities[name], dtype=vectors.dtype))
             for name, vectors in self._modalities.items()
         }
         if self._match is not None:
@@ -415,6 +434,17 @@ def _checked_match(match: Match | None, *, ids: FeatureIds, catalogue: Catalogue
     return match
 
 
+def _behind(before: NDArray[Any], more: NDArray[Any]) -> NDArray[Any]:
+    """Put what more items are made of behind the others, tokens up to one number."""
+    if before.ndim == 2:
+        return np.concatenate([before, more])
+    longest = max(before.shape[1], more.shape[1])
+    parts = [
+        np.pad(one, ((0, 0), (0, longest - one.shape[1]), (0, 0)), constant_values=np.nan) for one in (before, more)
+    ]
+    return np.concatenate(parts)
+
+
 def _below(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.int64]:
     """Put lists below others, of one length."""
     longest = max(above.shape[1], below.shape[1])
@@ -445,6 +475,19 @@ def _side_by_side(
     """Join numbers, values first: float32 ``[rows, 2 · numbers]``."""
     columns = [one[side] for side in (0, 1) for one in numbers]
     return np.stack(columns, axis=1) if columns else np.zeros((rows, 0), dtype=np.float32)
+
+
+def require_tokens(modalities: Modalities) -> None:
+    """Refuse one vector of each modality where words and patches are read: nothing else tells one from the other.
+
+    Raises:
+        ConfigError: none has several tokens.
+    """
+    if all(vectors.ndim < 3 for vectors in modalities.values()):
+        raise ConfigError(
+            "modalities: content.tokens = 'states' reads words and patches, and these are one vector of each. Give "
+            "those of encoders.item_states.load_states, or train with tokens = 'vectors'."
+        )
 
 
 def tokens_of(vectors: NDArray[Any], rows: NDArray[np.integer]) -> ModalityTokens:

@@ -1,14 +1,15 @@
 """The encoder that a ranker has trained as its own: what it begins from, its files, and the same in use.
 
     encoder/              its weights (low-rank factors added in), config and tokenizer
-    item_vectors/         item.npy, title.npy, photo.npy: float16 [items, dim] of the catalogue, as it sees them
+    item_vectors/         item.npy, title.npy, photo.npy: float16 [items, dim] of the catalogue, as it sees them; of a
+                          ranker that reads words and patches, those of title and photo [items, tokens, dim]
 
 Answers read the vectors, so they take no pass through the encoder; only an item that has come since takes one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +23,11 @@ from triptych.encoders.catalogue_inputs import CatalogueInputs
 from triptych.encoders.embed import Embedder
 from triptych.encoders.embeddings import encode_views
 from triptych.encoders.inputs import View
+from triptych.encoders.item_states import encode_states, write_states
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.errors import ArtifactError, ConfigError
 from triptych.nn.low_rank import merged
+from triptych.ranker.features import Looks
 
 ENCODER, VECTORS = "encoder", "item_vectors"
 """Folders of the ranker's artefact."""
@@ -45,8 +48,12 @@ class EncoderStart:
     content_rows: NDArray[np.integer] | None = None
     """``[items]``, for the permuted-content control, as of `CatalogueInputs`."""
 
-    def open(self) -> Embedder:
+    def open(self, *, states: bool = False) -> Embedder:
         """Open the encoder.
+
+        Args:
+            states: whether title and photo are the states of words and patches (`CatalogueInputs.state_shapes` sees
+                that there are such).
 
         Raises:
             ConfigError: there are no views, or the encoder has no such vectors.
@@ -55,7 +62,7 @@ class EncoderStart:
         if not self.views:
             raise ConfigError("modalities: a ranker that trains its encoder is told which of its vectors to read.")
         reads = embedder.modalities
-        if set(self.views) != {View.ITEM} and not (reads.reads_title and reads.reads_photo):
+        if not states and set(self.views) != {View.ITEM} and not (reads.reads_title and reads.reads_photo):
             raise ConfigError(f"modalities: an encoder of {reads} has no vectors of title and photo each, only 'item'.")
         return embedder
 
@@ -70,19 +77,28 @@ class EncoderStart:
         )
 
 
-def write_encoder(folder: Path, *, embedder: Embedder, vectors: Mapping[str, NDArray[np.float16]]) -> None:
-    """Write an encoder into a ranker's folder.
+def write_encoder(folder: Path, *, embedder: Embedder, looks: Looks, items: int) -> None:
+    """Write an encoder into a ranker's folder, and what it makes of every item.
 
     Args:
         folder: of the ranker.
         embedder: the encoder as training has left it.
-        vectors: view → ``[items, dim]``, NaN where an item has no such side.
+        looks: how the catalogue's items look to it.
+        items: of the catalogue.
+
+    Raises:
+        ConfigError: there is no room for the states of words and patches.
     """
+    (folder / VECTORS).mkdir(exist_ok=True)
+    if looks.states:
+        write_states(folder / VECTORS, inputs=looks.inputs, embedder=embedder, views=looks.views, items=items)
+    else:
+        rows = np.arange(items)
+        found = looks.inputs.embed(embedder, views=looks.views, item_rows=rows, label="encoding items")
+        for name, vectors in found.items():
+            np.save(folder / VECTORS / f"{name}.npy", vectors)
     plain = merged(embedder.encoder).cpu()
     Embedder(plain, tokenizer=embedder.tokenizer, device="cpu").save(folder / ENCODER)
-    (folder / VECTORS).mkdir(exist_ok=True)
-    for name, found in vectors.items():
-        np.save(folder / VECTORS / f"{name}.npy", found)
 
 
 class OwnEncoder:
@@ -105,7 +121,8 @@ class OwnEncoder:
         self.vectors: dict[str, NDArray[Any]] = {
             file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files
         }
-        """Of the catalogue's items: view → ``[items, dim]``, NaN where there is no such side."""
+        """Of the catalogue's items: view → ``[items, dim]``, or ``[items, tokens, dim]`` of words and patches, NaN
+        where there is no such side."""
 
     @staticmethod
     def is_in(folder: Path) -> bool:
@@ -128,4 +145,5 @@ class OwnEncoder:
             has_photo: bool ``[n]``.
         """
         views = [View(name) for name in self.vectors]
-        return encode_views(titles, pixels=pixels, has_photo=has_photo, embedder=self.embedder, views=views)
+        encode = encode_states if any(one.ndim == 3 for one in self.vectors.values()) else encode_views
+        return encode(titles, pixels=pixels, has_photo=has_photo, embedder=self.embedder, views=views)

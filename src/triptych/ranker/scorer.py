@@ -20,7 +20,7 @@ from triptych.nn.precision import find_device
 from triptych.ranker.base import WHAT, RankModel, load_model
 from triptych.ranker.content_vectors import ContentVectors
 from triptych.ranker.feature_ids import MATCH, FeatureIds
-from triptych.ranker.features import Asking, Features, Modalities
+from triptych.ranker.features import Asking, Features, Modalities, require_tokens
 from triptych.ranker.inputs import Candidates, on_device
 from triptych.ranker.match import Match
 from triptych.ranker.own_encoder import OwnEncoder
@@ -120,6 +120,8 @@ class Ranker:
                 artifact.require_input("catalogue", catalogue.artifact)
             encoder = OwnEncoder(artifact.path, device=device)
             modalities = encoder.vectors
+        elif model.content_config.reads_states:
+            require_tokens(modalities or {})
         ids = FeatureIds.load(artifact.path / FEATURES)
         features = Features(
             catalogue, ids=ids, history_items=model.config.history_items, modalities=modalities, match=match
@@ -188,9 +190,18 @@ class Ranker:
         return Ranker(self.model, features, encoder=self.encoder, content=self.content.followed_by(more))
 
 
-def score_samples(model: RankModel, features: Features, samples: Samples) -> NDArray[np.float32]:
-    """Return log odds of samples of a log ``[samples]``; the model is in evaluation mode."""
-    return score_in_parts(samples, features=features, score=lambda given: _scored(model, given))
+def score_samples(
+    model: RankModel, features: Features, samples: Samples, *, content: ContentVectors | None = None
+) -> NDArray[np.float32]:
+    """Return log odds of samples of a log ``[samples]``; the model is in evaluation mode.
+
+    Args:
+        model: what scores.
+        features: gather what it reads.
+        samples: of their log.
+        content: what it has worked out of items beforehand; None: it works that out with every score.
+    """
+    return score_in_parts(samples, features=features, score=lambda given: _scored(model, given, content=content))
 
 
 def score_in_parts(

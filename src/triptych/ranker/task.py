@@ -21,8 +21,9 @@ from triptych.losses.base import LossOutput
 from triptych.losses.choices import chosen_or_not, chosen_over_others
 from triptych.ranker.base import RankModel
 from triptych.ranker.config import Headline, Order, RankTrainConfig
+from triptych.ranker.content_vectors import ContentVectors
 from triptych.ranker.feature_ids import FeatureIds
-from triptych.ranker.features import Features, Looks
+from triptych.ranker.features import Features, Looks, require_tokens
 from triptych.ranker.inputs import Candidates, Shown, on_device
 from triptych.ranker.match import Match
 from triptych.ranker.measure import figures, groups_of
@@ -77,6 +78,8 @@ class RankTask:
         """
         self._config, self._seed = config, given.seed
         _check_encoder(config, given)
+        if config.content.reads_states and given.modalities is not None:
+            require_tokens(given.modalities)
         _check_match(config, given)
         if given.modalities and not config.content.reads_modalities:
             raise ConfigError(
@@ -98,11 +101,12 @@ class RankTask:
                 "reads_match: no request of the training part has words, so there is no match of query and item. Leave "
                 "it out."
             )
-        self._encoder = None if given.encoder is None else given.encoder.open()
+        states = config.content.reads_states
+        self._encoder = None if given.encoder is None else given.encoder.open(states=states)
         self._looks: Looks | None = None
         if given.encoder is not None and self._encoder is not None:
             views = tuple(sorted(set(given.encoder.views)))
-            self._looks = Looks(given.encoder.inputs(given.catalogue, embedder=self._encoder), views)
+            self._looks = Looks(given.encoder.inputs(given.catalogue, embedder=self._encoder), views, states)
         self.features = Features(
             given.catalogue,
             ids=self.ids,
@@ -172,7 +176,8 @@ class RankTask:
 
     def validate(self) -> Validation:
         """Score the validation samples and measure them."""
-        logits = score_samples(self.module, self._as_answering(self.validation), self.validation)
+        features, content = self._as_answering(self.validation)
+        logits = score_samples(self.module, features, self.validation, content=content)
         found = figures(self.validation, logits, by=self._config.grouped_by)
         headline = self._config.headline
         if headline is Headline.GAUC and np.isnan(found.gauc):
@@ -192,12 +197,8 @@ class RankTask:
         self.module.save(folder)
         self.ids.save(folder / FEATURES)
         if self._looks is not None:
-            rows = np.arange(self.features.sizes.catalogue_items)
-            embedder = self._embedder()
-            vectors = self._looks.inputs.embed(
-                embedder, views=self._looks.views, item_rows=rows, label="encoding items"
-            )
-            write_encoder(folder, embedder=embedder, vectors=vectors)
+            items = self.features.sizes.catalogue_items
+            write_encoder(folder, embedder=self._embedder(), looks=self._looks, items=items)
 
     def _embedder(self) -> Embedder:
         """Put the encoder to use as it is now."""
@@ -206,15 +207,18 @@ class RankTask:
         found = self._encoder
         return Embedder(found.encoder, tokenizer=found.tokenizer, precision=self._config.precision, device=device)
 
-    def _as_answering(self, samples: Samples) -> Features:
+    def _as_answering(self, samples: Samples) -> tuple[Features, ContentVectors | None]:
         """Return features as what answers has them: with vectors of the items in the place of how they look.
 
-        Each item of the samples and of their histories is encoded once, and not once for every batch of samples.
+        Each item of the samples and of their histories is encoded once, and not once for every batch of samples. Of
+        words and patches, which nobody could hold of all of them, the content vectors that they make are kept.
         """
         if self._looks is None:
-            return self.features
+            return self.features, None
         steps = self.features.of_log(samples.requests).steps
         rows = np.unique(np.concatenate([samples.item_row, steps[steps >= 0]]))
+        if self._looks.states:
+            return self.features.with_modalities({}), self._content_vectors(rows, looks=self._looks)
         found = self._looks.inputs.embed(self._embedder(), views=self._looks.views, item_rows=rows)
         modalities = {}
         for name, vectors in found.items():
@@ -222,7 +226,19 @@ class RankTask:
                 (self.features.sizes.catalogue_items, vectors.shape[1]), np.nan, dtype=vectors.dtype
             )
             modalities[name][rows] = vectors
-        return self.features.with_modalities(modalities)
+        return self.features.with_modalities(modalities), None
+
+    def _content_vectors(self, item_rows: NDArray[np.int64], *, looks: Looks) -> ContentVectors:
+        """Work out what the plug-in says of some items by themselves; of the others it says zeros."""
+        side, device = self.module.content.item_side(), next(self.module.parameters()).device
+        assert side is not None, "it reads what items are made of"
+        items, kept = self.features.sizes.catalogue_items, dict[str, torch.Tensor]()
+        blocks = looks.inputs.state_blocks(self._embedder(), views=looks.views, item_rows=item_rows)
+        for places, states in blocks:
+            said = ContentVectors.of_new(side, {view.value: one for view, one in states.items()}, device=device)
+            for name, vectors in said.vectors.items():
+                kept.setdefault(name, torch.zeros(items, *vectors.shape[1:]))[item_rows[places]] = vectors
+        return ContentVectors(kept)
 
     def _report(self) -> dict[str, float]:
         """Ask the plug-in what it has to tell of itself."""

@@ -39,7 +39,7 @@ from triptych.recipes.encoders import Plan
 from triptych.recipes.semantic_ids import check_codes, codes_of
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
-from triptych.recipes.views import SIDES, of_modalities, query_vectors
+from triptych.recipes.views import SIDES, item_states, of_modalities, query_vectors
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
 from triptych.training.epochs import find_trained
@@ -70,6 +70,11 @@ class RankerConfig(Config):
             raise ValueError(f"ranker.content.kind = '{content.kind}' reads no vectors of items: remove {unread}.")
         if content.reads_codes and self.modalities:
             raise ValueError(f"ranker.content.kind = '{content.kind}' reads semantic IDs: remove modalities.")
+        if content.reads_states and self.modalities and not set(SIDES) & set(self.modalities):
+            raise ValueError(
+                "ranker.content.tokens = 'states' reads words and patches, and modalities names neither title nor "
+                "photo. Add one, or remove tokens."
+            )
         if self.semantic_ids is not None and not content.reads_codes:
             raise ValueError(f"ranker.content.kind = '{content.kind}' reads no semantic IDs: remove semantic_ids.")
         check_codes(self.ranker, self.semantic_ids)
@@ -77,11 +82,14 @@ class RankerConfig(Config):
 
     @property
     def reads(self) -> tuple[Modality, ...]:
-        """Which of the encoder's vectors it reads of an item; none where it reads no content."""
+        """Which of the encoder's vectors, or states, it reads of an item; none where it reads no content."""
         content = self.ranker.content
         if self.modalities or self.pretrain is None or not content.reads_modalities or content.reads_codes:
             return self.modalities
         encoder = self.pretrain.encoder.modalities
+        if content.reads_states:
+            reads = {Modality.TITLE: encoder.reads_title, Modality.PHOTO: encoder.reads_photo}
+            return (Modality.ITEM, *(side for side in SIDES if reads[side]))
         fuses = content.fuses_modalities and encoder.reads_title and encoder.reads_photo
         return (Modality.ITEM, *SIDES) if fuses else (Modality.ITEM,)
 
@@ -117,13 +125,15 @@ class Read(NamedTuple):
     embeddings: Artifact | None
     """Its vectors of items; None: the ranker trains the encoder and makes its own, and reads no match."""
     item_views: Artifact | None
-    """Title and photo each; None: neither is read, or likewise."""
+    """Title and photo each, a vector of each; None: neither is read, or likewise."""
     photo_features: Artifact | None = None
     """What its frozen vision model sees, for a ranker that trains the encoder; None: there is none."""
     query_embeddings: Artifact | None = None
     """Its vectors of queries; None: the ranker reads no match of query and item."""
     semantic_ids: Artifact | None = None
     """Of the items, read in the place of their vectors; None: it reads none."""
+    item_states: Artifact | None = None
+    """Title and photo each, word by word and patch by patch; None: it reads no such thing, or makes its own."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,7 @@ class RankerWork:
 
     @property
     def modalities(self) -> dict[str, NDArray[Any]] | None:
-        """What it reads of the items, name → ``[items, dim]``; None: nothing, or what it makes itself."""
+        """What it reads of the items, name → ``[items, (tokens,) dim]``; None: nothing, or what it makes itself."""
         if self.read is not None and self.read.semantic_ids is not None:
             ids, control = self.read.semantic_ids, self.plan.control
             levels = SemanticIds.open(ids).quantizer.levels  # a token against collisions says nothing of the item
@@ -179,7 +189,9 @@ class RankerWork:
         wanted = self.plan.config.reads
         if self.read is None or self.read.embeddings is None or not wanted or self.plan.trains_encoder:
             return None
-        found = of_modalities(wanted, item_vectors=self.read.embeddings, views=self.read.item_views)
+        found = of_modalities(
+            wanted, item_vectors=self.read.embeddings, views=self.read.item_views, states=self.read.item_states
+        )
         return self.plan.control.content(found, seed=self.seed)
 
     @property
@@ -236,6 +248,11 @@ class TrainedRanker:
     def views(self) -> Artifact | None:
         """Vectors of title and photo; None: it fuses none."""
         return None if self.work.read is None else self.work.read.item_views
+
+    @property
+    def states(self) -> Artifact | None:
+        """States of words and patches; None: it reads none."""
+        return None if self.work.read is None else self.work.read.item_states
 
 
 AllRankers = Mapping[tuple[str, int], TrainedRanker]
@@ -354,14 +371,19 @@ def _read(plan: RankerPlan, *, seed: int, own: Trained, stages: Stages, split: S
     """Gather what the ranker reads of its encoder."""
     assert plan.pretrain is not None
     name, match = f"{plan.name} seed {seed}", plan.config.ranker.reads_match
-    views = features = None
+    views = states = features = None
     vectors = None if plan.trains_encoder and not match else own.embeddings
     if plan.trains_encoder:
         features = stages.models_for(plan.pretrain).features
-    elif set(SIDES) & set(plan.config.reads):
+    elif sides := [side for side in SIDES if side in plan.config.reads]:
         photo_rows = plan.control.photo_rows(stages.catalogue, seed=seed)
-        views = stages.item_views(own, pretrain=plan.pretrain, name=name, photo_rows=photo_rows)
+        if plan.config.ranker.content.reads_states:
+            states = item_states(
+                own, wanted=sides, pretrain=plan.pretrain, stages=stages, name=name, photo_rows=photo_rows
+            )
+        else:
+            views = stages.item_views(own, pretrain=plan.pretrain, name=name, photo_rows=photo_rows)
     queries = query_vectors(own, stages=stages, name=name) if match else None
     config = plan.config.semantic_ids
     ids = None if config is None else stages.semantic_ids(own, config=config, name=name, split=split)
-    return Read(own.encoder, vectors, views, features, queries, ids)
+    return Read(own.encoder, vectors, views, features, queries, ids, states)

@@ -552,6 +552,7 @@ class Stages:
         ranker: Artifact | None = None,
         ranking: Artifact | None = None,
         item_views: Artifact | None = None,
+        item_states: Artifact | None = None,
     ) -> Artifact:
         """Name what the engine opens: the served encoder (None: `pretrain`'s), first seed, and what is over it.
 
@@ -585,6 +586,7 @@ class Stages:
                 ranker=ranker,
                 ranking=ranking,
                 item_views=item_views,
+                item_states=item_states,
                 recommend=self.config.recommend,
             ),
         )

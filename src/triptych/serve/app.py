@@ -9,7 +9,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import MutableHeaders
@@ -24,6 +24,7 @@ from triptych.serve.observe import Observe
 from triptych.serve.runtime import Runtime
 
 STATIC = Path(__file__).parent / "static"
+OPENAPI = "/api/openapi.json"
 
 # The page loads nothing from elsewhere and runs no inline script: an item's title can never become code.
 SECURITY_HEADERS = {
@@ -75,7 +76,7 @@ def create_app(
         summary="Search by words and photos, similar items, recommendations, and why.",
         version=package_version("triptych"),
         lifespan=lifespan,
-        openapi_url="/api/openapi.json",
+        openapi_url=OPENAPI,
         docs_url=None,  # the stock documentation pages load their scripts from a CDN; ours is static/docs.html
         redoc_url=None,
         generate_unique_id_function=_operation_id,
@@ -89,6 +90,7 @@ def create_app(
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_api_route("/", _page, include_in_schema=False)
     app.add_api_route("/docs", _docs, include_in_schema=False)
+    app.add_api_route("/openapi.json", _openapi, include_in_schema=False)  # where most services have theirs
     app.add_middleware(Hosts, allowed=allowed)
     app.add_middleware(Headers)
     app.add_middleware(Observe, metrics=app.state.metrics, log_queries=config.log_queries)
@@ -143,3 +145,7 @@ async def _page() -> FileResponse:
 
 async def _docs() -> FileResponse:
     return FileResponse(STATIC / "docs.html", headers={"cache-control": "no-cache"})
+
+
+async def _openapi() -> RedirectResponse:
+    return RedirectResponse(OPENAPI)

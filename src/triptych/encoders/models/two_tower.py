@@ -198,6 +198,7 @@ class TwoTowerEncoder(Encoder):
             read = self.text(tokens)
             title = (read.states + self.types[_Type.TITLE])[:, 1:]
             inside, words = read.keep[:, 1:], read.words[:, 1:]
+            num_read = min(num_read, title.shape[1])  # a pretrained model's pooled text is one state
         start = row.append(title, inside, present=items.reads_title, missing=self.missing_title, content=words)
         return slice(start, start + num_read) if num_read else None
 

@@ -89,6 +89,11 @@ class ContentConfig(Config):
         return False
 
     @property
+    def reads_states(self) -> bool:
+        """Whether title and photo are the encoder's states of words and patches, and no vectors; as it stands, not."""
+        return False
+
+    @property
     def trains_encoder(self) -> bool:
         """Whether it trains the encoder of titles and photos, and so is given one; as it stands, it does not."""
         return False
@@ -164,7 +169,8 @@ class ContentModule(nn.Module, ABC):
         """Take an encoder, to be trained as a part of it: items are then shown by their titles and photos.
 
         Args:
-            encoder: whose vectors (`encoders.inputs.View`) are the modalities that it was built for.
+            encoder: whose vectors (`encoders.inputs.View`) are the modalities that it was built for; title and photo
+                its states of words and patches, where `ContentConfig.reads_states`.
             seed: of new weights beside it.
         """
         raise NotImplementedError(f"{type(self).__name__} trains no encoder; see ContentConfig.trains_encoder")

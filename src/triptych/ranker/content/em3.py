@@ -32,7 +32,7 @@ from torch.utils.checkpoint import checkpoint
 
 from triptych.data.ids import UNK
 from triptych.encoders.base import Encoder
-from triptych.encoders.inputs import View
+from triptych.encoders.inputs import ItemInputs, Tokens, View
 from triptych.foundation.errors import ConfigError
 from triptych.losses.content_id import Direction, Sides, Stop, content_id, draw_others, drawn_log_q
 from triptych.nn.low_rank import LowRankBranch, LowRankMap, adapt
@@ -67,7 +67,7 @@ CACHED = frozenset({Train.CACHE, Train.LORA_CACHE})
 """What reads behaviours from a table in training."""
 
 
-LATER = ("encoder_blocks", "encoder_rate_factor", "contrast_log_q", "contrast_min_count")
+LATER = ("tokens", "encoder_blocks", "encoder_rate_factor", "contrast_log_q", "contrast_min_count")
 """Settings that came when there were rankers already."""
 
 
@@ -78,6 +78,15 @@ class Form(StrEnum):
     """Attention alone, post-norm: for one token a modality."""
     FULL = "full"
     """With feed-forward layers, pre-norm, tokens for what is absent: for patches and words."""
+
+
+class ItemTokens(StrEnum):
+    """What the Q-Former reads of an item's title and of its photo."""
+
+    VECTORS = "vectors"
+    """One token of each: its vector by the encoder."""
+    STATES = "states"
+    """A token of each word and of each patch: its state in the encoder's last layer."""
 
 
 class Shape(NamedTuple):
@@ -109,6 +118,9 @@ class Em3ContentConfig(ContentConfig):
     were last candidates), lora_cache (low-rank factors of a map of those)."""
     form: Form = Form.AS_PUBLISHED
     """How the Q-Former is built: as_published or full."""
+    tokens: ItemTokens = ItemTokens.VECTORS
+    """What it reads of title and photo: vectors (one token each), or with form = full states (one of each word and of
+    each patch: ten times the room and more, and as much longer to train)."""
     dim: int = Field(64, ge=1)
     """Length of an item's vector."""
     width: int | None = Field(None, ge=1)
@@ -179,6 +191,11 @@ class Em3ContentConfig(ContentConfig):
                 "encoder_blocks goes with train = 'lora' or 'adapter', and no train_behaviours = 'full', which trains "
                 "all of the encoder. Set encoder_blocks = 0, or another mode."
             )
+        if self.tokens is ItemTokens.STATES and not full:
+            raise ValueError(
+                "tokens = 'states' gives a modality many tokens, and form = 'as_published' is for one. Set form = "
+                "'full' with it."
+            )
         low_rank_why = "neither train nor train_behaviours = 'lora' (or 'lora_cache'), nor encoder_blocks"
         if self.train in CACHED:
             raise ValueError(f"train = '{self.train}' is for train_behaviours: candidates are what fills the table.")
@@ -225,6 +242,11 @@ class Em3ContentConfig(ContentConfig):
     def fuses_modalities(self) -> bool:
         """It does."""
         return True
+
+    @property
+    def reads_states(self) -> bool:
+        """Whether it reads words and patches."""
+        return self.tokens is ItemTokens.STATES
 
     @property
     def trains_weights(self) -> bool:
@@ -497,17 +519,33 @@ class Em3Content(ContentModule):
         return torch.cat(parts).float() if parts else torch.zeros(0, self.dim, device=places.device)
 
     def _tokens(self, shown: Shown, *, learns: bool) -> Sequence[ModalityTokens]:
-        """Return the tokens of some items: those given, or one of each of the encoder's vectors, as it is now."""
+        """Return the tokens of some items: those given, or what the encoder makes of them, as it is now."""
         looks = shown.looks
         if looks is None:
             return shown.content
         assert self.encoder is not None, "items are shown by title and photo to a ranker that trains their encoder"
         views = [View(name) for name in self._modalities]
+        if self.config.reads_states:
+            with torch.set_grad_enabled(learns):
+                reading = self.encoder.read_items(looks)
+            sides = reading.sides(looks)
+            return [
+                ModalityTokens(reading.vectors[:, None]) if view is View.ITEM else self._side(sides.get(view), looks)
+                for view in views
+            ]
         with torch.set_grad_enabled(learns):
             vectors = self.encoder.encode_views(looks, views=views)
         always = torch.ones_like(looks.has_title)
         there = {View.TITLE: looks.has_title, View.PHOTO: looks.has_photo}
         return [ModalityTokens(vectors[view][:, None], there.get(view, always)[:, None]) for view in views]
+
+    def _side(self, found: Tokens | None, looks: ItemInputs) -> ModalityTokens:
+        """Take the states of a title or a photo; of one that nobody in a batch has, one that is not there."""
+        assert self.encoder is not None
+        if found is not None:
+            return ModalityTokens(found.states, found.keep)
+        nobody = torch.zeros_like(looks.has_title)[:, None]
+        return ModalityTokens(torch.zeros(*nobody.shape, self.encoder.config.dim, device=nobody.device), nobody)
 
 
 class Em3ItemSide(ItemSide):

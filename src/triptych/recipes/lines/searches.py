@@ -84,6 +84,7 @@ def run(stages: Stages) -> Artifact:
         ranker=None if ranker is None else ranker.model,
         ranking=ranking,
         item_views=None if ranker is None else ranker.views,
+        item_states=None if ranker is None else ranker.states,
     )
 
     def searched() -> TaskResult:

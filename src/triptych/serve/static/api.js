@@ -1,6 +1,6 @@
 // Talking to the service. Every failure becomes a Failure with one sentence to show.
 
-import { FILTERS, MAX_K, isBrowsing, pageSize } from "./state.js";
+import { FILTERS, MAX_K, canRank, isBrowsing, pageSize } from "./state.js";
 
 export class Failure extends Error {
   /** @param {number} status HTTP status, 0 where the service could not be reached. @param {string|null} requestId finds it in the log. */
@@ -34,18 +34,27 @@ export function search(state, { photo, signal }) {
   const asked = { k: state.k ?? pageSize(state) };
   for (const name of FILTERS) if (state[name] !== null) asked[name] = state[name];
   if (state.similar) return ask(`/api/similar/${encodeURIComponent(state.similar)}?${new URLSearchParams(asked)}`, { signal });
-  if (state.q) asked.q = state.q;
+  Object.assign(asked, asking(state));
   if (isBrowsing(state)) asked.channel = "popularity";
   else if (state.channel) asked.channel = state.channel;
   if (!photo) return ask(`/api/search?${new URLSearchParams(asked)}`, { signal });
   return ask("/api/search", { signal, body: form(asked, photo) });
 }
 
+/** What is asked, by whom, and whether a ranker is to order what is found: of a search and of its *why* alike. */
+function asking(state) {
+  const asked = {};
+  if (state.q) asked.q = state.q;
+  if (state.user) asked.user = state.user;
+  if (state.rank && canRank(state)) asked.rank = state.rank;
+  return asked;
+}
+
 /** Why an item is among the hits of a state. */
 export function why(state, itemId, { channel, photo, signal }) {
   const asked = { item_id: itemId };
   if (["recall", "dense", "generative", "hybrid"].includes(channel)) asked.channel = channel;
-  if (state.q) asked.q = state.q;
+  Object.assign(asked, asking(state));
   if (!photo) return ask(`/api/why?${new URLSearchParams(asked)}`, { signal });
   return ask("/api/why", { signal, body: form(asked, photo) });
 }

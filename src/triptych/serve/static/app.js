@@ -8,7 +8,7 @@ import * as messages from "./messages.js";
 import * as photos from "./photo.js";
 import * as why from "./why.js";
 import { byId, count, el, icon, learnPrices, photo as photoOf, plural } from "./dom.js";
-import { address, asks, isStart, isWalking, key, maxShown, pageSize, parse } from "./state.js";
+import { address, asks, canRank, isStart, isWalking, key, maxShown, pageSize, parse } from "./state.js";
 
 const SKELETON_AFTER_MS = 120;
 const RETRY_AFTER_MS = 1000;
@@ -20,6 +20,7 @@ let shown = { key: null, base: null, answer: null, hits: [] }; // base: the key 
 let pending = new AbortController();
 let leaving = null; // a step back that has been asked for and not been made yet
 const answers = new Map(); // so that the back button is immediate and lands on the same scroll position
+let ranker = null; // of a shop that has one: whether it orders what is found by words where nobody says, and by which channel; null: none, or not known yet
 let hasCodes = null; // whether the shop has semantic IDs; null: not known yet
 const items = new Map(); // items seen so far, for the chip of "similar" and for shared addresses of a panel
 
@@ -118,6 +119,7 @@ function showAnswer(wanted, { answer, ms }, { more = false } = {}) {
   const number = answer.hits.length;
   byId("status").textContent = summary(number, answer, ms);
   showNote(number > 0 ? answer.note : null);
+  showSwitch();
   showSort(number > 1);
   byId("more").hidden = number < shows() || number >= maxShown(state);
   if (number === 0) messages.nothing(state, { go, note: answer.note });
@@ -139,10 +141,19 @@ function showNote(sentence) {
   byId("answer-note").hidden = !sentence;
 }
 
+/** The switch between the order in which results were found and the ranker's, where there is one. */
+function showSwitch() {
+  byId("rank-switch").hidden = ranker === null || !canRank(state);
+  byId("rank").checked = state.rank === null ? ranksUnasked() : state.rank === "true";
+}
+
+const ranksUnasked = () => ranker !== null && ranker.isUsual && (state.channel ?? ranker.channel) === ranker.channel;
+
 const showSort = (shows) => (byId("sort").closest("label").hidden = !shows);
 
-function summary(number, { num_items: all, channel }, ms) {
-  const time = ms === null ? "" : ` · ${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+function summary(number, { num_items: all, channel, ranked }, ms) {
+  const order = ranked && number > 1 ? ", in the ranker’s order" : "";
+  const time = `${order}${ms === null ? "" : ` · ${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`}`;
   const many = number === shows(); // so many were asked for, so there are more
   const kind = channel === "popularity" ? "most clicked" : "best";
   if (number === 0) return `No results in ${count(all)} items${time}`;
@@ -198,6 +209,7 @@ function showQuestion() {
   showChip();
   filters.show(state, { onchange: go, canChoose: Boolean(state.q) && !state.photo && !state.similar });
   byId("sort").value = state.sort ?? "";
+  showSwitch();
   byId("intro").hidden = !start;
   document.body.classList.toggle("walking", isWalking(state));
   codes.showCrumbs(state.codes, { onwalk: walk });
@@ -281,6 +293,7 @@ function listen() {
   });
   byId("q").addEventListener("search", () => byId("q").value === "" && state.q && go({ q: null })); // the field's own × button
   byId("sort").addEventListener("change", (event) => go({ k: state.k, sort: event.target.value || null }, { replace: true }));
+  byId("rank").addEventListener("change", (event) => go({ rank: event.target.checked === ranksUnasked() ? null : String(event.target.checked) }));
   byId("more").addEventListener("click", () => go({ k: Math.min(maxShown(state), shows() + pageSize(state)) }, { replace: true }));
   document.querySelector(".wordmark").addEventListener("click", (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey) return;
@@ -316,7 +329,10 @@ async function showCatalogue() {
   const [facets, info] = await Promise.all(["/api/facets", "/api/info"].map((path) => whenReady(() => api.ask(path), signal)));
   hasCodes = Boolean(info.answer.details.parts.semantic_ids);
   byId("foot-codes").hidden = !hasCodes;
-  filters.fill(facets.answer, { searchChannel: info.answer.details.search_channel, parts: info.answer.details.parts });
+  const { parts, search_channel: searchChannel, search_is_ranked: isUsual } = info.answer.details;
+  ranker = parts.ranker ? { isUsual, channel: searchChannel } : null;
+  showSwitch();
+  filters.fill(facets.answer, { searchChannel, parts });
   filters.show(state, { onchange: go, canChoose: Boolean(state.q) && !state.photo && !state.similar });
   const { num_items: number, example_queries: examples, limits, version } = info.answer;
   photos.limit(limits.photo_bytes);

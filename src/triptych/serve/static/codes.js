@@ -3,6 +3,9 @@
 import { byId, count, el, photo, plural } from "./dom.js";
 
 const EAGER = 4;
+const STRIP = 6; // photos beside each other, as the service gives them
+const FEW = 4; // more leave no room for words
+const ROOM = 4; // lines of words beside a photo
 
 /** Show the way from the root to a prefix. @param {string|null} prefix codes with full stops between them, "" at the root. There, and of null, no way is shown. */
 export function showCrumbs(prefix, { onwalk }) {
@@ -24,7 +27,8 @@ export function summary({ prefix, levels, num_codes: codes, num_items: number, n
   const time = ms === null ? "" : ` · ${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
   const items = plural(number, "item", "items");
   if (prefix.length === levels) return `${items}, the nearest to their centre first${time}`;
-  return `${items}, ${count(branches)} of ${count(codes)} codes at level ${prefix.length + 1} of ${levels}${time}`;
+  const empty = codes > branches ? ` (${count(codes - branches)} stand for no item)` : "";
+  return `${items}, ${count(branches)} of ${count(codes)} codes at level ${prefix.length + 1} of ${levels}${empty}${time}`;
 }
 
 /** Fill the list of what follows a prefix; cards that are there already stay. */
@@ -63,13 +67,25 @@ function card({ code, num_items: number, hits }, { before, all, onwalk, eager })
   const meter = el("span", { class: "meter", "aria-hidden": "true" }, el("span"));
   meter.firstChild.style.width = `${(number / all) * 100}%`;
   const first = hits[0]?.item;
+  const names = hits.length > 0 && hits.length <= FEW; // the titles of few items stand beside their photos
   return el("li", { class: "branch" }, link(`${before}${code}`, { onwalk },
     el("span", { class: "branch-head" },
       el("span", { class: "branch-code" }, before, el("b", {}, String(code))),
       el("span", { class: "branch-count" }, `${plural(number, "item", "items")} · ${share(number / all)}`)),
-    el("span", { class: "strip", "aria-hidden": "true" }, ...hits.map(({ item }) => el("span", { class: "tile" }, photo(item, { eager })))),
+    el("span", { class: "strip", "aria-hidden": "true" }, ...hits.map(({ item }) => el("span", { class: "tile" }, photo(item, { eager }))),
+      names ? titles(hits) : null),
     meter,
-    first ? el("span", { class: "branch-such", dir: "auto" }, `${number === 1 ? "" : "such as "}${first.title || first.item_id}`) : null));
+    names ? el("span", { class: "visually-hidden" }, titlesOf(hits).join(", ")) : first ? el("span", { class: "branch-such", dir: "auto" }, `${number === 1 ? "" : "such as "}${first.title || first.item_id}`) : null));
+}
+
+const titlesOf = (hits) => hits.map(({ item }) => item.title || item.item_id);
+
+/** What few items are called, in the room that their photos leave. */
+function titles(hits) {
+  const column = el("span", { class: "branch-names" }, ...titlesOf(hits).map((title) => el("span", { dir: "auto" }, title)));
+  column.style.gridColumn = `span ${STRIP - hits.length}`;
+  column.style.setProperty("--lines", Math.max(1, Math.floor(ROOM / hits.length)));
+  return column;
 }
 
 const share = (rate) => (rate < 0.001 ? "< 0.1 %" : `${(100 * rate).toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 })} %`);

@@ -91,13 +91,14 @@ export function show(state, { onchange, canChoose }) {
   byId("filter-count").hidden = active.length === 0;
   byId("filter-count").textContent = active.length;
   byId("open-filters").setAttribute("aria-label", active.length ? `Filters, ${active.length} active` : "Filters");
-  byId("chips").hidden = active.length === 0;
-  byId("chips").replaceChildren(...active.map((name) => chip(name, state, onchange)));
+  const told = state.user ? ["user", ...active] : active;
+  byId("chips").hidden = told.length === 0;
+  byId("chips").replaceChildren(...told.map((name) => chip(name, state, onchange)));
 }
 
 function chip(name, state, onchange) {
-  const text = { category: state.category, cell: `Delivers to ${state.cell}`, min_price: `From ${amount(state.min_price ?? 0)}`, max_price: `Up to ${amount(state.max_price ?? 0)}` }[name];
-  return el("li", {}, el("button", { class: "chip", type: "button", "aria-label": `Remove the filter: ${text}`, onclick: () => onchange({ [name]: null }) }, text, el("span", { "aria-hidden": "true" }, "×")));
+  const text = { user: `Asked by ${state.user}`, category: state.category, cell: `Delivers to ${state.cell}`, min_price: `From ${amount(state.min_price ?? 0)}`, max_price: `Up to ${amount(state.max_price ?? 0)}` }[name];
+  return el("li", {}, el("button", { class: "chip", type: "button", "aria-label": name === "user" ? `Ask as nobody, not as ${state.user}` : `Remove the filter: ${text}`, onclick: () => onchange({ [name]: null }) }, text, el("span", { "aria-hidden": "true" }, "×")));
 }
 
 function read(form) {

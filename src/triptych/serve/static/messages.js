@@ -44,7 +44,7 @@ export function failed(failure, state, { go, retry }) {
   const buttons = first ? [first] : [];
   if (state.photo) buttons.push(button("Remove the photo", () => go({ photo: null }), "quiet"));
   if (state.q || state.similar || isWalking(state) || activeFilters(state).length) {
-    buttons.push(button("Start over", () => go({ q: null, photo: null, similar: null, category: null, cell: null, min_price: null, max_price: null, channel: null, sort: null }), first ? "quiet" : "primary"));
+    buttons.push(button("Start over", () => go({ q: null, photo: null, similar: null, user: null, category: null, cell: null, min_price: null, max_price: null, channel: null, rank: null, sort: null }), first ? "quiet" : "primary"));
   }
   const broke = failure.status >= 500 && failure.requestId;
   const id = broke ? el("p", { class: "note" }, "Request ", el("code", {}, failure.requestId)) : null;

@@ -1,9 +1,9 @@
 // What is asked for, and its form in the address bar: every view can be shared, and the back button works.
 
-const TEXT = ["q", "photo", "similar", "category", "cell", "channel", "sort", "item"];
+const TEXT = ["q", "photo", "similar", "user", "category", "cell", "channel", "rank", "sort", "item"];
 const NUMBERS = ["min_price", "max_price", "k"];
 export const FILTERS = ["category", "cell", "min_price", "max_price"];
-const QUESTION = ["q", "photo", "similar", ...FILTERS, "channel", "sort"];
+const QUESTION = ["q", "photo", "similar", "user", ...FILTERS, "channel", "rank", "sort"];
 export const MAX_K = 200; // of one answer
 const PAGE_SIZE = { hits: 24, codes: 60 };
 const MAX_SHOWN = { hits: MAX_K, codes: 2000 };
@@ -20,6 +20,7 @@ export function parse(search) {
   state.codes = parameters.get("codes")?.trim() ?? null; // "" is the root of the tree
   if (state.codes !== null) for (const name of QUESTION) state[name] = null;
   if (!["dense", "generative", "bm25", "popularity", "hybrid"].includes(state.channel)) state.channel = null;
+  if (!["true", "false"].includes(state.rank)) state.rank = null; // as validation chose
   if (!["price", "-price"].includes(state.sort)) state.sort = null;
   if (state.k !== null) state.k = Math.min(Math.max(1, Math.round(state.k)), maxShown(state));
   return state;
@@ -45,5 +46,7 @@ export const asks = (change) => QUESTION.some((name) => name in change);
 
 export const isWalking = (state) => state.codes !== null;
 export const isBrowsing = (state) => !isWalking(state) && !state.q && !state.photo && !state.similar;
+/** Whether a ranker may order the results: what was found by words alone, by a channel whose *why* can tell of it. */
+export const canRank = (state) => Boolean(state.q) && !state.photo && !state.similar && !["bm25", "popularity"].includes(state.channel);
 export const activeFilters = (state) => FILTERS.filter((name) => state[name] !== null);
 export const isStart = (state) => isBrowsing(state) && activeFilters(state).length === 0;

@@ -3,12 +3,13 @@
 import { byId, el, photo, plural, price, score } from "./dom.js";
 import * as api from "./api.js";
 import * as codes from "./codes.js";
+import { activeFilters } from "./state.js";
 
 // Below this share of the score, hiding a side changes nothing worth telling.
 const SMALL = 0.03;
 
 /** Channels that are fused, as the filters call them. */
-const CHANNELS = { recall: "Choices and meaning", dense: "Meaning", generative: "Codes", bm25: "Words", popularity: "Clicks", new: "New items" };
+const CHANNELS = { recall: "Choices and meaning", dense: "Meaning", generative: "Codes", bm25: "Words", popularity: "Clicks", new: "New items", hybrid: "Several ways" };
 
 let pending = null;
 
@@ -52,7 +53,7 @@ async function explain(section, item, { state, channel, hit, queryPhoto, signal 
   section.replaceChildren(el("div", { class: "line" }), el("div", { class: "line half" }), el("div", { class: "bars-wait" }));
   try {
     const { answer } = await api.why(state, item.item_id, { channel, photo: queryPhoto, signal });
-    section.replaceChildren(...reasons(answer, { state, channel, hit }), ...ranked(answer));
+    section.replaceChildren(...reasons(answer, { state, channel, hit }), ...ranked(answer, { state, channel, hit }));
     markWords(byId("why-body").querySelector(".title"), answer.shared_words);
   } catch (failure) {
     if (failure.name === "AbortError") return;
@@ -63,11 +64,17 @@ async function explain(section, item, { state, channel, hit, queryPhoto, signal 
   }
 }
 
-/** What the ranker made of it, in a line; nothing where none looked at it. */
-function ranked({ ranked: placed }) {
+/** Where it was found, what the ranker made of it, and where that has put it; nothing where none looked at it. */
+function ranked({ ranked: placed, score: found }, { state, channel, hit }) {
   if (!placed) return [];
   const percent = (100 * placed.probability).toLocaleString("en", { maximumSignificantDigits: 2 });
-  return [el("p", { class: "note" }, `Ranked by how likely it is to be chosen: ${percent} %. Before that it stood at place ${placed.place}.`)];
+  const rows = [
+    [`Found by ${(CHANNELS[channel] ?? channel).toLowerCase()}`, `place ${placed.place}, score ${score(found)}`],
+    ["Ranker", `${percent} % likely to be chosen${state.user ? ` by ${state.user}` : ""}`],
+    hit ? ["Stands at", `place ${hit.rank}`] : null,
+  ].filter(Boolean);
+  return [el("h4", { class: "order" }, "Its place"), el("dl", { class: "details" }, ...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
+    el("p", { class: "note" }, `The ranker orders what was found, the likeliest to be chosen first.${activeFilters(state).length ? " Found place and chance are those without filters." : ""}`)];
 }
 
 function reasons(why, { state, channel, hit }) {
