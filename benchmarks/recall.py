@@ -145,7 +145,9 @@ def given(log: Log, *, seed: int) -> Given:
     def targets(_part: Part) -> Targets:
         return Targets(asked.astype(np.int32), np.arange(2), wanted.astype(np.int32))
 
-    split: Any = SimpleNamespace(train=slice(0, size.pairs), targets=targets)
+    split: Any = SimpleNamespace(
+        train=slice(0, size.pairs), targets=targets, items_known=lambda _catalogue: np.ones(size.items, dtype=bool)
+    )
     return Given(catalogue=catalogue, split=split, query_content=None, item_content=None, seed=seed)
 
 

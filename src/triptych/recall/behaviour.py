@@ -78,13 +78,14 @@ class BehaviourLog:
     def __init__(self, catalogue: Catalogue, *, needs: Needs) -> None:
         """Map the log."""
         self._needs = needs
-        self._histories = catalogue.histories
+        # As plain arrays, mapped still: a piece of a `memmap` takes longer to cut than to read.
+        self._offsets, self._positions = (np.asarray(one) for one in catalogue.histories)
         names = ("item_row", "query_row", "kind", "time")
         self._item_row, self._query_row, self._kind, self._time = (catalogue.event_array(name) for name in names)
 
     def before(self, moments: Moments) -> Choices:
         """Gather what users had chosen before a moment each."""
-        if not len(self._histories.positions):
+        if not len(self._positions):
             return choices_of([None] * len(moments.user_row), needs=self._needs)
         starts, stops = self._ends(moments)
         now = self._times(moments.place)
@@ -101,7 +102,7 @@ class BehaviourLog:
 
     def _ends(self, moments: Moments) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return where among all users' choices each one's begin, and where the moment cuts them off."""
-        offsets, positions = self._histories
+        offsets, positions = self._offsets, self._positions
         starts, stops = np.zeros((2, len(moments.user_row)), dtype=np.int64)
         for row, (user, place) in enumerate(zip(moments.user_row.tolist(), moments.place.tolist(), strict=True)):
             if user >= 0:
@@ -117,7 +118,7 @@ class BehaviourLog:
         """Return the places in the log ``[n, most]`` of the choices that end at `stops`, -1 before `starts`."""
         at = stops[:, None] - most + np.arange(most)
         there = at >= starts[:, None]
-        return np.where(there, self._histories.positions[np.where(there, at, 0)], -1)
+        return np.where(there, self._positions[np.where(there, at, 0)], -1)
 
     def _recent(self, places: NDArray[np.int64], since: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.where(self._time[places] >= since[:, None], places, -1)
@@ -135,8 +136,8 @@ class BehaviourLog:
         if not most:
             return found
         for row, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-            asked = self._query_row[self._histories.positions[start:stop]]
-            latest_first = list(dict.fromkeys(query for query in asked[::-1].tolist() if query >= 0))[:most]
+            asked = self._query_row[self._positions[start:stop]]
+            latest_first = list(dict.fromkeys(asked[asked >= 0][::-1].tolist()))[:most]
             found[row, : len(latest_first)] = latest_first[::-1]
         return found
 
