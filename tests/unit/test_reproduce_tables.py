@@ -337,8 +337,10 @@ def test_rows_of_em3s_table_differ_in_model_and_content_alone(part):
         without = configs[name.removesuffix(" match").removesuffix(",")].ranker
         assert one.ranker.reads_match and one.ranker == without.merged({"reads_match": True})
         assert one.pretrain == configs["din, em3"].pretrain
-    full, kept = configs["din, em3 full"].ranker.content, configs["din, em3 lora cache"].ranker.content
+    full, kept = configs["din, em3 full"].ranker.content, configs["din, em3 kept"].ranker.content
     assert full.trains_encoder and full == kept.merged({"train": "full"})
+    shorter = configs.pop("din, em3 ten choices").ranker
+    assert shorter == configs["din, em3"].ranker.merged({"model": {"history_items": 10}})
     trees = [{**one.ranker.dump(), "model": "", "content": ""} for one in configs.values()]
     assert all(tree == trees[0] for tree in trees)
     for name, one in configs.items():
@@ -355,7 +357,9 @@ def test_rows_of_em3s_table_differ_in_model_and_content_alone(part):
         }
         assert len(read) <= 1 or set(claim.rows) & about_modalities, claim.claim
     assert configs["din, em3"].modalities == ("title", "photo", "item")
-    assert len({one.trials for one in made.rows}) == 1
+    tried = {one.name: one.trials for one in made.rows}
+    assert all(len({tried[name] for name in claim.rows}) == 1 for claim in made.claims)  # what is compared is alike
+    assert {name for name, one in tried.items() if one != tried["din"]} == {"din, em3 full", "din, em3 kept"}
     with pytest.raises(ConfigError, match=r"ranker\.learning_rate=0\.01 would have no effect"):
         resolve(made, size=Size.FULL, part=Part.TEST, settings=["ranker.learning_rate=0.01"])
     planned = resolve(made, size=Size.QUICK, part=Part.TEST, settings=["ranker.epochs=2"])

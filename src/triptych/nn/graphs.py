@@ -177,9 +177,7 @@ def fixed(neighbours: Neighbours) -> Graph:
     there = weights != 0
     rows, columns, weights = rows[there], columns[there], weights[there]
     count = len(neighbours.rows)
-    return Graph(
-        Edges.of(rows, columns, weights, num_rows=count), Edges.of(columns, rows, weights, num_rows=count)
-    )
+    return Graph(Edges.of(rows, columns, weights, num_rows=count), Edges.of(columns, rows, weights, num_rows=count))
 
 
 def gathered(neighbours: Neighbours, vectors: Tensor) -> Tensor:

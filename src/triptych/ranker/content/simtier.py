@@ -22,7 +22,6 @@ from triptych.nn.query_former import ModalityTokens
 from triptych.nn.target_attention import Steps
 from triptych.ranker.content.base import Asked, ContentConfig, ContentModule, Described, ItemSide
 
-
 CACHED_PAIRS = 8_192
 """Pairs of candidate and choice that are compared at a time: their vectors then stay in a processor's cache."""
 

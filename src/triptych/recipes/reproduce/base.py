@@ -139,6 +139,9 @@ class Form:
     """The trials of each row that it makes, the first ones; None: all."""
     trial_steps_rate: float = 1.0
     """Share of a row's steps that its trials take; what is chosen is then trained in full."""
+    trial_queries: int | None = None
+    """Of the validation part, queries (users, requests) by which trials are judged, as `evaluation.max_queries` draws
+    them; None: all that it asks."""
 
 
 @dataclass(frozen=True)
