@@ -201,7 +201,8 @@ def test_what_rows_are_tried_with_is_not_set_for_all():
 def test_the_command_lists_tables_with_their_hours():
     listed = json.loads(CliRunner().invoke(app, ["reproduce", "--json"], catch_exceptions=False).stdout)
     assert [one["table"] for one in listed] == list(TABLES)
-    assert all(one["quick form, hours"] <= 0.5 < one["full form, hours"] for one in listed)
+    assert all(one["quick form, hours"] <= 0.5 for one in listed)
+    assert all(one["quick form, hours"] < one["full form, hours"] for one in listed)
 
 
 SHARED = ("batch_items", "queries_per_item", "item_power", "pairs", "pairs_rate", "cell_rate", "word_mask_rate")

@@ -102,7 +102,7 @@ def on_baby() -> Table:
         claims=(THE_GRAPH_HELPS,),
         protocol=Protocol.RECOMMEND,
         item_knn=NEIGHBOURS,
-        full=Form(run=run.merged({"seeds": [0, 1, 2]}), hours=0.5, **TRIED),
+        full=Form(run=run.merged({"seeds": [0, 1, 2]}), hours=0.4, **TRIED),
         quick=Form(run=run, hours=0.2, settings=quick, num_trials=1),
     )
 
