@@ -375,14 +375,15 @@ def test_what_stands_behind_the_encoder_is_given_titles_without_the_encoders_fea
     embedder = Embedder(TwoTowerEncoder(config, vocab_size=300), tokenizer=tokenizer)
     shelf, rows, given = Shelf.of(run.catalogue), range(NUM_ITEMS), []
 
-    def fuse(item_rows, titles, texts, content):
-        given.append((item_rows, titles, texts))
-        return content
+    def fuse(shown):
+        given.append((shown.item_ids, shown.titles, shown.texts))
+        return shown.content
 
     masked_scores(np.ones(24, np.float32), rows=rows, shelf=shelf, embedder=embedder, fuse=fuse)
     (of, titles, texts), (nobody, *same) = given
-    assert set(of) == set(rows) and set(nobody) == {None} and same == [titles, texts]
-    whole = {row: (title, text) for row, title, text in zip(of, titles, texts, strict=True) if text is not None}
+    row_of = {shelf.item_id(row): row for row in rows}
+    assert set(of) == set(row_of) and set(nobody) == {None} and same == [titles, texts]
+    whole = {row_of[one]: (title, text) for one, title, text in zip(of, titles, texts, strict=True) if text is not None}
     assert whole == {row: (shelf.title(row) or "", shelf.text(row, features=["category"])) for row in whole}
     assert any(text != title for title, text in whole.values())
     assert all(title == "" for title, text in zip(titles, texts, strict=True) if text is None)

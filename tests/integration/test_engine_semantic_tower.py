@@ -15,13 +15,13 @@ from small_demo import DEMO_SETTINGS
 
 from triptych.data.catalogue import Catalogue
 from triptych.encoders.embed import Embedder
-from triptych.encoders.embeddings import load_views
+from triptych.encoders.embeddings import Modality, load_views
 from triptych.encoders.inputs import View
 from triptych.engine import Channel, Engine
 from triptych.engine.bundle import Parts, check_lineage, open_bundle
 from triptych.evaluate.report import read_records
 from triptych.foundation.artifact import MANIFEST, Artifact
-from triptych.foundation.errors import ArtifactError
+from triptych.foundation.errors import ArtifactError, EngineError
 from triptych.index.base import open_index
 from triptych.recall.base import Request
 from triptych.recall.models.dense import DenseConfig
@@ -30,7 +30,7 @@ from triptych.recipes import resolve
 from triptych.recipes.pipeline import run_pipeline
 from triptych.recipes.recall import TrainedRecall
 from triptych.recipes.run_folder import RunFolder
-from triptych.semantic_ids.stored import SemanticIds
+from triptych.semantic_ids.stored import PARTS, SemanticIds
 
 BESIDE = {"model": {"kind": "semantic_tower", "content": "none"}, "epochs": 0.2, "num_negatives": 200}
 SETTINGS = (
@@ -39,6 +39,7 @@ SETTINGS = (
     "recall.model.content=both",
     "recall.model.dim=32",
     "recall.epochs=1",
+    'semantic_ids.sets=["photo","item","title"]',
     f"recall_beside={json.dumps({'titles': BESIDE})}",
     "compare=[]",
     "photo_queries=0",
@@ -114,15 +115,58 @@ def test_what_is_served_is_what_was_measured(engine: Engine, parts: Parts, tower
 
 
 def test_its_tokens_are_of_the_runs_own_ids(parts: Parts, tower_run: Path) -> None:
-    assert parts.recall is not None and parts.semantic_ids is not None
-    assert parts.recall.inputs["semantic_ids"] == parts.semantic_ids.id
+    assert parts.recall is not None
+    for name in PARTS.values():
+        assert parts.recall.inputs[name] == getattr(parts, name).id
     beside = stage(tower_run, "recall", record="recall titles seed 0")
     assert "semantic_ids" not in beside.inputs and "item_views" in beside.inputs
-    assert len(list((tower_run / "semantic_ids").glob(f"*/{MANIFEST}"))) == 1  # they are made once
-    with pytest.raises(ArtifactError, match="recall model reads semantic IDs, and there are none"):
-        check_lineage(replace(parts, semantic_ids=None))
-    with pytest.raises(ArtifactError, match="semantic_ids"):
-        check_lineage(replace(parts, semantic_ids=parts.index))  # an artefact of another id
+    assert len(list((tower_run / "semantic_ids").glob(f"*/{MANIFEST}"))) == 3  # they are made once
+    for of, name in PARTS.items():
+        with pytest.raises(ArtifactError, match=f"recall model reads semantic IDs, and there are none of the {of}"):
+            check_lineage(replace(parts, **{name: None}))
+        with pytest.raises(ArtifactError, match=name):
+            check_lineage(replace(parts, **{name: parts.index}))  # an artefact of another id
+
+
+def test_each_set_has_codebooks_of_its_own_and_the_report_shows_it(parts: Parts, tower_run: Path) -> None:
+    catalogue = Catalogue.open(parts.catalogue)
+    views = load_views(stage(tower_run, "item_views", record="item views titles seed 0"))
+    has = {Modality.TITLE: ~np.isnan(views["title"][:, 0]), Modality.PHOTO: np.asarray(catalogue.photos.has)}
+    for of, there in has.items():
+        ids = SemanticIds.open(getattr(parts, PARTS[of]))
+        found = np.ones(len(there), np.bool_) if ids.there is None else ids.there
+        np.testing.assert_array_equal(found, there)
+        np.testing.assert_array_equal(ids.codes[there], ids.quantizer.assign(views[of.value][there]))
+        assert ids.quality.items == there.sum()
+    page = RunFolder.existing(tower_run).stage("report").file("report.html").read_text(encoding="utf-8")
+    assert all(f"semantic ids {of}: " in page for of in has)
+
+
+def test_the_path_of_each_set_is_shown(engine: Engine, parts: Parts) -> None:
+    items = [engine._snapshot.shelf.item_id(row) for row in range(0, 600, 50)]
+    for of, name in PARTS.items():
+        ids = SemanticIds.open(getattr(parts, name))
+        for item in items:
+            row = engine._snapshot.shelf.row(item)
+            found = engine.code_path(item, k=2, of=of.value)
+            own = ids.codes[row].tolist() if ids.there is None or ids.there[row] else []
+            assert (found.codes, found.of, found.sets) == (own, of.value, ["item", "title", "photo"])
+            alike = (np.asarray(ids.codes) == ids.codes[row]).all(axis=1)
+            alike &= True if ids.there is None else ids.there
+            if own:
+                assert found.steps[0].num_items == alike.sum() - 1
+    with pytest.raises(EngineError, match="semantic IDs of item, title, photo, and none of 'colour'"):
+        engine.code_path(items[0], of="colour")
+
+
+def test_a_side_that_an_item_lacks_has_no_id(engine: Engine) -> None:
+    known = next(one for one in map(engine._snapshot.shelf.item_id, range(600)) if engine.item(one)["has_photo"])
+    (row,) = twins_of(engine, [known])
+    engine.add_items([{"item_id": "unseen", "title": "red shirt"}, {"item_id": "untitled", "photo": row["photo"]}])
+    codes = {one: [len(engine.code_path(one, of=of.value).codes) for of in PARTS] for one in ("unseen", "untitled")}
+    assert codes == {"unseen": [3, 3, 0], "untitled": [3, 0, 3]}
+    assert engine.code_path("untitled", of="title").steps == []
+    assert engine.code_path("untitled", of="photo").codes == engine.code_path(known, of="photo").codes
 
 
 def test_a_new_item_is_read_as_its_like_was_in_training(engine: Engine) -> None:
@@ -131,7 +175,9 @@ def test_a_new_item_is_read_as_its_like_was_in_training(engine: Engine) -> None:
     assert len(known) > 10
     twins = engine.add_items(twins_of(engine, known))
     own, new = recall_vectors(engine, known), recall_vectors(engine, twins)
-    codes = [[engine.code_path(item).codes for item in items] for items in (known, twins)]
+    codes = [
+        [[engine.code_path(item, of=of.value).codes for of in PARTS] for item in items] for items in (known, twins)
+    ]
     alike = [one == other for one, other in zip(*codes, strict=True)]
     assert np.mean(alike) > 0.8  # IDs are made of vectors in half precision, and a code may be as near as another
     assert (own * new).sum(axis=1)[alike].min() > 0.999
@@ -161,7 +207,15 @@ def test_a_new_item_is_its_title_its_vector_and_its_code(engine: Engine, parts: 
     titles = embedder.item_views([title, None, title], views=(View.TITLE,), pixels=pixels, has_photo=has_photo)
     title_content = titles[View.TITLE]
     title_content[1] = np.nan
-    codes = SemanticIds.open(parts.semantic_ids).assign(content)
+    photos = embedder.item_views([None] * 3, views=(View.PHOTO,), pixels=pixels, has_photo=has_photo)[View.PHOTO]
+    photos[2] = np.nan
+    sets = []
+    for of, vectors in {Modality.ITEM: content, Modality.TITLE: title_content, Modality.PHOTO: photos}.items():
+        there = ~np.isnan(vectors[:, 0])
+        own = np.full((3, 3), -1)
+        own[there] = SemanticIds.open(getattr(parts, PARTS[of])).assign(vectors[there])
+        sets.append(own)
+    codes = np.concatenate(sets, axis=1)
     expected = retriever.item_vectors([None] * 3, content=content, title_content=title_content, codes=codes)
     found = recall_vectors(engine, [one["item_id"] for one in new])
     np.testing.assert_allclose(found, expected, atol=2e-3)  # an index may keep vectors in half precision
@@ -200,7 +254,7 @@ def test_titles_alone_take_no_ids(tower_run: Path, parts: Parts) -> None:
         parts,
         recall=stage(tower_run, "recall", record="recall titles seed 0"),
         recall_index=stage(tower_run, "index", record="index titles seed 0"),
-        semantic_ids=None,
+        **dict.fromkeys(PARTS.values()),
     )
     check_lineage(alone)
     engine = Engine(alone, bundle_id="0" * 16, dense=DenseConfig())

@@ -114,10 +114,20 @@ def test_ratings_become_a_feed(tables: Path, tmp_path: Path):
 
 
 def test_grades_become_a_search(tables: Path, tmp_path: Path):
-    records = drafted_and_run(tables, tmp_path, recipe="judged", judgements="grades.csv", settings=("hybrid={}",))
+    """With a pretrained text encoder beside, as it is: a folder that a config names from its own place."""
+    pytest.importorskip("transformers")
+    from tiny_models import bert, save
+
+    save(bert, tables / "models" / "bert")
+    settings = ("hybrid={}", 'untuned={"tiny":{"name":"models/bert"}}')
+    records = drafted_and_run(tables, tmp_path, recipe="judged", judgements="grades.csv", settings=settings)
     ndcg = values(records, task="graded", metric="ndcg_judged", k=10)
-    assert {"bm25", "title+photo", "title", "hybrid", "chance"} <= set(ndcg)
+    assert {"bm25", "title+photo", "title", "hybrid", "chance", "pretrained tiny"} <= set(ndcg)
     assert ndcg["bm25"] > ndcg["chance"]
+    told = {one["baseline"] for one in records if one["model"] == "title+photo" and one.get("kind") == "difference"}
+    assert "pretrained tiny" in told
+    report = RunFolder.existing(tmp_path).stage("report")
+    assert report.inputs["pretrained tiny"] == RunFolder.existing(tmp_path).stage("pretrained tiny").id
     against = {one["baseline"] for one in records if one["model"] == "hybrid" and one.get("kind") == "difference"}
     assert against == {"bm25", "title+photo"}
     shop = triptych.load(tmp_path)

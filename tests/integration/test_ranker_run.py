@@ -21,7 +21,7 @@ from triptych.data.catalogue import Catalogue
 from triptych.data.ids import UNK
 from triptych.data.splits import Part, Split
 from triptych.encoders.embed import Embedder
-from triptych.encoders.embeddings import encode_views, load_vectors, load_views
+from triptych.encoders.embeddings import Modality, encode_views, load_vectors, load_views
 from triptych.encoders.inputs import View
 from triptych.engine import Channel, Engine, Filters
 from triptych.engine.bundle import open_bundle
@@ -42,7 +42,7 @@ from triptych.recall.base import Request
 from triptych.recall.retriever import LearnedRetriever
 from triptych.recipes.ranked_line import LEAST_QUERIES
 from triptych.recipes.run_folder import RunFolder
-from triptych.recipes.views import Modality, of_modalities
+from triptych.recipes.views import of_modalities
 from triptych.serve import create_app
 
 CANDIDATES = 50

@@ -13,10 +13,10 @@ from triptych.encoders.embeddings import load_vectors
 from triptych.engine.bundle import open_bundle
 from triptych.foundation.artifact import Artifact
 from triptych.recall.base import Request
-from triptych.recall.relevance_control import RequiredValues
+from triptych.recall.relevance_control import RelevanceControl
 from triptych.recipes.config import RunConfig
 from triptych.recipes.controls import Control
-from triptych.recipes.recall import Content, RecallConfig, RecallPlan, RecallWork, TrainedRecall
+from triptych.recipes.recall import PUBLISHED, Content, RecallConfig, RecallPlan, RecallWork, TrainedRecall
 from triptych.recipes.run_folder import RunFolder
 
 
@@ -53,14 +53,14 @@ def test_items_have_random_vectors_in_the_place_of_their_content(demo_run: Path,
 def test_answers_are_of_the_categories_that_a_query_was_answered_with(demo_run: Path):
     parts, folder = open_bundle(demo_run)[1], RunFolder.existing(demo_run)
     catalogue, split = Catalogue.open(parts.catalogue), Split.open(folder.stage("split"))
-    required = RequiredValues.fit(catalogue, split=split)
+    control = RelevanceControl.fit(PUBLISHED, catalogue=catalogue, split=split)
     one = TrainedRecall(parts.recall, parts.recall_index, parts.encoder, None, catalogue, None)
     requests = [Request(query=query) for query in catalogue.queries[:20]]
     free = one.retriever(name="6", config=RunConfig()).retrieve(requests, 20)
-    kept = replace(one, required=required).retriever(name="6", config=RunConfig()).retrieve(requests, 20)
+    kept = replace(one, control=control).retriever(name="6", config=RunConfig()).retrieve(requests, 20)
     assert (kept.item_rows < 0).any(), "some were not of the kind"
     for row, request in enumerate(requests):
         found = free.item_rows[row]
-        expected = found[~required.dropped(request.query, found)]
+        expected = found[~control.required.dropped(request.query, found)]
         np.testing.assert_array_equal(kept.item_rows[row][: len(expected)], expected)
         assert (kept.item_rows[row][len(expected) :] == -1).all()

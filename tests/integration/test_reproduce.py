@@ -29,6 +29,8 @@ from triptych.recipes.reproduce import TABLES
 from triptych.recipes.reproduce.base import Form, Row, Table
 from triptych.recipes.reproduce.harness import read_per_query, reproduce
 from triptych.recipes.run_folder import RunFolder
+from triptych.semantic_ids.stored import PARTS
+from triptych.training.log import LOG_FILE, read_log
 
 SMALL_SHOP = ("dataset.num_items=200", "dataset.photo_px=64", "dataset.shoppers.num_pages=2500")
 FEW_QUERIES = ("evaluation.bootstrap_repeats=100", "evaluation.max_queries=60")
@@ -126,7 +128,9 @@ def test_the_second_call_makes_nothing(out: Path, made: Artifact):
 
 def test_every_row_has_its_trials_seeds_and_metrics(out: Path, made: Artifact):
     result = read(made)
-    assert set(result) == {"rows", "increments", "spaces", "orderings", "data", "settings"}
+    told = {"rows", "increments", "spaces", "costs", "seed_agreement", "orderings", "paces", "data", "settings"}
+    assert set(result) == told
+    assert (result["costs"], result["seed_agreement"]) == (None, []), "it asks for none, and reads no IDs"
     assert json.loads((out / "result.json").read_text()) == result
     headline = {row["name"]: row for row in result["rows"] if (row["slice"], row["metric"]) == ("all", "recall@10")}
     assert set(headline) == {"chance", "popularity", "bm25", "title", "both", "oracle"}
@@ -284,8 +288,9 @@ def test_all_parts_of_a_table_are_made_one_after_the_other(
 def test_ids_are_read_and_said_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Encoders, towers and decoders stand in one table; what one sort of row has no place for leaves it as it is."""
     monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
-    tiny = [f"pretrain.{one}" for one in TINY if "steps" not in one and "validate" not in one]
-    small = [*SMALL_SHOP, *FEW_QUERIES, *tiny, "pretrain.loop.steps=16"]
+    apart = ("steps", "validate", "layers")  # layers have other names in an encoder of late fusion
+    tiny = [f"pretrain.{one}" for one in TINY if not any(word in one for word in apart)]
+    small = [*SMALL_SHOP, *FEW_QUERIES, *tiny, "pretrain.loop.steps=16", "pretrain.loop.warmup_steps=2"]
     small += ["recall.num_negatives=50", "recall.validations=1"]
     small += ["semantic_ids.quantizer.codes=16", "generative.epochs=1", "generative.validations=1"]
     small += ["generative.model.dim=16", "generative.model.heads=2", "generative.model.beams=12"]
@@ -301,15 +306,63 @@ def test_ids_are_read_and_said_in_one_table(tmp_path: Path, monkeypatch: pytest.
     alone, fused = (folder.stage(f"measured {name} trial 1") for name in ("generative", "hybrid"))
     assert alone.inputs["model"] == fused.inputs["model"], "one training"
     assert (alone.id == fused.id, alone.summary["value"] == fused.summary["value"]) == (False, False)
-    encoders = [one for name, one in folder.stages().items() if name.startswith("encoder")]
-    assert len(set(encoders)) == 1, "one encoder for all rows"
+    encoders = {name: one for name, one in folder.stages().items() if name.startswith("encoder")}
+    whole = folder.stage("recall smgr seed 0")
+    late = Path(next(one for one in encoders.values() if one.endswith(whole.inputs["encoder"])))
+    (warm,) = (one for name, one in encoders.items() if name == "encoder warm start")
+    assert Artifact.open(tmp_path / "smgr" / late).inputs["start"] == Path(warm).name
+    assert len(set(encoders.values()) - {str(late), warm}) == 1, "one encoder for all other rows"
+    assert {name for name in whole.inputs if name.startswith("semantic_ids")} == set(PARTS.values())
     read, said = folder.stage("recall towers over ids seed 0"), folder.stage("generative generative seed 0")
     ids = folder.stage("semantic ids generative seed 0")
     assert read.inputs["semantic_ids"] == said.inputs["semantic_ids"] == ids.id
+    one, three = (folder.stage(f"recall tower sid{more} seed 0") for more in ("", ", all sets"))
+    assert {name for name in three.inputs if name.startswith("semantic_ids")} == set(PARTS.values())
+    assert one.inputs["semantic_ids"] == three.inputs["semantic_ids"] == ids.id, "one of the whole for all"
+    assert one.inputs["item_views"] == three.inputs["item_views"]
+    costs = {one["name"]: one for one in result["costs"]["rows"]}
+    assert set(costs) == set(rows) - {"chance", "oracle"}
+    saying = {name for name, one in costs.items() if one["said"] is not None}
+    assert saying == {"generative", "hybrid", "random-id generative"}
+    assert all(costs[name]["said"]["illegal"] == 0 < costs[name]["said"]["ids"] for name in saying)
+    assert all(0 < one["p50_ms"] <= one["p95_ms"] and one["item_bytes"] for one in costs.values())
+    assert costs["encoder"]["item_bytes"] == {"vectors": 2 * 16}
+    assert costs["generative"]["item_bytes"] == costs["hybrid"]["item_bytes"]
+    assert costs["generative"]["item_bytes"]["vectors"] == 2 * 16 < sum(costs["generative"]["item_bytes"].values())
+    page = (tmp_path / "smgr" / "report.html").read_text()
+    assert "What an answer costs" in page and "no claim rests on it" in page
     shuffled = folder.stage("generative random-id generative seed 0")
     own, others = (np.load(one.file("codes.npy")) for one in (said, shuffled))
     assert not np.array_equal(np.load(said.file("item_rows.npy")), np.load(shuffled.file("item_rows.npy")))
     np.testing.assert_array_equal(own, others)  # the same IDs, of other items
+
+
+def test_who_has_learned_soon_is_told_of_recall_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TRIPTYCH_TCMALLOC", "0")
+    small = [*SMALL_SHOP, *FEW_QUERIES, *(f"pretrain.{one}" for one in TINY), "recall.num_negatives=50"]
+    small += ["recall.batch_pages=128"]  # 24 steps
+    arguments = ["reproduce", "taobao-recall", "--quick", "--json", "--out", str(tmp_path / "recall")]
+    arguments += [word for one in small for word in ("--set", one)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    folder = RunFolder.existing(tmp_path / "recall")
+    logs = {row: list(read_log(folder.stage(f"recall {row} seed 0").file(LOG_FILE))) for row in ("1 mm", "2 id")}
+    found = {row: [one["recall@20"] for one in log if one["event"] == "validation"] for row, log in logs.items()}
+    told, _ = result["paces"]
+    assert (told["rows"], told["slice"], told["metric"]) == (
+        "1 mm > 2 id",
+        "12.5 % of the steps",
+        "share of the best recall@20",
+    )
+    for row, values in found.items():
+        assert len(values) == 8
+        assert told["reached"][row] == pytest.approx(values[0] / max(values))
+    assert (told["verdict"], told["low"], told["evidence"]) == ("undecided", None, "no evidence: one seed")
+    page = (tmp_path / "recall" / "report.html").read_text()
+    assert "Who has learned soon" in page and told["claim"] in page
+    shown = CliRunner().invoke(app, ["report", str(tmp_path / "recall")], catch_exceptions=False).stdout
+    assert "share of the best" in " ".join(shown.split())
 
 
 def test_users_are_recommended_to_beside_neighbours_tried_as_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -312,6 +312,8 @@ async def test_the_semantic_id_of_an_item(client: httpx.AsyncClient, engine: Eng
     assert steps == [
         (one["codes_shared"], one["num_items"], [hit["item"]["item_id"] for hit in one["hits"]]) for one in told
     ]
+    assert (answer["of"], answer["sets"]) == ("item", ["item"])
+    assert "none of 'photo'" in refusal(await client.get(f"/api/codes/{pictured}", params={"of": "photo"}), 422)
 
 
 async def test_the_tree_of_semantic_ids(client: httpx.AsyncClient, engine: Engine, pictured: str) -> None:

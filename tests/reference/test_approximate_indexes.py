@@ -154,6 +154,45 @@ def test_a_filter_widens_the_walk(built, exact, queries):
     assert recall(index.search(queries, k=10, keep=keep), exact.search(queries, k=10, keep=keep)) > 0.97
 
 
+@pytest.fixture(scope="module")
+def in_kinds():
+    """4,000 items of twenty tight kinds, and sixty queries, three of each kind."""
+    rng = np.random.default_rng(3)
+    centres = rng.standard_normal((20, DIM))
+
+    def drawn(kinds):
+        return unit(centres[kinds] + 0.5 * rng.standard_normal((len(kinds), DIM))).astype(np.float16)
+
+    kind = rng.integers(0, 20, 4000)
+    return kind, drawn(kind), drawn(np.arange(60) % 20).astype(np.float32)
+
+
+@pytest.mark.parametrize("k", [10, 100])
+def test_a_walk_finds_what_is_kept_far_from_its_query(in_kinds, k):
+    """Half of the kinds may be returned: for a query of another one the walk meets nothing else near it."""
+    kind, vectors, queries = in_kinds
+    keep, exact, index = kind < 10, ExactConfig().build(vectors), HnswConfig(ef_search=100).build(vectors)
+    inside = np.arange(60) % 20 < 10
+    for own in (inside, ~inside):
+        truth, hits = exact.search(queries[own], k=k, keep=keep), index.search(queries[own], k=k, keep=keep)
+        assert keep[hits.item_rows].all()
+        assert recall(hits, truth) > 0.97
+
+
+def test_what_was_added_does_not_hide_that_a_walk_met_too_little(in_kinds):
+    """The added items are enough for every place, and worse than what the graph has of the kinds that are kept."""
+    kind, vectors, queries = in_kinds
+    own = queries[np.arange(60) % 20 >= 10]
+    kept = np.flatnonzero(kind < 10)
+    far = vectors[kept[np.argsort((vectors[kept].astype(np.float32) @ own.T).max(axis=1))[:30]]]
+    index = HnswConfig(ef_search=20).build(vectors)
+    index.add(far)
+    keep = np.concatenate([kind < 10, np.ones(len(far), np.bool_)])
+    truth = ExactConfig().build(np.concatenate([vectors, far])).search(own, k=10, keep=keep)
+    assert (truth.item_rows < len(vectors)).all()
+    assert recall(index.search(own, k=10, keep=keep), truth) > 0.97
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_no_place_is_empty_while_items_are_left(name, built, exact, queries):
     """One list of 64 holds fewer items than are wanted here, and a walk meets fewer."""

@@ -93,6 +93,19 @@ def test_reading_the_first_tokens_changes_no_value(states, keep, path, read):
     assert torch.allclose(first, everything[:, :read], atol=1e-6)
 
 
+@pytest.mark.parametrize("hides", [True, False])
+def test_the_first_token_alone_has_the_gradients_it_has_among_all(states, keep, hides):
+    model = seeded(lambda: SelfAttention(DIM, heads=HEADS)).double()
+    bias = key_bias(keep).double() if hides else None
+    gradients = []
+    for read in (None, 1):
+        inputs = states.double().requires_grad_()
+        first = model(inputs, bias=bias, read=read)[:, :1]
+        gradients.append(torch.autograd.grad(first.square().sum(), [inputs, *model.parameters()]))
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-9)
+
+
 def test_hidden_tokens_change_nothing_bit_for_bit(states, keep, path):
     model = seeded(lambda: Transformer(DIM, layers=2, heads=HEADS))
     changed = torch.where(keep[:, :, None], states, 1e4)

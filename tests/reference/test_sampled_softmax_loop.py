@@ -77,6 +77,87 @@ def test_equals_a_loop(toy):
         assert float(found.total) == pytest.approx(expected, rel=1e-9)
 
 
+def step_by_step(requests, positives, negatives, *, request, masked, negative_bias, mixes):
+    """The loss and its accuracy by operations of autograd's own, each over all scores."""
+    own = (requests[request] * positives).sum(dim=1) / T
+    scores = (requests @ negatives.T / T).masked_fill(masked, float("-inf"))
+    right = (own >= scores.amax(dim=1)[request]).to(own.dtype)
+    others = (scores + negative_bias).logsumexp(dim=1)[request]
+    if mixes is not None:
+        hardest = scores.topk(min(mixes.number, scores.shape[1]), dim=1).values[request]
+        share, there = mixes.share.to(own.dtype)[request, None], hardest > float("-inf")
+        mixed = share * own[:, None] + (1 - share) * hardest.where(there, torch.zeros_like(hardest))
+        others = torch.logaddexp(others, mixed.masked_fill(~there, float("-inf")).logsumexp(dim=1))
+    pairs = torch.bincount(request, minlength=len(requests)).to(own.dtype)[request]
+    losses = torch.logaddexp(own, others) - own
+    return (losses / pairs).sum() / len(requests), (right / pairs).sum() / len(requests)
+
+
+def drawn_batch(dtype, *, count):
+    """A batch in which one request has no negative left, and another no positive."""
+    generator = torch.Generator().manual_seed(0)
+    request = torch.tensor([0, 0, 0, 1, 2, 2, 4])
+    leaves = [torch.randn(rows, DIM, generator=generator, dtype=dtype) / 2 for rows in (5, len(request), count)]
+    leaves[1][2] *= 8  # one that is right
+    masked = torch.rand(5, count, generator=generator) < 0.1
+    masked[2] = True
+    bias, share = torch.randn(count, generator=generator), torch.rand(5, generator=generator)
+    share[1] = 1.0
+    return [leaf.requires_grad_() for leaf in leaves], request, masked, bias.to(dtype), share
+
+
+@pytest.mark.parametrize("number", [None, 7, 1_000])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
+def test_few_passes_are_the_loss_and_the_gradients_of_many(dtype, close, number):
+    leaves, request, masked, bias, share = drawn_batch(dtype, count=300)
+    mixes = None if number is None else HardMixes(number, share)
+    given = {"request": request, "masked": masked, "negative_bias": bias, "mixes": mixes}
+    expected, accuracy = step_by_step(*leaves, **given)
+    found = sampled_softmax(leaves[0], positives=leaves[1], negatives=leaves[2], temperature=T, **given)
+    torch.testing.assert_close(found.total, expected, rtol=close, atol=0)
+    assert 0 < accuracy == found.parts["accuracy"]
+    for one, other in zip(torch.autograd.grad(found.total, leaves), torch.autograd.grad(expected, leaves), strict=True):
+        torch.testing.assert_close(one, other, rtol=close, atol=close * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("number", [None, 4])
+def test_gradients_are_those_of_finite_differences(number):
+    leaves, request, masked, bias, share = drawn_batch(torch.float64, count=12)
+
+    def loss(requests, positives, negatives):
+        return sampled_softmax(
+            requests,
+            positives=positives,
+            request=request,
+            negatives=negatives,
+            masked=masked,
+            temperature=T,
+            negative_bias=bias,
+            mixes=None if number is None else HardMixes(number, share),
+        ).total
+
+    assert torch.autograd.gradcheck(loss, leaves)
+
+
+def test_autocast_changes_nothing():
+    leaves, request, masked, bias, _ = drawn_batch(torch.float32, count=50)
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = sampled_softmax(
+                leaves[0],
+                positives=leaves[1],
+                request=request,
+                negatives=leaves[2],
+                masked=masked,
+                temperature=T,
+                negative_bias=bias,
+            ).total
+            found.append((loss, *torch.autograd.grad(loss, [leaves[0], leaves[2]])))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 def full(requests, items, request, positive):
     every = np.arange(ITEMS)
     return sampled_softmax(
@@ -220,3 +301,5 @@ def test_draws_follow_the_counts():
     expected = np.sqrt(counts + 1) / np.sqrt(counts + 1).sum()
     np.testing.assert_allclose(drawn.counts / 20_000, expected, atol=0.01)
     np.testing.assert_allclose(sampler.chance, expected)
+    one_by_one = np.searchsorted(np.cumsum(expected), np.random.default_rng(0).random(20_000), side="right")
+    assert np.array_equal(np.repeat(drawn.item_rows, drawn.counts), np.sort(one_by_one))

@@ -8,9 +8,12 @@ import torch
 from torch.nn import functional
 
 from triptych.foundation.errors import ConfigError
+from triptych.nn.attention import at_least_one, key_bias
 from triptych.nn.bags import TableBags, bags_of
 from triptych.nn.fusion import Fusion
 from triptych.nn.id_table import IdTable
+from triptych.nn.recent_choices import RecentChoices
+from triptych.nn.zero_attention import zero_attention
 from triptych.recall.learned import Behaviour, ItemFeatures, PastQueries, QueryUnits, RequestFeatures, Sizes, load_model
 from triptych.recall.models.mgdspr import Mgdspr, MgdsprConfig
 from triptych.training.distributed import ALONE
@@ -19,7 +22,7 @@ DIM, CONTENT = 8, 5
 SMALL = {"dim": DIM, "heads": 2, "id_init_std": 0.5}
 SIZES = Sizes(11, 13, CONTENT, CONTENT, unit_rows=(9, 12, 15), attribute_rows=(4, 6))
 REQUESTS = 4
-"""The last one has neither words nor a history."""
+"""The last one has neither words nor a history, two ask the same, and the second of four queries is asked by none."""
 LENGTHS = {"real_time": [3, 1, 5, 0], "short_term": [2, 0, 4, 0], "past": [2, 1, 0, 0], "words": [2, 4, 1, 0]}
 LONG_TERM = [[[0, 3], [], [2]], [[], [], []], [[1, 1, 4], [5], [0, 2]], [[], [], []]]
 
@@ -49,6 +52,7 @@ def requests(*, wider: int = 0) -> RequestFeatures:
         table_bags([5, 3, 4, 0], below=9, seed=0),
         table_bags([4, 2, 3, 0], below=12, seed=1),
         padded(LENGTHS["words"], below=15, seed=2, wider=wider),
+        torch.tensor([2, 0, 2, 3]),
     )
     past = PastQueries(table_bags([2, 3], below=15, seed=3), padded(LENGTHS["past"], below=2, seed=5, wider=wider))
     attributes = torch.tensor([[1, 2], [3, -1], [-1, -1], [0, 5], [1, 2], [2, 4]])
@@ -103,9 +107,10 @@ def test_the_grains_of_a_query_are_those_of_a_loop():
     found = query_rows(mgdspr, given)
     assert found.shape == (REQUESTS, 6, DIM)
     for row in range(REQUESTS):
-        words = [word for word in given.units.words[row].tolist() if word >= 0]
-        q1 = mean(grains.characters, in_bag(given.units.characters, row))
-        q2 = mean(grains.pairs, in_bag(given.units.pairs, row))
+        query = int(given.units.of[row])
+        words = [word for word in given.units.words[query].tolist() if word >= 0]
+        q1 = mean(grains.characters, in_bag(given.units.characters, query))
+        q2 = mean(grains.pairs, in_bag(given.units.pairs, query))
         qs = mean(grains.words, words)
         qss = grains.context(grains.words.weight[words][None])[0].mean(dim=0) if words else torch.zeros(DIM)
         past = [mean(grains.words, in_bag(given.past.words, place)) for place in given.past.asked[row] if place >= 0]
@@ -145,6 +150,34 @@ def test_recent_choices_are_those_of_a_loop(term):
             states = first + block.lstms[1](first)[0]
         states = block.context(states)[0]
         torch.testing.assert_close(found[row], attended(query[row], list(states)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[3, 0, 5, 0, 1], [2, 5, 1, 1, 4], [0, 0, 0, 0, 0]])
+def test_leaving_out_who_has_no_choices_changes_neither_values_nor_gradients_nor_what_is_drawn(lengths):
+    """Against all of them padded, in training, where the LSTMs drop out by the same luck."""
+    block = RecentChoices(DIM, heads=2, lstm_layers=2, dropout=0.5).train()
+    generator = torch.Generator().manual_seed(3)
+    queries, choices = torch.randn(5, 3, DIM, generator=generator), torch.randn(6, DIM, generator=generator)
+    places = functional.pad(padded(lengths, below=6, seed=6), (0, 6 - max(lengths)), value=-1)
+
+    def in_full(queries: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:
+        keep, steps = places >= 0, choices[places.clamp(min=0)]
+        steps = block.lstms[0](steps)[0]
+        steps = steps + block.lstms[1](block.dropout(steps))[0]
+        return zero_attention(queries, block.context(steps, bias=key_bias(at_least_one(keep))), keep=keep)
+
+    found = []
+    for way in (in_full, lambda queries, choices: block(queries, choices, places=places)):
+        torch.manual_seed(1)
+        with torch.enable_grad():
+            asked, chosen = queries.clone().requires_grad_(), choices.clone().requires_grad_()
+            taken = way(asked, chosen)
+            weights = list(block.parameters())
+            gradients = torch.autograd.grad(taken.square().sum(), [asked, chosen, *weights])
+        found.append([taken, *gradients])
+    for expected, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, expected, atol=1e-6, rtol=1e-5)
+    assert (found[0][0].abs().sum(dim=(1, 2)) > 0).tolist() == [length > 0 for length in lengths]
 
 
 def test_the_long_term_is_that_of_a_loop():

@@ -23,7 +23,7 @@ def test_negatives_of_the_batch_are_weighed_by_how_often_they_are_met(against, d
     settings = {"batch_pages": 10, "most_positives": 3}
     source = NegativeSource(
         pages,
-        num_items=31,
+        known=np.ones(31, dtype=bool),
         against=against,
         log_q=LogQ.IMPORTANCE,
         num_negatives=draws or 10_000,
@@ -41,6 +41,32 @@ def test_negatives_of_the_batch_are_weighed_by_how_often_they_are_met(against, d
         times += (~known.among(batch.pages, item_rows=np.arange(31))).sum(axis=0)
     np.testing.assert_allclose((weights / times)[0], 1, atol=0.02)
     np.testing.assert_allclose((weights / times)[1:].mean(), 1, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("against", "power", "smoothing"),
+    [(Against.FULL, 1.0, 0.0), (Against.SAMPLED, 1.0, 2.0), (Against.SAMPLED, 0.0, 0.0)],
+)
+def test_what_training_does_not_know_is_no_negative(against, power, smoothing):
+    """An item that comes after the training part is not there to be learned against; one that nobody chose is."""
+    known = np.array([True, True, False, True, False])
+    zeros = np.zeros(2, dtype=np.int32)
+    pages = Pages(zeros, zeros, np.arange(2), np.array([0, 1, 2]), np.array([0, 3], dtype=np.int32))
+    source = NegativeSource(
+        pages,
+        known=known,
+        batch_pages=2,
+        most_positives=1,
+        against=against,
+        log_q=LogQ.IMPORTANCE,
+        num_negatives=200,
+        power=power,
+        smoothing=smoothing,
+    )
+    batch = PageSampler(pages, batch_pages=2, most_positives=1, seed=0).batch(0)
+    drawn, bias = source.draw(batch, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(drawn, [0, 1, 3])
+    np.testing.assert_allclose(np.exp(bias).sum(), 3, atol=0.5)
 
 
 def test_what_is_mined_is_what_a_loop_finds():

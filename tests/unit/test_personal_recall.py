@@ -135,6 +135,21 @@ def test_a_user_in_the_log_is_asked_with_what_he_had_done(small_shop, mgdspr):
     assert np.abs(found[0] - found[1]).max() > 1e-3 < np.abs(found[1] - found[2]).max()
 
 
+@torch.no_grad()
+def test_requests_that_ask_the_same_share_its_words_and_are_answered_as_each_alone(small_shop, mgdspr):
+    query_rows, user_rows = np.array([3, 0, 3, 1, 3]), np.array([2, 2, 4, -1, 2])
+    places = np.array([60, 70, 80, 80, len(small_shop.catalogue.events)])
+
+    def asked(some) -> RequestFeatures:
+        return mgdspr.features.requests(query_rows[some], moments=Moments(user_rows[some], places[some]))
+
+    together = asked(slice(None))
+    assert len(together.units.words) == len(together.units.characters.bags.starts) == 3
+    found = mgdspr.model.encode_requests(together)
+    for one in range(len(query_rows)):
+        torch.testing.assert_close(found[[one]], mgdspr.model.encode_requests(asked([one])), atol=1e-5, rtol=1e-5)
+
+
 def test_strangers_are_alike_with_a_catalogue_and_without(mgdspr):
     stranger, unknown = Request(query="red bag"), Request(query="red bag", user="nobody we know")
     first, second = mgdspr.retriever().request_vectors([stranger, unknown])

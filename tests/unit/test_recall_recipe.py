@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from triptych.encoders.embeddings import Modality
 from triptych.evaluate.tasks import search
 from triptych.evaluate.tasks.base import EvaluationConfig
+from triptych.foundation.artifact import Artifact, produce
 from triptych.foundation.errors import ConfigError
 from triptych.recall.base import Request
 from triptych.recall.item_codes import ItemCodes, check_item_codes
@@ -19,8 +21,8 @@ from triptych.recipes.config import RunConfig
 from triptych.recipes.controls import Control
 from triptych.recipes.encoders import Plan
 from triptych.recipes.generation import GenerationConfig, GenerationPlan, GenerationWork
-from triptych.recipes.recall import Content, RecallPlan, RecallWork, TrainedRecall, recall_of_run
-from triptych.recipes.reproduce.smgr import fused, tower
+from triptych.recipes.recall import Content, RecallConfig, RecallPlan, RecallWork, TrainedRecall, recall_of_run
+from triptych.recipes.reproduce.smgr import fused, reader, tower, whole
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.views import side_by_side
 from triptych.semantic_ids import fit
@@ -115,6 +117,13 @@ def test_a_model_that_does_not_read_words_is_refused_before_anything_is_trained(
             "and beside.seen reads 'photo' alone. Set beside.seen.encoder.modalities",
         ),
         ("feed", ["recall.model.kind=semantic_tower"], "recall.model answers queries, and this recipe has none"),
+        ("shop", ['semantic_ids.sets=["title","photo"]'], "semantic_ids.sets must name item"),
+        ("shop", ['semantic_ids.sets=["item","item"]'], "sets must not name one twice"),
+        (
+            "shop",
+            ['semantic_ids.sets=["item","photo"]', "pretrain.encoder.modalities=title", "compare=[]"],
+            "semantic_ids.sets are of titles and photos each, and pretrain reads 'title' alone",
+        ),
         ("shop", ["recall.model.kind=lightgcn"], "recall.model goes by users or histories alone"),
         ("feed", ["recall.model.kind=freedom"], "fuses vectors of titles and photos itself, and a run gives it none"),
         ("shop", ["recall.model.fusion=id", "recall.mined_negatives=4"], "mined by the encoder's vectors, and recall"),
@@ -152,6 +161,15 @@ def test_recipes_without_queries_take_models_of_users_and_histories(recipe, kind
     assert resolve(recipe, settings=[]).config.recall is None
 
 
+def item_views(folder: Path, sides: dict) -> Artifact:
+    def build(into):
+        for name, vectors in sides.items():
+            np.save(into / f"{name}.npy", vectors.astype(np.float16))
+        return {}
+
+    return produce(folder, kind="item_views", config={}, inputs={"encoder": "none"}, build=build)
+
+
 VECTORS = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
 
 
@@ -182,6 +200,48 @@ def test_tokens_are_of_the_codes_that_mean_something(ids, tmp_path):
     assert (own.codes != shuffled.codes).any(axis=1).mean() > 0.5
     without = RecallWork(RecallPlan("none", tower(Semantic.NONE)), 3, ids, ids, content, num_pages=1, out=tmp_path)
     assert without.item_codes == ()
+
+
+def test_a_model_reads_the_sets_that_its_config_names_in_one_order(ids, tmp_path):
+    views = tmp_path / "views"
+    made = item_views(views, {"title": VECTORS, "photo": np.where(np.arange(60)[:, None] % 3, -VECTORS, np.nan)})
+    quantizer = {"quantizer": {"levels": 2, "codes": 4}}
+    sides = {
+        of: fit.run(SemanticIdsConfig.parse(quantizer), embeddings=made, out=tmp_path, of=of)
+        for of in (Modality.TITLE, Modality.PHOTO)
+    }
+    content = Content(ids, ids, None, ids, made, sides[Modality.TITLE], sides[Modality.PHOTO])
+
+    def read(control: Control = Control.NONE) -> tuple[ItemCodes, ...]:
+        return RecallWork(
+            RecallPlan("tower", tower(Semantic.SID), control), 3, ids, ids, content, num_pages=1, out=tmp_path
+        ).item_codes
+
+    own, shuffled = read(), read(Control.IDS)
+    check_item_codes(own, num_items=60)
+    np.testing.assert_array_equal(own[0].codes, SemanticIds.open(ids).assign(VECTORS))
+    np.testing.assert_array_equal(own[1].codes, SemanticIds.open(sides[Modality.TITLE]).codes)
+    np.testing.assert_array_equal(own[2].codes[:, 0] < 0, np.arange(60) % 3 == 0)
+    with_all = np.concatenate([one.codes for one in own], axis=1)
+    assert sorted(map(tuple, with_all)) == sorted(map(tuple, np.concatenate([one.codes for one in shuffled], axis=1)))
+    sets = RecallConfig.parse({**tower(Semantic.SID).dump(), "semantic_ids": {"sets": ["photo", "item"]}}).semantic_ids
+    assert sets.in_order == (Modality.ITEM, Modality.PHOTO)
+    assert sets.of_one == SemanticIdsConfig()
+    with pytest.raises(ConfigError, match="sets have no effect on a model that reads what the item's IDs stand for"):
+        RecallConfig.parse({**reader({}).dump(), "semantic_ids": {"sets": ["photo", "item"]}})
+
+
+def test_a_tower_may_be_given_photos_in_the_place_of_the_whole(ids, tmp_path):
+    photos = np.where(np.arange(60)[:, None] % 3, 2 * VECTORS, np.nan)
+    made = item_views(tmp_path / "views", {"title": VECTORS, "photo": photos, "vectors": VECTORS})
+    plan = RecallPlan("photos", whole("o1", Semantic.DENSE, of_photos=True))
+    work = RecallWork(plan, 3, ids, ids, Content(ids, made, None, item_views=made), num_pages=1, out=tmp_path)
+    lengths = np.linalg.norm(work.item_content, axis=1)
+    np.testing.assert_allclose(lengths, np.arange(60) % 3 > 0, atol=1e-3)
+    np.testing.assert_allclose(work.item_content[1], VECTORS[1] / np.linalg.norm(VECTORS[1]), atol=1e-3)
+    assert work.item_codes == ()
+    with pytest.raises(ConfigError, match="content has no effect on a model that reads none"):
+        RecallConfig.parse({**tower(Semantic.SID).dump(), "content": ["photo"]})
 
 
 def test_a_decoder_is_fused_with_its_encoder_by_a_rule_that_is_given():

@@ -472,11 +472,29 @@ def test_staged_rows_end_and_start_alike():
 def test_one_tower_with_tasks_has_as_much_contrast_as_that_without():
     table = TABLES["smgr --part retrieval"]()
     towers = {row.name: row.config().recall for row in table.rows if row.name.startswith("tower ")}
+    assert towers["tower sid, all sets"] == towers["tower sid"], "they differ in what is read"
     contrasted = {name: one.epochs - one.recall_model.first_epochs for name, one in towers.items()}
     assert contrasted["tower sid + tasks, longer"] == contrasted["tower sid"] == towers["tower sid + tasks"].epochs
     assert contrasted["tower sid + tasks"] < contrasted["tower sid"]
     longer, shorter = (towers[name].dump() for name in ("tower sid + tasks, longer", "tower sid + tasks"))
     assert {**longer, "epochs": None} == {**shorter, "epochs": None}
+
+
+def test_smgr_as_a_whole_stands_on_the_encoders_that_stand_beside_it():
+    """The same training by the same settings: each is made once, for a row of its own and for what is behind it."""
+    planned = resolve(TABLES["smgr --part retrieval"](), size=Size.FULL, part=Part.VALIDATION, settings=[])
+    encoders = {
+        name: {(plan.config.to_json(), plan.start.to_json()) for plan in planned.plans[f"late fusion, {name}"]}
+        for name in ("joint", "staged")
+    }
+    below = {"smgr": "staged", "smgr, joint": "joint", "smgr without ids": "staged", "smgr by photos": "staged"}
+    for row, name in below.items():
+        assert all((one.pretrain.to_json(), one.start.to_json()) in encoders[name] for one in planned.plans[row])
+    assert not encoders["joint"] & encoders["staged"]
+    models = {row: planned.plans[row][0].config for row in below}
+    assert models["smgr"].recall == models["smgr, joint"].recall
+    assert models["smgr by photos"].content == ("photo",) and models["smgr by photos"].semantic_ids is None
+    assert models["smgr without ids"].recall.epochs == models["smgr"].recall.epochs
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from triptych.encoders.embeddings import Modality
 from triptych.foundation.artifact import Artifact, produce
 from triptych.foundation.errors import ArtifactError, ConfigError, DataError
 from triptych.semantic_ids import vectors as vectors_module
@@ -43,6 +44,41 @@ def embeddings(folder, vectors) -> Artifact:
 def mean_error(quantizer, vectors, levels):
     codes = quantizer.assign(vectors)[:, :levels]
     return float(np.square(vectors - quantizer.reconstruct(codes)).mean())
+
+
+def views(folder, title) -> Artifact:
+    """The item_views artefact of an encoder, photos left out."""
+
+    def build(into):
+        for side in ("title", "photo"):
+            np.save(into / f"{side}.npy", title.astype(np.float16))
+        return {}
+
+    inputs = {"encoder": str(float(np.nansum(title))), "catalogue": "none"}
+    return produce(folder / "item_views", kind="item_views", config={}, inputs=inputs, build=build)
+
+
+def test_ids_of_a_side_are_those_of_the_items_that_have_it(tmp_path):
+    vectors, has = clustered(), np.arange(400) % 4 > 0
+    made = run(
+        SMALL,
+        embeddings=views(tmp_path, np.where(has[:, None], vectors, np.nan)),
+        out=tmp_path,
+        of=Modality.TITLE,
+    )
+    found = SemanticIds.open(made)
+    alone = SemanticIds.open(run(SMALL, embeddings=embeddings(tmp_path, vectors[has]), out=tmp_path))
+    np.testing.assert_array_equal(found.there, has)
+    np.testing.assert_array_equal(found.codes[has], alone.codes)
+    assert not found.codes[~has].any()
+    np.testing.assert_array_equal(found.quantizer.codebooks, alone.quantizer.codebooks)
+    assert found.quality == alone.quality
+    whole = SemanticIds.open(run(SMALL, embeddings=views(tmp_path, vectors), out=tmp_path, of=Modality.TITLE))
+    assert whole.there is None and len(whole.codes) == 400
+    with pytest.raises(DataError, match="semantic ids of photo: no item has one"):
+        run(SMALL, embeddings=views(tmp_path, np.full((9, 2), np.nan)), out=tmp_path, of=Modality.PHOTO)
+    with pytest.raises(ArtifactError, match="embeddings"):
+        run(SMALL, embeddings=views(tmp_path, vectors), out=tmp_path)
 
 
 @pytest.mark.parametrize("assignment", list(Assignment))

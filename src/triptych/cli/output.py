@@ -99,6 +99,8 @@ def print_hits(hits: Answer, *, describe: Any, as_json: bool) -> None:
             row["shared words"] = " ".join(hit.why.shared_words)
             if hit.why.found_by is not None:
                 row["found by"] = ", ".join(f"{channel} {place}" for channel, place in hit.why.found_by.items())
+            if hit.why.required is not None:
+                row["asked for"] = ", ".join(hit.why.required.values)
         rows.append(row)
     print_table(rows, right=frozenset({"#", "score", "price", "was", "chosen"}))
     if not rows:

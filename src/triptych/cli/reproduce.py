@@ -181,7 +181,7 @@ def print_made(made: Artifact, *, out: Path, as_json: bool) -> None:
 
     from triptych.evaluate.text_table import text_tables
     from triptych.recipes.reproduce.harness import HTML, RECORDS, RESULT
-    from triptych.recipes.reproduce.result import table_rows
+    from triptych.recipes.reproduce.result import agreement_rows, cost_rows, table_rows
 
     result = json.loads(made.file(RESULT).read_text(encoding="utf-8"))
     if as_json:
@@ -195,6 +195,10 @@ def print_made(made: Artifact, *, out: Path, as_json: bool) -> None:
         print()
     whole = frozenset({"slice", "metric", "difference", "seeds", "verdict", "evidence"})
     print_table(table_rows(result), title="claims, in points", right=frozenset({"difference", "seeds"}), whole=whole)
+    if costs := cost_rows(result):
+        print_table(costs, title="costs, of this machine", right=frozenset(costs[0]) - {"row"})
+    if agreed := agreement_rows(result):
+        print_table(agreed, title="semantic IDs of other seeds")
     for claim, why in result["settings"]["claims_left_out"].items():
         print(f"not judged: {claim} ({why})")
     print(f"result: {out / RESULT}    page: {out / HTML}")

@@ -6,6 +6,7 @@ An ``item_views`` artefact has the vectors of title and photo alone beside them,
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from triptych.data.catalogue import Catalogue
 from triptych.data.text import item_texts
 from triptych.encoders.base import Export
-from triptych.encoders.embed import Embedder
+from triptych.encoders.embed import Embedder, OtherPixels
 from triptych.encoders.features import PhotoFeatures
 from triptych.encoders.inputs import View
 from triptych.foundation.artifact import Artifact, produce
@@ -24,6 +25,15 @@ KIND, QUERY_KIND, VIEWS_KIND = "embeddings", "query_embeddings", "item_views"
 VECTORS = "vectors.npy"
 SIDES = (View.TITLE, View.PHOTO)
 """What an ``item_views`` artefact has of each item: a file for each."""
+
+
+class Modality(StrEnum):
+    """One of the vectors that an encoder makes of an item."""
+
+    ITEM = "item"
+    """Of title and photo together."""
+    TITLE = "title"
+    PHOTO = "photo"
 
 
 def run(
@@ -112,8 +122,9 @@ def run_views(
         seen = None if features is None else PhotoFeatures(features, photos=catalogue.photos)
         embedder = Embedder.open(encoder)
         found = embedder.embed_views(catalogue, views=SIDES, photo_rows=photo_rows, features=seen)
-        titles = item_texts(catalogue, features=embedder.title_features)
-        for view, is_there in zip(SIDES, _sides(titles, catalogue.photos.has), strict=True):
+        there = items_with(catalogue, title_features=embedder.title_features)
+        for view in SIDES:
+            is_there = there[Modality(view.value)]
             np.save(folder / f"{view}.npy", np.where(is_there[:, None], found[view], np.float16(np.nan)))
         return {"items": catalogue.num_items, "vector_dim": found[SIDES[0]].shape[1]}
 
@@ -136,9 +147,10 @@ def encode_views(
     has_photo: NDArray[np.bool_],
     embedder: Embedder,
     views: Collection[View] = SIDES,
+    others: OtherPixels | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Encode title and photo of some items by themselves, as `run_views` does a catalogue's; or other `views`."""
-    found = embedder.item_views(titles, views=views, pixels=pixels, has_photo=has_photo)
+    found = embedder.item_views(titles, views=views, pixels=pixels, has_photo=has_photo, others=others)
     for view, is_there in zip(SIDES, _sides(titles, has_photo), strict=True):
         if view in found:
             found[view][~is_there] = np.nan
@@ -158,6 +170,12 @@ def encode_titles(titles: Sequence[str | None], *, embedder: Embedder) -> NDArra
         found = embedder.item_views([titles[place] for place in there], views=(View.TITLE,))
         vectors[there] = found[View.TITLE]
     return vectors
+
+
+def items_with(catalogue: Catalogue, *, title_features: Sequence[str] = ()) -> dict[Modality, NDArray[np.bool_]]:
+    """Say which items of a catalogue ``[items]`` have a vector of each kind: all of the whole, some of a side."""
+    titles, photos = _sides(item_texts(catalogue, features=tuple(title_features)), catalogue.photos.has)
+    return {Modality.ITEM: np.ones(catalogue.num_items, np.bool_), Modality.TITLE: titles, Modality.PHOTO: photos}
 
 
 def load_vectors(embeddings: Artifact) -> NDArray[np.float16]:

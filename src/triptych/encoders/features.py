@@ -53,6 +53,7 @@ def run(
     views: int = 0,
     augment: AugmentConfig | None = None,
     max_tokens: int = 64,
+    prefix: str = "",
     batch_size: int = 64,
     precision: Precision = Precision.AUTO,
     device: str = "auto",
@@ -71,6 +72,7 @@ def run(
         views: so many variations of each photo are encoded as well.
         augment: how they vary; only with `views`.
         max_tokens: longest title in the model's tokens; longer ones lose their end.
+        prefix: what stands before each title, where the model was trained so.
         batch_size: titles or photos at a time; it changes nothing but speed and memory.
         precision: of the products.
         device: where it runs.
@@ -91,7 +93,8 @@ def run(
     def build(folder: Path) -> Mapping[str, Any]:
         encode: _Titles | _Photos
         if modality is Modality.TITLE:
-            encode = _Titles(PretrainedText(model.path, output=output), catalogue=catalogue, max_tokens=max_tokens)
+            text = PretrainedText(model.path, output=output)
+            encode = _Titles(text, catalogue=catalogue, max_tokens=max_tokens, prefix=prefix)
         else:
             encode = _Photos(open_vision(model.path, output=output, cut=cut), catalogue=catalogue, augment=augment)
         encode.use(precision=precision, device=device)
@@ -114,6 +117,7 @@ def run(
         "views": views,
         "augment": augment.dump() if augment is not None and views else None,
         **({} if cut is None else {"cut": cut._asdict()}),
+        **({"prefix": prefix} if prefix else {}),
     }
     inputs = {"catalogue": catalogue.artifact, "model": model}
     return produce(out, kind=KIND, config=tree, inputs=inputs, build=build)
@@ -199,8 +203,9 @@ class _Encode(ABC):
 
 
 class _Titles(_Encode):
-    def __init__(self, model: PretrainedText, *, catalogue: Catalogue, max_tokens: int) -> None:
+    def __init__(self, model: PretrainedText, *, catalogue: Catalogue, max_tokens: int, prefix: str) -> None:
         super().__init__(model, catalogue=catalogue)
+        self._prefix = prefix
         self.num_rows = catalogue.num_items
         self._tokenizer, self._max_tokens = PretrainedTokenizer(model.folder), min(max_tokens, model.max_tokens)
 
@@ -210,7 +215,8 @@ class _Titles(_Encode):
         return found
 
     def _inputs(self, rows: slice) -> ModelInput:
-        tokens = self._tokenizer.encode(self._catalogue.titles[rows], max_tokens=1 + self._max_tokens)
+        titles = [self._prefix + title for title in self._catalogue.titles[rows]]
+        tokens = self._tokenizer.encode(titles, max_tokens=1 + self._max_tokens)
         return model_input(text_tensor(tokens).to(self._device))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -35,6 +35,15 @@ class Placed(NamedTuple):
     """That it is chosen where it is shown, as the ranker sees it: what the answer is ordered by."""
 
 
+class Required(NamedTuple):
+    """What each item of an answer has one of: relevance control."""
+
+    attribute: str
+    """category, brand or merchant."""
+    values: list[str]
+    """What was chosen under this query in training, in alphabetical order."""
+
+
 class Why(NamedTuple):
     """Why an item stands where it does.
 
@@ -60,6 +69,9 @@ class Why(NamedTuple):
     """Channel → the item's place there, from 1 up, in channel hybrid; None in any other."""
     ranked: Placed | None = None
     """Where it was before the ranker, and why that moved it; None where none did."""
+    required: Required | None = None
+    """In channel recall, what the query asks for, so that nothing else is among its hits; None where that is nothing,
+    as it is without relevance control."""
 
 
 class CodePath(NamedTuple):
@@ -69,6 +81,10 @@ class CodePath(NamedTuple):
     """One code a level, the coarsest first."""
     steps: list[CodeStep]
     """From all codes in common down to one."""
+    of: str = "item"
+    """What it is the ID of: item (title and photo together), title or photo. An item without that side has no codes."""
+    sets: Sequence[str] = ("item",)
+    """What the shop has semantic IDs of."""
 
 
 class CodeStep(NamedTuple):

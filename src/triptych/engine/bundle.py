@@ -21,9 +21,11 @@ from triptych.foundation.errors import ArtifactError, did_you_mean
 from triptych.index.backends.auto import AutoConfig
 from triptych.index.base import IndexConfig
 from triptych.recall.models.dense import DenseConfig
+from triptych.semantic_ids.stored import KIND as IDS_KIND
+from triptych.semantic_ids.stored import PARTS as ID_PARTS
 
 KIND, INDEX_KIND = "bundle", "index"
-KINDS = {"recall_index": INDEX_KIND}
+KINDS = {"recall_index": INDEX_KIND, **dict.fromkeys(ID_PARTS.values(), IDS_KIND)}
 """Part → the kind of its artefact, where that is not the part's name."""
 BUNDLE, RUN = "bundle.json", "run.json"
 
@@ -42,12 +44,18 @@ class Parts:
     """A recall model; None: the shop has none."""
     recall_index: Artifact | None = None
     """Item vectors of `recall`."""
+    relevance_control: Artifact | None = None
+    """What the answers of `recall` must have; None: nothing."""
     hybrid: Artifact | None = None
     """How the others are fused; None: the shop has no such channel."""
     item_knn: Artifact | None = None
     """Which items the same users chose; None: the shop has no such channel."""
     semantic_ids: Artifact | None = None
     """Codes of `encoder`'s item vectors; None: the shop has none."""
+    semantic_ids_title: Artifact | None = None
+    """Codes of its vectors of titles by themselves; None: the shop has none."""
+    semantic_ids_photo: Artifact | None = None
+    """Codes of its vectors of photos by themselves, likewise."""
     generative: Artifact | None = None
     """A decoder that says `semantic_ids`; None: the shop has none."""
     ranker: Artifact | None = None
@@ -135,9 +143,12 @@ def write_bundle(
     dense: DenseConfig | None = None,
     recall: Artifact | None = None,
     recall_index: Artifact | None = None,
+    relevance_control: Artifact | None = None,
     hybrid: Artifact | None = None,
     item_knn: Artifact | None = None,
     semantic_ids: Artifact | None = None,
+    semantic_ids_title: Artifact | None = None,
+    semantic_ids_photo: Artifact | None = None,
     generative: Artifact | None = None,
     ranker: Artifact | None = None,
     ranking: Artifact | None = None,
@@ -157,9 +168,12 @@ def write_bundle(
         recall: a recall model, over this encoder if it reads content, and over these semantic IDs if it reads such;
             None: there is none.
         recall_index: of its item vectors.
+        relevance_control: what its answers must have, from `write_retriever`; None: nothing.
         hybrid: how these are fused; None: they are not.
         item_knn: from `write_retriever`; None: the shop has no such channel.
         semantic_ids: of the encoder's item vectors; None: there are none.
+        semantic_ids_title: of its vectors of titles by themselves, likewise.
+        semantic_ids_photo: of photos by themselves.
         generative: a decoder that says them; None: there is none.
         ranker: over this catalogue, and this encoder if it reads content; None: there is none.
         ranking: what validation said of it.
@@ -177,9 +191,12 @@ def write_bundle(
         bm25=bm25,
         recall=recall,
         recall_index=recall_index,
+        relevance_control=relevance_control,
         hybrid=hybrid,
         item_knn=item_knn,
         semantic_ids=semantic_ids,
+        semantic_ids_title=semantic_ids_title,
+        semantic_ids_photo=semantic_ids_photo,
         generative=generative,
         ranker=ranker,
         ranking=ranking,
@@ -228,34 +245,49 @@ def check_lineage(parts: Parts) -> None:
         ArtifactError: they do not; both ids are named.
     """
     parts.index.require_input("encoder", parts.encoder)
-    for part in (parts.index, parts.popularity, parts.bm25, parts.item_knn, parts.semantic_ids):
+    ids = [getattr(parts, name) for name in ID_PARTS.values()]
+    for part in (parts.index, parts.popularity, parts.bm25, parts.item_knn, parts.relevance_control, *ids):
         if part is not None:
             part.require_input("catalogue", parts.catalogue)
     if (parts.recall is None) != (parts.recall_index is None):
         raise ArtifactError(
             "A bundle has a recall model and the index of its vectors, or neither. Run it again: triptych run."
         )
+    if parts.relevance_control is not None and parts.recall is None:
+        raise ArtifactError(
+            "A bundle says what the answers of its recall model must have, and there is none. Run it again: "
+            "triptych run."
+        )
     if parts.recall is not None and parts.recall_index is not None:
         parts.recall.require_input("catalogue", parts.catalogue)
         if "encoder" in parts.recall.inputs:
             parts.recall.require_input("encoder", parts.encoder)
-        if "semantic_ids" in parts.recall.inputs:
-            if parts.semantic_ids is None:
-                raise ArtifactError(
-                    "A bundle's recall model reads semantic IDs, and there are none. Run it again: triptych run."
-                )
-            parts.recall.require_input("semantic_ids", parts.semantic_ids)
+        _check_sets(parts, recall=parts.recall)
         parts.recall_index.require_input("encoder", parts.recall)
     if parts.generative is not None:
         if parts.semantic_ids is None:
             raise ArtifactError("A bundle's decoder says semantic IDs, and there are none. Run it again: triptych run.")
         parts.generative.require_input("semantic_ids", parts.semantic_ids)
     if parts.hybrid is not None:
-        for name in ("catalogue", "encoder", "popularity", "bm25", "recall", "generative"):
+        for name in ("catalogue", "encoder", "popularity", "bm25", "recall", "relevance_control", "generative"):
             part = getattr(parts, name)
             if part is not None:
                 parts.hybrid.require_input(name, part)
     _check_ranker(parts)
+
+
+def _check_sets(parts: Parts, *, recall: Artifact) -> None:
+    """Check that the bundle has the semantic IDs that a recall model reads."""
+    for of, name in ID_PARTS.items():
+        if name not in recall.inputs:
+            continue
+        own = getattr(parts, name)
+        if own is None:
+            raise ArtifactError(
+                f"A bundle's recall model reads semantic IDs, and there are none of the {of}. Run it again: "
+                "triptych run."
+            )
+        recall.require_input(name, own)
 
 
 def _check_ranker(parts: Parts) -> None:

@@ -37,8 +37,8 @@ class Branch(NamedTuple):
 class CodePaths:
     """Codes by item row, and the frozen quantiser that gives new items theirs. Replaced, never changed."""
 
-    def __init__(self, codes: NDArray[np.uint16], *, quantizer: Quantizer) -> None:
-        """Keep codes ``[items, levels]``; use `open`."""
+    def __init__(self, codes: NDArray[np.integer], *, quantizer: Quantizer) -> None:
+        """Keep codes ``[items, levels]``, -1 at every level of an item that has no ID; use `open`."""
         self._codes = codes
         self._quantizer = quantizer
 
@@ -46,15 +46,19 @@ class CodePaths:
     def open(cls, artifact: Artifact) -> Self:
         """Open a ``semantic_ids`` artefact. What tells items of equal codes apart says nothing of them, and is left."""
         ids = SemanticIds.open(artifact)
-        return cls(np.asarray(ids.codes)[:, : ids.quantizer.levels], quantizer=ids.quantizer)
+        codes: NDArray[np.integer] = np.asarray(ids.codes)[:, : ids.quantizer.levels]
+        if ids.there is not None:
+            codes = np.where(ids.there[:, None], codes.astype(np.int32), -1)
+        return cls(codes, quantizer=ids.quantizer)
 
-    def with_items(self, vectors: NDArray[np.float32]) -> CodePaths:
-        """Append items by the encoder's vectors ``[n, dim]`` of them."""
-        return CodePaths(np.concatenate([self._codes, self._quantizer.assign(vectors)]), quantizer=self._quantizer)
+    def with_items(self, codes: NDArray[np.int32]) -> CodePaths:
+        """Append items by their codes ``[n, levels]``, as `code_sets.CodeSets` chooses them."""
+        own = codes if (codes < 0).any() else codes.astype(self._codes.dtype)
+        return CodePaths(np.concatenate([self._codes, own]), quantizer=self._quantizer)
 
     def of(self, row: int) -> list[int]:
-        """Return an item's codes, the coarsest first."""
-        return [int(code) for code in self._codes[row]]
+        """Return an item's codes, the coarsest first; none where it has no ID."""
+        return [int(code) for code in self._codes[row] if code >= 0]
 
     def shared(self, row: int) -> NDArray[np.int64]:
         """Return how many codes each item has in common with one, counted from the first: ``[items]``."""
@@ -87,7 +91,7 @@ class CodePaths:
             raise EngineError(
                 f"{dotted(prefix)} has {len(prefix)} codes; a semantic ID of this shop has {self.levels}."
             )
-        rows = np.flatnonzero(live)
+        rows = np.flatnonzero(live & (self._codes[:, 0] >= 0))
         for depth, code in enumerate(prefix):
             left = rows[self._codes[rows, depth] == code]
             if not len(left):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from triptych.data.catalogue import Catalogue
 from triptych.data.events import is_positive
 from triptych.encoders.embed import Embedder
+from triptych.encoders.embeddings import Modality
 from triptych.engine import notes
 from triptych.engine.answers import Answer, Channel, CodePath, CodeTree, Facets, Hit, Why
 from triptych.engine.bundle import Parts, open_bundle
@@ -324,20 +325,26 @@ class Engine:
         require_rankable(has_ranker=now.ranking is not None, text=text, has_photo=photo is not None)
         return why._replace(ranked=now.placed(row, request, chosen))
 
-    def code_path(self, item: str, *, k: int = 6) -> CodePath:
+    def code_path(self, item: str, *, k: int = 6, of: str = "item") -> CodePath:
         """Return an item's semantic ID, and the items near it by prefix.
 
         Args:
             item: its id.
             k: most items named for each number of codes in common.
+            of: what the ID is of: item (title and photo together), title or photo.
 
         Raises:
-            EngineError: there is no such item, k is below 1, or the shop has no semantic IDs.
+            EngineError: there is no such item, k is below 1, or the shop has no such semantic IDs.
         """
         now = self._snapshot
         row = now.shelf.row(item)
         _require_ids(now)
-        return now.code_path(row, k=k)
+        if of not in now.code_paths:
+            raise EngineError(
+                f"This shop has semantic IDs of {', '.join(now.code_paths)}, and none of '{of}'. Run it with "
+                "semantic_ids.sets that name it."
+            )
+        return now.code_path(row, k=k, of=Modality(of))
 
     def code_tree(self, prefix: Sequence[int] = (), *, k: int = 6, limit: int = 60, offset: int = 0) -> CodeTree:
         """Return what follows a prefix of semantic IDs: each code, how many items have it, and which stand for them.
@@ -672,7 +679,7 @@ def _require_ids(now: Snapshot) -> None:
     Raises:
         EngineError: the shop has none.
     """
-    if now.code_paths is None:
+    if not now.code_paths:
         raise EngineError("This shop has no semantic IDs. Run it with [semantic_ids] set.")
 
 

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from triptych.data.text import words
 from triptych.encoders.embed import SMALL_REQUEST, Embedder
 from triptych.engine.answers import Channel, Why
+from triptych.engine.code_sets import Shown
 from triptych.engine.shelf import Shelf
 
 AT_ONCE = SMALL_REQUEST // 3
 """Items explained in one call of the encoder: each is encoded up to three times, and the call stays in float32."""
 
 
-Fuse = Callable[[Sequence[int | None], Sequence[str], Sequence[str | None], NDArray[np.float32]], NDArray[np.float32]]
-"""Item rows ``[n]`` (None: an item that nobody knows), titles ("": none), what the encoder reads as titles (None: none)
-and content vectors ``[n, dim]`` → what a recall model makes of them ``[n, dim]``."""
+Fuse = Callable[[Shown], NDArray[np.float32]]
+"""Items as they are to be seen → what a recall model makes of them ``[n, dim]``."""
 
 
 class MaskedScores(NamedTuple):
@@ -122,14 +122,20 @@ def masked_scores(
     if fuse is None:
         whole, untitled, unseen = (vectors @ vector)[places]
         return MaskedScores(whole, untitled, unseen, whole)
-    texts = [text for _, text, _ in inputs]
-    titles = ["" if text is None else shelf.title(rows[place]) or "" for place, text, _ in inputs]
-    whole, untitled, unseen = (fuse([rows[place] for place in whose], titles, texts, vectors) @ vector)[places]
+    shown = Shown(
+        [shelf.item_id(rows[place]) for place in whose],
+        ["" if text is None else shelf.title(rows[place]) or "" for place, text, _ in inputs],
+        [text for _, text, _ in inputs],
+        vectors,
+        pixels[whose],
+        np.array([photo for _, _, photo in inputs], dtype=np.bool_),
+        others,
+    )
+    whole, untitled, unseen = (fuse(shown) @ vector)[places]
     if not reads_ids:
         return MaskedScores(whole, untitled, unseen, whole)
-    return MaskedScores(
-        whole, untitled, unseen, (fuse([None] * len(whose), titles, texts, vectors) @ vector)[places[0]]
-    )
+    unknown = shown._replace(item_ids=[None] * len(whose))
+    return MaskedScores(whole, untitled, unseen, (fuse(unknown) @ vector)[places[0]])
 
 
 def explain_plain(

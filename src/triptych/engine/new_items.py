@@ -16,6 +16,7 @@ from triptych.data.images import decode_photo, display_jpeg, read_photo
 from triptych.data.schema import Role
 from triptych.data.text import with_features
 from triptych.encoders.embed import Embedder
+from triptych.engine.code_sets import Shown
 from triptych.engine.photos import PhotoError
 from triptych.foundation.errors import DataError, EngineError, did_you_mean
 
@@ -123,12 +124,38 @@ def encode_items(items: Sequence[NewItem], *, embedder: Embedder) -> NDArray[np.
     titles = [item.text(embedder.title_features) for item in items]
     if not embedder.modalities.reads_photo:
         return embedder.items(titles)
-    px = embedder.px
+    pixels = _pixels(items, px=embedder.px)
+    return embedder.items(titles, pixels=pixels, has_photo=[item.pixels is not None for item in items])
+
+
+def shown_items(
+    items: Sequence[NewItem], *, vectors: NDArray[np.float32], embedder: Embedder, with_photos: bool
+) -> Shown:
+    """Tell of items what a model may read.
+
+    Args:
+        items: checked.
+        vectors: as `encode_items` returns them.
+        embedder: that encoder.
+        with_photos: whether photos are looked at by themselves.
+    """
+    return Shown(
+        [item.item_id for item in items],
+        [item.title or "" for item in items],
+        [item.text(embedder.title_features) for item in items],
+        vectors,
+        _pixels(items, px=embedder.px) if with_photos else None,
+        np.array([item.pixels is not None for item in items], dtype=np.bool_),
+    )
+
+
+def _pixels(items: Sequence[NewItem], *, px: int) -> NDArray[np.uint8]:
+    """Return the photos ``[n, px, px, 3]``, black where there is none."""
     pixels = np.zeros((len(items), px, px, 3), np.uint8)
     for place, item in enumerate(items):
         if item.pixels is not None:
             pixels[place] = item.pixels
-    return embedder.items(titles, pixels=pixels, has_photo=[item.pixels is not None for item in items])
+    return pixels
 
 
 def _check(

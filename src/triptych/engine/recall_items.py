@@ -1,12 +1,11 @@
 """What a recall model reads of items that its index has not met: new ones, and those that are explained.
 
-The engine has an item's words and the encoder's vector of it. What else a model `Needs` is made of these, by what the
-run has frozen: the encoder makes a vector of the title alone, the quantiser chooses the item's semantic ID.
+The engine has an item's words, its photo and the encoder's vector of it. What else a model `Needs` is made of these, by
+what the run has frozen: the encoder makes a vector of the title alone, the quantisers choose the item's semantic IDs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,19 +15,17 @@ from numpy.typing import NDArray
 from triptych.encoders.embed import Embedder
 from triptych.encoders.embeddings import encode_titles
 from triptych.engine.bundle import Parts
+from triptych.engine.code_sets import Codes, CodeSets, Shown
 from triptych.recall.learned import Needs
 from triptych.recall.retriever import LearnedRetriever
-from triptych.semantic_ids.base import Quantizer
-from triptych.semantic_ids.stored import SemanticIds
 
 
 @dataclass(frozen=True)
 class RecallItems:
-    """Encoder and quantiser behind a recall model's items."""
+    """Encoder and quantisers behind a recall model's items."""
 
-    embedder: Embedder
-    quantizer: Quantizer | None
-    """None: the model reads no semantic IDs."""
+    sets: CodeSets
+    """Those that the model reads; none: it reads no semantic IDs."""
     reads_title_content: bool
     """Whether it reads what the encoder makes of a title alone."""
 
@@ -41,34 +38,23 @@ class RecallItems:
             embedder: the encoder whose vectors the model reads.
             needs: of the model.
         """
-        ids = parts.semantic_ids if needs.codes is not None else None
-        return cls(embedder, None if ids is None else SemanticIds.open(ids).quantizer, needs.title_content)
+        read = () if parts.recall is None or needs.codes is None else parts.recall.inputs
+        return cls(CodeSets.open(parts, embedder=embedder, names=read), needs.title_content)
 
-    def vectors(
-        self,
-        recall: LearnedRetriever,
-        item_ids: Sequence[str | None],
-        *,
-        content: NDArray[np.float32],
-        titles: Sequence[str],
-        texts: Sequence[str | None],
-    ) -> NDArray[np.float32]:
+    def vectors(self, recall: LearnedRetriever, shown: Shown, *, codes: Codes | None = None) -> NDArray[np.float32]:
         """Return the model's vectors of items ``[n, vector_dim]``.
-
-        As in generation, a token that tells items of equal codes apart is not chosen, and none is read.
 
         Args:
             recall: the model.
-            item_ids: ``[n]``; None: an item that nobody knows.
-            content: ``[n, dim]``, the encoder's vectors of what is to be read of the items.
-            titles: ``[n]``, "" for none.
-            texts: ``[n]``, what the encoder reads as titles; None or "" for none.
+            shown: the items.
+            codes: their IDs, of all sets that it reads or more; None: they are chosen here.
         """
+        title_content = encode_titles(shown.texts, embedder=self.sets.embedder) if self.reads_title_content else None
+        read = None
+        if self.sets.quantizers:
+            codes = self.sets.codes(shown, title_content=title_content) if codes is None else codes
+            read = np.concatenate([codes[of] for of in self.sets.quantizers], axis=1)
         found: NDArray[np.float32] = recall.item_vectors(
-            item_ids,
-            content=content,
-            titles=titles,
-            title_content=encode_titles(texts, embedder=self.embedder) if self.reads_title_content else None,
-            codes=None if self.quantizer is None else self.quantizer.assign(content),
+            shown.item_ids, content=shown.content, titles=shown.titles, title_content=title_content, codes=read
         )
         return found

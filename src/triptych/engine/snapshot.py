@@ -15,12 +15,25 @@ from numpy.typing import NDArray
 
 from triptych.data.catalogue import Catalogue
 from triptych.encoders.embed import Embedder
-from triptych.engine.answers import Answer, Channel, CodeBranch, CodePath, CodeStep, CodeTree, Hit, Placed, Why
+from triptych.encoders.embeddings import Modality
+from triptych.engine.answers import (
+    Answer,
+    Channel,
+    CodeBranch,
+    CodePath,
+    CodeStep,
+    CodeTree,
+    Hit,
+    Placed,
+    Required,
+    Why,
+)
 from triptych.engine.bundle import Parts
 from triptych.engine.code_paths import LOOKED_AT, CodePaths, nearest_to_centre
+from triptych.engine.code_sets import CodeSets
 from triptych.engine.explain import explain_dense, explain_hybrid, explain_plain
 from triptych.engine.generation import Generation
-from triptych.engine.new_items import NewItem
+from triptych.engine.new_items import NewItem, shown_items
 from triptych.engine.ranking import Ranking, RankRule
 from triptych.engine.recall_items import RecallItems
 from triptych.engine.shelf import Shelf
@@ -35,7 +48,9 @@ from triptych.recall.models.hybrid import Hybrid, HybridChannel, LogCounts, save
 from triptych.recall.models.item_knn import ItemKnn
 from triptych.recall.models.popularity import Popularity
 from triptych.recall.recommender import Recommender
+from triptych.recall.relevance_control import Attribute, RelevanceControl
 from triptych.recall.retriever import LearnedRetriever
+from triptych.semantic_ids.stored import PARTS
 
 BY_VECTORS = (Channel.RECALL, Channel.DENSE)
 """Channels of one model's vectors."""
@@ -57,6 +72,8 @@ class Snapshot:
     """Of its item vectors."""
     recall_items: RecallItems | None
     """What makes of an item what the recall model reads; None: there is no model."""
+    control: RelevanceControl | None
+    """What the recall model's answers must have; None: nothing."""
     recommender: Recommender | None
     """The recall model where it answers users, with the encoder behind it; None: it answers words, or there is none."""
     item_knn: ItemKnn | None
@@ -65,8 +82,10 @@ class Snapshot:
     """The channel that the run chose to recommend; None: it left that open."""
     hybrid: Hybrid | None
     """None: the shop fuses nothing."""
-    code_paths: CodePaths | None
-    """None: the shop has no semantic IDs."""
+    code_paths: Mapping[Modality, CodePaths]
+    """What they are of → semantic IDs; none: the shop has no such."""
+    code_sets: CodeSets
+    """What gives new items theirs."""
     generation: Generation | None
     """None: nothing says them."""
     ranking: Ranking | None
@@ -103,11 +122,13 @@ class Snapshot:
             recall=recall,
             recall_index=recall_index,
             recall_items=recall_items,
+            control=_open_control(parts, catalogue=catalogue),
             recommender=recommender,
             item_knn=None if parts.item_knn is None else ItemKnn.load(parts.item_knn.path),
             recommends=recommends,
             hybrid=None,
-            code_paths=None if parts.semantic_ids is None else CodePaths.open(parts.semantic_ids),
+            code_paths={of: CodePaths.open(ids) for of, name in PARTS.items() if (ids := getattr(parts, name))},
+            code_sets=CodeSets.open(parts, embedder=embedder, names=PARTS.values()),
             generation=Generation.open(parts, embedder=embedder, index=index),
             ranking=Ranking.open(parts, catalogue=catalogue, index=index, embedder=embedder),
             rank_rule=None if parts.ranking is None else RankRule.load(parts.ranking.path),
@@ -144,18 +165,22 @@ class Snapshot:
         if vectors is not None and len(new):
             index = index.copy()
             index.add(vectors)
-            code_paths = None if code_paths is None else code_paths.with_items(vectors)
+            with_photos = Modality.PHOTO in self.code_sets.quantizers
+            shown = shown_items(new, vectors=vectors, embedder=self.embedder, with_photos=with_photos)
+            codes = self.code_sets.codes(shown)
+            code_paths = {of: paths.with_items(codes[of]) for of, paths in code_paths.items()}
             if ranking is not None:
                 ranking = ranking.with_items(new, vectors=vectors, embedder=self.embedder)
             if recall is not None and recall_index is not None and self.recall_items is not None:
-                texts = [item.text(self.embedder.title_features) for item in new]
                 recall_index = recall_index.copy()
-                recall_index.add(self.recall_items.vectors(recall, ids, content=vectors, titles=titles, texts=texts))
+                recall_index.add(self.recall_items.vectors(recall, shown, codes=codes))
                 recall = recall.over(recall_index, new_ids=ids, content=vectors)
         own = [self.shelf.own_row(item_id) for item_id in ids]
         if item_knn is not None and own:
             item_knn = item_knn.with_items(own)
-        generation = self.generation
+        control, generation = self.control, self.generation
+        if control is not None:
+            control = control.with_items([{one: getattr(item, one) for one in Attribute} for item in new])
         if generation is not None:
             generation = generation.changed(vectors=vectors, gone=gone, index=index)
         dense, recommender = Dense(self.embedder, index, config=self.dense_config), self.recommender
@@ -170,6 +195,7 @@ class Snapshot:
             popularity=self.popularity.with_items([0 if row is None else self.popularity.counts[row] for row in own]),
             recall=recall,
             recall_index=recall_index,
+            control=control,
             recommender=recommender,
             item_knn=item_knn,
             code_paths=code_paths,
@@ -261,10 +287,9 @@ class Snapshot:
             return _scores(self.recall_index, [row], self.recall.request_vectors([request])[0])[0]
         return _scores(self.index, [row], self.dense.request_vectors([request])[0])[0]
 
-    def code_path(self, row: int, *, k: int) -> CodePath:
+    def code_path(self, row: int, *, k: int, of: Modality) -> CodePath:
         """Return an item's semantic ID and, for each number of codes in common, the nearest `k` items."""
-        paths = self.code_paths
-        assert paths is not None, "the part was checked"
+        paths = self.code_paths[of]
         codes, shared = paths.of(row), paths.shared(row)
         there = self.shelf.columns.live.copy()
         there[row] = False
@@ -273,12 +298,11 @@ class Snapshot:
             keep = there & (shared == depth)
             nearest = self.answer(Request(item_row=row, keep=keep), k=k, channel=Channel.DENSE)
             steps.append(CodeStep(depth, int(np.count_nonzero(keep)), list(nearest)))
-        return CodePath(codes, steps)
+        return CodePath(codes, steps, of.value, [one.value for one in self.code_paths])
 
     def code_tree(self, prefix: Sequence[int], *, k: int, limit: int, offset: int) -> CodeTree:
         """Return what follows a prefix of semantic IDs; see `Engine.code_tree`."""
-        paths = self.code_paths
-        assert paths is not None, "the part was checked"
+        paths = self.code_paths[Modality.ITEM]
         rows = paths.below(prefix, live=self.shelf.columns.live)
         part, below, hits = slice(offset, offset + limit), [], list[Hit]()
         if len(prefix) < paths.levels:
@@ -316,20 +340,21 @@ class Snapshot:
         if channel is Channel.DENSE or recall is None or described is None:
             return explain(request.query, self.dense.request_vectors([request])[0])
 
-        def fuse(
-            item_rows: Sequence[int | None],
-            titles: Sequence[str],
-            texts: Sequence[str | None],
-            content: NDArray[np.float32],
-        ) -> NDArray[np.float32]:
-            ids = [None if row is None else self.shelf.item_id(row) for row in item_rows]
-            return described.vectors(recall, ids, content=content, titles=titles, texts=texts)
+        fuse = partial(described.vectors, recall)
+        whys = explain(request.query, recall.request_vectors([request])[0], fuse=fuse, reads_ids=recall.reads_ids)
+        required = self._required(request)
+        return [why._replace(required=required) for why in whys]
 
-        return explain(request.query, recall.request_vectors([request])[0], fuse=fuse, reads_ids=recall.reads_ids)
+    def _required(self, request: Request) -> Required | None:
+        """Return what an answer of the recall model was cut down to; None: to nothing."""
+        if self.control is None or self.recall is None:
+            return None
+        values = self.control.over(self.recall).required(request)
+        return Required(self.control.config.attribute.value, values) if values else None
 
     def _retriever(self, channel: Channel) -> Retriever:
         retrievers: dict[Channel, Retriever | None] = {
-            Channel.RECALL: self.recommender or self.recall,
+            Channel.RECALL: self.recommender or self._controlled,
             Channel.DENSE: self.dense,
             Channel.GENERATIVE: None if self.generation is None else self.generation.retriever,
             Channel.BM25: self.bm25,
@@ -341,6 +366,11 @@ class Snapshot:
         assert found is not None, "the channel was checked"
         return found
 
+    @property
+    def _controlled(self) -> Retriever | None:
+        """The recall model, its answers cut down to what they must have."""
+        return self.recall if self.recall is None or self.control is None else self.control.over(self.recall)
+
     def _channels(self, names: Sequence[str], *, counts: LogCounts | None) -> dict[str, HybridChannel]:
         """Return the channels of a hybrid."""
         return search_channels(
@@ -351,7 +381,14 @@ class Snapshot:
             recall=self.recall,
             generative=None if self.generation is None else self.generation.retriever,
             counts=counts,
+            control=self.control,
         )
+
+
+def _open_control(parts: Parts, *, catalogue: Catalogue) -> RelevanceControl | None:
+    """Open what the recall model's answers must have, if anything."""
+    part = parts.relevance_control
+    return None if part is None else RelevanceControl.load(part.path, catalogue=catalogue)
 
 
 def _open_recall(

@@ -19,7 +19,7 @@ class Role(StrEnum):
     MODEL = "model"
     """Trained: its seed matters."""
     BASELINE = "baseline"
-    """Trivial, nothing to train."""
+    """Nothing of it is trained here."""
     CEILING = "ceiling"
     """Knows the answers; shows what could be had at most."""
     CONTROL = "control"
@@ -33,6 +33,7 @@ _ROLES = {
     "chance": Role.BASELINE,
     "constant": Role.BASELINE,
     "colour-histogram": Role.BASELINE,
+    "pretrained": Role.BASELINE,
     "oracle": Role.CEILING,
     "permuted-photo": Role.CONTROL,
     "permuted-content": Role.CONTROL,
@@ -44,7 +45,8 @@ _ROLES = {
 def role_of(model: str) -> Role:
     """Look up the role of a model by its name, or the name's first word; an unknown name is a trained model.
 
-    So `permuted-photo 6`, row 6 of a table with its photos permuted, is a control.
+    So `permuted-photo 6`, row 6 of a table with its photos permuted, is a control, and `pretrained minilm`, a model
+    that others trained and that is used as it is, a baseline.
     """
     return _ROLES.get(model) or _ROLES.get(model.split(" ")[0], Role.MODEL)
 

@@ -202,12 +202,13 @@ class ApproximateIndex:
         candidates = np.empty((len(queries), 0), np.int64)
         if num_own:
             candidates = structure.propose(queries, places=min(places, num_own), kept=own, widening=organised / num_own)
+        is_short = np.count_nonzero(candidates >= 0, axis=1) < min(k, num_own)  # whatever the tail has beside them
         tail = np.arange(organised, stored.num_rows) if kept is None else organised + np.flatnonzero(kept[organised:])
         if len(tail):
             found = self._exact(stored, queries, k=min(k, len(tail)), rows=tail)
             candidates = np.concatenate([candidates, found.item_rows], axis=1)
         hits = rescored_top_k(stored.store(), queries, candidates=candidates, k=k)
-        short = np.flatnonzero(hits.item_rows[:, min(k, num_kept) - 1] < 0)
+        short = np.flatnonzero(is_short)
         if len(short):
             rows = None if kept is None else np.flatnonzero(kept)
             hits.item_rows[short], hits.scores[short] = self._exact(stored, queries[short], k=k, rows=rows)

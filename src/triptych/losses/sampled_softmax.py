@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from triptych.losses.base import LossOutput
 
@@ -70,12 +71,14 @@ def sampled_softmax(
     with torch.autocast(requests.device.type, enabled=False):
         users = requests.to(dtype)
         own = (users[request] * positives.to(dtype)).sum(dim=1) / temperature
-        scores = (users @ negatives.to(dtype).T / temperature).masked_fill(masked, float("-inf"))
-        right = (own.detach() >= scores.detach().amax(dim=1)[request]).to(dtype)
-        corrected = scores if negative_bias is None else scores + negative_bias.to(dtype)
-        others = corrected.logsumexp(dim=1)[request]
+        bias = None if negative_bias is None else negative_bias.to(dtype)
+        others, best, hardest = _Negatives.apply(
+            users / temperature, negatives.to(dtype), masked, bias, None if mixes is None else mixes.number
+        )
+        right = (own.detach() >= best[request]).to(dtype)
+        others = others[request]
         if mixes is not None:
-            others = torch.logaddexp(others, _mixed(own, scores, request=request, mixes=mixes))
+            others = torch.logaddexp(others, _mixed(own, hardest, request=request, share=mixes.share.to(dtype)))
         logits = own if positive_bias is None else own + positive_bias.to(dtype)
         losses = torch.logaddexp(logits, others) - logits
         pairs = torch.zeros(len(users), dtype=dtype, device=users.device).index_add_(0, request, torch.ones_like(own))
@@ -84,11 +87,55 @@ def sampled_softmax(
     return LossOutput(loss, {"sampled_softmax": loss, "accuracy": (right / pairs[request]).sum() / count})
 
 
-def _mixed(own: Tensor, scores: Tensor, *, request: Tensor, mixes: HardMixes) -> Tensor:
-    """Return the log of what the mixtures add to each pair's denominator ``[pairs]``."""
-    hardest = scores.topk(min(mixes.number, scores.shape[1]), dim=1).values[request]
-    share = mixes.share.to(own.dtype)[request, None]
+class _Negatives(torch.autograd.Function):
+    """What a request's negatives amount to, in few passes over their scores ``[requests, negatives]``.
+
+    A pass over that matrix takes as long as the product that makes it. Step by step, as autograd would have it, there
+    were eight forward and seven backward, and three matrices were kept; here one is, the exponentials. Backward they
+    need not be divided by their sums: the smaller factor of each product is.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, users: Tensor, negatives: Tensor, masked: Tensor, bias: Tensor | None, hardest: int | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return log of the sum of exponentials, largest score, both ``[requests]``, and the `hardest` largest ones.
+
+        What was masked is -inf. The largest ones, ``[requests, hardest]``, come in any order, and like the largest
+        without the bias.
+        """
+        scores = (users @ negatives.T).masked_fill_(masked, float("-inf"))
+        best = scores.amax(dim=1)
+        top, place = (None, None) if hardest is None else scores.topk(min(hardest, scores.shape[1]), sorted=False)
+        highest = best if bias is None else scores.add_(bias).amax(dim=1)
+        highest = highest.clamp(min=torch.finfo(scores.dtype).min)  # where all are masked: their exponentials are 0
+        exponentials = scores.sub_(highest[:, None]).exp_()
+        sums = exponentials.sum(dim=1)
+        ctx.save_for_backward(users, negatives, exponentials, sums, place)
+        ctx.mark_non_differentiable(best)
+        return highest + sums.log(), best, top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_logs: Tensor, _of_best: Tensor, of_top: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients of users and negatives."""
+        users, negatives, exponentials, sums, place = ctx.saved_tensors
+        # Where all are masked there is nothing to divide by, and nothing that could change.
+        weight = torch.where(sums > 0, of_logs / sums, 0.0)[:, None]
+        with torch.autocast(users.device.type, enabled=False):
+            if place is None:
+                return weight * (exponentials @ negatives), exponentials.T @ (weight * users), None, None, None
+            of_scores = (exponentials * weight).scatter_add_(1, place, of_top)
+            return of_scores @ negatives, of_scores.T @ users, None, None, None
+
+
+def _mixed(own: Tensor, hardest: Tensor, *, request: Tensor, share: Tensor) -> Tensor:
+    """Return the log of what the mixtures add to each pair's denominator ``[pairs]``.
+
+    The choice's part is the same in all mixtures of a pair, the negatives' in all pairs of a request.
+    """
     # A masked negative has no mixture; kept out of the product, whose gradient would be NaN.
     there = hardest > float("-inf")
-    mixed = share * own[:, None] + (1 - share) * hardest.where(there, torch.zeros_like(hardest))
-    return mixed.masked_fill(~there, float("-inf")).logsumexp(dim=1)
+    parts = (1 - share[:, None]) * hardest.where(there, torch.zeros_like(hardest))
+    negatives = parts.masked_fill(~there, float("-inf")).logsumexp(dim=1)[request]
+    return (share[request] * own + negatives).masked_fill(negatives == float("-inf"), float("-inf"))

@@ -63,6 +63,8 @@ class SelfAttention(nn.Module):
         """
         batch, tokens, dim = states.shape
         read = tokens if read is None else read
+        if read == 1 < tokens and states.device.type == "cpu":
+            return self.out(self._first(states, bias=bias))[:, None]
         query, key, value = self._project(states, read=read)
         if states.device.type == "cpu" and tokens <= LONGEST_EXPLICIT_TOKENS:
             mixed = _explicit_attention(query, key, value, bias=bias)
@@ -72,6 +74,24 @@ class SelfAttention(nn.Module):
             mask = None if bias is None else bias.to(query.dtype)
             mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(mixed.transpose(1, 2).reshape(batch, read, dim))
+
+    def _first(self, states: Tensor, *, bias: Tensor | None) -> Tensor:
+        """Let one token attend ``[batch, dim]``, without a key or a value of any other.
+
+        q · K x = (Kᵀ q) · x and Σ w V x = V Σ w x: what would be mapped for every token is mapped once for each head.
+        The offset of keys adds the same to all scores, so it is left out; that of values is added once.
+        """
+        batch, tokens, dim = states.shape
+        heads, head_dim = self.heads, dim // self.heads
+        weight, offset = self.query_key_value.weight, self.query_key_value.bias
+        key, value = weight[dim:].view(2, heads, head_dim, dim).unbind(0)
+        query = functional.linear(states[:, 0], weight[:dim], offset[:dim]).view(batch, heads, head_dim)
+        asked = torch.einsum("bhk,hkd->bhd", query, key)
+        start = asked.new_zeros(1, 1, 1) if bias is None else bias.to(asked.dtype)[:, 0]
+        states = states.to(asked.dtype)
+        weights = _weights(asked, states, start=start.expand(batch, heads, tokens), head_dim=head_dim)
+        taken = torch.einsum("bhd,hkd->bhk", torch.bmm(weights, states), value)
+        return taken.reshape(batch, dim) + offset[2 * dim :]
 
     def _project(self, states: Tensor, *, read: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return query ``[batch, heads, read, head_dim]``, and key and value over all tokens."""
@@ -101,8 +121,13 @@ def _explicit_attention(query: Tensor, key: Tensor, value: Tensor, *, bias: Tens
         start = query.new_zeros(1, 1, 1)
     else:
         start = bias.to(query.dtype).expand(batch, heads, 1, tokens).reshape(batch * heads, 1, tokens)
-    scores = torch.baddbmm(start.expand(batch * heads, read, tokens), query, key.transpose(1, 2), alpha=head_dim**-0.5)
+    weights = _weights(query, key, start=start.expand(batch * heads, read, tokens), head_dim=head_dim)
+    return torch.bmm(weights.to(value.dtype), value).view(batch, heads, read, head_dim)
+
+
+def _weights(query: Tensor, key: Tensor, *, start: Tensor, head_dim: int) -> Tensor:
+    """Return softmax(start + query keyᵀ / √head_dim) ``[batch, read, tokens]`` in the scores' type."""
+    scores = torch.baddbmm(start, query, key.transpose(1, 2), alpha=head_dim**-0.5)
     # In float32: more exact, and where the number of tokens is odd many times faster than the bf16 kernel.
     precise = torch.promote_types(scores.dtype, torch.float32)
-    weights = torch.softmax(scores, dim=-1, dtype=precise).to(value.dtype)
-    return torch.bmm(weights, value).view(batch, heads, read, head_dim)
+    return torch.softmax(scores, dim=-1, dtype=precise).to(scores.dtype)

@@ -84,11 +84,14 @@ def bag_means(vectors: Tensor, bags: Bags, *, there: Tensor | None = None) -> Me
     if not len(vectors):  # torch looks at the first vector even where no bag names it
         nothing = vectors.new_zeros(len(bags.starts), vectors.shape[1])
         return Means(nothing, torch.zeros_like(bags.starts, dtype=torch.bool))
-    counted = vectors.new_ones(len(vectors), 1) if there is None else there[:, None].to(vectors.dtype)
-    sums = functional.embedding_bag(
-        bags.places, torch.cat([vectors * counted, counted], dim=1), bags.starts, mode="sum"
+    if there is None:
+        sizes = bags.starts.diff(append=bags.starts.new_full((1,), len(bags.places)))
+        return Means(functional.embedding_bag(bags.places, vectors, bags.starts, mode="mean"), sizes > 0)
+    counted = there[:, None].to(vectors.dtype)
+    sums, counts = (
+        functional.embedding_bag(bags.places, one, bags.starts, mode="sum") for one in (vectors * counted, counted)
     )
-    return Means(sums[:, :-1] / sums[:, -1:].clamp(min=1), sums[:, -1] > 0)
+    return Means(sums / counts.clamp(min=1), counts[:, 0] > 0)
 
 
 def looked_up(vectors: Tensor, places: Tensor) -> Tensor:

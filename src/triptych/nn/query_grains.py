@@ -10,6 +10,9 @@ from triptych.nn.bags import TableBags, bag_means, looked_up
 from triptych.nn.id_table import IdTable
 from triptych.nn.transformer import Transformer
 
+PLAIN = 2
+"""Place of the row of words, by which what was asked before is recalled."""
+
 
 class QueryGrains(nn.Module):
     r"""Rows that say a query: characters, pairs, words, words in context, what was asked before, and their sum.
@@ -45,28 +48,32 @@ class QueryGrains(nn.Module):
         pairs: TableBags,
         words: Tensor,
         *,
+        of: Tensor,
         past_words: TableBags | None,
         asked: Tensor | None,
     ) -> Tensor:
         """Return the rows of each query ``[n, rows, dim]``, the sum last.
 
         Args:
-            characters: bags of the queries ``[n]``.
+            characters: bags of the queries, each once, ``[distinct]``.
             pairs: likewise.
-            words: int64 ``[n, longest]``, -1 behind the end.
+            words: int64 ``[distinct, longest]``, -1 behind the end.
+            of: int64 ``[n]``, which of them each is.
             past_words: bags of distinct queries; None where what was asked before is not read.
             asked: int64 ``[n, longest]``, places among those, -1 behind the end; None likewise.
         """
         inside = words >= 0
         states = self.words(words.clamp(min=0))
-        plain = _means(states, inside)
-        rows = [table_means(self.characters, characters), table_means(self.pairs, pairs), plain]
+        units = (table_means(self.characters, characters), table_means(self.pairs, pairs))
+        rows = [*units, _means(states, inside)]
         if self.context is not None:
             rows.append(_means(self.context(states, keep=at_least_one(inside)), inside))
+        said = looked_up(torch.cat(rows, dim=1), of).unflatten(1, (len(rows), -1))
         if self.reads_past:
             assert past_words is not None and asked is not None
-            rows.append(recalled(plain, table_means(self.words, past_words), asked=asked))
-        return torch.stack([*rows, torch.stack(rows).sum(dim=0)], dim=1)
+            past = recalled(said[:, PLAIN], table_means(self.words, past_words), asked=asked)
+            said = torch.cat([said, past[:, None]], dim=1)
+        return torch.cat([said, said.sum(dim=1, keepdim=True)], dim=1)
 
 
 def recalled(query: Tensor, past: Tensor, *, asked: Tensor) -> Tensor:

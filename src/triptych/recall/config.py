@@ -45,8 +45,8 @@ class RecallTrainConfig(EpochsConfig):
     negative_power: float = Field(1.0, ge=0)
     """Negatives are drawn by their number of choices to this power."""
     negative_smoothing: float = Field(0.0, ge=0)
-    """Added to every item's number of choices; above 0, items that nobody chose are negatives too, and new items are
-    learned to be avoided."""
+    """Added to the number of choices of every item that training may know; above 0, those that nobody chose are
+    negatives too, and what has no vector of its own, as new items have none, is learned to be avoided."""
     hard_mixes: int = Field(0, ge=0)
     """MGDSPR's hard negatives: for each page, so many of the highest-scoring negatives are mixed with its choices."""
     mix_low: float = Field(0.4, ge=0, le=1)

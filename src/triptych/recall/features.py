@@ -106,8 +106,9 @@ class Features:
                 asked = asked._replace(user_ids=torch.from_numpy(_shown(self.user_ids(rows), hidden)))
         else:
             ids = torch.from_numpy(_shown(self._query_ids[query_rows], hidden))
-            units = {name: rows[query_rows] for name, rows in self._units.items()}
-            asked = RequestFeatures(ids, taken(self._query_content, query_rows), query_units(units))
+            distinct, of = np.unique(query_rows, return_inverse=True)
+            units = query_units({name: rows[distinct] for name, rows in self._units.items()}, of=of)
+            asked = RequestFeatures(ids, taken(self._query_content, query_rows), units)
         if self._log is None:
             return asked
         if moments is None:
@@ -240,12 +241,12 @@ class Features:
         )
 
 
-def query_units(rows: Mapping[str, NDArray[np.int32]]) -> QueryUnits | None:
-    """Gather the units of some queries: name → ``[n, most]``; None where there are none."""
+def query_units(rows: Mapping[str, NDArray[np.int32]], *, of: NDArray[np.int64]) -> QueryUnits | None:
+    """Gather the units of requests, name → ``[distinct, most]``, whose queries are these; None where there are none."""
     if not rows:
         return None
     words = torch.from_numpy(cut(rows["words"].astype(np.int64)))
-    return QueryUnits(TableBags.of(rows["characters"]), TableBags.of(rows["pairs"]), words)
+    return QueryUnits(TableBags.of(rows["characters"]), TableBags.of(rows["pairs"]), words, torch.from_numpy(of))
 
 
 def requests_of(
@@ -262,7 +263,8 @@ def requests_of(
     most = 0 if needs is None else needs.query_units
     rows = torch.from_numpy(ids.queries.rows(folded(texts)))
     units = {name: ids.units(texts, name=name, most=most) for name in (UNITS if most else ())}
-    return RequestFeatures(rows, None if content is None else torch.from_numpy(content), query_units(units))
+    each = query_units(units, of=np.arange(len(texts)))
+    return RequestFeatures(rows, None if content is None else torch.from_numpy(content), each)
 
 
 def strangers(asked: RequestFeatures, *, needs: Needs, sizes: Sizes) -> RequestFeatures:
@@ -284,7 +286,7 @@ def strangers(asked: RequestFeatures, *, needs: Needs, sizes: Sizes) -> RequestF
 
 def taken(content: NDArray[Any] | None, rows: NDArray[np.integer]) -> torch.Tensor | None:
     """Copy some rows of the content vectors as float32."""
-    return None if content is None else torch.from_numpy(content[rows].astype(np.float32))
+    return None if content is None else torch.from_numpy(content[rows].astype(np.float32, copy=False))
 
 
 def cut(places: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -197,6 +197,37 @@ class GenerativeRetriever:
             hits.item_rows[places], hits.scores[places] = found
         return hits
 
+    @torch.inference_mode()
+    def said(self, requests: Sequence[Request]) -> list[NDArray[Any]]:
+        """Return the IDs that the beams of each request end with, the likeliest first: ``[ids, levels]`` each.
+
+        Raises:
+            EngineError: as `retrieve`.
+        """
+        found: list[NDArray[Any]] = [np.empty((0, self._trie.levels), np.uint16)] * len(requests)
+        if not requests:
+            return found
+        if self.reads_histories:
+            requests, few = _eased(requests)
+            asked = self._histories(requests, left_out=few)
+        else:
+            asked = self._queries(requests)
+        for places, keep in group_by_keep(requests):
+            trie, own = self._trie if keep is None else self._only(keep), asked.some(places)
+            read = self._model.read(own.ask)
+            beams = beam_search(
+                self._search,
+                read.tokens,
+                keep=read.keep,
+                trie=trie,
+                beams=self._model.config.beams,
+                left_out=own.left_out,
+            )
+            for place, leaves in zip(places.tolist(), beams.leaves, strict=True):
+                paths = [trie.code_path(leaf) for leaf in leaves.tolist() if leaf >= 0]
+                found[place] = np.stack(paths) if paths else found[place]
+        return found
+
     def _queries(self, requests: Sequence[Request]) -> Requested:
         assert self._encoder is not None
         texts = [request.query for request in requests if request.query is not None]

@@ -18,6 +18,7 @@ from triptych.recall.base import BoolArray, Request, Retriever
 from triptych.recall.generative_retriever import GenerativeRetriever
 from triptych.recall.models.dense import Dense
 from triptych.recall.models.hybrid import AskedBy, HybridChannel, LogCounts
+from triptych.recall.relevance_control import RelevanceControl
 from triptych.recall.retriever import LearnedRetriever
 
 RECALL, DENSE, GENERATIVE, BM25, POPULARITY, NEW = "recall", "dense", "generative", "bm25", "popularity", "new"
@@ -40,6 +41,7 @@ def search_channels(
     recall: LearnedRetriever | None,
     generative: GenerativeRetriever | None,
     counts: LogCounts | None,
+    control: RelevanceControl | None = None,
 ) -> dict[str, HybridChannel]:
     """Name the channels of a shop.
 
@@ -51,6 +53,7 @@ def search_channels(
         recall: the recall model; None: there is none.
         generative: the decoder of semantic IDs; None: there is none.
         counts: what training has seen of a log, which tells new items; None: there is no log, and no channel new.
+        control: what the answers of the recall model must have; None: nothing.
 
     Raises:
         EngineError: there is no such channel.
@@ -65,7 +68,8 @@ def search_channels(
         among_new = Restricted(dense, keep=_new_items(counts, num_items=dense.index.num_rows))
         there[NEW] = HybridChannel(among_new, seen)
     if recall is not None:
-        there[RECALL] = HybridChannel(recall, frozenset({AskedBy.WORDS}), knows=recall.knows)
+        kept = recall if control is None else control.over(recall)
+        there[RECALL] = HybridChannel(kept, frozenset({AskedBy.WORDS}), knows=recall.knows)
     if generative is not None:
         there[GENERATIVE] = HybridChannel(generative, frozenset({AskedBy.WORDS}))
     unknown = [name for name in names if name not in there]

@@ -149,11 +149,13 @@ class QueryUnits(NamedTuple):
     """The words of queries in three grains. What training has not met is passed over."""
 
     characters: TableBags
-    """Of ``[n]`` queries, rows of the table of characters."""
+    """Of ``[distinct]`` queries, rows of the table of characters."""
     pairs: TableBags
     """Rows of the table of pairs of characters."""
     words: Tensor
-    """int64 ``[n, longest]``, rows of the table of words in their order, -1 behind the end."""
+    """int64 ``[distinct, longest]``, rows of the table of words in their order, -1 behind the end."""
+    of: Tensor
+    """int64 ``[n]``, which of these queries each request has: what many ask is worked out once."""
 
 
 class PastQueries(NamedTuple):

@@ -18,7 +18,7 @@ class Against(StrEnum):
     SAMPLED = "sampled"
     """Items drawn by how often they were chosen."""
     FULL = "full"
-    """All items: exact, for catalogues up to some hundred thousand."""
+    """All items that training may know: exact, for catalogues up to some hundred thousand."""
     IN_BATCH = "in_batch"
     """The other pages' choices."""
     MIXED = "mixed"
@@ -49,7 +49,13 @@ class NegativeSampler:
     """Draw items with replacement, each by a power of its smoothed count."""
 
     def __init__(
-        self, counts: NDArray[np.integer], *, num_negatives: int, power: float = 1.0, smoothing: float = 0.0
+        self,
+        counts: NDArray[np.integer],
+        *,
+        num_negatives: int,
+        power: float = 1.0,
+        smoothing: float = 0.0,
+        known: NDArray[np.bool_] | None = None,
     ) -> None:
         """Take the cumulated distribution.
 
@@ -58,11 +64,14 @@ class NegativeSampler:
             num_negatives: draws for a batch, N.
             power: of the smoothed count; 0 draws all items alike.
             smoothing: added to every count; above 0, items that nobody chose are drawn too.
+            known: ``[items]``, which may be drawn at all; None: all.
 
         Raises:
             DataError: no item can be drawn.
         """
         weight = (np.asarray(counts, dtype=np.float64) + smoothing) ** power
+        if known is not None:
+            weight = np.where(known, weight, 0.0)
         if not len(weight) or not weight.sum() > 0:
             raise DataError("events: no item was chosen in training and smoothing is 0, so there are no negatives.")
         cumulated = np.cumsum(weight)
@@ -77,7 +86,8 @@ class NegativeSampler:
 
     def draw(self, rng: np.random.Generator) -> Negatives:
         """Draw the negatives of a batch."""
-        drawn = np.searchsorted(self._cumulated, rng.random(self.num_negatives), side="right")
+        # In order, the search goes through the table once, and what it finds is sorted.
+        drawn = np.searchsorted(self._cumulated, np.sort(rng.random(self.num_negatives)), side="right")
         found = np.unique(np.minimum(drawn, len(self._chance) - 1), return_counts=True)
         return Negatives(found[0].astype(np.int64), found[1].astype(np.int64))
 
@@ -123,7 +133,7 @@ class NegativeSource:
         self,
         pages: Pages,
         *,
-        num_items: int,
+        known: NDArray[np.bool_],
         batch_pages: int,
         most_positives: int,
         against: Against,
@@ -136,7 +146,7 @@ class NegativeSource:
 
         Args:
             pages: those that are learned from.
-            num_items: items in the catalogue.
+            known: ``[items]``, which items of the catalogue training may know; of the others none is a negative.
             batch_pages: pages of a batch.
             most_positives: choices of a page that are learned from.
             against: which negatives.
@@ -146,10 +156,11 @@ class NegativeSource:
             smoothing: likewise.
         """
         self._log_q = log_q
-        self._all = np.arange(num_items) if against is Against.FULL else None
+        num_items = len(known)
+        self._all = np.flatnonzero(known) if against is Against.FULL else None
         chosen = np.bincount(pages.item_rows, minlength=num_items)
         draws = num_negatives if against in (Against.SAMPLED, Against.MIXED) else 0
-        self._sampler = NegativeSampler(chosen, num_negatives=draws, power=power, smoothing=smoothing)
+        self._sampler = NegativeSampler(chosen, num_negatives=draws, power=power, smoothing=smoothing, known=known)
         self._in_batch = None
         if against in (Against.IN_BATCH, Against.MIXED):
             self._in_batch = _expected_in_batch(

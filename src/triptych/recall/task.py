@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from triptych.data.askers import Askers
 from triptych.data.catalogue import Catalogue
@@ -180,7 +181,7 @@ class RecallTask:
         self._num_items = given.catalogue.num_items
         self._negatives = NegativeSource(
             pages,
-            num_items=self._num_items,
+            known=_known_items(given, pages=pages),
             batch_pages=self._sampler.batch_pages,
             most_positives=config.most_positives,
             against=config.against,
@@ -311,9 +312,9 @@ class RecallTask:
         items = self._group.gather(own_items, total=batch.num_items)
         return self._loss(batch, penalty=penalty)(
             requests,
-            positives=items[batch.positive],
+            positives=functional.embedding(batch.positive, items),  # as indexing, whose gradient takes much longer
             request=batch.page,
-            negatives=items[batch.negative],
+            negatives=functional.embedding(batch.negative, items),
             masked=batch.masked,
             temperature=self.module.config.temperature,
             negative_bias=batch.negative_bias,

@@ -12,7 +12,9 @@ from triptych.data.datasets.base import DatasetConfig
 from triptych.data.schema import EventsConfig, ItemsConfig, JudgementsConfig
 from triptych.data.splits import SplitBy, SplitConfig
 from triptych.data.text import TokenizerConfig
+from triptych.encoders.embeddings import Modality
 from triptych.encoders.inputs import Modalities
+from triptych.encoders.untuned import UntunedConfig
 from triptych.evaluate.records import is_trained
 from triptych.evaluate.tasks.base import EvaluationConfig
 from triptych.foundation.config import Config
@@ -32,8 +34,8 @@ from triptych.recall.models.generative import Asks
 from triptych.recall.models.hybrid import HybridConfig
 from triptych.recall.models.item_knn import ItemKnnConfig
 from triptych.recall.models.popularity import PopularityConfig
-from triptych.recipes.semantic_ids import check_codes
-from triptych.semantic_ids.config import SemanticIdsConfig
+from triptych.recall.relevance_control import RelevanceControlConfig
+from triptych.recipes.semantic_ids import SetsConfig, check_codes
 
 RECALL = "recall"
 """Row of the recall model in a run's tables."""
@@ -109,6 +111,9 @@ class RunConfig(Config):
     beside: dict[str, Annotated[PretrainConfig, one_of(TASKS)]] = Field(default_factory=dict)
     """Further trainings of the same data, shown in the report beside the served one: name → how. They read by the same
     tokenizer, and photos of the same size."""
+    untuned: dict[str, UntunedConfig] = Field(default_factory=dict)
+    """Pretrained text encoders as they are, without training, shown in the report beside the run's own: name → which;
+    the row is called `pretrained NAME`. For recipes with queries."""
     serve: Serve = Serve.PRETRAIN
     """Whose encoder is served, and read by recall and hybrid: pretrain, or validation: the one beside it that finds
     most on the validation part, if by more than chance and than seeds differ; a tie goes to pretrain. The others stand
@@ -121,6 +126,9 @@ class RunConfig(Config):
     answers."""
     recall_beside: dict[str, RecallTrainConfig] = Field(default_factory=dict)
     """Further recall models over the same vectors, shown in the report beside the served one: name → how."""
+    relevance_control: RelevanceControlConfig | None = None
+    """Cuts the answers of the served recall model to searches down to items of a kind that the query asks for: of a
+    category that holds a share of what was chosen under it in training. None: they are left as they are."""
     recommend: Literal["recall", "item_knn", "dense"] | None = None
     """What recommends where a run without queries is served: the recall model, item-kNN, or dense (the encoder by the
     history); none: recall where there is a recall model, else dense."""
@@ -133,10 +141,10 @@ class RunConfig(Config):
     is none."""
     rank_candidates: int = Field(200, ge=1)
     """How many of a search's first items the ranker looks at."""
-    semantic_ids: SemanticIdsConfig | None = None
-    """Short codes of the served encoder's item vectors: the page shows an item's path of codes and who shares it, and a
-    recall model that has tokens for them (semantic_tower) reads them; none: there are none. `triptych semantic-ids`
-    makes and measures them by themselves."""
+    semantic_ids: SetsConfig | None = None
+    """Short codes of the served encoder's item vectors, and of titles and photos by themselves where `sets` names them:
+    the page shows an item's path of codes and who shares it, and a recall model that has tokens for them
+    (semantic_tower) reads them; none: there are none. `triptych semantic-ids` makes and measures them by themselves."""
     generative: GenerativeTrainConfig | None = None
     """A decoder that answers words by saying semantic IDs, trained on clicked pages: channel and row `generative`. It
     takes semantic_ids. None: there is none."""
@@ -192,11 +200,14 @@ class RunConfig(Config):
             raise ValueError(
                 "tokenizer has no effect with pretrain.encoder.text_model, which brings its own. Remove one of them."
             )
+        self._check_sets()
         self._check_recall()
+        self._check_control()
         if self.recommend is not None and self.pretrain.learns_from is not LearnsFrom.HISTORIES:
             raise ValueError("recommend has no effect: it is for recipes without queries, such as feed. Remove it.")
         if self.recommend == RECALL and self.recall is None:
             raise ValueError("recommend = 'recall', and there is no recall model. Set recall, or another.")
+        self._check_untuned()
         self._check_generative()
         if self.hybrid is not None:
             self._check_hybrid(self.hybrid)
@@ -262,16 +273,36 @@ class RunConfig(Config):
             if one.recall_model.needs.codes is not None and self.semantic_ids is None:
                 raise ValueError(f"{place}.model reads semantic IDs, and there are none. Set semantic_ids.")
             if one.recall_model.needs.title_content:
-                self._check_reads_both(place)
+                self._check_reads_both(f"{place}.model reads titles by themselves beside titles with photos")
 
-    def _check_reads_both(self, place: str) -> None:
+    def _check_sets(self) -> None:
+        if (ids := self.semantic_ids) is None:
+            return
+        if Modality.ITEM not in ids.sets:
+            raise ValueError("semantic_ids.sets must name item: a page, a decoder and a ranker go by it. Add it.")
+        if ids.reads_sides:
+            self._check_reads_both("semantic_ids.sets are of titles and photos each")
+
+    def _check_control(self) -> None:
+        if self.relevance_control is None:
+            return
+        if self.recall is None:
+            raise ValueError("relevance_control has no effect: there is no recall model. Set recall, or remove it.")
+        if self.pretrain.learns_from is not LearnsFrom.QUERIES:
+            raise ValueError("relevance_control is of answers to queries, and this recipe has none. Remove it.")
+
+    def _check_untuned(self) -> None:
+        if self.untuned and self.pretrain.learns_from is not LearnsFrom.QUERIES:
+            raise ValueError("untuned is asked by words, and this recipe has no queries. Remove it.")
+
+    def _check_reads_both(self, why: str) -> None:
         """Refuse an encoder that may be served and that has no vectors of titles beside titles with photos."""
         others = {f"beside.{name}": one for name, one in self.beside.items()} if self.serve is Serve.VALIDATION else {}
         for name, config in {"pretrain": self.pretrain, **others}.items():
             if config.encoder.modalities is not Modalities.TITLE_PHOTO:
                 raise ValueError(
-                    f"{place}.model reads titles by themselves beside titles with photos, and {name} reads "
-                    f"'{config.encoder.modalities}' alone. Set {name}.encoder.modalities = 'title+photo'."
+                    f"{why}, and {name} reads '{config.encoder.modalities}' alone. Set {name}.encoder.modalities = "
+                    "'title+photo'."
                 )
 
     def _check_generative(self) -> None:

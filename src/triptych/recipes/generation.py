@@ -75,6 +75,9 @@ class GenerationPlan(NamedTuple):
     control: Control = Control.NONE
     """What items have in the place of their own."""
 
+    start: PretrainConfig | None = None
+    """What the encoder's training goes on from, as of `encoders.Plan`; None: new weights."""
+
     @property
     def pretrain(self) -> PretrainConfig:
         """How the encoder is trained."""
@@ -219,7 +222,8 @@ def generation_of_run(trained: AllTrained, *, stages: Stages, split: Split, serv
     config = stages.config
     if config.generative is None or config.semantic_ids is None:
         return []
-    decoder = GenerationConfig(pretrain=served.config, semantic_ids=config.semantic_ids, generative=config.generative)
+    ids = config.semantic_ids.of_one
+    decoder = GenerationConfig(pretrain=served.config, semantic_ids=ids, generative=config.generative)
     plan = GenerationPlan(GENERATIVE, decoder)
     found = _train([(plan, seed, trained[served.name, seed]) for seed in config.seeds], stages=stages, split=split)
     return [found[plan.name, seed] for seed in config.seeds]

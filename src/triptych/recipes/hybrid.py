@@ -15,6 +15,7 @@ from triptych.recall.hybrid_channels import GENERATIVE, RECALL, channel_names, s
 from triptych.recall.models.bm25 import Bm25
 from triptych.recall.models.hybrid import Hybrid, HybridChannel, HybridConfig, LogCounts
 from triptych.recall.models.popularity import Popularity
+from triptych.recall.relevance_control import KIND as RELEVANCE_CONTROL
 from triptych.recipes.encoders import Plan
 from triptych.recipes.generation import TrainedGeneration
 from triptych.recipes.recall import TrainedRecall
@@ -45,6 +46,7 @@ def hybrid_of_run(
     popularity: Artifact,
     bm25: Artifact,
     recalled: Sequence[TrainedRecall] = (),
+    control: Artifact | None = None,
     generated: Sequence[TrainedGeneration] = (),
 ) -> list[ChosenHybrid]:
     """Choose how the run's channels are fused, for each seed; none where the run has no hybrid.
@@ -57,6 +59,7 @@ def hybrid_of_run(
         popularity: the baseline.
         bm25: over the titles.
         recalled: the recall model of each seed, if there is one.
+        control: what its answers must have, if anything.
         generated: the decoder of semantic IDs of each seed, likewise.
     """
     config = stages.config
@@ -76,6 +79,7 @@ def hybrid_of_run(
             bm25=Bm25.load(bm25.path),
             popularity=Popularity.load(popularity.path),
             recall=None if recall is None else recall.alone(name=RECALL),
+            control=None if recall is None else recall.control,
             generative=None if generation is None else generation.alone(name=GENERATIVE),
             counts=counts,
         )
@@ -87,6 +91,7 @@ def hybrid_of_run(
             "popularity": popularity,
             "bm25": bm25,
             **({} if recall is None else {"recall": recall.model}),
+            **({} if control is None else {RELEVANCE_CONTROL: control}),
             **({} if generation is None else {"generative": generation.model}),
         }
         build = partial(_chosen, config.hybrid, channels=channels, counts=counts, stages=stages, split=split)

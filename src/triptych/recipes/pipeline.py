@@ -46,7 +46,7 @@ def run_pipeline(
         )
     require_tables(config)
     stages = Stages(config, base=base, out=out, command=command, jobs=jobs, group=group)
-    _ = stages.models  # a model that is not there, or does not fit, is told before hours of other work
+    _ = stages.models, stages.untuned  # one that is not there, or does not fit, is told before hours of other work
     return line_of(config)(stages)
 
 

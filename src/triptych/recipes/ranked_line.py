@@ -19,6 +19,7 @@ from triptych.foundation.artifact import Artifact, produce
 from triptych.metrics.ranking import match, ndcg_at_k
 from triptych.metrics.significance import paired_difference
 from triptych.recall.base import Retriever
+from triptych.recall.relevance_control import KIND as RELEVANCE_CONTROL
 from triptych.recipes.config import HYBRID, RANKED, RECALL
 from triptych.recipes.encoders import Plan
 from triptych.recipes.hybrid import ChosenHybrid
@@ -121,6 +122,7 @@ def ranked_line(
     split: Split,
     served: Plan,
     recalled: Sequence[TrainedRecall],
+    control: Artifact | None,
     hybrids: Sequence[ChosenHybrid],
 ) -> RankedLine | None:
     """Put rankers behind what answers words in the run's engine; None without a ranker.
@@ -132,6 +134,7 @@ def ranked_line(
         split: of the log.
         served: whose encoder answers.
         recalled: the recall model of each seed, if there is one.
+        control: what its answers must have, if anything.
         hybrids: the hybrid of each seed, if there is one.
     """
     if not rankers:
@@ -143,8 +146,9 @@ def ranked_line(
         found = [one.retriever(name=HYBRID) for one in hybrids]
         first = FirstStage(Channel.HYBRID, found, {HYBRID: hybrids[0].artifact})
     elif recalled:
-        found = [one.alone(name=RECALL) for one in recalled]
-        first = FirstStage(Channel.RECALL, found, {RECALL: recalled[0].model})
+        found = [one.retriever(name=RECALL, config=config) for one in recalled]
+        inputs = {RECALL: recalled[0].model} | ({} if control is None else {RELEVANCE_CONTROL: control})
+        first = FirstStage(Channel.RECALL, found, inputs)
     else:
         found = [one.retriever(name=served.name, config=config) for one in encoders]
         first = FirstStage(Channel.DENSE, found, {"embeddings": encoders[0].embeddings})

@@ -16,7 +16,7 @@ from triptych.data.catalogue import Catalogue
 from triptych.data.events import is_positive
 from triptych.data.schema import Part
 from triptych.data.splits import Split
-from triptych.encoders.embeddings import load_vectors
+from triptych.encoders.embeddings import Modality, load_vectors
 from triptych.encoders.inputs import View
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.config import Config
@@ -39,7 +39,7 @@ from triptych.recipes.encoders import Plan
 from triptych.recipes.semantic_ids import check_codes, codes_of
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
-from triptych.recipes.views import SIDES, Modality, item_views, of_modalities, query_vectors
+from triptych.recipes.views import SIDES, of_modalities, query_vectors
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import SemanticIds
 from triptych.training.epochs import find_trained
@@ -95,6 +95,9 @@ class RankerPlan(NamedTuple):
     """Encoder, ranker and training, complete."""
     control: Control = Control.NONE
     """What items have in the place of their own."""
+
+    start: PretrainConfig | None = None
+    """What the encoder's training goes on from, as of `encoders.Plan`; None: new weights."""
 
     @property
     def pretrain(self) -> PretrainConfig | None:
@@ -308,7 +311,7 @@ def ranker_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: 
     if config.ranker is None:
         return []
     reads = config.ranker.content.reads_modalities or config.ranker.reads_match
-    ids = config.semantic_ids if config.ranker.content.reads_codes else None
+    ids = config.semantic_ids.of_one if config.semantic_ids and config.ranker.content.reads_codes else None
     own = RankerConfig(pretrain=served.config if reads else None, semantic_ids=ids, ranker=config.ranker)
     plan = RankerPlan(RANKER, own)
     wanted = [(plan, seed, trained[served.name, seed] if reads else None) for seed in config.seeds]
@@ -357,7 +360,7 @@ def _read(plan: RankerPlan, *, seed: int, own: Trained, stages: Stages, split: S
         features = stages.models_for(plan.pretrain).features
     elif set(SIDES) & set(plan.config.reads):
         photo_rows = plan.control.photo_rows(stages.catalogue, seed=seed)
-        views = item_views(own, pretrain=plan.pretrain, stages=stages, name=name, photo_rows=photo_rows)
+        views = stages.item_views(own, pretrain=plan.pretrain, name=name, photo_rows=photo_rows)
     queries = query_vectors(own, stages=stages, name=name) if match else None
     config = plan.config.semantic_ids
     ids = None if config is None else stages.semantic_ids(own, config=config, name=name, split=split)

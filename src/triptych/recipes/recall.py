@@ -17,32 +17,38 @@ from triptych.data.splits import Split
 from triptych.encoders import embeddings
 from triptych.encoders.base import Export
 from triptych.encoders.embed import Embedder
-from triptych.encoders.embeddings import load_vectors, load_views
+from triptych.encoders.embeddings import Modality, load_vectors, load_views
 from triptych.encoders.inputs import Modalities, View
-from triptych.engine.bundle import write_index
+from triptych.engine.bundle import write_index, write_retriever
 from triptych.foundation.artifact import Artifact
 from triptych.foundation.config import Config
 from triptych.foundation.registry import one_of
 from triptych.index.backends.exact import ExactIndex
 from triptych.pretrain.base import TASKS, PretrainConfig
-from triptych.recall import train
+from triptych.recall import relevance_control, train
 from triptych.recall.config import RecallTrainConfig
 from triptych.recall.item_codes import ItemCodes
 from triptych.recall.learned import Needs
 from triptych.recall.models.dense import Dense
+from triptych.recall.models.semantic_tower import Content as TowerContent
+from triptych.recall.models.semantic_tower import SemanticTowerConfig
 from triptych.recall.recommender import Recommender
-from triptych.recall.relevance_control import ControlledRetriever, RequiredValues
+from triptych.recall.relevance_control import (
+    Answers,
+    ControlledRetriever,
+    RelevanceControl,
+    RelevanceControlConfig,
+)
 from triptych.recall.retriever import LearnedRetriever
 from triptych.recall.task import Given
 from triptych.recipes.config import RECALL, RunConfig
 from triptych.recipes.controls import Control
 from triptych.recipes.encoders import Plan
-from triptych.recipes.semantic_ids import codes_of, said_by
+from triptych.recipes.semantic_ids import SetsConfig, codes_of, said_by
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.stages import AllTrained, Stages, Trained
-from triptych.recipes.views import SIDES, Modality, item_views, of_modalities, query_vectors, side_by_side
-from triptych.semantic_ids.config import SemanticIdsConfig
-from triptych.semantic_ids.stored import SemanticIds
+from triptych.recipes.views import SIDES, of_modalities, query_vectors, side_by_side
+from triptych.semantic_ids.stored import PARTS, SemanticIds
 from triptych.training.epochs import find_trained
 
 
@@ -53,9 +59,9 @@ class RecallConfig(Config):
     """What the encoder is trained on; none for a model that reads no content."""
     export: Export | None = None
     """Which of the encoder's vectors are read; none: those that it answers with."""
-    semantic_ids: SemanticIdsConfig | None = None
+    semantic_ids: SetsConfig | None = None
     """Of the items, the model reads what their semantic IDs stand for, made so of the encoder's vectors, or the IDs
-    themselves where it has tokens for them; none: it reads the vectors."""
+    themselves where it has tokens for them, of one set or several; none: it reads the vectors."""
     content: tuple[Modality, ...] = Field((Modality.ITEM,), min_length=1)
     """Which of the encoder's vectors of an item a model that reads one is given: item, or several, such as title and
     photo, side by side."""
@@ -80,13 +86,17 @@ class RecallConfig(Config):
             )
         if self.recall.mined_negatives and self.pretrain is None:
             raise ValueError("recall.mined_negatives are mined by a pretrained encoder's vectors: set pretrain, or 0.")
-        if self.reads_sides:
+        if self.reads_sides and not self._reads_sides_for_the_whole:
             self._check_sides()
         if self.semantic_ids is not None and self.export is not None:
             raise ValueError("semantic_ids are made of the vectors that the encoder answers with. Remove export.")
         needs = self.recall.recall_model.needs
         if needs.codes is not None and self.semantic_ids is None:
             raise ValueError("recall.model reads semantic IDs: set semantic_ids.")
+        if needs.codes is None and self.semantic_ids is not None and self.semantic_ids.reads_sides:
+            raise ValueError(
+                "semantic_ids.sets have no effect on a model that reads what the item's IDs stand for. Remove them."
+            )
         if needs.title_content and needs.codes is None and self.semantic_ids is not None:
             raise ValueError("semantic_ids have no effect with this recall.model.content. Remove them.")
         if needs.title_content and self.export is not None:
@@ -103,6 +113,12 @@ class RecallConfig(Config):
     def reads_sides(self) -> bool:
         """Whether the model is given other vectors of an item than the one that the encoder answers with."""
         return self.content != (Modality.ITEM,)
+
+    @property
+    def _reads_sides_for_the_whole(self) -> bool:
+        """Whether the model reads titles beside vectors of items, and in the place of these is given those of sides."""
+        model = self.recall.recall_model
+        return isinstance(model, SemanticTowerConfig) and model.content is TowerContent.DENSE
 
     def _check_sides(self) -> None:
         model = self.recall.recall_model
@@ -131,6 +147,8 @@ class RecallPlan(NamedTuple):
     """What items have in the place of their own."""
     keeps_relevant: bool = False
     """Whether its answers keep only items of a category that the query asks for (`recall.relevance_control`)."""
+    start: PretrainConfig | None = None
+    """What the encoder's training goes on from, as of `encoders.Plan`; None: new weights."""
 
     @property
     def pretrain(self) -> PretrainConfig | None:
@@ -147,9 +165,13 @@ class Content(NamedTuple):
     query_embeddings: Artifact | None
     """And of the queries; None: the model answers none."""
     semantic_ids: Artifact | None = None
-    """Of the items, read in the place of their vectors, or as tokens; None: the vectors are read."""
+    """Of the items, read in the place of their vectors, or as tokens; None: the vectors are read, or other sets."""
     item_views: Artifact | None = None
     """Title and photo of the items each; None: the model reads neither by itself."""
+    semantic_ids_title: Artifact | None = None
+    """Of the titles, read as tokens; None: they are not."""
+    semantic_ids_photo: Artifact | None = None
+    """Of the photos, likewise."""
 
 
 @dataclass(frozen=True)
@@ -240,11 +262,15 @@ class RecallWork:
     @property
     def item_codes(self) -> tuple[ItemCodes, ...]:
         """The IDs that it reads as tokens; one against collisions means nothing, and is not among them."""
-        if self.content is None or self.content.semantic_ids is None or self._needs.codes is None:
+        if self.content is None or self._needs.codes is None:
             return ()
-        codebooks = SemanticIds.open(self.content.semantic_ids).quantizer.codebooks
-        codes = codes_of(self.content.semantic_ids, control=self.plan.control, seed=self.seed)
-        return (ItemCodes(codes[:, : len(codebooks)], codebooks),)
+        found = []
+        for part in PARTS.values():
+            if (ids := getattr(self.content, part)) is not None:
+                codebooks = SemanticIds.open(ids).quantizer.codebooks
+                codes = codes_of(ids, control=self.plan.control, seed=self.seed)
+                found.append(ItemCodes(codes[:, : len(codebooks)], codebooks))
+        return tuple(found)
 
     @property
     def _inputs(self) -> dict[str, Artifact | str]:
@@ -270,14 +296,14 @@ class TrainedRecall:
     """In whose log a personal model looks up who asks."""
     item_content: NDArray[Any] | None
     """What it reads of the items in a history ``[items, dim]``; None: it reads no content."""
-    required: RequiredValues | None = None
+    control: RelevanceControl | None = None
     """What its answers must have; None: nothing."""
 
     def retriever(self, *, name: str, config: RunConfig) -> LearnedRetriever | ControlledRetriever:
         """Open it `alone`, its answers cut down to what they must have."""
         del config  # of how an encoder's retriever is asked
         alone = self.alone(name=name)
-        return alone if self.required is None else ControlledRetriever(alone, required=self.required)
+        return alone if self.control is None else self.control.over(alone)
 
     def alone(self, *, name: str) -> LearnedRetriever:
         """Put the model before its vectors, all of which are compared, as of `Trained.retriever`."""
@@ -307,6 +333,8 @@ class TrainedRecall:
         return found
 
 
+PUBLISHED = RelevanceControlConfig(answers=Answers.SHORTER)
+"""MGDSPR's, in a table's row."""
 AllRecall = Mapping[tuple[str, int], TrainedRecall]
 """Name of a plan and seed → what was trained."""
 
@@ -328,8 +356,38 @@ def train_recall(
     return _train(wanted, stages=stages, split=split)
 
 
-def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: Plan) -> dict[str, list[TrainedRecall]]:
+def control_of_run(stages: Stages, *, split: Split) -> Artifact | None:
+    """Count what the run's queries ask for, before anything is trained; None: its answers are left as they are.
+
+    Raises:
+        ConfigError: the catalogue or the log does not say.
+    """
+    config = stages.config.relevance_control
+    if config is None:
+        return None
+    return stages.stage(
+        relevance_control.KIND,
+        lambda out: write_retriever(
+            out,
+            fit=lambda: RelevanceControl.fit(config, catalogue=stages.catalogue, split=split),
+            kind=relevance_control.KIND,
+            config=config,
+            inputs={"catalogue": stages.catalogue.artifact, "split": split.artifact},
+        ),
+    )
+
+
+def recall_of_run(
+    trained: AllTrained, *, stages: Stages, split: Split, served: Plan, control: Artifact | None = None
+) -> dict[str, list[TrainedRecall]]:
     """Train the run's recall models over its served encoder, and over the run's semantic IDs where they read such.
+
+    Args:
+        trained: the encoders.
+        stages: of the run.
+        split: its training part is learned.
+        served: whose vectors they read.
+        control: what the answers of the served one must have; None: nothing. Those beside it answer freely.
 
     Returns:
         Row of the tables → one model for each seed; `RECALL` first, which is served. Empty where the run has none.
@@ -346,7 +404,11 @@ def recall_of_run(trained: AllTrained, *, stages: Stages, split: Split, served: 
             plan = RecallPlan(name, own)
             wanted.append((plan, seed, trained[served.name, seed] if reads else None))
     found = _train(wanted, stages=stages, split=split)
-    return {name: [found[name, seed] for seed in config.seeds] for name in (RECALL, *config.recall_beside)}
+    kept = None if control is None else RelevanceControl.load(control.path, catalogue=stages.catalogue)
+    return {
+        RECALL: [replace(found[RECALL, seed], control=kept) for seed in config.seeds],
+        **{name: [found[name, seed] for seed in config.seeds] for name in config.recall_beside},
+    }
 
 
 def recall_inputs(recalled: Mapping[str, Sequence[TrainedRecall]], *, stages: Stages) -> dict[str, Artifact]:
@@ -372,13 +434,13 @@ def _train(
         count = num_pages[plan.config.recall.pages_of]
         works.append(RecallWork(plan, seed, catalogue, split.artifact, content, count, out))
     new = train_new(works, jobs=stages.jobs, what="recall model")
-    required = None
+    control = None
     if any(plan.keeps_relevant for plan, _, _ in wanted):
-        required = RequiredValues.fit(stages.catalogue, split=split)
+        control = RelevanceControl.fit(PUBLISHED, catalogue=stages.catalogue, split=split)
     return {
         (work.plan.name, work.seed): replace(
             _finish(work, is_new=work.name in new, stages=stages),
-            required=required if work.plan.keeps_relevant else None,
+            control=control if work.plan.keeps_relevant else None,
         )
         for work in works
     }
@@ -421,11 +483,12 @@ def _embedded(plan: RecallPlan, *, seed: int, own: Trained, stages: Stages, spli
             record=f"embeddings {plan.name} seed {seed}",
         )
     config, name = plan.config.semantic_ids, f"{plan.name} seed {seed}"
-    ids = None if config is None else stages.semantic_ids(own, config=config, name=name, split=split)
     views = _views(plan, seed=seed, own=own, stages=stages, photo_rows=photo_rows)
-    if not plan.config.recall.recall_model.needs.query:
-        return Content(own.encoder, items, None, ids, views)
-    return Content(own.encoder, items, query_vectors(own, stages=stages, name=name, export=export), ids, views)
+    sets = {} if config is None else stages.code_sets(own, config=config, name=name, split=split, views=views)
+    ids = {PARTS[of]: one for of, one in sets.items()}
+    asks = plan.config.recall.recall_model.needs.query
+    queries = query_vectors(own, stages=stages, name=name, export=export) if asks else None
+    return Content(own.encoder, items, queries, item_views=views, **ids)
 
 
 def _views(
@@ -438,4 +501,4 @@ def _views(
     if plan.pretrain is None or not reads_one:
         return None
     name = f"{plan.name} seed {seed}"
-    return item_views(own, pretrain=plan.pretrain, stages=stages, name=name, photo_rows=photo_rows)
+    return stages.item_views(own, pretrain=plan.pretrain, name=name, photo_rows=photo_rows)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from triptych.data import catalogue as catalogues
 from triptych.data import splits, text
@@ -22,9 +23,10 @@ from triptych.data.check import Checked
 from triptych.data.splits import Split
 from triptych.encoders import embeddings, features, model_files
 from triptych.encoders.embed import Embedder
-from triptych.encoders.features import Modality
+from triptych.encoders.embeddings import Modality
 from triptych.encoders.pretrained import PretrainedConfig
 from triptych.encoders.slots import ModelArtifacts
+from triptych.encoders.untuned import UntunedConfig, UntunedText
 from triptych.engine.bundle import write_bundle, write_index, write_retriever
 from triptych.evaluate import report
 from triptych.evaluate.report import About
@@ -45,11 +47,13 @@ from triptych.recipes.controls import Control
 from triptych.recipes.encoders import EncoderWork, Plan
 from triptych.recipes.models import check_models
 from triptych.recipes.run_folder import RunFolder
+from triptych.recipes.semantic_ids import SetsConfig
 from triptych.recipes.side_by_side import train_new
 from triptych.recipes.tables import find_source, spoken
 from triptych.semantic_ids import fit as semantic_ids
 from triptych.semantic_ids.config import SemanticIdsConfig
 from triptych.semantic_ids.stored import KIND as SEMANTIC_IDS
+from triptych.semantic_ids.stored import PARTS as ID_PARTS
 from triptych.training.distributed import ALONE, Group
 
 log = logging.getLogger(__name__)
@@ -58,6 +62,8 @@ IN_TABLES = (Arm.TITLE, Arm.PHOTO, Arm.TITLE_PHOTO, Arm.PERMUTED_PHOTO)
 """The order in which encoders stand in a table."""
 
 
+PRETRAINED = "pretrained"
+"""First word of the rows of models that are used as they are (`evaluate.records.role_of`)."""
 WARM_START_SEED = 0
 """One warm start for all seeds: what differs between them is what comes after it."""
 
@@ -98,14 +104,20 @@ class BehindEncoder(Protocol):
         ...
 
     @property
+    def start(self) -> PretrainConfig | None:
+        """What the encoder's training goes on from; None: new weights."""
+        ...
+
+    @property
     def control(self) -> Control:
         """What items have in the place of their own, photos among it."""
         ...
 
 
-def _of_encoder(plan: BehindEncoder) -> tuple[str, Control]:
+def _of_encoder(plan: BehindEncoder) -> tuple[str, str, Control]:
     """Return what decides the encoder: plans with the same share one."""
-    return "" if plan.pretrain is None else plan.pretrain.to_json(), plan.control.of_encoder
+    trained, start = ("" if one is None else one.to_json() for one in (plan.pretrain, plan.start))
+    return trained, start, plan.control.of_encoder
 
 
 def _of_start(plan: Plan) -> tuple[str, Control]:
@@ -188,6 +200,57 @@ class Stages:
         check_models(self.config, found)
         return ModelArtifacts(found.get("text_model"), found.get("vision_model"))
 
+    @cached_property
+    def untuned(self) -> dict[str, Artifact]:
+        """Pretrained text encoders that are shown as they are, found and copied likewise: name → artefact.
+
+        Raises:
+            ConfigError: one cannot be found or opened, or reads no texts.
+        """
+        found: dict[str, Artifact] = {}
+        for name, config in self.config.untuned.items():
+            made = self.stage("pretrained", partial(self._model, config.model), record=f"pretrained {name}")
+            if made.summary["max_tokens"] is None:
+                raise ConfigError(
+                    f"untuned.{name}: '{config.name}' reads no texts, or came without its tokenizer's files."
+                )
+            found[name] = made
+        return found
+
+    def untuned_rows(self) -> dict[str, Dense]:
+        """Open them over the catalogue's titles: row of the tables → retriever."""
+        return {f"{PRETRAINED} {name}": self._untuned_row(name, config) for name, config in self.config.untuned.items()}
+
+    def _untuned_row(self, name: str, config: UntunedConfig) -> Dense:
+        model = self.untuned[name]
+        titles = self.stage(
+            "features",
+            lambda out: features.run(
+                model,
+                modality=features.Modality.TITLE,
+                catalogue=self.catalogue,
+                out=out,
+                max_tokens=config.max_tokens,
+                prefix=config.title_prefix,
+            ),
+            record=f"title features {name}",
+        )
+        vectors = features.load_features(titles)[:, 0].astype(np.float32)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        index = ExactIndex.build(vectors / np.where(lengths, lengths, 1))  # zeros where there is no title
+        encoder = UntunedText(model.path, prefix=config.query_prefix, max_tokens=config.max_tokens)
+        return Dense(encoder, index, config=self.config.dense, name=f"{PRETRAINED} {name}")
+
+    @property
+    def untuned_inputs(self) -> dict[str, Artifact | str]:
+        """What a report with such rows is made of."""
+        prefixes = {name: one.model_dump(exclude={"name", "revision"}) for name, one in self.config.untuned.items()}
+        return {
+            f"{PRETRAINED} {name}{what}": one
+            for name, model in self.untuned.items()
+            for what, one in (("", model), (" reads", str(prefixes[name])))
+        }
+
     def models_for(self, config: PretrainConfig) -> ModelArtifacts:
         """Return the run's models that an encoder's config names, and what a frozen one sees in the photos."""
         seen_by = config.encoder.vision_model
@@ -202,7 +265,7 @@ class Stages:
                 "features",
                 lambda out: features.run(
                     vision,
-                    modality=Modality.PHOTO,
+                    modality=features.Modality.PHOTO,
                     catalogue=self.catalogue,
                     out=out,
                     output=seen_by.output,
@@ -322,13 +385,17 @@ class Stages:
 
     def _require_enough_for_ids(self, split: Split | None) -> None:
         """Tell what would be refused after hours of training."""
-        if self.config.semantic_ids is None:
+        ids = self.config.semantic_ids
+        if ids is None:
             return
-        known = self.catalogue.num_items if split is None else int(split.items_known(self.catalogue).sum())
-        try:
-            self.config.semantic_ids.quantizer.require_enough(known)
-        except ConfigError as error:
-            raise ConfigError(f"semantic_ids.{error}") from None
+        known = np.ones(self.catalogue.num_items, np.bool_) if split is None else split.items_known(self.catalogue)
+        there = embeddings.items_with(self.catalogue, title_features=self.config.pretrain.encoder.title_features)
+        for one in ids.in_order:
+            try:
+                ids.quantizer.require_enough(int((known & there[one]).sum()))
+            except ConfigError as error:
+                of = "" if one is Modality.ITEM else f"sets, {one}: "
+                raise ConfigError(f"semantic_ids.{of}{error}") from None
 
     def train_plans(
         self, plans: Sequence[Plan], *, seeds: Sequence[int], split: Split | None, tokenizer: Artifact
@@ -372,11 +439,11 @@ class Stages:
         Returns:
             Name of a plan and seed → its encoder; None where it stands behind none.
         """
-        encoders: dict[tuple[str, Control], Plan] = {}
+        encoders: dict[tuple[str, str, Control], Plan] = {}
         for plan in plans:
             if plan.pretrain is not None and _of_encoder(plan) not in encoders:
                 name = f"pretraining {len(encoders) + 1}"
-                encoders[_of_encoder(plan)] = Plan(name, plan.pretrain, plan.control.of_encoder)
+                encoders[_of_encoder(plan)] = Plan(name, plan.pretrain, plan.control.of_encoder, plan.start)
         trained = self.train_plans(list(encoders.values()), seeds=seeds, split=split, tokenizer=tokenizer)
         return {
             (plan.name, seed): None if plan.pretrain is None else trained[encoders[_of_encoder(plan)].name, seed]
@@ -400,6 +467,51 @@ class Stages:
             "encoder", lambda _: work.train(self._group), record=f"encoder {work.plan.name}", is_new=is_new
         )
 
+    def item_views(
+        self, own: Trained, *, pretrain: PretrainConfig, name: str, photo_rows: NDArray[np.int64] | None = None
+    ) -> Artifact:
+        """Encode title and photo of each item by themselves, or open what was encoded before.
+
+        Args:
+            own: the encoder.
+            pretrain: how it was trained.
+            name: of the row and seed, for the record.
+            photo_rows: whose photo each item is shown ``[items]``; None: its own.
+
+        Raises:
+            ConfigError: the encoder reads one of both alone.
+        """
+        read = pretrain.encoder.modalities
+        if not (read.reads_title and read.reads_photo):
+            raise ConfigError(f"{name}: an encoder of {read} has no vectors of title and photo each.")
+        seen = self.models_for(pretrain).features
+        return self.stage(
+            "item_views",
+            lambda out: embeddings.run_views(
+                encoder=own.encoder, catalogue=self.catalogue, features=seen, photo_rows=photo_rows, out=out
+            ),
+            record=f"item views {name}",
+        )
+
+    def code_sets(
+        self, own: Trained, *, config: SetsConfig, name: str, split: Split | None, views: Artifact | None
+    ) -> dict[Modality, Artifact]:
+        """Make each set of an encoder's semantic IDs, in the order in which models read them.
+
+        Args:
+            own: the encoder.
+            config: which sets, and how each is made.
+            name: as of `semantic_ids`.
+            split: likewise.
+            views: from `item_views`; None where no set is of a side.
+        """
+        found = {}
+        for one in config.in_order:
+            vectors = own.embeddings if one is Modality.ITEM else views
+            assert vectors is not None, "a set of a side has its vectors"
+            found[one] = self._ids(vectors, of=one, config=config.of_one, name=name, split=split)
+        return found
+
     def semantic_ids(self, own: Trained, *, config: SemanticIdsConfig, name: str, split: Split | None) -> Artifact:
         """Make the semantic IDs of an encoder's vectors of the items, or open them; equal settings share them.
 
@@ -409,12 +521,18 @@ class Stages:
             name: of the row and seed, for the record.
             split: codebooks are learned of the items that training may know, as the encoder is; None: of all.
         """
+        return self._ids(own.embeddings, of=Modality.ITEM, config=config, name=name, split=split)
+
+    def _ids(
+        self, vectors: Artifact, *, of: Modality, config: SemanticIdsConfig, name: str, split: Split | None
+    ) -> Artifact:
+        what = "semantic ids" if of is Modality.ITEM else f"semantic ids ({of})"
         return self.stage(
             SEMANTIC_IDS,
             lambda out: semantic_ids.run(
-                config, embeddings=own.embeddings, out=out, catalogue=self.catalogue, split=split
+                config, embeddings=vectors, out=out, catalogue=self.catalogue, split=split, of=of
             ),
-            record=f"semantic ids {name}",
+            record=f"{what} {name}",
         )
 
     def bundle(
@@ -427,6 +545,7 @@ class Stages:
         served: Plan | None = None,
         recall: Artifact | None = None,
         recall_index: Artifact | None = None,
+        relevance_control: Artifact | None = None,
         hybrid: Artifact | None = None,
         item_knn: Artifact | None = None,
         generative: Artifact | None = None,
@@ -442,7 +561,10 @@ class Stages:
         plan = served or self.own_plan
         own, ids = trained[plan.name, seed], self.config.semantic_ids
         name = f"{plan.name} seed {seed}"
-        codes = None if ids is None else self.semantic_ids(own, config=ids, name=name, split=split)
+        codes: dict[Modality, Artifact] = {}
+        if ids is not None:
+            views = self.item_views(own, pretrain=plan.config, name=name) if ids.reads_sides else None
+            codes = self.code_sets(own, config=ids, name=name, split=split, views=views)
         return self.stage(
             "bundle",
             lambda out: write_bundle(
@@ -455,9 +577,10 @@ class Stages:
                 dense=self.config.dense,
                 recall=recall,
                 recall_index=recall_index,
+                relevance_control=relevance_control,
                 hybrid=hybrid,
                 item_knn=item_knn,
-                semantic_ids=codes,
+                **{ID_PARTS[of]: one for of, one in codes.items()},
                 generative=generative,
                 ranker=ranker,
                 ranking=ranking,
@@ -493,8 +616,9 @@ class Stages:
         for (name, seed), one in trained.items():
             found[f"{name} seed {seed}"] = one.encoder
             found[f"index {name} seed {seed}"] = one.index
-        if (ids := bundle.inputs.get(SEMANTIC_IDS)) is not None:
-            found["semantic ids"] = Artifact.open(self.out / SEMANTIC_IDS / ids)
+        for part in ID_PARTS.values():
+            if (ids := bundle.inputs.get(part)) is not None:
+                found[part.replace("_", " ")] = Artifact.open(self.out / SEMANTIC_IDS / ids)
         return self.stage(
             "report",
             lambda out: report.run(

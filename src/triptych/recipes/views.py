@@ -1,9 +1,8 @@
-"""What an encoder makes of a catalogue beside its items' vectors: those of title and photo alone, and of queries."""
+"""What models behind an encoder read of it beside its items' vectors: those of title and photo alone, of queries."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -11,51 +10,11 @@ from numpy.typing import NDArray
 
 from triptych.encoders import embeddings
 from triptych.encoders.base import Export
-from triptych.encoders.embeddings import load_vectors, load_views
+from triptych.encoders.embeddings import Modality, load_vectors, load_views
 from triptych.foundation.artifact import Artifact
-from triptych.foundation.errors import ConfigError
-from triptych.pretrain.base import PretrainConfig
 from triptych.recipes.stages import Stages, Trained
 
-
-class Modality(StrEnum):
-    """One of the vectors that an encoder makes of an item."""
-
-    ITEM = "item"
-    """Of title and photo together."""
-    TITLE = "title"
-    PHOTO = "photo"
-
-
 SIDES = (Modality.TITLE, Modality.PHOTO)
-
-
-def item_views(
-    own: Trained, *, pretrain: PretrainConfig, stages: Stages, name: str, photo_rows: NDArray[np.int64] | None
-) -> Artifact:
-    """Encode title and photo of each item by themselves, or open what was encoded before.
-
-    Args:
-        own: the encoder.
-        pretrain: how it was trained.
-        stages: of the run.
-        name: of the row and seed, for the record.
-        photo_rows: whose photo each item is shown ``[items]``; None: its own.
-
-    Raises:
-        ConfigError: the encoder reads one of both alone.
-    """
-    read = pretrain.encoder.modalities
-    if not (read.reads_title and read.reads_photo):
-        raise ConfigError(f"{name}: an encoder of {read} has no vectors of title and photo each.")
-    features = stages.models_for(pretrain).features
-    return stages.stage(
-        "item_views",
-        lambda out: embeddings.run_views(
-            encoder=own.encoder, catalogue=stages.catalogue, features=features, photo_rows=photo_rows, out=out
-        ),
-        record=f"item views {name}",
-    )
 
 
 def query_vectors(own: Trained, *, stages: Stages, name: str, export: Export | None = None) -> Artifact:

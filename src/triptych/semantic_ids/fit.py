@@ -1,7 +1,7 @@
 """Makes semantic IDs: fits a quantiser to an embeddings artefact, assigns every item, and measures the result.
 
 Semantic IDs of several things, such as the fused item, its image and its text, are as many quantisers over as many
-embeddings (`run_each`).
+embeddings (`run_each`), or over the sides of an item that an encoder has made vectors of (`run` with `of`).
 
 Codebooks are learned as the encoders are: of items that were there before validation. Those that came later get the
 codes that the frozen codebooks give them, as an item does that is added while the shop is served.
@@ -21,7 +21,7 @@ from torch import Tensor
 from triptych.data.catalogue import Catalogue
 from triptych.data.splits import Split
 from triptych.encoders.embeddings import KIND as EMBEDDINGS_KIND
-from triptych.encoders.embeddings import load_vectors
+from triptych.encoders.embeddings import VIEWS_KIND, Modality, load_vectors, load_views
 from triptych.foundation.artifact import Artifact, produce, sha256, write_json
 from triptych.foundation.errors import DataError
 from triptych.losses.base import LossOutput
@@ -29,7 +29,7 @@ from triptych.semantic_ids.base import ClosedFormConfig, Quantizer, Trainable, T
 from triptych.semantic_ids.collisions import resolve
 from triptych.semantic_ids.config import SemanticIdsConfig, TrainingConfig
 from triptych.semantic_ids.quality import Grouping, measure, require
-from triptych.semantic_ids.stored import CODES, EMBEDDINGS, KIND, QUALITY, SemanticIds
+from triptych.semantic_ids.stored import CODES, EMBEDDINGS, KIND, QUALITY, THERE, SemanticIds
 from triptych.semantic_ids.vectors import check_shape, draw, take
 from triptych.training.loop import fit as train
 from triptych.training.task import Validation
@@ -45,28 +45,34 @@ def run(
     out: Path,
     catalogue: Catalogue | None = None,
     split: Split | None = None,
+    of: Modality = Modality.ITEM,
 ) -> Artifact:
     """Make semantic IDs, go on where training was interrupted, or open them where they have been made.
 
     Args:
         config: quantiser, policy, measure, gate. The gate does not enter the artefact's id: another gate judges what is
             there.
-        embeddings: an ``embeddings`` artefact, or a file of vectors ``[items, dim]`` (``.npy``).
+        embeddings: an ``embeddings`` artefact, or a file of vectors ``[items, dim]`` (``.npy``); of a title or a photo
+            an ``item_views`` artefact.
         out: the stage's folder.
         catalogue: of the items, for the measures by category and by delivery cell; None leaves those out.
         split: of its log. Codebooks, and what a policy moves, are learned of the items that training may know
             (`Split.items_known`), and the others are assigned what the codebooks say. None: of all.
+        of: which of an item's vectors. Of a title or a photo, items without one have no ID.
 
     Returns:
         Artefact ``semantic_ids``: ``codes.npy`` (uint16 ``[items, levels]``, by item row), ``quantizer.safetensors``,
-        ``quality.json``; of a trained kind ``train.jsonl``. `stored.SemanticIds` opens it.
+        ``quality.json`` (of the items that have an ID); where some have none ``there.npy``; of a trained kind
+        ``train.jsonl``. `stored.SemanticIds` opens it.
 
     Raises:
         ArtifactError: embeddings or split were made from another catalogue.
         ConfigError: there are fewer vectors to learn from than codes.
         DataError: a vector cannot be quantised, the policy cannot be kept, or the gate is not passed.
     """
-    inputs: dict[str, Artifact | str] = {EMBEDDINGS: _fingerprint(embeddings)}
+    inputs: dict[str, Artifact | str] = {EMBEDDINGS: _fingerprint(embeddings, of=of)}
+    if of is not Modality.ITEM:
+        inputs["of"] = of.value
     known: NDArray[np.bool_] | None = None
     if catalogue is not None:
         if isinstance(embeddings, Artifact):
@@ -79,16 +85,23 @@ def run(
         inputs["split"] = split.artifact
 
     def build(folder: Path) -> Mapping[str, Any]:
-        vectors = _vectors(embeddings)
+        vectors = _vectors(embeddings, of=of)
         if known is not None and len(known) != len(vectors):
             raise DataError(f"semantic ids: there are {len(vectors)} vectors of a catalogue of {len(known)} items.")
-        rows = None if known is None or known.all() else np.flatnonzero(known)
+        grouping = (Grouping() if catalogue is None else _grouping(catalogue))._replace(known=known)
+        there = None if of is Modality.ITEM else _there(vectors, of=of)
+        if there is not None:
+            vectors = vectors[there]
+            grouping = grouping.some(there)
+        learned = grouping.known
+        rows = None if learned is None or learned.all() else np.flatnonzero(learned)
         quantizer, summary = _fitted(config, vectors, rows=rows, folder=folder)
         quantizer.save(folder)
         codes = quantizer.assign(vectors)
         codes = resolve(codes, quantizer=quantizer, vectors=vectors, config=config.collisions, rows=rows)
-        np.save(folder / CODES, codes)
-        grouping = (Grouping() if catalogue is None else _grouping(catalogue))._replace(known=known)
+        np.save(folder / CODES, codes if there is None else _by_row(codes, there=there))
+        if there is not None:
+            np.save(folder / THERE, there)
         seed = config.quantizer.seed
         quality = measure(quantizer, vectors, codes, config=config.quality, seed=seed, grouping=grouping)
         write_json(folder / QUALITY, quality.dump())
@@ -211,14 +224,29 @@ def _described(config: SemanticIdsConfig) -> dict[str, Any]:
     return tree
 
 
-def _vectors(embeddings: Artifact | Path) -> NDArray[Any]:
+def _there(vectors: NDArray[Any], *, of: Modality) -> NDArray[np.bool_] | None:
+    """Say which items have such a side; None: all."""
+    there: NDArray[np.bool_] = ~np.isnan(vectors[:, 0])
+    if not there.any():
+        raise DataError(f"semantic ids of {of}: no item has one.")
+    return None if there.all() else there
+
+
+def _by_row(codes: NDArray[np.uint16], *, there: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    """Return the codes of some items by the rows of all."""
+    found = np.zeros((len(there), codes.shape[1]), np.uint16)
+    found[there] = codes
+    return found
+
+
+def _vectors(embeddings: Artifact | Path, *, of: Modality = Modality.ITEM) -> NDArray[Any]:
     if isinstance(embeddings, Artifact):
-        return load_vectors(embeddings)
+        return load_vectors(embeddings) if of is Modality.ITEM else load_views(embeddings)[of.value]
     vectors: NDArray[Any] = np.load(embeddings, mmap_mode="r", allow_pickle=False)
     return vectors
 
 
-def _fingerprint(embeddings: Artifact | Path) -> Artifact | str:
+def _fingerprint(embeddings: Artifact | Path, *, of: Modality) -> Artifact | str:
     """Return what stands for the vectors in the artefact's id; refuses what is none.
 
     Raises:
@@ -226,7 +254,9 @@ def _fingerprint(embeddings: Artifact | Path) -> Artifact | str:
         DataError: no file of vectors.
     """
     if isinstance(embeddings, Artifact):
-        return Artifact.open(embeddings.path, kind=EMBEDDINGS_KIND)
+        return Artifact.open(embeddings.path, kind=EMBEDDINGS_KIND if of is Modality.ITEM else VIEWS_KIND)
+    if of is not Modality.ITEM:
+        raise ValueError(f"a file holds vectors of one kind: give the item_views that the {of} is of")
     try:
         check_shape(_vectors(embeddings))
     except (OSError, ValueError) as error:

@@ -68,6 +68,12 @@ class Grouping(NamedTuple):
     known: NDArray[np.bool_] | None = None
     """``[items]``, whether the codebooks may have been learned of them; None: of all."""
 
+    def some(self, items: NDArray[np.bool_]) -> Grouping:
+        """Return the same of some items."""
+        categories = None if self.categories is None else self.categories[items]
+        cells = None if self.item_cells is None else self.item_cells[items]
+        return Grouping(categories, cells, None if self.known is None else self.known[items])
+
 
 @dataclass(frozen=True)
 class LevelQuality:

@@ -9,14 +9,19 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from triptych.encoders.embeddings import Modality
 from triptych.foundation.artifact import Artifact
 from triptych.semantic_ids.base import Quantizer, open_quantizer
 from triptych.semantic_ids.quality import Quality
 
 KIND = "semantic_ids"
 CODES, QUALITY = "codes.npy", "quality.json"
+THERE = "there.npy"
+"""Which items have an ID, where some have none."""
 EMBEDDINGS = "embeddings"
 """Name of the input that the codes are of."""
+PARTS = {Modality.ITEM: KIND, Modality.TITLE: f"{KIND}_title", Modality.PHOTO: f"{KIND}_photo"}
+"""What the IDs of a run are called by what they are of, in the order in which models read them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +30,14 @@ class SemanticIds:
 
     artifact: Artifact
     codes: NDArray[np.uint16]
-    """``[items, levels]`` by item row, memory-mapped; with collisions.policy = extra_token one column more."""
+    """``[items, levels]`` by item row, memory-mapped; with collisions.policy = extra_token one column more. Of an item
+    that has no ID, zeros."""
     quantizer: Quantizer
     """Frozen: `assign` gives new vectors codes, without a policy against collisions; `reconstruct` leads back."""
     quality: Quality
     """As measured when they were made."""
+    there: NDArray[np.bool_] | None = None
+    """``[items]``, which have an ID; None: all. Those without have nothing that it could be of, such as a photo."""
 
     @classmethod
     def open(cls, artifact: Artifact, *, embeddings: Artifact | None = None) -> Self:
@@ -47,7 +55,10 @@ class SemanticIds:
             artifact.require_input(EMBEDDINGS, embeddings)
         codes = np.load(artifact.file(CODES), mmap_mode="r", allow_pickle=False)
         quantizer = open_quantizer(artifact.config["quantizer"], artifact.path)
-        return cls(artifact, codes, quantizer, read_quality(artifact))
+        there = None
+        if (artifact.path / THERE).is_file():
+            there = np.load(artifact.file(THERE), allow_pickle=False)
+        return cls(artifact, codes, quantizer, read_quality(artifact), there)
 
     @property
     def num_codes(self) -> int:

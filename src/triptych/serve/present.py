@@ -52,6 +52,8 @@ def code_path(engine: Engine, found: CodePath) -> schemas.CodePath:
             schemas.CodeStep(codes_shared=step.codes_shared, num_items=step.num_items, hits=hits(engine, step.hits))
             for step in found.steps
         ],
+        of=found.of,
+        sets=list(found.sets),
     )
 
 
@@ -125,6 +127,7 @@ def why(reason: Why) -> schemas.Why:
         shared_words=list(reason.shared_words),
         found_by=reason.found_by,
         ranked=None if reason.ranked is None else schemas.Placed(**reason.ranked._asdict()),
+        required=None if reason.required is None else schemas.Required(**reason.required._asdict()),
     )
 
 

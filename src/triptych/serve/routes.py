@@ -166,7 +166,7 @@ async def codes(item_id: str, parameters: Annotated[schemas.CodesParameters, Que
 
     def work(engine: Engine) -> schemas.CodePath:
         _known(engine, item_id)
-        return present.code_path(engine, engine.code_path(item_id, k=parameters.k))
+        return present.code_path(engine, engine.code_path(item_id, k=parameters.k, of=parameters.of))
 
     return await ask(work)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import UploadFile
 from pydantic import (
@@ -175,6 +175,8 @@ class CodesParameters(Parameters):
 
     k: int = Field(6, ge=1, le=MAX_K)
     """Most items named for each number of codes in common."""
+    of: Literal["item", "title", "photo"] = "item"
+    """What the ID is of: title and photo together, the title or the photo; one of those that the shop has."""
 
 
 class CodeTreeParameters(Parameters):
@@ -227,6 +229,15 @@ class Placed(Message):
     """That it is chosen where it is shown, as the ranker sees it."""
 
 
+class Required(Message):
+    """What each item of an answer has one of."""
+
+    attribute: str
+    """``category``, ``brand`` or ``merchant``."""
+    values: list[str]
+    """What was chosen under this query before."""
+
+
 class Why(Message):
     """Why an item is where it is: what a side adds is ``unmasked`` less the score without it."""
 
@@ -247,6 +258,8 @@ class Why(Message):
     """Channel to the item's place there, where the channel is ``hybrid``; ``/api/why`` has places without filters."""
     ranked: Placed | None
     """None where no ranker looked at it."""
+    required: Required | None
+    """In channel ``recall``, what the answer was cut down to; none where that is nothing."""
 
 
 class Hit(Message):
@@ -273,9 +286,13 @@ class CodePath(Message):
     """An item's semantic ID, and the items near it by prefix."""
 
     codes: list[int]
-    """One code a level, the coarsest first."""
+    """One code a level, the coarsest first; none where the item has no such side."""
     steps: list[CodeStep]
     """From all codes in common down to one."""
+    of: str
+    """What it is the ID of: ``item`` (title and photo together), ``title`` or ``photo``."""
+    sets: list[str]
+    """What the shop has semantic IDs of."""
 
 
 class CodeBranch(Message):

@@ -45,5 +45,6 @@ def semantic_ids_section(inputs: Mapping[str, Artifact | str]) -> str:
         "semantic-ids",
         "Semantic IDs",
         *parts,
-        lead="Each item as a short tuple of codes, the coarsest first; measured when they were made, over all items.",
+        lead="Each item as a short tuple of codes, the coarsest first; measured when they were made, over all items "
+        "that have one.",
     )

@@ -14,7 +14,12 @@ Logs = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def training_section(
-    logs: Logs, *, against: Sequence[str] = ("step",), facts: Mapping[str, str] | None = None, lead: str = ""
+    logs: Logs,
+    *,
+    against: Sequence[str] = ("step",),
+    facts: Mapping[str, str] | None = None,
+    lead: str = "",
+    claims: str = "",
 ) -> str:
     """Write the section.
 
@@ -24,6 +29,7 @@ def training_section(
             metric, for the others the first one.
         facts: shown below, name → text.
         lead: shown above.
+        claims: about these curves, shown below them.
     """
     validated = {name: checked(lines) for name, lines in logs.items()}
     trained = {name: learned(lines) for name, lines in logs.items()}
@@ -39,6 +45,7 @@ def training_section(
         "training",
         "Training",
         f'<div class="halves">{parts}</div>' if parts else "",
+        claims,
         _one_epoch(validated),
         definitions(facts) if facts else "",
         lead=lead,

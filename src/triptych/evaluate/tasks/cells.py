@@ -141,6 +141,21 @@ def evaluate(
     )
 
 
+def some(catalogue: Catalogue, *, split: Split, config: EvaluationConfig, count: int) -> list[Request]:
+    """Draw requests of those that `evaluate` asks, by cell; fewer where there are fewer.
+
+    Raises:
+        DataError: As `evaluate`.
+    """
+    delivered = _delivered(catalogue)
+    units, _ = _problem(catalogue, split=split, config=config, delivered=delivered)
+    drawn = np.sort(np.random.default_rng(config.seed).permutation(len(units.cell))[:count])
+    return [
+        Request(query=catalogue.queries[query_row], keep=delivered(cell))
+        for query_row, cell in zip(units.query_row[drawn].tolist(), units.cell[drawn].tolist(), strict=True)
+    ]
+
+
 def _delivered(catalogue: Catalogue) -> Delivered:
     """Read which items are delivered where.
 

@@ -2,7 +2,10 @@
 
 Fast for single queries at high recall. What it costs: building takes several times as long as lists (`ivf`), links take
 memory beside a second copy of the vectors, and filters work badly, since the walk passes through items that may not be
-returned; so filters are searched exactly up to a larger share than elsewhere.
+returned. So filters are searched exactly up to a larger share than elsewhere. Under a wider one the walk is the one
+without a filter, so much longer, and what may be returned is taken from the nearest that it met: so it finds of them
+what it finds of all. Where they are too few, because the filter keeps nothing of that region, the query is searched
+exactly (`triptych.index.approximate`). A walk that collects only what is kept ends, there, at whatever it meets first.
 
 With more than one thread the graph, and with it which items are missed, differs a little from build to build.
 
@@ -24,11 +27,13 @@ from pydantic import Field
 
 from triptych.index.approximate import ApproximateConfig, float32_blocks
 from triptych.index.base import Trial
-from triptych.index.faiss_structures import read_structure, selector, write_structure
+from triptych.index.faiss_structures import read_structure, write_structure
 from triptych.index.stored import NumberFormat, StoredVectors
 
 EF_TRIED = (100, 200, 400, 800, 1600)
 """Widths that a sweep tries."""
+SPARE = 1.25
+"""Times the places wanted, of kept items, that a walk under a filter is long enough for: some queries meet fewer."""
 BUILDS_TRIED: tuple[dict[str, int], ...] = ({}, {"links": 8}, {"links": 32}, {"ef_construction": 40})
 """Graphs that a sweep builds: by default, with half and twice the links, and with less care."""
 
@@ -47,7 +52,7 @@ class HnswConfig(ApproximateConfig):
     """Candidates held while an item's links are chosen."""
     ef_search: int = Field(200, ge=1)
     """Candidates held while a query walks; at least as many as places are wanted. A filter multiplies it by one over
-    the share it keeps."""
+    the share it keeps; where fewer than wanted of those may be returned, the query is searched exactly."""
     refine: int = Field(1, ge=1)
     """Candidates for each place wanted, among which true scores decide. The graph compares the vectors as stored, so
     one is enough."""
@@ -113,14 +118,21 @@ class Graph:
     def propose(
         self, queries: NDArray[np.float32], *, places: int, kept: NDArray[np.bool_] | None, widening: float
     ) -> NDArray[np.int64]:
-        """Return the best rows that the walk met."""
+        """Return the best rows that the walk met; under a filter those of them that are kept."""
         import faiss
 
-        ef = min(self.num_rows, max(places, math.ceil(self.config.ef_search * widening)))
-        with selector(kept) as chosen:
-            parameters = faiss.SearchParametersHNSW(efSearch=ef, sel=chosen)
-            rows: NDArray[np.int64] = self.index.search(queries, places, params=parameters)[1]
-        return rows
+        if kept is None:
+            ef = min(self.num_rows, max(places, self.config.ef_search))
+            met: NDArray[np.int64] = self.index.search(queries, places, params=faiss.SearchParametersHNSW(efSearch=ef))[
+                1
+            ]
+            return met
+        wanted = max(math.ceil(SPARE * places), self.config.ef_search)
+        ef = min(self.num_rows, math.ceil(wanted * widening))
+        met = self.index.search(queries, ef, params=faiss.SearchParametersHNSW(efSearch=ef))[1]
+        is_kept = (met >= 0) & kept[met]
+        first = np.argsort(~is_kept, axis=1, kind="stable")[:, :places]  # those that are kept, nearest first
+        return np.where(np.take_along_axis(is_kept, first, axis=1), np.take_along_axis(met, first, axis=1), -1)
 
     def tuned(self, config: HnswConfig) -> Graph:
         """Return the same graph, searched by another config."""

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from triptych.encoders.embed import Embedder
+from triptych.encoders.inputs import Modalities
 from triptych.foundation.artifact import write_json
 from triptych.foundation.errors import EngineError
 from triptych.foundation.types import Hits
@@ -44,11 +44,33 @@ class DenseConfig(RetrieverConfig):
 CONFIG = DenseConfig
 
 
+class RequestEncoder(Protocol):
+    """What turns words and photos into vectors: `encoders.embed.Embedder`, `encoders.untuned.UntunedText`."""
+
+    @property
+    def modalities(self) -> Modalities:
+        """What it reads of an item."""
+        ...
+
+    @property
+    def vector_dim(self) -> int:
+        """Numbers of a vector."""
+        ...
+
+    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode query texts ``[n, dim]``, of length 1."""
+        ...
+
+    def items(self, titles: Sequence[str | None], *, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode items ``[n, dim]``, of length 1, where it reads photos."""
+        ...
+
+
 class Dense:
     """Encoder and index, which must belong together; the engine checks that by their artefacts."""
 
     def __init__(
-        self, embedder: Embedder, index: VectorIndex, *, config: DenseConfig | None = None, name: str = "dense"
+        self, embedder: RequestEncoder, index: VectorIndex, *, config: DenseConfig | None = None, name: str = "dense"
     ) -> None:
         """Put an encoder before an index of its item vectors."""
         self._embedder, self._index = embedder, index
@@ -126,7 +148,7 @@ class Dense:
         write_json(folder / CONFIG_FILE, self._config.dump())
 
     @classmethod
-    def load(cls, folder: Path, *, embedder: Embedder, index: VectorIndex, name: str = "dense") -> Self:
+    def load(cls, folder: Path, *, embedder: RequestEncoder, index: VectorIndex, name: str = "dense") -> Self:
         """Read what `save` wrote and put it before an encoder and its index."""
         return cls(embedder, index, config=DenseConfig.load(folder / CONFIG_FILE), name=name)
 

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from triptych.nn.attention import SelfAttention
-from triptych.nn.bags import Bags, bag_means, looked_up
+from triptych.nn.bags import Bags, bag_means
 from triptych.nn.fusion import FusedVectors, Fusion
 from triptych.nn.id_table import IdTable, TableConfig
 from triptych.nn.query_grains import QueryGrains, table_means
@@ -204,7 +204,8 @@ class Mgdspr(RecallModel):
     def _query(self, requests: RequestFeatures) -> Tensor:
         assert requests.units is not None
         past_words, asked = requests.past or (None, None)
-        return self.grains(*requests.units, past_words=past_words, asked=asked)
+        characters, pairs, words, of = requests.units
+        return self.grains(characters, pairs, words, of=of, past_words=past_words, asked=asked)
 
     def _history(self, query: Tensor, behaviour: Behaviour) -> list[Tensor]:
         """Return what each row of the query takes of each part of the history, ``[n, rows, dim]`` each."""
@@ -219,9 +220,7 @@ class Mgdspr(RecallModel):
             known = [side * where[:, None] for side, where in zip(sides, there[1:], strict=True)]
             steps = self.step(torch.cat([own, *known], dim=1))
             recent = ((self.real_time, behaviour.real_time), (self.short_term, behaviour.short_term))
-            for block, places in recent:
-                if block is not None:
-                    blocks.append(block(query, looked_up(steps, places), keep=places >= 0))
+            blocks += [block(query, steps, places=places) for block, places in recent if block is not None]
         if self.config.long_term:
             found = [
                 _by_kind(query, vectors, behaviour.long_term, there=where)

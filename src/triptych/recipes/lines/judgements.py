@@ -30,7 +30,10 @@ def run(stages: Stages) -> Artifact:
         if hybrids:
             fused[HYBRID] = [one.retriever(name=HYBRID) for one in hybrids]
         return graded.evaluate(
-            {**models, **stages.encoders(trained), **fused}, catalogue=catalogue, split=split, config=config.evaluation
+            {**models, **stages.untuned_rows(), **stages.encoders(trained), **fused},
+            catalogue=catalogue,
+            split=split,
+            config=config.evaluation,
         )
 
     return stages.report(
@@ -41,6 +44,7 @@ def run(stages: Stages) -> Artifact:
         inputs={
             "bm25": bm25,
             "photo queries": str(config.photo_queries),
+            **stages.untuned_inputs,
             **served.inputs,
             **{f"hybrid seed {seed}": one.artifact for seed, one in zip(config.seeds, hybrids, strict=False)},
         },

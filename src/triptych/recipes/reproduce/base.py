@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from triptych.evaluate.compare import Column
 from triptych.evaluate.orderings import Ordering
+from triptych.evaluate.paces import Pace
 from triptych.evaluate.records import is_trained
 from triptych.evaluate.tasks import cells, ranking, recommend, search
 from triptych.evaluate.tasks.base import TaskResult
@@ -88,7 +89,8 @@ class Row:
     keeps_relevant: bool = False
     """Whether a recall model's answers keep only items of a category that the query asks for."""
     start: Callable[[], PretrainConfig] | None = None
-    """A training that comes before, once for all rows and seeds that name it; its settings are the form's too."""
+    """A training that comes before its own, or before its encoder's, once for all rows and seeds that name it; its
+    settings are the form's too."""
     steps_rate: float = 1.0
     """Its steps, as a share of what the form gives every row: to compare at equal seconds instead."""
 
@@ -164,10 +166,15 @@ class Table:
     there: tuple[str, ...] = ()
     """Rows that a shop has already: what every other row adds to them is told beside the table (`evaluate.increment`).
     None: nothing is."""
+    paces: tuple[Pace, ...] = ()
+    """Claims about how soon rows have learned, judged from their logs by the headline on the validation part."""
     spaces: tuple[str, ...] = ()
     """Rankers whose items are shown by ID and by content beside the table (`evaluate.item_spaces`)."""
     shown: tuple[str, ...] = ()
     """Rows of which the first that a form has is shown with photos: what only these bring to those of `there`."""
+    costs: bool = False
+    """Whether time of a query, bytes of an item and IDs said that there are not stand beside the results; of searches
+    by cell."""
 
     def __post_init__(self) -> None:
         """Check that the parts of the definition belong together.
@@ -179,6 +186,8 @@ class Table:
         twice = {name for name in names if names.count(name) > 1} | set(names) & set(self.protocol.standing)
         if twice:
             raise ConfigError(f"table '{self.name}': the name '{min(twice)}' stands for two rows.")
+        if self.costs and self.protocol is not Protocol.CELLS:
+            raise ConfigError(f"table '{self.name}': costs are measured of searches by cell. Leave them out.")
         uneven = {row.name: len(row.trials) for row in self.rows}
         if len(set(uneven.values())) != 1:
             told = ", ".join(f"{name} {number}" for name, number in uneven.items())
@@ -192,6 +201,7 @@ class Table:
             *self.spaces,
             *self.shown,
             *(row for claim in self.claims for row in claim.rows),
+            *(row for pace in self.paces for row in pace.rows),
             *(self.quick.rows or ()),
             *(self.full.rows or ()),
         ]

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from triptych.data.schema import Part
@@ -22,7 +23,9 @@ from triptych.evaluate.examples import Example
 from triptych.evaluate.increment import Increment, increments, photo_examples
 from triptych.evaluate.item_spaces import ItemSpaces, item_spaces
 from triptych.evaluate.orderings import Judged, judge_ordering
+from triptych.evaluate.paces import JudgedPace, judge_pace
 from triptych.evaluate.records import select, single, to_rows
+from triptych.evaluate.tasks import cells
 from triptych.evaluate.tasks.base import TaskResult
 from triptych.evaluate.tasks.ranking import Ranks
 from triptych.foundation.artifact import Artifact, produce, write_json
@@ -37,6 +40,7 @@ from triptych.recipes.encoders import Plan
 from triptych.recipes.generation import GenerationPlan, TrainedGeneration, train_generation
 from triptych.recipes.ranker import RankerPlan, TrainedRanker, train_rankers
 from triptych.recipes.recall import RecallPlan, TrainedRecall, train_recall
+from triptych.recipes.reproduce.agreement import Agreement, agreements
 from triptych.recipes.reproduce.base import BM25, ITEM_KNN, ORACLE, POPULARITY, Row, Size, Table
 from triptych.recipes.reproduce.choices import FILE as CHOICES
 from triptych.recipes.reproduce.choices import (
@@ -48,6 +52,7 @@ from triptych.recipes.reproduce.choices import (
     trials_of,
     write_choices,
 )
+from triptych.recipes.reproduce.costs import QUERIES, Cost, file_bytes, item_bytes, latencies, said_by
 from triptych.recipes.reproduce.page import write_page
 from triptych.recipes.reproduce.plans import RECIPE, AnyPlan, Planned, answered_through, resolve
 from triptych.recipes.reproduce.result import Made, RowMade, describe
@@ -200,8 +205,19 @@ class _Making:
             inputs |= {f"{part}{name} seed {seed}": artifact for part, artifact in _made_of(one).items()}
 
         def build(folder: Path) -> Mapping[str, Any]:
-            result, spaces = self._measured(trained), self._spaces(trained)
-            return self._written(folder, result=result, spaces=spaces, rows=rows, inputs=inputs, tried=tried)
+            result, spaces, costs = self._measured(trained), self._spaces(trained), self._costs(trained)
+            seeds = {row.name: [trained[row.name, seed].model for seed in self._planned.run.seeds] for row, *_ in rows}
+            agreed = agreements(seeds, out=self._stages.out)
+            return self._written(
+                folder,
+                result=result,
+                spaces=spaces,
+                costs=costs,
+                agreed=agreed,
+                rows=rows,
+                inputs=inputs,
+                tried=tried,
+            )
 
         return produce(out, kind=KIND, config=self._described(rows), inputs=inputs, build=build)
 
@@ -290,12 +306,45 @@ class _Making:
                     found[name] = seen
         return found
 
+    def _costs(self, trained: AllMade) -> list[Cost]:
+        """Measure what rows cost where they answer, first seed; nothing where the table does not ask."""
+        planned, catalogue = self._planned, self._stages.catalogue
+        if not planned.table.costs:
+            return []
+        seed, evaluation = planned.run.seeds[0], planned.evaluation
+        requests = cells.some(catalogue, split=self._split, config=evaluation, count=QUERIES)
+        opened: dict[str, Retriever] = {POPULARITY: Popularity.load(self._standing[POPULARITY].path)}
+        if BM25 in self._standing:
+            opened[BM25] = Bm25.load(self._standing[BM25].path)
+        sizes = {name: file_bytes(self._standing[name], num_items=catalogue.num_items) for name in opened}
+        said = dict.fromkeys(opened, None) | {
+            row.name: said_by(trained[row.name, seed], requests, out=self._stages.out, control=row.control, seed=seed)
+            for row in planned.rows
+        }
+        for row in planned.rows:
+            one = self._open(trained[row.name, seed], name=row.name)
+            assert not isinstance(one, Ranks), "a ranker answers nothing by itself"
+            opened[row.name], sizes[row.name] = one, item_bytes(trained[row.name, seed])
+        times = latencies(opened, requests, k=max(evaluation.ks))
+        return [
+            Cost(
+                name,
+                p50_ms=float(np.percentile(own, 50)),
+                p95_ms=float(np.percentile(own, 95)),
+                item_bytes=sizes[name],
+                said=said[name],
+            )
+            for name, own in times.items()
+        ]
+
     def _written(
         self,
         folder: Path,
         *,
         result: TaskResult,
         spaces: Mapping[str, ItemSpaces],
+        costs: Sequence[Cost],
+        agreed: Sequence[Agreement],
         rows: Sequence[RowMade],
         inputs: Mapping[str, Artifact | str],
         tried: Mapping[str, Any],
@@ -305,6 +354,7 @@ class _Making:
         write_json(folder / RECORDS, records)
         result.per_query.write_parquet(folder / PER_QUERY)
         judged, unjudged = self._judged(result)
+        paced, unpaced = self._paced(rows)
         rankings, added, pictures = result.rankings, list[Increment](), list[Example]()
         there = [name for name in self._planned.table.there if rankings is not None and name in rankings.item_rows]
         if there and rankings is not None:
@@ -320,10 +370,13 @@ class _Making:
             records=records,
             increments=added,
             spaces=spaces,
+            costs=costs,
+            agreements=agreed,
             pictures=pictures,
             there=there,
             judged=judged,
-            unjudged=unjudged,
+            paces=paced,
+            unjudged={**unjudged, **unpaced},
             catalogue=self._stages.catalogue,
             split=self._split,
             about=about,
@@ -363,6 +416,23 @@ class _Making:
                 judged.append(found)
         return judged, unjudged
 
+    def _paced(self, rows: Sequence[RowMade]) -> tuple[list[JudgedPace], dict[str, str]]:
+        """Judge the claims about learning, likewise."""
+        logs = {made.row.name: made.logs for made in rows}
+        metric = str(self._planned.headline)
+        judged: list[JudgedPace] = []
+        unjudged: dict[str, str] = {}
+        for pace in self._planned.table.paces:
+            absent = [row for row in pace.rows if row not in logs]
+            found = None if absent else judge_pace(pace, logs, metric=metric)
+            if found is not None:
+                judged.append(found)
+            elif absent:
+                unjudged[pace.claim] = f"not in this form: {', '.join(absent)}"
+            else:
+                unjudged[pace.claim] = f"{metric} was not measured when {100 * pace.by:g} % of the steps were done"
+        return judged, unjudged
+
     def _described(self, rows: Sequence[RowMade]) -> dict[str, Any]:
         """Return all that decides the table, beside its inputs."""
         planned, table = self._planned, self._planned.table
@@ -375,7 +445,9 @@ class _Making:
             "evaluation": planned.evaluation.dump(),
             "rows": [self._described_row(made) for made in rows],
             "there": list(table.there),
+            **({"paces": [[str(one), one.claim, one.by] for one in table.paces]} if table.paces else {}),
             **({"spaces": list(table.spaces)} if table.spaces else {}),
+            **({"costs": QUERIES} if table.costs else {}),
             "claims": [[str(one), one.claim, str(one.column or planned.headline), one.slice] for one in table.claims],
         }
 

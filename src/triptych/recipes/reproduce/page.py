@@ -10,6 +10,7 @@ from triptych.evaluate import figures
 from triptych.evaluate.definitions import METRICS, label, layout
 from triptych.evaluate.figures import forest, forest_scale
 from triptych.evaluate.orderings import Judged
+from triptych.evaluate.paces import JudgedPace
 from triptych.evaluate.page import tables
 from triptych.evaluate.page.examples import Gallery
 from triptych.evaluate.page.layout import assemble
@@ -22,13 +23,16 @@ from triptych.evaluate.text_table import ONE_SEED, interval_text, table_columns,
 from triptych.foundation.artifact import Artifact
 from triptych.metrics.significance import Interval
 from triptych.recipes.reproduce.choices import first_best
-from triptych.recipes.reproduce.result import Made, RowMade, describe
+from triptych.recipes.reproduce.costs import QUERIES
+from triptych.recipes.reproduce.result import Made, RowMade, agreement_cells, cost_cells, describe
 
 LINKS = (
     ("results", "Rows"),
     ("increments", "Increments"),
     ("pictures", "Photos"),
     ("claims", "Claims"),
+    ("costs", "Costs"),
+    ("agreement", "Seeds"),
     ("spaces", "Spaces"),
     ("trials", "Trials"),
     ("training", "Training"),
@@ -44,6 +48,8 @@ def write_page(made: Made) -> str:
         + _increments(made)
         + _pictures(made)
         + _claims(made)
+        + _costs(made)
+        + _agreement(made)
         + _spaces(made)
         + _trials(made)
         + _training(made)
@@ -125,7 +131,7 @@ def _claims(made: Made) -> str:
             f"{text(one.ordering.claim)}<br><small>{text(one.ordering)}</small>",
             text(one.ordering.slice.replace("_", " ")),
             text(label(*one.column)),
-            _difference(one, row),
+            _difference(row),
             f'<span style="--c:var({colours.get(one.ordering.better, "--ink")})">{forest(row, place=place)}</span>',
             tables.verdict_chip(row),
         ]
@@ -229,8 +235,37 @@ def _spaces(made: Made) -> str:
     )
 
 
-def _difference(one: Judged, row: Mapping[str, Any]) -> str:
-    seeds = " · ".join(f"{100 * value:+.1f}" for value in one.seeds).replace("-", "−")
+def _costs(made: Made) -> str:
+    told = describe(made)["costs"]
+    if told is None:
+        return ""
+    rows = [cost_cells(one) for one in told["rows"]]
+    on = ", ".join(f"{name} {value}" for name, value in told["machine"].items())
+    return section(
+        "costs",
+        "What an answer costs",
+        table(list(rows[0]), [[text(cell) for cell in row.values()] for row in rows], css="numbers"),
+        lead=f"Of this machine ({text(on)}), as it was then: no claim rests on it. The same {QUERIES} queries of each "
+        "row, one by one and all rows in turn, from words to items; first seed. Bytes: what is kept of an item to find "
+        "it, without models. Illegal: IDs at the end of the decoder's beams that no item of the cell has.",
+    )
+
+
+def _agreement(made: Made) -> str:
+    rows = [agreement_cells(one._asdict()) for one in made.agreements]
+    if not rows:
+        return ""
+    return section(
+        "agreement",
+        "Semantic IDs of other seeds",
+        table(list(rows[0]), [[text(cell) for cell in row.values()] for row in rows], css="plain"),
+        lead="How far the first codes of two seeds group the same items: 1 alike, 0 as by chance; the mean of all "
+        "pairs. Every seed has an encoder of its own, and its codebooks are of that one's vectors.",
+    )
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    seeds = " · ".join(f"{100 * value:+.1f}" for value in row["seeds"]).replace("-", "−")
     return (
         f'<span class="value">{value_text(row)}</span><small class="interval">{interval_text(row)}</small>'
         f'<small class="seeds">seeds {seeds}</small>'
@@ -246,7 +281,14 @@ def _as_record(one: Judged) -> dict[str, Any]:
         "high": high,
         "verdict": one.verdict,
         "evidence": one.evidence,
+        "seeds": one.seeds,
     }
+
+
+def _pace_as_record(one: JudgedPace) -> dict[str, Any]:
+    value, low, high = (None if number != number else number for number in one.difference)
+    interval = {"kind": "difference", "value": value, "low": low, "high": high}
+    return {**interval, "verdict": one.verdict, "evidence": one.evidence, "seeds": one.seeds}
 
 
 def _trials(made: Made) -> str:
@@ -270,7 +312,32 @@ def _training(made: Made) -> str:
     """Show the logs of the chosen settings; the metrics are those of each row's own training."""
     logs = {f"{one.row.name}/{seed}": lines for one in made.rows for seed, lines in one.logs.items()}
     times = {one.row.name: _times(one) for one in made.rows}
-    return training_section(logs, against=("step", "seconds"), facts=times, lead="Chosen settings, every seed.")
+    return training_section(
+        logs, against=("step", "seconds"), facts=times, lead="Chosen settings, every seed.", claims=_paces(made)
+    )
+
+
+def _paces(made: Made) -> str:
+    """Write who has learned soon."""
+    if not made.paces:
+        return ""
+    body = [
+        [
+            f"{text(one.pace.claim)}<br><small>{text(one.pace)}</small>",
+            f"{100 * one.pace.by:g}",
+            f"{100 * one.sooner:.1f}",
+            f"{100 * one.later:.1f}",
+            _difference(row),
+            tables.verdict_chip(row),
+        ]
+        for one, row in ((one, _pace_as_record(one)) for one in made.paces)
+    ]
+    head = ["Claim", "Steps done, %", "Reached by the first, %", "… by the second", "Difference, points", "Verdict"]
+    said = (
+        f"<h3>Who has learned soon</h3><p>{text(label(*made.planned.headline))} on the validation part, as a share of "
+        "the best that a row comes to. The interval is over seeds; of one there is none.</p>"
+    )
+    return said + table(head, body, css="numbers")
 
 
 def _times(one: RowMade) -> str:

@@ -63,9 +63,8 @@ class Planned:
         return [plan for row in rows for plan in self.plans[row.name]]
 
     def start(self, row: Row) -> PretrainConfig | None:
-        """Return the training that comes before a row's own; None: there is none."""
-        plan = self.full[row.name][0]
-        return plan.start if isinstance(plan, Plan) else None
+        """Return the training that comes before a row's own, or its encoder's; None: there is none."""
+        return self.full[row.name][0].start
 
     def chosen(self, row: Row, *, best: int) -> AnyPlan:
         """Return a row's trial as the row itself."""
@@ -144,16 +143,19 @@ def trial_plans(row: Row, form: Form) -> list[AnyPlan]:
     config = config.override(*_of(config, form.settings))
     config = config.override(*_shorter(config, rate=row.steps_rate))
     shorter = _shorter(config, rate=form.trial_steps_rate)
-    start = None if row.start is None else row.start().override(*form.settings)
+    start = None
+    if row.start is not None:
+        start = row.start()
+        start = start.override(*_of(start, form.settings))
     plans: list[AnyPlan] = []
     for number, trial in enumerate(row.trials[: form.num_trials], start=1):
         name, tried = f"{row.name} trial {number}", config.override(*shorter, *trial)
         if isinstance(tried, RecallConfig):
-            plans.append(RecallPlan(name, tried, row.control, row.keeps_relevant))
+            plans.append(RecallPlan(name, tried, row.control, row.keeps_relevant, start))
         elif isinstance(tried, RankerConfig):
-            plans.append(RankerPlan(name, tried, row.control))
+            plans.append(RankerPlan(name, tried, row.control, start=start))
         elif isinstance(tried, GenerationConfig):
-            plans.append(GenerationPlan(name, tried, row.control))
+            plans.append(GenerationPlan(name, tried, row.control, start=start))
         else:
             plans.append(Plan(name, tried, row.control, start))
     return plans

@@ -14,6 +14,7 @@ from triptych.evaluate.examples import Example
 from triptych.evaluate.increment import Increment
 from triptych.evaluate.item_spaces import ItemSpaces
 from triptych.evaluate.orderings import Judged
+from triptych.evaluate.paces import JudgedPace
 from triptych.evaluate.records import role_of
 from triptych.evaluate.report import About
 from triptych.evaluate.tasks.base import TaskResult
@@ -22,8 +23,10 @@ from triptych.foundation.artifact import Artifact, git_commit, package_version
 from triptych.foundation.config import Config
 from triptych.metrics.significance import Interval
 from triptych.pretrain.base import PretrainConfig
+from triptych.recipes.reproduce.agreement import Agreement
 from triptych.recipes.reproduce.base import Row
 from triptych.recipes.reproduce.choices import Trial, trials_of
+from triptych.recipes.reproduce.costs import Cost, machine
 from triptych.recipes.reproduce.plans import Planned
 
 ONE_SEED = "one seed"
@@ -54,9 +57,14 @@ class Made:
     """What rows add to those that are there (`Table.there`); empty where the table asks for none, or cannot say."""
     spaces: Mapping[str, ItemSpaces]
     """Items by ID and by content, of the rows that the table names for it (`Table.spaces`), first seed."""
+    costs: Sequence[Cost]
+    """What rows cost where they answer; empty where the table does not ask (`Table.costs`)."""
+    agreements: Sequence[Agreement]
+    """How far the semantic IDs of different seeds agree; empty with one seed, or where nothing reads or says any."""
     pictures: Sequence[Example]
     """Queries to which photos bring a row's answers (`Table.shown`)."""
     judged: Sequence[Judged]
+    paces: Sequence[JudgedPace]
     there: Sequence[str]
     """Those of `Table.there` that this form has."""
     unjudged: Mapping[str, str]
@@ -70,12 +78,15 @@ class Made:
 
 
 def describe(made: Made) -> dict[str, Any]:
-    """Return what `triptych reproduce --json` prints: rows, orderings, increments, data, settings."""
+    """Return what `triptych reproduce --json` prints: rows, orderings, what else the table tells, data, settings."""
     return {
         "rows": [_row(record) for record in made.records if _is_told(record, made)],
         "increments": [_increment(one) for one in made.increments],
         "spaces": [_spaces(name, one) for name, one in made.spaces.items()],
+        "costs": {"machine": machine(), "rows": [_cost(one) for one in made.costs]} if made.costs else None,
+        "seed_agreement": [one._asdict() for one in made.agreements],
         "orderings": [_ordering(one) for one in made.judged],
+        "paces": [_pace(one) for one in made.paces],
         "data": _data(made),
         "settings": _settings(made),
     }
@@ -93,8 +104,42 @@ def table_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
             "verdict": one["verdict"],
             "evidence": one["evidence"],
         }
-        for one in result["orderings"]
+        for one in (*result["orderings"], *result.get("paces", ()))  # a table of before has none
     ]
+
+
+def cost_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return what rows cost as lines for a terminal; none where the table does not say."""
+    return [cost_cells(one) for one in (result.get("costs") or {"rows": ()})["rows"]]
+
+
+def cost_cells(one: Mapping[str, Any]) -> dict[str, str]:
+    """Write what a row costs: column → cell."""
+    parts = one["item_bytes"]
+    by_part = f" ({', '.join(f'{name} {value:,.0f}' for name, value in parts.items())})" if len(parts) > 1 else ""
+    said = one["said"]
+    return {
+        "row": one["name"],
+        "p50, ms": f"{one['p50_ms']:.1f}",
+        "p95, ms": f"{one['p95_ms']:.1f}",
+        "bytes an item": f"{sum(parts.values()):,.0f}{by_part}",
+        "illegal IDs": "" if said is None else f"{100 * said['illegal_rate']:.1f} % of {said['ids']:,}",
+    }
+
+
+def agreement_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return how far the semantic IDs of seeds agree as lines for a terminal; none where there is nothing to say."""
+    return [agreement_cells(one) for one in result.get("seed_agreement") or ()]
+
+
+def agreement_cells(one: Mapping[str, Any]) -> dict[str, str]:
+    """Write how far the IDs of seeds agree: column → cell."""
+    return {
+        "semantic IDs": one["of"],
+        "adjusted Rand index, level 1": f"{one['value']:.2f}".replace("-", "−"),
+        "seeds": str(one["seeds"]),
+        "of": ", ".join(one["rows"]),
+    }
 
 
 def _is_told(record: Mapping[str, Any], made: Made) -> bool:
@@ -134,6 +179,22 @@ def _ordering(one: Judged) -> dict[str, Any]:
     }
 
 
+def _pace(one: JudgedPace) -> dict[str, Any]:
+    return {
+        "claim": one.pace.claim,
+        "verdict": one.verdict,
+        "difference": one.difference.value,
+        "low": _finite(one.difference.low),
+        "high": _finite(one.difference.high),
+        "seeds": list(one.seeds),
+        "rows": str(one.pace),
+        "metric": f"share of the best {one.metric}",
+        "slice": f"{100 * one.pace.by:g} % of the steps",
+        "reached": {one.pace.sooner: one.sooner, one.pace.later: one.later},
+        "evidence": NO_EVIDENCE if one.evidence == ONE_SEED else one.evidence,
+    }
+
+
 def _increment(one: Increment) -> dict[str, Any]:
     figures = {name: value for name, value in one._asdict().items() if isinstance(value, Interval)}
     told = {name: {part: _finite(x) for part, x in value._asdict().items()} for name, value in figures.items()}
@@ -143,6 +204,11 @@ def _increment(one: Increment) -> dict[str, Any]:
 def _spaces(name: str, one: ItemSpaces) -> dict[str, Any]:
     told = ("alignment", "uniformity_ids", "uniformity_content", "num_items")
     return {"name": name, **{field: getattr(one, field) for field in told}}
+
+
+def _cost(one: Cost) -> dict[str, Any]:
+    said = None if one.said is None else {**one.said._asdict(), "illegal_rate": one.said.illegal / max(1, one.said.ids)}
+    return {**one._asdict(), "item_bytes": dict(one.item_bytes), "said": said}
 
 
 def _finite(value: float) -> float | None:

@@ -13,7 +13,7 @@ them; one schedule over all stages is in that map alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -165,7 +165,8 @@ def retrieval() -> Table:
 
     The rows whose names begin with `tower` have one tower of items, which reads the title and what their names say, and
     the same steps; those with tasks spend the first third of them on tasks that titles ask (C1). One of these is longer
-    by as much, so that it is contrasted in as many steps as those without.
+    by as much, so that it is contrasted in as many steps as those without. `smgr` is all of it in one row, over an
+    encoder that goes on from training without labels, as its two rivals by the name of late fusion do.
     """
     return Table(
         name="smgr --part retrieval",
@@ -173,9 +174,10 @@ def retrieval() -> Table:
         rows=RETRIEVAL_ROWS,
         claims=RETRIEVAL_CLAIMS,
         protocol=Protocol.CELLS,
+        costs=True,
         full=Form(
             run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2), evaluation=EVALUATION),
-            hours=4.0,
+            hours=6.0,
             settings=("pretrain.loop.steps=600", "pretrain.loop.warmup_steps=50"),
             num_trials=2,
         ),
@@ -190,7 +192,9 @@ def retrieval() -> Table:
                 "hybrid",
                 "tower none",
                 "tower sid",
+                "tower sid, all sets",
                 "tower sid + tasks",
+                "smgr",
                 "random-id towers",
                 "random-id generative",
                 "random-id tower sid",
@@ -214,11 +218,27 @@ def text_encoder() -> ContrastiveConfig:
     return made
 
 
-def late_fusion() -> MultitaskConfig:
+def gated(stages: str) -> MultitaskConfig:
     """Title and photo each by a tower of its own, their vectors joined by a gate; as many items a batch as all rows."""
     return training(
-        "joint", encoder={"kind": "late_fusion", "fusion": "gated"}, batch_items=ContrastiveConfig().batch_items
+        stages, encoder={"kind": "late_fusion", "fusion": "gated"}, batch_items=ContrastiveConfig().batch_items
     )
+
+
+def gated_warm() -> MultitaskConfig:
+    """What it begins with: trained without labels, once for all rows of it."""
+    return warm_start().override("encoder.fusion=gated", f"batch_items={ContrastiveConfig().batch_items}")
+
+
+def whole(stages: str, content: Content = Content.SID, *, of_photos: bool = False) -> RecallConfig:
+    """SMGR as a whole: an encoder trained so, semantic IDs of whole item, title and photo, a tower with all four tasks.
+
+    Of other content than IDs, the same tower without any; `of_photos` gives it the vectors of photos alone.
+    """
+    reads_ids = content.reads_codes
+    own = tower(content, tasks={} if reads_ids else None, sets=ALL_SETS).dump()
+    pretrain = gated(stages).override(*WHOLE_RATE).dump()
+    return RecallConfig.parse({**own, "pretrain": pretrain, **({"content": ["photo"]} if of_photos else {})})
 
 
 def reader(semantic_ids: Tree | None) -> RecallConfig:
@@ -227,15 +247,17 @@ def reader(semantic_ids: Tree | None) -> RecallConfig:
     return RecallConfig.parse(tree if semantic_ids is None else {**tree, "semantic_ids": semantic_ids})
 
 
-def tower(content: Content, *, tasks: Tree | None = None, longer: bool = False) -> RecallConfig:
+def tower(
+    content: Content, *, tasks: Tree | None = None, longer: bool = False, sets: Sequence[str] = ("item",)
+) -> RecallConfig:
     """One tower of items over their titles and what `content` says, with tasks of semantic IDs or without.
 
-    `longer` adds the epochs of C1, so that the contrast has as many as without tasks.
+    `longer` adds the epochs of C1, so that the contrast has as many as without tasks. `sets` are those of the IDs.
     """
     model = {"kind": "semantic_tower", "content": content.value, "tasks": tasks}
     epochs = TOWER_EPOCHS + (CodeTasksConfig().first_epochs if longer else 0)
     tree: dict[str, Any] = {"pretrain": ContrastiveConfig().dump(), "recall": {"model": model, "epochs": epochs}}
-    return RecallConfig.parse({**tree, "semantic_ids": {}} if content.reads_codes else tree)
+    return RecallConfig.parse({**tree, "semantic_ids": {"sets": sets}} if content.reads_codes else tree)
 
 
 def fused() -> GenerationConfig:
@@ -246,6 +268,10 @@ def fused() -> GenerationConfig:
 
 PRODUCT_CODES: Tree = {"quantizer": {"kind": "product_kmeans"}}
 """What an index keeps of a vector in as many bytes as its ID takes."""
+ALL_SETS = ("item", "title", "photo")
+"""What there are semantic IDs of in one row, each with codebooks of its own."""
+WHOLE_RATE = ("loop.learning_rate=0.002",)
+"""Of the encoders below SMGR as a whole: what both trainings choose in the part on pretraining."""
 TOWER_EPOCHS = 3.0
 """Of every row of a tower but a longer one; with tasks, one of them is of C1."""
 _NO_SAYING: Tree = {"generative_query": 0.0, "generative_features": 0.0}
@@ -255,15 +281,26 @@ _DECODER_RATES = tuple((f"generative.learning_rate={value}",) for value in (0.00
 _ENCODER_TRIALS: tuple[Settings, ...] = (("temperature=0.05",), ("temperature=0.07",))
 
 
+def _whole(name: str, what: str, stages: str, content: Content = Content.SID, *, of_photos: bool = False) -> Row:
+    return Row(name, what, lambda: whole(stages, content, of_photos=of_photos), _RECALL_RATES, start=gated_warm)
+
+
 def _tower(
-    name: str, what: str, content: Content, *, tasks: Tree | None = None, longer: bool = False, **more: Any
+    name: str,
+    what: str,
+    content: Content,
+    *,
+    tasks: Tree | None = None,
+    longer: bool = False,
+    sets: Sequence[str] = ("item",),
+    **more: Any,
 ) -> Row:
-    return Row(name, what, lambda: tower(content, tasks=tasks, longer=longer), _RECALL_RATES, **more)
+    return Row(name, what, lambda: tower(content, tasks=tasks, longer=longer, sets=sets), _RECALL_RATES, **more)
 
 
 RETRIEVAL_ROWS = (
     Row("text encoder", "an encoder of titles, by its vectors", text_encoder, _ENCODER_TRIALS),
-    Row("late fusion", "title and photo joined at the end, all contrasts (Que2Search)", late_fusion, RATES),
+    Row("late fusion", "title and photo joined at the end, all contrasts (Que2Search)", partial(gated, "joint"), RATES),
     Row(
         "encoder", "title and photo in one stream (as MAKE); all below stand on it", ContrastiveConfig, _ENCODER_TRIALS
     ),
@@ -276,12 +313,22 @@ RETRIEVAL_ROWS = (
     _tower("tower dense", "… and the encoder's vectors", Content.DENSE),
     _tower("tower sid", "… and tokens of their IDs", Content.SID),
     _tower("tower both", "… and both", Content.BOTH),
+    _tower("tower sid, item + title", "… tokens, also of titles' own IDs", Content.SID, sets=("item", "title")),
+    _tower("tower sid, item + photo", "… or of photos' own", Content.SID, sets=("item", "photo")),
+    _tower("tower sid, title + photo", "… or of these two alone", Content.SID, sets=("title", "photo")),
+    _tower("tower sid, all sets", "… or of all three", Content.SID, sets=ALL_SETS),
     _tower("tower sid + tasks", "tokens, with all four tasks of IDs", Content.SID, tasks={}),
     _tower("tower sid + tasks, longer", "… and as much contrast as without", Content.SID, tasks={}, longer=True),
     _tower("tower both + tasks", "both, with all four", Content.BOTH, tasks={}),
     _tower("tower sid - generative", "tokens, without the tasks that say IDs", Content.SID, tasks=_NO_SAYING),
     _tower("tower sid - discriminative", "… without those that tell them", Content.SID, tasks=_NO_TELLING),
     _tower("tower sid, bce", "… told pair by pair", Content.SID, tasks={"form": "bce"}),
+    Row("late fusion, joint", "late fusion, from a warm start", partial(gated, "joint"), RATES, start=gated_warm),
+    Row("late fusion, staged", "… in stages (o1)", partial(gated, "o1"), RATES, start=gated_warm),
+    _whole("smgr", "SMGR as a whole: that in stages, three sets of IDs, a tower with all four tasks", "o1"),
+    _whole("smgr, joint", "… the encoder trained jointly", "joint"),
+    _whole("smgr without ids", "… a tower of titles alone", "o1", Content.NONE),
+    _whole("smgr by photos", "… by the vectors of photos in the place of IDs", "o1", Content.DENSE, of_photos=True),
     Row(
         "random-id towers", "towers over IDs that belong to other items", lambda: reader({}), _RECALL_RATES, Control.IDS
     ),
@@ -307,6 +354,11 @@ RETRIEVAL_CLAIMS = (
     Ordering("Tokens of IDs add to the title", "tower sid", "tower none"),
     Ordering("… of new items too", "tower sid", "tower none", slice="new_items"),
     Ordering("… in the order of results", "tower sid", "tower none", column=_NDCG),
+    Ordering("All sets of IDs add to the title", "tower sid, all sets", "tower none"),
+    Ordering("… more than that of the whole item", "tower sid, all sets", "tower sid"),
+    Ordering("… than it and the titles'", "tower sid, all sets", "tower sid, item + title"),
+    Ordering("… than it and the photos'", "tower sid, all sets", "tower sid, item + photo"),
+    Ordering("… than those of titles and photos", "tower sid, all sets", "tower sid, title + photo"),
     Ordering("It is what IDs say that adds", "tower sid", "random-id tower sid"),
     Ordering("… of new items too", "tower sid", "random-id tower sid", slice="new_items"),
     Ordering("Vectors tell more than tokens", "tower dense", "tower sid"),
@@ -320,6 +372,16 @@ RETRIEVAL_CLAIMS = (
     Ordering("Saying IDs has a share in it: full > -generative", "tower sid + tasks", "tower sid - generative"),
     Ordering("So has telling them: full > -discriminative", "tower sid + tasks", "tower sid - discriminative"),
     Ordering("A contrast of IDs teaches more than pairs", "tower sid + tasks", "tower sid, bce"),
+    Ordering("SMGR as a whole finds more than its encoder", "smgr", "late fusion, staged"),
+    Ordering("… than a text two-tower", "smgr", "text encoder"),
+    Ordering("… than joint training with late fusion (Que2Search)", "smgr", "late fusion, joint"),
+    Ordering("… in the order of results", "smgr", "late fusion, joint", column=_NDCG),
+    Ordering("… than one stream (MAKE)", "smgr", "encoder"),
+    Ordering("… than generation alone", "smgr", "generative"),
+    Ordering("… than without IDs", "smgr", "smgr without ids"),
+    Ordering("… than with vectors of photos in their place", "smgr", "smgr by photos"),
+    Ordering("… over stages more than over joint training", "smgr", "smgr, joint"),
+    Ordering("Stages beat joint training with late fusion", "late fusion, staged", "late fusion, joint"),
     Ordering("What says IDs and what compares vectors find different things", "hybrid", "encoder"),
     Ordering("… to both sides", "hybrid", "generative"),
 )

@@ -68,7 +68,7 @@ export async function codeTree(state, { signal }) {
 }
 
 /** An item's semantic ID and the items near it by prefix. */
-export const codes = (itemId, { signal }) => ask(`/api/codes/${encodeURIComponent(itemId)}?k=5`, { signal });
+export const codes = (itemId, { of = "item", signal }) => ask(`/api/codes/${encodeURIComponent(itemId)}?k=5&of=${of}`, { signal });
 
 export const item = (itemId, { signal }) => ask(`/api/items/${encodeURIComponent(itemId)}`, { signal });
 

@@ -98,8 +98,15 @@ function reasons(why, { state, channel, hit }) {
     el("p", { class: "verdict" }, verdict(why.unmasked, sides[0].adds, sides[1].adds, clicks)),
     bars(why.score, sides),
     words,
+    kept(why.required),
     el("p", { class: "note" }, `${told}${clicks === null ? "" : ", or without what past choices have taught of it"}. These need not add up: each can cover for the others.`),
   ];
+}
+
+/** What the answer was cut down to. */
+function kept(required) {
+  if (required === null) return null;
+  return el("p", { class: "words" }, el("span", { class: "label" }, `Only of ${required.attribute}`), ` ${required.values.join(", ")}`);
 }
 
 function verdict(total, title, image, clicks) {
@@ -131,10 +138,13 @@ function bars(total, sides) {
   return el("dl", { class: "bars" }, ...row("Score", "of-score", total), ...sides.flatMap((side) => row(side.name, side.kind, side.adds)));
 }
 
-/** The item's semantic ID, and who shares how much of it. */
-async function showCodes(section, item, { onitem, onwalk, signal }) {
+/** What the sets of semantic IDs are of. */
+const SETS = { item: "Title and photo", title: "Title", photo: "Photo" };
+
+/** The item's semantic ID, of one set, and who shares how much of it. */
+async function showCodes(section, item, { of = "item", onitem, onwalk, signal }) {
   try {
-    const { answer } = await api.codes(item.item_id, { signal });
+    const { answer } = await api.codes(item.item_id, { of, signal });
     const tile = ({ item: other }) => el("button", { class: "tile", type: "button", title: other.title || other.item_id,
       "aria-label": other.title || other.item_id, onclick: () => onitem(other.item_id) }, photo(other));
     const step = ({ codes_shared: shared, num_items: number, hits }) => [
@@ -142,13 +152,20 @@ async function showCodes(section, item, { onitem, onwalk, signal }) {
         el("span", {}, number === 0 ? "nobody else" : plural(number, "other", "others"))),
       el("dd", {}, ...hits.map(tile)),
     ];
-    section.replaceChildren(el("h4", {}, "Semantic ID"),
-      el("dl", {}, ...answer.steps.flatMap(step)),
-      el("p", { class: "code-links" }, "All items under ", ...answer.codes.map((_, depth) => {
+    const choose = (name) => el("button", { class: "quiet", type: "button", "aria-pressed": String(name === of),
+      onclick: async () => {
+        await showCodes(section, item, { of: name, onitem, onwalk, signal });
+        section.querySelector(`[data-set="${name}"]`)?.focus();
+      }, "data-set": name }, SETS[name]);
+    const parts = [el("h4", {}, "Semantic ID"),
+      answer.sets.length > 1 ? el("p", { class: "code-sets", role: "group", "aria-label": "Of what" }, ...answer.sets.map(choose)) : null,
+      answer.codes.length ? el("dl", {}, ...answer.steps.flatMap(step)) : el("p", { class: "note" }, `This item has no ${SETS[of].toLowerCase()}, so no ID of one.`),
+      of !== "item" ? null : el("p", { class: "code-links" }, "All items under ", ...answer.codes.map((_, depth) => {
         const prefix = answer.codes.slice(0, depth + 1).join(".");
         return codes.link(prefix, { onwalk, "aria-label": `All items under ${prefix}` }, prefix);
       })),
-      el("p", { class: "note" }, "The model's own shelves: what shares the first code is of one kind, each further code tells it apart more finely. Others are counted where they part from it."));
+      el("p", { class: "note" }, "The model's own shelves: what shares the first code is of one kind, each further code tells it apart more finely. Others are counted where they part from it.")];
+    section.replaceChildren(...parts.filter(Boolean));
   } catch (failure) {
     if (failure.name !== "AbortError") section.remove(); // what it would have said is extra: the panel does without
   }
