@@ -48,6 +48,10 @@ def table(*rows: Row, claims: tuple[Ordering, ...] = (), quick: Form = FORM) -> 
         (lambda: table(row("a"), row("bm25")), "the name 'bm25' stands for two rows"),
         (lambda: table(row("item-knn")), "'item-knn' is the name of a baseline"),
         (
+            lambda: table(row("a", "loop.steps=5"), quick=replace(FORM, trial_steps_rate=0.5)),
+            "trials that set how long they are would not be shortened",
+        ),
+        (
             lambda: table(row("a", "x=1", "x=2"), row("b", "x=1")),
             "every row must have the same number of trials, not a 2, b 1",
         ),
