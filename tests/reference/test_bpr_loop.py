@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from triptych.losses.bpr import Penalty, bpr
+from triptych.losses.bpr import CACHED_PAIRS, Penalty, bpr
 from triptych.recall.negatives import LogQ, NegativeSampler
 
 REQUESTS, ITEMS, DIM, T = 4, 60, 5, 0.7
@@ -89,6 +89,31 @@ def test_the_gradient_is_that_of_differences(toy):
         ).total
 
     assert torch.autograd.gradcheck(loss, (items,))
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_many_pairs_are_worked_out_some_at_a_time_as_all_at_once(once):
+    """Value, parts and gradients, against the formula as autograd has it."""
+    pairs, generator = 2 * CACHED_PAIRS + 5, torch.Generator().manual_seed(2)
+    users, items = (torch.randn(n, DIM, dtype=torch.float64, generator=generator) for n in (pairs, ITEMS))
+    request = torch.arange(pairs) if once else torch.randint(pairs, (pairs,), generator=generator).sort().values
+    positive = torch.randint(ITEMS, (pairs,), generator=generator)
+    masked = torch.rand(pairs, ITEMS, generator=generator) < 0.3
+    masked[request, positive] = True
+    bias = torch.randn(ITEMS, dtype=torch.float64, generator=generator)
+    own, slow = ([part.clone().requires_grad_() for part in (users, items)] for _ in range(2))
+    given = {"request": request, "masked": masked, "temperature": T, "negative_bias": bias}
+    found = bpr(own[0], positives=own[1][positive], negatives=own[1], **given)
+    margins = ((slow[0][request] * slow[1][positive]).sum(dim=1, keepdim=True) - slow[0][request] @ slow[1].T) / T
+    weights = bias.exp().expand(pairs, ITEMS).masked_fill(masked[request], 0)
+    weights = weights / weights.sum(dim=1, keepdim=True) / torch.bincount(request)[request][:, None] / pairs
+    expected = (weights * -torch.nn.functional.logsigmoid(margins)).sum()
+    torch.testing.assert_close(found.total, expected)
+    torch.testing.assert_close(found.parts["auc"], (weights * (margins > 0)).sum())
+    found.total.backward()
+    expected.backward()
+    for one, other in zip(own, slow, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
 
 
 def test_a_request_without_negatives_adds_nothing(toy):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from triptych.nn import graphs
-from triptych.nn.graphs import Neighbours, averaged, bipartite, gathered, kept_edges, nearest, normalized
+from triptych.nn.graphs import Neighbours, along, averaged, bipartite, fixed, gathered, kept_edges, nearest, normalized
 
 USERS, ITEMS = torch.tensor([1, 1, 2, 3, 3, 3, 5]), torch.tensor([1, 2, 2, 4, 5, 7, 7])
 COUNTS = {"num_users": 6, "num_items": 8}
@@ -33,13 +33,14 @@ def test_who_chose_what_is_weighed_by_both_degrees():
     for user, item in zip(USERS.tolist(), ITEMS.tolist(), strict=True):
         weight = 1 / np.sqrt(int((user == USERS).sum()) * int((item == ITEMS).sum()))
         expected[user, 6 + item] = expected[6 + item, user] = weight
-    torch.testing.assert_close(bipartite(USERS, ITEMS, **COUNTS).to_dense(), expected)
+    torch.testing.assert_close(along(bipartite(USERS, ITEMS, **COUNTS), torch.eye(14)), expected)
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_layers_are_powers_of_the_graph(layers):
     graph, first = bipartite(USERS, ITEMS, **COUNTS), vectors(14)
-    powers = [torch.linalg.matrix_power(graph.to_dense(), power) @ first for power in range(layers + 1)]
+    matrix = along(graph, torch.eye(14))
+    powers = [torch.linalg.matrix_power(matrix, power) @ first for power in range(layers + 1)]
     torch.testing.assert_close(averaged(graph, first, layers=layers), sum(powers) / (layers + 1))
 
 
@@ -89,6 +90,22 @@ def test_passing_vectors_along_is_a_product_with_gradients_of_both():
     (matrix @ passed).square().sum().backward()
     torch.testing.assert_close(again.grad, passed.grad)
     torch.testing.assert_close(weights.grad, matrix.grad.gather(1, near.rows))
+
+
+@pytest.mark.parametrize("graph", ["who chose what", "neighbours"])
+def test_a_graph_is_a_sparse_product_both_ways(graph):
+    """Against torch's own, which is the slower way to the same."""
+    if graph == "who chose what":
+        made = bipartite(USERS, ITEMS, **COUNTS)
+    else:
+        near = nearest(vectors(14), neighbours=4, described=torch.arange(14) != 3)  # one way: no symmetric matrix
+        made = fixed(near)
+        torch.testing.assert_close(along(made, torch.eye(14)), dense(near))
+    first = vectors(14).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda given: along(made, given), (first,))
+    matrix = along(made, torch.eye(14)).double()
+    slow = torch.sparse.mm(matrix.to_sparse_coo(), first.detach().clone().requires_grad_())
+    torch.testing.assert_close(along(made, first), slow.detach())
 
 
 def test_edges_are_kept_as_often_as_drawing_one_after_the_other_keeps_them():

@@ -69,7 +69,7 @@ class KnownPairs:
     def among(self, rows: NDArray[np.integer], *, item_rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell which pairs of some rows and some items there are.
 
-        Walks through the items of each row, not through all pairs of the batch.
+        Walks through the items of each distinct row, not through all pairs of the batch.
 
         Args:
             rows: ``[n]``.
@@ -78,18 +78,19 @@ class KnownPairs:
         Returns:
             ``[n, items]``.
         """
-        known = np.zeros((len(rows), len(item_rows)), dtype=bool)
-        place = np.minimum(np.searchsorted(self._rows, rows), len(self._rows) - 1)
-        seen = self._rows[place] == rows
+        distinct, of = np.unique(rows, return_inverse=True)
+        known = np.zeros((len(distinct), len(item_rows)), dtype=bool)
+        place = np.minimum(np.searchsorted(self._rows, distinct), len(self._rows) - 1)
+        seen = self._rows[place] == distinct
         starts = self._offsets[place]
         counts = np.where(seen, self._offsets[place + 1] - starts, 0)
-        row = np.repeat(np.arange(len(rows)), counts)
+        row = np.repeat(np.arange(len(distinct)), counts)
         within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
         there = self._items[np.repeat(starts, counts) + within]
         column = np.minimum(np.searchsorted(item_rows, there), len(item_rows) - 1)
         hit = item_rows[column] == there
         known[row[hit], column[hit]] = True
-        return known
+        return known[of]
 
 
 class FromCells(NamedTuple):

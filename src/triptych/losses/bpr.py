@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from triptych.losses.base import LossOutput
+
+CACHED_PAIRS = 32
+"""Choices compared with all negatives at a time on a CPU: what lies between two operations stays in its cache."""
 
 
 class Penalty(NamedTuple):
@@ -57,7 +60,7 @@ def bpr(
         negatives: ``[negatives, dim]``, shared by all requests.
         masked: bool ``[requests, negatives]``, True where a negative is one of the request's positives.
         temperature: t, divides the scores; > 0.
-        negative_bias: ``[negatives]``, b, the log of their weights; None weighs all alike.
+        negative_bias: ``[negatives]``, b, the log of their weights; None weighs all alike. It is given no gradient.
         total: requests R that the sum is divided by, where these are a process's share of more; None: these.
         penalty: of vectors' lengths; None: there is none.
 
@@ -68,15 +71,16 @@ def bpr(
     """
     dtype = torch.promote_types(requests.dtype, torch.float32)
     with torch.autocast(requests.device.type, enabled=False):
-        users = requests.to(dtype)
-        own = (users[request] * positives.to(dtype)).sum(dim=1) / temperature
-        scores = users @ negatives.to(dtype).T / temperature
-        bias = scores.new_zeros(len(negatives)) if negative_bias is None else negative_bias.to(dtype)
-        weights = torch.exp(bias - bias.amax()).expand_as(scores).masked_fill(masked, 0.0)
-        weights = (weights / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(dtype).tiny))[request]
-        margins = own[:, None] - scores[request]
-        losses = (weights * functional.softplus(-margins)).sum(dim=1)
-        above = (weights * (margins.detach() > 0)).sum(dim=1)
+        users = requests.to(dtype) / temperature
+        own = (users[request] * positives.to(dtype)).sum(dim=1)
+        scores = users @ negatives.to(dtype).T
+        bias = scores.new_zeros(len(negatives)) if negative_bias is None else negative_bias.detach().to(dtype)
+        # Multiplied and not filled in: a mask of another type than the numbers costs as much as their logarithms.
+        weights = torch.logical_not(masked).to(dtype).mul_(torch.exp(bias - bias.amax()))
+        weights /= weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
+        if not torch.equal(request, torch.arange(len(users), device=request.device)):
+            weights, scores = weights[request], functional.embedding(request, scores)
+        losses, above = _Compared.apply(own, scores, weights)
         pairs = torch.zeros(len(users), dtype=dtype, device=users.device).index_add_(0, request, torch.ones_like(own))
         count = len(requests) if total is None else total
         loss = (losses / pairs[request]).sum() / count
@@ -87,3 +91,35 @@ def bpr(
         squares = weights.sum(dim=1) * own_squares + weights @ penalty.negatives.to(dtype)
         parts["l2"] = penalty.weight / 2 * (squares / pairs[request]).sum() / count
     return LossOutput(loss + parts["l2"], parts)
+
+
+class _Compared(torch.autograd.Function):
+    """Each pair's mean of -log σ(z_p - z_n), and the share of negatives below it.
+
+    The gradient is as simple as the loss, and both need the same margins: they are worked out together, some pairs at a
+    time, where autograd would carry a dozen matrices of all pairs and negatives through memory, there and back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, scores: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare choices that score `own` ``[pairs]`` with negatives of some scores and weights ``[pairs, n]``."""
+        losses, above = torch.empty_like(own), torch.empty_like(own)
+        falling = torch.empty_like(scores)  # by how much each loss falls as the margin grows
+        at_once = CACHED_PAIRS if own.device.type == "cpu" else max(1, len(own))
+        for start in range(0, len(own), at_once):
+            some = slice(start, start + at_once)
+            margins, own_weights = own[some, None] - scores[some], weights[some]
+            torch.linalg.vecdot(own_weights, (margins > 0).to(margins.dtype), out=above[some])
+            margins.neg_()
+            torch.linalg.vecdot(own_weights, functional.softplus(margins), out=losses[some])
+            torch.mul(own_weights, margins.sigmoid_(), out=falling[some])
+        ctx.save_for_backward(falling)
+        ctx.mark_non_differentiable(above)
+        return losses, above
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of `own` and `scores`."""
+        (falling,) = ctx.saved_tensors
+        of_scores = falling * grad[:, None]
+        return -of_scores.sum(dim=1), of_scores, None

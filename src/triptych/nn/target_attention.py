@@ -16,6 +16,10 @@ from torch.nn import functional
 
 from triptych.nn.dense_layers import Activation, DenseLayers
 
+CACHED_PAIRS = 2_048
+"""Pairs of candidate and step that are weighed at a time where nothing is learned: on a CPU, what lies between two
+operations then stays in its cache. With a gradient all of it is kept anyway."""
+
 
 class Steps(NamedTuple):
     """Histories as places among some vectors."""
@@ -130,15 +134,27 @@ class TargetAttention(nn.Module):
         place = steps.places[row, column]
         by_target = functional.linear(targets, self.of_target, self.bias)
         by_step = functional.linear(steps.vectors, self.of_step)
-        product = functional.embedding(row, targets) * functional.embedding(place, steps.vectors)
-        hidden = functional.embedding(row, by_target) + functional.embedding(place, by_step)
-        hidden = hidden + functional.linear(product, self.of_product)
+        pairs, by_beside = [row, place], by_step
         if self.of_beside is not None:
             assert beside is not None, "it was made to read something beside the steps"
-            hidden = hidden + functional.embedding(
-                beside.places[row, column], functional.linear(beside.vectors, self.of_beside)
-            )
-        scores = scores.masked_scatter(keep, self.layers(hidden)[:, 0].float())
+            by_beside = functional.linear(beside.vectors, self.of_beside)
+            pairs.append(beside.places[row, column])
+
+        def weighed(row: Tensor, place: Tensor, *of_beside: Tensor) -> Tensor:
+            product = functional.embedding(row, targets) * functional.embedding(place, steps.vectors)
+            hidden = functional.embedding(row, by_target) + functional.embedding(place, by_step)
+            hidden = hidden + functional.linear(product, self.of_product)
+            for places in of_beside:
+                hidden = hidden + functional.embedding(places, by_beside)
+            return self.layers(hidden)[:, 0].float()
+
+        # Not of a graph, which knows no loops, nor in training, where an activation may ask for all pairs' mean.
+        if torch.compiler.is_exporting() or torch.is_grad_enabled() or self.training or targets.device.type != "cpu":
+            found = weighed(*pairs)
+        else:
+            blocks = zip(*(part.split(CACHED_PAIRS) for part in pairs), strict=True)
+            found = torch.cat([weighed(*block) for block in blocks])
+        scores = scores.masked_scatter(keep, found)
         if self._weights is Weights.RAW:
             return scores
         # Not -inf: of an empty history it would be 0 / 0.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from triptych.foundation.errors import ConfigError
-from triptych.nn.graphs import Neighbours, bipartite, kept_edges, nearest, normalized
+from triptych.nn.graphs import Graph, Neighbours, bipartite, kept_edges, nearest, normalized
 from triptych.recall.learned import (
     Encoded,
     ItemFeatures,
@@ -94,7 +94,7 @@ class GraphVectors(ModalityModel):
         # Neighbours give every row a gradient in every step: a table by rows would save nothing.
         self.users, self.items = table(sizes.num_users), table(sizes.num_items)
         self.register_buffer("edges", torch.zeros(2, sizes.num_edges, dtype=torch.int64))
-        self._graph: tuple[int | None, Tensor] | None = None
+        self._graph: tuple[int | None, Graph] | None = None
         self._at_rest: Propagated | None = None
 
     @abstractmethod
@@ -150,8 +150,8 @@ class GraphVectors(ModalityModel):
             self._at_rest = self.propagated(None)
         return self._at_rest
 
-    def graph(self, step: Step | None) -> Tensor:
-        """Return the sparse matrix along which a pass goes: of a step's epoch, or whole."""
+    def graph(self, step: Step | None) -> Graph:
+        """Return the graph along which a pass goes: of a step's epoch, or whole."""
         rate = self.dropped_edge_rate
         epoch = None if step is None or rate == 0 else step.epoch
         if self._graph is None or self._graph[0] != epoch:

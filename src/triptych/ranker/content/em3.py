@@ -35,6 +35,7 @@ from triptych.encoders.base import Encoder
 from triptych.encoders.inputs import ItemInputs, Tokens, View
 from triptych.foundation.errors import ConfigError
 from triptych.losses.content_id import Direction, Sides, Stop, content_id, draw_others, drawn_log_q
+from triptych.nn.few_shapes import in_few_shapes
 from triptych.nn.low_rank import LowRankBranch, LowRankMap, adapt
 from triptych.nn.query_former import ModalityTokens, QueryFormer
 from triptych.nn.target_attention import Steps
@@ -508,8 +509,9 @@ class Em3Content(ContentModule):
         learns = train in LEARNING and torch.is_grad_enabled()
 
         def encoded(some: Tensor) -> Tensor:
-            found: Tensor = branch(self._tokens(shown.at(some), learns=learns and reaches_encoder))
-            return found
+            given = shown.at(in_few_shapes(some))
+            found: Tensor = branch(self._tokens(given, learns=learns and reaches_encoder))
+            return found[: len(some)]
 
         parts = []
         with torch.set_grad_enabled(learns):

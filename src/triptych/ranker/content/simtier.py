@@ -22,6 +22,9 @@ from triptych.nn.query_former import ModalityTokens
 from triptych.nn.target_attention import Steps
 from triptych.ranker.content.base import Asked, ContentConfig, ContentModule, Described, ItemSide
 
+CACHED_PAIRS = 8_192
+"""Pairs of candidate and choice that are compared at a time: their vectors then stay in a processor's cache."""
+
 
 class SimTierConfig(ContentConfig):
     """The histogram."""
@@ -81,9 +84,11 @@ class SimTier(ContentModule):
             is_in = tier[:, :, None] == torch.arange(self.pair_dim, device=tier.device)
             return (is_in & (keep & counts)[:, :, None]).sum(dim=1).float()
         row = keep.nonzero()[:, 0]
-        tier, counts = self._tiers(items, target=target[row], step=steps[keep])
-        place = row * self.pair_dim + tier
-        found = torch.bincount(place[counts], minlength=len(keep) * self.pair_dim)
+        found = torch.zeros(len(keep) * self.pair_dim, dtype=torch.int64, device=keep.device)
+        for rows, step in zip(row.split(CACHED_PAIRS), steps[keep].split(CACHED_PAIRS), strict=True):
+            tier, counts = self._tiers(items, target=target[rows], step=step)
+            place = (rows * self.pair_dim + tier)[counts]
+            found.index_add_(0, place, torch.ones_like(place))
         return found.view(len(keep), self.pair_dim).float()
 
     def _tiers(self, items: Sequence[Tensor], *, target: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,13 +16,13 @@ training have vectors of their own and are compared with the others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from triptych.nn.graphs import Neighbours, averaged, gathered
+from triptych.nn.graphs import Graph, Neighbours, along, averaged, fixed
 from triptych.recall.graph_vectors import (
     GraphVectors,
     GraphVectorsConfig,
@@ -65,6 +65,7 @@ class FrozenItemGraph(GraphVectors):
         shape = sizes.num_items, len(sizes.modalities) * min(config.neighbours, sizes.num_items)
         self.register_buffer("neighbour_rows", torch.zeros(shape, dtype=torch.int64))
         self.register_buffer("neighbour_weights", torch.zeros(shape))
+        self._item_graph: Graph | None = None
 
     def describe(self, modalities: Mapping[str, Tensor]) -> None:
         """Build the graph; arguments as of `ModalityModel.describe`."""
@@ -72,12 +73,19 @@ class FrozenItemGraph(GraphVectors):
         self.neighbour_rows.copy_(torch.cat([found[name].rows for name in self._weights], dim=1))
         weighed = [weight * found[name].weights for name, weight in self._weights.items()]
         self.neighbour_weights.copy_(torch.cat(weighed, dim=1))
+        self._item_graph = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Begin to train, or to answer; the graph may have been moved or loaded since."""
+        self._item_graph = None
+        return super().train(mode)
 
     def along_items(self, vectors: Tensor, *, layers: int) -> Tensor:
         """Pass vectors of items along the graph so many times."""
-        graph = Neighbours(self.neighbour_rows, self.neighbour_weights)
+        if self._item_graph is None:
+            self._item_graph = fixed(Neighbours(self.neighbour_rows, self.neighbour_weights))
         for _ in range(layers):
-            vectors = gathered(graph, vectors)
+            vectors = along(self._item_graph, vectors)
         return vectors
 
     def along_choices(self, users: Tensor, items: Tensor, step: Step | None) -> Propagated:

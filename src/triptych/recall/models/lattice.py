@@ -16,14 +16,14 @@ as it is. To be trained as theirs: ``loss = 'bpr'``, ``single_choices``, ``again
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from triptych.nn.graphs import Neighbours, averaged, gathered, nearest, normalized
+from triptych.nn.graphs import Graph, Neighbours, along, averaged, fixed, gathered, nearest, normalized
 from triptych.recall.graph_vectors import GraphVectors, GraphVectorsConfig, Propagated, alike, described
 from triptych.recall.learned import Sizes, Step
 
@@ -69,6 +69,7 @@ class Lattice(GraphVectors):
             # Those after the map, and the epoch that they are of: a training that is resumed goes on with them.
             self.register_buffer(f"mapped_rows_{name}", torch.zeros(shape, dtype=torch.int64))
         self.register_buffer("mapped_epoch", torch.tensor(NO_EPOCH))
+        self._unmapped: list[Graph] = []
 
     def describe(self, modalities: Mapping[str, Tensor]) -> None:
         """Keep what items are made of, and build the graphs of it; arguments as of `ModalityModel.describe`."""
@@ -77,6 +78,12 @@ class Lattice(GraphVectors):
             self.get_buffer(f"described_{name}").copy_(described(modalities[name]))
             self.get_buffer(f"rows_{name}").copy_(graph.rows)
             self.get_buffer(f"weights_{name}").copy_(graph.weights)
+        self._unmapped = []
+
+    def train(self, mode: bool = True) -> Self:
+        """Begin to train, or to answer; the graphs may have been moved or loaded since."""
+        self._unmapped = []
+        return super().train(mode)
 
     def propagated(self, step: Step | None) -> Propagated:
         """Return all vectors by one pass."""
@@ -84,20 +91,24 @@ class Lattice(GraphVectors):
             passed = averaged(self.graph(step), torch.cat([self.users, self.items]), layers=self.config.layers)
             alike_items, graphs = self.items, self._item_graphs(step)
             for _ in range(self.config.item_layers):
-                alike_items = torch.stack([gathered(graph, alike_items) for graph in graphs]).sum(dim=0)
+                alike_items = torch.stack([share * _passed(graph, alike_items) for share, graph in graphs]).sum(dim=0)
             count = len(self.users)
             return Propagated(passed[:count], passed[count:] + functional.normalize(alike_items, dim=1))
 
-    def _item_graphs(self, step: Step | None) -> list[Neighbours]:
-        """Return the graphs whose sum is A."""
+    def _item_graphs(self, step: Step | None) -> list[tuple[Tensor, Graph | Neighbours]]:
+        """Return the graphs whose sum is A, and what each counts in it."""
         is_new = step is not None and step.epoch != int(self.mapped_epoch)
-        frozen, shares, found = self.config.frozen_rate, torch.softmax(self.shares, dim=0), []
-        for share, (name, _), project in zip(shares, self.sizes.modalities, self.maps, strict=True):
-            rows, weights = self.get_buffer(f"rows_{name}"), self.get_buffer(f"weights_{name}")
-            found.append(Neighbours(rows, share * frozen * weights))
+        names = [name for name, _ in self.sizes.modalities]
+        if not self._unmapped:
+            tables = [(self.get_buffer(f"rows_{name}"), self.get_buffer(f"weights_{name}")) for name in names]
+            self._unmapped = [fixed(Neighbours(*table)) for table in tables]
+        frozen, shares = self.config.frozen_rate, torch.softmax(self.shares, dim=0)
+        found: list[tuple[Tensor, Graph | Neighbours]] = []
+        for share, name, project, unmapped in zip(shares, names, self.maps, self._unmapped, strict=True):
+            found.append((share * frozen, unmapped))
             if frozen < 1:
                 mapped = self._mapped_graph(name, project=project, at_rest=step is None, is_new=is_new)
-                found.append(mapped._replace(weights=share * (1 - frozen) * mapped.weights))
+                found.append((share * (1 - frozen), mapped))
         if step is not None and is_new:
             self.mapped_epoch.fill_(step.epoch)
         return found
@@ -114,3 +125,7 @@ class Lattice(GraphVectors):
         cosines = (vectors[:, None] * functional.embedding(rows, vectors)).sum(dim=2).clamp(min=0)
         there = torch.arange(rows.shape[1], device=rows.device) < known.sum()
         return normalized(Neighbours(rows, cosines * (known[:, None] & there)))
+
+
+def _passed(graph: Graph | Neighbours, vectors: Tensor) -> Tensor:
+    return along(graph, vectors) if isinstance(graph, Graph) else gathered(graph, vectors)

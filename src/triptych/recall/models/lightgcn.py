@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from triptych.nn.graphs import averaged, bipartite
+from triptych.nn.graphs import Graph, averaged, bipartite
 from triptych.recall.learned import (
     Encoded,
     GraphModel,
@@ -96,6 +96,7 @@ class Lightgcn(GraphModel, PenalisedModel):
         # Neighbours give every row a gradient in every step: a table by rows would save nothing.
         self.first = nn.Parameter(first)
         self.register_buffer("edges", torch.zeros(2, sizes.num_edges, dtype=torch.int64))
+        self._graph: Graph | None = None
         self._at_rest: Tensor | None = None
 
     @property
@@ -115,10 +116,11 @@ class Lightgcn(GraphModel, PenalisedModel):
         """Keep the graph; arguments as of `GraphModel.connect`."""
         assert isinstance(self.edges, Tensor)
         self.edges.copy_(torch.stack([user_ids, item_ids]))
+        self._graph = None
 
     def train(self, mode: bool = True) -> Self:
         """Begin to train, or to answer: what is answered with is then worked out once."""
-        self._at_rest = None
+        self._at_rest, self._graph = None, None
         return super().train(mode)
 
     def encode(self, step: Step) -> Encoded:
@@ -149,10 +151,11 @@ class Lightgcn(GraphModel, PenalisedModel):
         return self._at_rest
 
     def _averaged(self) -> Tensor:
-        users, items = self.edges
+        if self._graph is None:
+            users, items = self.edges
+            self._graph = bipartite(users, items, num_users=self.sizes.num_users, num_items=self.sizes.num_items)
         with torch.autocast(self.first.device.type, enabled=False):
-            graph = bipartite(users, items, num_users=self.sizes.num_users, num_items=self.sizes.num_items)
-            return averaged(graph, self.first, layers=self.config.layers)
+            return averaged(self._graph, self.first, layers=self.config.layers)
 
     def _of_users(self, vectors: Tensor, requests: RequestFeatures) -> Tensor:
         assert requests.user_ids is not None

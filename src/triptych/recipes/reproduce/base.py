@@ -23,6 +23,8 @@ from triptych.recipes.recall import RecallConfig
 
 Settings = tuple[str, ...]
 """Overrides ``a.b=value`` of a row's training config."""
+LENGTHS = (".epochs", "loop.steps")
+"""How settings end that say how long a training is."""
 RowConfig = PretrainConfig | RecallConfig | GenerationConfig | RankerConfig
 
 
@@ -141,6 +143,9 @@ class Form:
     """The trials of each row that it makes, the first ones; None: all."""
     trial_steps_rate: float = 1.0
     """Share of a row's steps that its trials take; what is chosen is then trained in full."""
+    trial_queries: int | None = None
+    """Of the validation part, queries (users, requests) by which trials are judged, as `evaluation.max_queries` draws
+    them; None: all that it asks."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,15 @@ class Table:
         if len(set(uneven.values())) != 1:
             told = ", ".join(f"{name} {number}" for name, number in uneven.items())
             raise ConfigError(f"table '{self.name}': every row must have the same number of trials, not {told}.")
+        for form in (self.full, self.quick):
+            fixed = {
+                one.partition("=")[0] for row in self.rows for trial in row.trials[: form.num_trials] for one in trial
+            }
+            if form.trial_steps_rate < 1 and any(one.endswith(LENGTHS) for one in fixed):
+                raise ConfigError(
+                    f"table '{self.name}': trials that set how long they are would not be shortened by "
+                    "trial_steps_rate. Set it to 1, or leave the lengths out."
+                )
         for row in self.rows:
             if not is_trained(row.name):
                 raise ConfigError(f"table '{self.name}': '{row.name}' is the name of a baseline; rename the row.")

@@ -237,7 +237,7 @@ class _Making:
 
     def _open(self, trained: AnyTrained, *, name: str) -> Retriever | Ranks:
         if isinstance(trained, TrainedRanker):
-            return trained.open()
+            return trained.open().answering()  # the same scores; content is worked out once
         return trained.retriever(name=name, config=self._planned.run)
 
     def _validated(
@@ -251,6 +251,8 @@ class _Making:
         """Measure the headline on the validation part."""
         planned = self._planned
         config = planned.evaluation.override("part=validation", f"bootstrap_repeats={_TRIAL_REPEATS}")
+        most = [one for one in (planned.form.trial_queries, config.max_queries) if one is not None]
+        config = config.model_copy(update={"max_queries": min(most, default=None)})
         evaluate, headline = planned.table.protocol.evaluate, planned.headline
 
         def build(folder: Path) -> Mapping[str, Any]:
