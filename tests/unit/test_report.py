@@ -337,6 +337,20 @@ def test_figures_are_the_same_every_time(made):
     assert training_curves({"title": [{"step": 1}]}, field="loss", title="Loss") == ""
 
 
+def test_curves_of_many_models_are_told_apart():
+    """More models than colours: those of one colour have another line each, and the figure grows by its legend."""
+    curves = {f"row {place}": [{"step": step, "loss": place + step} for step in (1, 2)] for place in range(20)}
+    few = {name: curves[name] for name in list(curves)[:4]}
+    drawn, small = (training_curves(some, field="loss", title="Loss") for some in (curves, few))
+    lines = re.findall(r'<path d="M [^"]*" (?:clip-path="[^"]*" )?style="fill: none; ([^"]*)"', drawn)
+    looks = {(re.findall(r"stroke: (var[^;]*)", one)[0], "dasharray" in one) for one in lines if "var(--m-" in one}
+    assert len(looks) == 20
+    width, height = (float(value) for value in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)[0])
+    small_width, small_height = (float(value) for value in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', small)[0])
+    assert width > small_width
+    assert height > small_height
+
+
 def test_training_logs_are_found_by_model_and_seed(inputs):
     encoder = inputs["encoder/title+photo/0"]
     names = {"encoder": encoder, "encoder:title": encoder, "encoder/title+photo/1": encoder, "split": inputs["split"]}

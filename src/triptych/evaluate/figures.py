@@ -204,8 +204,12 @@ def item_spaces(spaces: Mapping[str, ItemSpaces]) -> str:
         return finish(f"Items of {', '.join(spaces)} by ID and by content, coloured by category")
 
 
-LEGEND_HANDLE, LEGEND_LETTER = 0.55, 0.075
-"""Inches that a name's mark and each of its letters take in a legend, about."""
+LEGEND_HANDLE, LEGEND_LETTER, LEGEND_LINE = 0.55, 0.075, 0.2
+"""Inches that a name's mark and each of its letters take in a legend, and a line of names, about."""
+MOST_IN_HALF = 8
+"""Models whose curves are told apart in half of the page's width; of more a figure takes all of it."""
+_DASHES = ("-", "--", ":")
+"""What tells apart models that share a colour."""
 
 
 def training_curves(
@@ -232,25 +236,29 @@ def training_curves(
     if not drawn:
         return ""
     models = list(dict.fromkeys(name.split("/")[0] for name in drawn))
-    colours = _colours(models)
-    with _figure(f"curve-{field}-{against}", width=5.1, height=3.1, panels=1, colours=colours) as (
+    colours, dashes = _colours(models), _dashes(models)
+    width = 5.1 if len(models) <= MOST_IN_HALF else 10.4
+    height = 3.1 + LEGEND_LINE * (-(-len(models) // _legend_columns(models, width=width)) - 1)
+    with _figure(f"curve-{field}-{against}", width=width, height=height, panels=1, colours=colours) as (
         figure,
         (axes,),
         finish,
     ):
         for name, points in drawn.items():
             steps, values = [step for step, _ in points], [value for _, value in points]
-            colour = colours[name.split("/")[0]]
+            model = name.split("/")[0]
+            colour, dash = colours[model], dashes[model]
             if len(values) > 60:
                 axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3)
                 steps, values = _smoothed(steps, values)
-            axes.plot(steps, values, "o-" if len(values) < 25 else "-", color=colour, linewidth=1.6, markersize=3)
+            marker = "o" if len(values) < 25 else ""
+            axes.plot(steps, values, marker + dash, color=colour, linewidth=1.6, markersize=3)
             ends = stage_ends(curves[name], field=field)
             at = [line[against] for line in ends]
             axes.plot(at, np.interp(at, steps, values), "|", color=colour, markersize=11, markeredgewidth=1.4)
         axes.set_xlabel(against)
         axes.set_title(title)
-        _legend(figure, models, colours)
+        _legend(figure, models, colours, dashes)
         return finish(f"{title} of {', '.join(drawn)} during training")
 
 
@@ -266,7 +274,25 @@ def _colours(models: Sequence[str]) -> dict[str, str]:
     return {model: f"#a000{position:02x}" for position, model in enumerate(models)}
 
 
-def _legend(figure: Figure, models: Sequence[str], colours: Mapping[str, str]) -> None:
+def _dashes(models: Sequence[str]) -> dict[str, str]:
+    """Line of each model: of those that share a colour each has another."""
+    named, before = variables(models), Counter[str]()
+    found = {}
+    for model in models:
+        found[model] = _DASHES[before[named[model]] % len(_DASHES)]
+        before[named[model]] += 1
+    return found
+
+
+def _legend_columns(models: Sequence[str], *, width: float) -> int:
+    """Return the names that stand side by side in a legend as wide."""
+    fitting = int(width / (LEGEND_HANDLE + LEGEND_LETTER * max(map(len, models))))
+    return max(1, min(8, len(models), fitting))
+
+
+def _legend(
+    figure: Figure, models: Sequence[str], colours: Mapping[str, str], dashes: Mapping[str, str] | None = None
+) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -277,14 +303,20 @@ def _legend(figure: Figure, models: Sequence[str], colours: Mapping[str, str]) -
             marker="o",
             markersize=5,
             linewidth=1.6,
+            linestyle="-" if dashes is None else dashes[model],
             fillstyle="none" if role_of(model) in (Role.CEILING, Role.CONTROL) else "full",
         )
         for model in models
     ]
-    longest = max(len(model) for model in models)
-    fitting = int(figure.get_figwidth() / (LEGEND_HANDLE + LEGEND_LETTER * longest))
-    columns = max(1, min(8, len(models), fitting))
-    figure.legend(handles, models, loc="outside upper left", ncols=columns, frameon=False, handlelength=1.6)
+    columns = _legend_columns(models, width=figure.get_figwidth())
+    figure.legend(
+        handles,
+        models,
+        loc="outside upper left",
+        ncols=columns,
+        frameon=False,
+        handlelength=1.6 if dashes is None else 2.6,
+    )
 
 
 @contextmanager

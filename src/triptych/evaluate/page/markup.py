@@ -51,10 +51,10 @@ def table(
     )
 
 
-def definitions(pairs: Mapping[str, str]) -> str:
-    """A list of names and what they mean."""
+def definitions(pairs: Mapping[str, str], *, css: str = "") -> str:
+    """A list of words and what they mean; of class ``names`` those are written as they are."""
     body = "".join(f"<div><dt>{text(name)}</dt><dd>{text(meaning)}</dd></div>" for name, meaning in pairs.items())
-    return f'<dl class="definitions">{body}</dl>' if body else ""
+    return f'<dl class="{f"definitions {css}".strip()}">{body}</dl>' if body else ""
 
 
 def command(line: str, *, what: str) -> str:

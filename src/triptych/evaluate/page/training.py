@@ -40,14 +40,15 @@ def training_section(
         for axis in (against if place == 0 else against[:1])
     ]
     pictures.append(figures.training_curves(trained, field=RATIO, title="Gradient norm, photo / text"))
-    parts = "".join(figure(picture, caption="", css="half") for picture in pictures if picture)
+    is_wide = len({name.split("/")[0] for name in logs}) > figures.MOST_IN_HALF
+    parts = "".join(figure(picture, caption="", css="" if is_wide else "half") for picture in pictures if picture)
     return section(
         "training",
         "Training",
-        f'<div class="halves">{parts}</div>' if parts else "",
+        f'<div class="halves">{parts}</div>' if parts and not is_wide else parts,
         claims,
         _one_epoch(validated),
-        definitions(facts) if facts else "",
+        definitions(facts, css="names") if facts else "",
         lead=lead,
     )
 

@@ -106,7 +106,7 @@ def _rows(made: Made) -> str:
         "results",
         "Rows",
         tables.main_table(rows, headline_k=k, main_model=""),
-        definitions({one.row.name: one.row.what for one in made.rows}),
+        definitions({one.row.name: one.row.what for one in made.rows}, css="names"),
         f'<p class="warning">{text(ONE_SEED)}</p>' if _one_seed(made) else "",
         definitions(meanings),
         "<h3>By slice</h3>" if len(slices) > 1 else "",
@@ -292,20 +292,28 @@ def _pace_as_record(one: JudgedPace) -> dict[str, Any]:
 
 
 def _trials(made: Made) -> str:
-    body = [
-        [
-            text(one.row.name if place == 0 else ""),
-            f"<code>{text(' '.join(trial.settings) or 'as it is')}</code>",
-            f"{100 * trial.value:.1f}",
-            chip("chosen", css="") if place == first_best(one.trials) else "",
-        ]
-        for one in made.rows
-        for place, trial in enumerate(one.trials)
-    ]
-    head = ["Row", "Settings", f"{label(*made.planned.headline)} on validation, first seed", ""]
+    head = ["Row", "Settings", f"{label(*made.planned.headline)} on validation, first seed"]
+    chosen, every = [], []
+    for one in made.rows:
+        best = first_best(one.trials)
+        for place, trial in enumerate(one.trials):
+            settings = f"<code>{text(' '.join(trial.settings) or 'as it is')}</code>"
+            value = f"{100 * trial.value:.1f}"
+            every.append([text(one.row.name if place == 0 else ""), settings, value])
+            if place == best:
+                chosen.append([text(one.row.name), settings, value])
+                every[-1].append(chip("chosen", css=""))
+            else:
+                every[-1].append("")
     rate = made.planned.form.trial_steps_rate
-    lead = "What each row was tried with" + ("." if rate == 1 else f", in {100 * rate:.0f} % of its steps.")
-    return section("trials", "Trials", table(head, body, css="numbers"), lead=lead)
+    lead = "What each row was tried with" + ("" if rate == 1 else f", in {100 * rate:.0f} % of its steps")
+    return section(
+        "trials",
+        "Trials",
+        table(head, chosen, css="numbers"),
+        f"<details><summary>All {len(every)} trials</summary>{table([*head, ''], every, css='numbers')}</details>",
+        lead=f"{lead}, and the best was chosen.",
+    )
 
 
 def _training(made: Made) -> str:
@@ -364,7 +372,8 @@ def _provenance(made: Made) -> str:
         "provenance",
         "Origin",
         command(made.about.run_command, what="makes everything again"),
-        table(["Input", "Kind", "Id"], rows, css="plain"),
+        f"<details><summary>All {len(rows)} inputs</summary>"
+        f"{table(['Input', 'Kind', 'Id'], rows, css='plain')}</details>",
         f"<details><summary>All settings</summary><pre>{text(settings)}</pre></details>",
         lead="Every number follows from these artefacts and settings.",
     )
