@@ -173,7 +173,7 @@ def test_content_vectors_are_worked_out_as_torch_does(tmp_path, content):
         inputs = {"tokens.image": more[0], "is_there.image": more[1], "tokens.text": text.tokens}
         inputs["is_there.text"] = text.keep
         for found, one in zip(run(file, named(inputs)), expected, strict=True):
-            np.testing.assert_allclose(found, one.numpy(), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(found, one.numpy(), rtol=1e-5, atol=1e-4)
     for count in (ITEMS, 1):
         inputs = {}
         for name, one in zip(model.sizes.modalities, given.items.content, strict=True):
