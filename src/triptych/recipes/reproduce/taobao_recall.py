@@ -63,7 +63,7 @@ def table() -> Table:
         shown=("7 idfc, improved", "5 idfc"),
         full=Form(
             run=RunConfig(dataset=FashionConfig(), seeds=(0, 1, 2), evaluation=ASKED_FOR_USERS),
-            hours=2.5,
+            hours=2.0,
             settings=("recall.epochs=4", "recall.validations=8"),
             trial_steps_rate=0.5,
         ),
