@@ -193,7 +193,9 @@ def test_taobaos_pretraining_by_patches_that_a_frozen_network_sees_one_by_one(tm
 def test_the_page_about_pretrained_models_is_true(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     page = (REPOSITORY / "docs" / "pretrained-models.md").read_text()
     configs = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
-    whole, patches = (RunConfig().merged(tomllib.loads(config)).pretrain.encoder for config in configs)
+    whole, patches, beside = (RunConfig().merged(tomllib.loads(config)) for config in configs)
+    assert {name: bool(one.query_prefix) for name, one in beside.untuned.items()} == {"minilm": False, "e5": True}
+    whole, patches = whole.pretrain.encoder, patches.pretrain.encoder
     assert list(whole.model_configs) == ["text_model", "vision_model"]
     assert patches.vision_model is not None and patches.vision_model.cut == PatchCut(8, 112)
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +104,8 @@ def test_a_filter_by_another_category_comes_first(engine, query, required):
 
 def test_the_service_answers_and_explains_alike(engine, run, query):
     with TestClient(create_app(engine), base_url="http://127.0.0.1") as client:
+        while client.get("/ready").status_code == 503:
+            time.sleep(0.05)
         asked = {"q": query, "k": 10, "channel": "recall", "explain": True}
         told = client.get("/api/search", params=asked).json()
         assert [hit["item"]["item_id"] for hit in told["hits"]] == [
