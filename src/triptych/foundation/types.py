@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,3 +19,9 @@ class Hits(NamedTuple):
     """``[requests, k]``, item rows of the catalogue, padded with -1."""
     scores: NDArray[np.float32]
     """``[requests, k]``, unbounded, padded with -inf."""
+
+    @classmethod
+    def empty(cls, num_requests: int, k: int) -> Self:
+        """Return places that are all unused, to be filled."""
+        shape = num_requests, k
+        return cls(np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32))

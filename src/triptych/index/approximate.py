@@ -183,7 +183,7 @@ class ApproximateIndex:
         """
         state = self._state
         queries, kept = state.stored.checked(vectors, k=k), state.stored.kept(keep)
-        hits = Hits(np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32))
+        hits = Hits.empty(len(queries), k)
         for start in range(0, len(queries), QUERY_BLOCK):
             part = slice(start, start + QUERY_BLOCK)
             hits.item_rows[part], hits.scores[part] = self._search(state, queries[part], k=k, kept=kept)

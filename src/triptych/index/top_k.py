@@ -145,7 +145,7 @@ def exact_top_k(
         ``[n, k]``: the float64 inner product of query and stored vector, rounded to float32; equal scores by row;
         padded with -1 and -inf.
     """
-    hits = Hits(np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32))
+    hits = Hits.empty(len(queries), k)
     wanted = min(k, store.num_rows if kept is None else len(kept))
     if wanted == 0:
         return hits
@@ -200,7 +200,7 @@ def rescored_top_k(store: Store, queries: NDArray[np.float32], *, candidates: ND
     Returns:
         ``[n, k]``, scores and order as `exact_top_k` gives them.
     """
-    hits = Hits(np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32))
+    hits = Hits.empty(len(queries), k)
     query, place = np.nonzero(candidates >= 0)
     if len(query) == 0:
         return hits

@@ -101,7 +101,7 @@ def rank(scores: FloatArray, *, k: int) -> Hits:
         ``[requests, k]``, exact at ties: of equal scores the smaller item row comes first, and is taken first.
     """
     num_requests = len(scores)
-    hits = Hits(np.full((num_requests, k), -1, np.int64), np.full((num_requests, k), -np.inf, np.float32))
+    hits = Hits.empty(num_requests, k)
     for row in range(num_requests):
         own = scores[row]
         candidates = np.flatnonzero(own > -np.inf)

@@ -170,7 +170,7 @@ def weighted(columns: Float64Array, weights: Float64Array, *, united: Union) -> 
 def best(scores: FloatArray, *, united: Union, k: int) -> Hits:
     """Order the candidates of each request: ``[n, k]``, equal scores by item row, padded behind."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # rows ascend in a union, so ties are by item row
-    hits = Hits(np.full((len(scores), k), -1, np.int64), np.full((len(scores), k), -np.inf, np.float32))
+    hits = Hits.empty(len(scores), k)
     hits.item_rows[:, : order.shape[1]] = np.take_along_axis(united.item_rows, order, axis=1)
     hits.scores[:, : order.shape[1]] = np.take_along_axis(scores, order, axis=1)
     return hits

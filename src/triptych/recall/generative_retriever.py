@@ -181,14 +181,10 @@ class GenerativeRetriever:
             EngineError: a request has no words where the model reads them; anything else than a user or a history where
                 it reads these; a user that nobody can look up; or an item that has no ID.
         """
-        hits = Hits(np.full((len(requests), k), -1, np.int64), np.full((len(requests), k), -np.inf, np.float32))
+        hits = Hits.empty(len(requests), k)
         if not requests:
             return hits
-        if self.reads_histories:
-            requests, few = _eased(requests)
-            asked = self._histories(requests, left_out=few)
-        else:
-            asked = self._queries(requests)
+        requests, asked = self._asked(requests)
         for places, keep in group_by_keep(requests):
             trie = self._trie if keep is None else self._only(keep)
             found = say_items(
@@ -207,11 +203,7 @@ class GenerativeRetriever:
         found: list[NDArray[Any]] = [np.empty((0, self._trie.levels), np.uint16)] * len(requests)
         if not requests:
             return found
-        if self.reads_histories:
-            requests, few = _eased(requests)
-            asked = self._histories(requests, left_out=few)
-        else:
-            asked = self._queries(requests)
+        requests, asked = self._asked(requests)
         for places, keep in group_by_keep(requests):
             trie, own = self._trie if keep is None else self._only(keep), asked.some(places)
             read = self._model.read(own.ask)
@@ -227,6 +219,13 @@ class GenerativeRetriever:
                 paths = [trie.code_path(leaf) for leaf in leaves.tolist() if leaf >= 0]
                 found[place] = np.stack(paths) if paths else found[place]
         return found
+
+    def _asked(self, requests: Sequence[Request]) -> tuple[Sequence[Request], Requested]:
+        """Return requests, without filters that keep all but a few, and what the model reads of them."""
+        if not self.reads_histories:
+            return requests, self._queries(requests)
+        eased, few = _eased(requests)
+        return eased, self._histories(eased, left_out=few)
 
     def _queries(self, requests: Sequence[Request]) -> Requested:
         assert self._encoder is not None
@@ -328,7 +327,7 @@ def say_items(
         ``[n, k]``, fewer where the beams hold fewer; scores as of `GenerativeRetriever`.
     """
     count = len(next(part for part in asked.ask if part is not None))
-    hits = Hits(np.full((count, k), -1, np.int64), np.full((count, k), -np.inf, np.float32))
+    hits = Hits.empty(count, k)
     device = next(model.parameters()).device
     for places in np.split(np.arange(count), range(ASKED_AT_ONCE, count, ASKED_AT_ONCE)):
         block = asked.some(places)

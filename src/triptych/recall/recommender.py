@@ -81,7 +81,7 @@ class Recommender:
         Raises:
             EngineError: the model cannot answer a request, and it has no history by which the encoder could.
         """
-        hits = Hits(np.full((len(requests), k), -1, np.int64), np.full((len(requests), k), -np.inf, np.float32))
+        hits = Hits.empty(len(requests), k)
         own = np.array([self.answers(request) for request in requests], dtype=np.bool_)
         for retriever, places in ((self._own, np.flatnonzero(own)), (self._dense, np.flatnonzero(~own))):
             if len(places):

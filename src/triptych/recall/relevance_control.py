@@ -284,7 +284,7 @@ class ControlledRetriever:
         if self._answers is Answers.FILLED:
             return self._filled(requests, k)
         found = self._retriever.retrieve(requests, k)
-        hits = _nothing(len(requests), k)
+        hits = Hits.empty(len(requests), k)
         for row, request in enumerate(requests):
             values = self._values(request)
             kept = found.item_rows[row] >= 0
@@ -300,7 +300,7 @@ class ControlledRetriever:
         for place, request in enumerate(requests):
             values = self._required.of_query(request.query)
             groups.setdefault((values.tobytes(), id(request.keep)), []).append(place)
-        hits = _nothing(len(requests), k)
+        hits = Hits.empty(len(requests), k)
         for places in groups.values():
             own = [requests[place] for place in places]
             if len(values := self._values(own[0])):
@@ -317,7 +317,3 @@ class ControlledRetriever:
         if request.keep is None or np.isin(self._required.of_item[request.keep], values).any():
             return values
         return values[:0]
-
-
-def _nothing(num_requests: int, k: int) -> Hits:
-    return Hits(np.full((num_requests, k), -1, np.int64), np.full((num_requests, k), -np.inf, np.float32))

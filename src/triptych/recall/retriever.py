@@ -178,7 +178,7 @@ class LearnedRetriever:
             EngineError: a request has no words where the model reads them, words where it does not, or a history that
                 nobody can look up.
         """
-        hits = Hits(np.full((len(requests), k), -1, np.int64), np.full((len(requests), k), -np.inf, np.float32))
+        hits = Hits.empty(len(requests), k)
         vectors = self.request_vectors(requests)
         catalogue = None if self._features is None else self._features.catalogue
         left_out = [

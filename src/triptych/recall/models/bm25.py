@@ -123,7 +123,7 @@ class Bm25:
         Raises:
             EngineError: a request has no query text.
         """
-        hits = Hits(np.full((len(requests), k), -1, np.int64), np.full((len(requests), k), -np.inf, np.float32))
+        hits = Hits.empty(len(requests), k)
         for place, request in enumerate(requests):
             if request.query is None:
                 raise EngineError("bm25 compares words: give a query text, or use channel 'dense'.")

@@ -98,7 +98,7 @@ class Dense:
         Raises:
             EngineError: a request asks for nothing, for two things at once, or by photo of an encoder that reads none.
         """
-        hits = Hits(np.full((len(requests), k), -1, np.int64), np.full((len(requests), k), -np.inf, np.float32))
+        hits = Hits.empty(len(requests), k)
         vectors = self.request_vectors(requests)
         left_out = [_left_out(request) for request in requests]
         for places, keep in group_by_keep(requests):

@@ -391,7 +391,7 @@ def ask(channels: Mapping[str, HybridChannel], requests: Sequence[Request], *, c
     found = []
     for channel in channels.values():
         shape = (len(requests), candidates)
-        hits = Hits(np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32))
+        hits = Hits.empty(*shape)
         places = [place for place, request in enumerate(requests) if channel.can_answer(request)]
         if places:
             own = channel.retriever.retrieve([requests[place] for place in places], candidates)
@@ -414,7 +414,7 @@ def _weight_names(rule: Rule, channels: Sequence[str], counts: LogCounts | None)
 
 
 def _cut(hits: Hits, *, k: int) -> Hits:
-    cut = Hits(np.full((len(hits.item_rows), k), -1, np.int64), np.full((len(hits.item_rows), k), -np.inf, np.float32))
+    cut = Hits.empty(len(hits.item_rows), k)
     width = min(k, hits.item_rows.shape[1])
     cut.item_rows[:, :width], cut.scores[:, :width] = hits.item_rows[:, :width], hits.scores[:, :width]
     return cut

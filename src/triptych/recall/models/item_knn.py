@@ -106,7 +106,7 @@ class ItemKnn:
         Raises:
             EngineError: a request has neither a history nor an item.
         """
-        hits = Hits(np.full((len(requests), k), -1, np.int64), np.full((len(requests), k), -np.inf, np.float32))
+        hits = Hits.empty(len(requests), k)
         for place, request in enumerate(requests):
             own = _asked(request)
             scores = np.asarray(self._similar[own].sum(axis=0), dtype=np.float32)

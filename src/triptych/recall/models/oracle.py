@@ -89,7 +89,7 @@ class Oracle:
         Raises:
             EngineError: a request has no query text.
         """
-        hits = Hits(np.full((len(requests), k), -1, np.int64), np.full((len(requests), k), -np.inf, np.float32))
+        hits = Hits.empty(len(requests), k)
         for place, request in enumerate(requests):
             if request.query is None:
                 raise EngineError("The oracle knows grades of queries only; this request has no query text.")

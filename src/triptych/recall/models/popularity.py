@@ -72,7 +72,7 @@ class Popularity:
 
     def retrieve(self, requests: Sequence[Request], k: int) -> Hits:
         """Return the k most chosen items that each request keeps; query, photo, user and history are not looked at."""
-        hits = Hits(np.full((len(requests), k), -1, np.int64), np.full((len(requests), k), -np.inf, np.float32))
+        hits = Hits.empty(len(requests), k)
         for places, keep in group_by_keep(requests):
             best = self._best(k, keep)
             hits.item_rows[places, : len(best)] = best
